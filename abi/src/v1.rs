@@ -25,7 +25,7 @@ pub const MAX_BATCH_QUEUE: u32 = 256;
 /// Bytes of the data area: the most data that one read or write request moves.
 pub const MAX_DATA_BYTES: u32 = 1_048_576;
 /// Most bytes of one discard request: the largest multiple of [`BLOCK_SIZE`] that fits 32 bits.
-pub const MAX_DISCARD_BYTES: u32 = u32::MAX & !(BLOCK_SIZE - 1);
+pub const MAX_DISCARD_BYTES: u32 = !(BLOCK_SIZE - 1);
 /// Entries of the fixed array in [`List`].
 pub const LIST_ENTRIES: usize = 50;
 

@@ -1,3 +1,46 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Placeholder.
+//! What happens to a request and to a device, as pure state machines.
+//!
+//! The engine knows no clock, no lock, no allocation and no I/O. It works on storage that the caller hands
+//! in, under whatever lock the caller chose, and answers with *effects*: "wake one server", "end the
+//! request of this tag with this result". The same code runs in the kernel module (through `kernel/glue`)
+//! and on the host, under table tests, property tests and an exhaustive search of the small state space.
+//!
+//! | module | what it decides |
+//! |---|---|
+//! | [`request`] | the states of one request, and the handles that name it |
+//! | [`queue`] | which request is fetched when, whose answer is accepted, who is woken |
+//! | [`device`] | the life of a device, and how long a teardown waits for its server |
+//! | [`registry`] | names, handles and the order of devices |
+//! | [`name`] | which names a device may have |
+//! | [`v1`] | interface version 1 in terms of the above |
+//!
+//! # Panics
+//!
+//! None: the kernel object is linked without `core`'s code, so a reachable panic does not link. Indices are
+//! checked with `get`, and arithmetic that can overflow is written as `checked_` or `wrapping_`.
 #![no_std]
+#![forbid(unsafe_code)]
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::float_arithmetic,
+    clippy::indexing_slicing,
+    clippy::integer_division,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::todo,
+    clippy::unimplemented,
+    clippy::unreachable,
+    clippy::unwrap_used
+)]
+
+pub mod device;
+pub mod errno;
+pub mod name;
+pub mod queue;
+pub mod registry;
+pub mod request;
+pub mod v1;
+
+pub use errno::Errno;

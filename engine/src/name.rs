@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Which names a device may have.
+//!
+//! The name becomes a file in `/dev`, a folder in `/sys/block` and a word in the kernel log, so it must not
+//! leave its folder nor break a line: 1 to 31 bytes, none of them a control character, `/`, or `!` (which
+//! stands for `/` in device names), and neither `.` nor `..`.
+
+use zosbd2_abi::v1::NAME_BYTES;
+
+use crate::errno::Errno;
+
+/// A valid name, NUL padded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Name([u8; NAME_BYTES]);
+
+impl Name {
+    /// Takes a name field as userspace filled it: up to the first NUL, at most 31 bytes; the rest is cut.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for an empty name or one that breaks the rules above.
+    pub fn from_field(field: &[u8; NAME_BYTES]) -> Result<Self, Errno> {
+        let mut name = [0; NAME_BYTES];
+        let mut length: usize = 0;
+        for (to, &byte) in name.iter_mut().take(NAME_BYTES.saturating_sub(1)).zip(field) {
+            if byte == 0 {
+                break;
+            }
+            if byte < 0x20 || byte == 0x7f || byte == b'/' || byte == b'!' {
+                return Err(Errno::EINVAL);
+            }
+            *to = byte;
+            length = length.wrapping_add(1);
+        }
+        let dots =
+            matches!((length, name.first(), name.get(1)), (1, Some(b'.'), _) | (2, Some(b'.'), Some(b'.')));
+        if length == 0 || dots {
+            return Err(Errno::EINVAL);
+        }
+        Ok(Self(name))
+    }
+
+    /// The name, NUL padded; the last byte is always NUL.
+    #[must_use]
+    pub const fn bytes(&self) -> &[u8; NAME_BYTES] {
+        &self.0
+    }
+}

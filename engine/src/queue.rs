@@ -1,0 +1,465 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! One queue of a device: which request is fetched when, whose answer is accepted, who is woken.
+//!
+//! Every method is called with the queue's lock held by the caller, who carries out the returned effects:
+//!
+//! * [`Wake`]: take one waiter off the list of sleeping servers and wake it, before the lock is dropped.
+//! * `End`: end the block request of that tag with that result, after the lock is dropped. The engine has
+//!   already forgotten it, so nobody else can end it too.
+//!
+//! # Who sleeps, who is woken
+//!
+//! A server that finds no work calls [`Queue::wait`] and sleeps. One wake-up is under way at a time: the
+//! woken server passes it on if, once it has taken its request, work is left and others sleep. So a burst
+//! wakes one server, not all; a queue whose servers are busy wakes none; and when no wake-up is under way,
+//! nobody sleeps while work is queued.
+
+use crate::device::Phase;
+use crate::errno::Errno;
+use crate::request::{Handle, MAX_DEPTH, NO_TAG, OP_ID_TAG_BITS, Op, Request, Slot, State};
+
+/// Whether the caller must wake one sleeping server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Wake {
+    /// Nobody.
+    None,
+    /// Exactly one server that sleeps.
+    One,
+}
+
+/// A request that a server got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// Names this tenure.
+    pub handle: Handle,
+    /// What is asked for. A write is COPYING until [`Queue::copied`] or [`Queue::unfetch`].
+    pub request: Request,
+    /// Whom to wake.
+    pub wake: Wake,
+}
+
+/// What a server that asked for work gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// A request.
+    Request(Fetched),
+    /// A shutdown notice (version 1, `OP_SHUTDOWN_NOTICE`).
+    Notice(Wake),
+    /// The device is gone; do not ask again.
+    Gone,
+    /// Nothing: the caller may [`wait`](Queue::wait).
+    Nothing,
+}
+
+/// End the block request of `tag` with `result`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Whose block request.
+    pub tag: u16,
+    /// What its submitter gets.
+    pub result: Result<(), Errno>,
+}
+
+/// What an answer leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The answer ends the request.
+    End(End),
+    /// The request is COPYING: copy this much data in, then [`Queue::answered`] or [`Queue::copied`].
+    CopyIn(Handle, Request),
+}
+
+/// Why an answer is not accepted. The request it may have meant is untouched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// No request with this name is with a server: late, twice, never fetched or invented.
+    Stale,
+    /// The request is of another kind.
+    WrongKind,
+}
+
+/// State of one queue besides its slots.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueState {
+    phase: Phase,
+    first: u16,
+    last: u16,
+    /// Requests that are QUEUED.
+    queued: u32,
+    /// Requests that are HELD, COPYING or DOOMED.
+    held: u32,
+    /// Servers on the list of waiters.
+    waiting: u32,
+    /// Servers taken off the list that have not arrived yet.
+    waking: u32,
+    /// Shutdown notices to hand out.
+    notices: u32,
+    /// Answers accepted so far, the measure of a server's progress.
+    answers: u64,
+}
+
+impl Default for QueueState {
+    fn default() -> Self {
+        Self {
+            phase: Phase::Live,
+            first: NO_TAG,
+            last: NO_TAG,
+            queued: 0,
+            held: 0,
+            waiting: 0,
+            waking: 0,
+            notices: 0,
+            answers: 0,
+        }
+    }
+}
+
+/// A queue: its state and its slots, borrowed from the caller for as long as he holds the lock.
+#[derive(Debug)]
+pub struct Queue<'a> {
+    state: &'a mut QueueState,
+    slots: &'a mut [Slot],
+}
+
+impl<'a> Queue<'a> {
+    /// Joins a queue's parts. `slots` has one entry per tag, at most [`MAX_DEPTH`].
+    pub const fn new(state: &'a mut QueueState, slots: &'a mut [Slot]) -> Self {
+        debug_assert!(slots.len() <= MAX_DEPTH as usize);
+        Self { state, slots }
+    }
+
+    /// The phase that [`set_phase`](Self::set_phase) set last.
+    #[must_use]
+    pub const fn phase(&self) -> Phase {
+        self.state.phase
+    }
+
+    /// Moves the queue to another phase. From [`Phase::Failing`] on, submissions are refused; the caller
+    /// then ends what is there with [`fail_next`](Self::fail_next).
+    pub const fn set_phase(&mut self, phase: Phase) {
+        self.state.phase = phase;
+    }
+
+    /// Requests that are not FREE.
+    #[must_use]
+    pub const fn outstanding(&self) -> u32 {
+        self.state.queued.wrapping_add(self.state.held)
+    }
+
+    /// Requests that wait for a server.
+    #[must_use]
+    pub const fn queued(&self) -> u32 {
+        self.state.queued
+    }
+
+    /// Servers that sleep and have not been chosen to be woken.
+    #[must_use]
+    pub const fn waiting(&self) -> u32 {
+        self.state.waiting
+    }
+
+    /// Wake-ups under way.
+    #[must_use]
+    pub const fn waking(&self) -> u32 {
+        self.state.waking
+    }
+
+    /// Answers accepted since the queue was made.
+    #[must_use]
+    pub const fn answers(&self) -> u64 {
+        self.state.answers
+    }
+
+    /// FREE to QUEUED. `last` is false when the submitter is about to submit more and will then either
+    /// submit with `last` or call [`announce`](Self::announce): only that wakes a server.
+    ///
+    /// # Errors
+    ///
+    /// `EIO` when the device takes no more requests, or `tag` is out of range or in use; the caller fails
+    /// the block request himself.
+    #[inline]
+    pub fn submit(&mut self, tag: u16, request: Request, last: bool) -> Result<Wake, Errno> {
+        if !self.state.phase.takes_requests() {
+            return Err(Errno::EIO);
+        }
+        let slot = self.slots.get_mut(usize::from(tag)).ok_or(Errno::EIO)?;
+        if slot.state != State::Free {
+            return Err(Errno::EIO);
+        }
+        slot.state = State::Queued;
+        slot.request = request;
+        self.link_last(tag);
+        Ok(if last { self.announce() } else { Wake::None })
+    }
+
+    /// Makes requests submitted without `last` known to the sleeping servers; also passes a wake-up on.
+    #[inline]
+    pub const fn announce(&mut self) -> Wake {
+        let work = self.state.queued > 0 || self.state.notices > 0;
+        if work && self.state.waiting > 0 && self.state.waking == 0 {
+            self.state.waiting = self.state.waiting.wrapping_sub(1);
+            self.state.waking = 1;
+            Wake::One
+        } else {
+            Wake::None
+        }
+    }
+
+    /// What a server that asks now gets: goodbye, a notice, the oldest request, or nothing.
+    #[inline]
+    pub fn fetch(&mut self) -> Work {
+        if self.state.phase == Phase::Gone {
+            return Work::Gone;
+        }
+        if self.state.notices > 0 {
+            self.state.notices = self.state.notices.wrapping_sub(1);
+            return Work::Notice(self.announce());
+        }
+        let tag = self.state.first;
+        if tag == NO_TAG {
+            return Work::Nothing;
+        }
+        self.unlink(tag);
+        let Some(slot) = self.slots.get_mut(usize::from(tag)) else {
+            return Work::Nothing;
+        };
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.state = match slot.request.op {
+            Op::Write => State::Copying,
+            Op::Read | Op::Discard => State::Held,
+        };
+        self.state.held = self.state.held.wrapping_add(1);
+        let handle = Handle { tag, generation: slot.generation };
+        let request = slot.request;
+        Work::Request(Fetched { handle, request, wake: self.announce() })
+    }
+
+    /// The caller is now on the list of sleeping servers. Called in the same critical section in which
+    /// [`fetch`](Self::fetch) gave [`Work::Nothing`].
+    #[inline]
+    pub const fn wait(&mut self) {
+        self.state.waiting = self.state.waiting.wrapping_add(1);
+    }
+
+    /// A server that was woken by [`Wake::One`] is up. It asks for work in the same critical section, or,
+    /// if it must leave (a fatal signal), passes the wake-up on as [`announce`](Self::announce) says.
+    #[inline]
+    pub const fn arrive(&mut self) {
+        self.state.waking = self.state.waking.saturating_sub(1);
+    }
+
+    /// A server left the list of sleeping servers on its own (a signal), without having been woken.
+    #[inline]
+    pub const fn leave(&mut self) {
+        self.state.waiting = self.state.waiting.saturating_sub(1);
+    }
+
+    /// Asks for one shutdown notice for some server.
+    pub const fn notify(&mut self) -> Wake {
+        self.state.notices = self.state.notices.saturating_add(1);
+        self.announce()
+    }
+
+    /// Counts every sleeping server as being woken: the caller wakes them all (goodbye).
+    pub const fn wake_all(&mut self) {
+        self.state.waking = self.state.waking.wrapping_add(self.state.waiting);
+        self.state.waiting = 0;
+    }
+
+    /// The handle a version 1 `op_id` names, if its request is with a server.
+    #[must_use]
+    pub fn handle_of(&self, op_id: u32) -> Option<Handle> {
+        let tag = u16::try_from(op_id & 1_u32.wrapping_shl(OP_ID_TAG_BITS).wrapping_sub(1)).ok()?;
+        let slot = self.slots.get(usize::from(tag))?;
+        let handle = Handle { tag, generation: slot.generation };
+        (slot.state == State::Held && handle.op_id() == op_id).then_some(handle)
+    }
+
+    /// An answer to the request that `handle` names: HELD to FREE, or to COPYING when a read's data must be
+    /// copied in first. `ok` is false when the server reports failure.
+    ///
+    /// # Errors
+    ///
+    /// See [`Refused`]; nothing changed.
+    #[inline]
+    pub fn answer(&mut self, handle: Handle, op: Op, ok: bool) -> Result<Answer, Refused> {
+        let slot = self.slots.get_mut(usize::from(handle.tag)).ok_or(Refused::Stale)?;
+        if slot.state != State::Held || slot.generation != handle.generation {
+            return Err(Refused::Stale);
+        }
+        if slot.request.op != op {
+            return Err(Refused::WrongKind);
+        }
+        if ok && op == Op::Read {
+            slot.state = State::Copying;
+            return Ok(Answer::CopyIn(handle, slot.request));
+        }
+        let result = if ok { Ok(()) } else { Err(Errno::EIO) };
+        self.state.answers = self.state.answers.wrapping_add(1);
+        Ok(Answer::End(self.free(handle.tag, result)))
+    }
+
+    /// HELD to COPYING: the copy goes on after a page fault was served.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Stale`] when the request is not with this server any more.
+    pub fn pin(&mut self, handle: Handle) -> Result<(), Refused> {
+        match self.slots.get_mut(usize::from(handle.tag)) {
+            Some(slot) if slot.state == State::Held && slot.generation == handle.generation => {
+                slot.state = State::Copying;
+                Ok(())
+            }
+            _ => Err(Refused::Stale),
+        }
+    }
+
+    /// The copy stopped and the server keeps the request: COPYING to HELD, or DOOMED to FREE.
+    #[inline]
+    #[must_use]
+    pub fn copied(&mut self, handle: Handle) -> Option<End> {
+        let slot = self.slots.get_mut(usize::from(handle.tag))?;
+        match slot.state {
+            State::Copying => {
+                slot.state = State::Held;
+                None
+            }
+            State::Doomed => Some(self.free(handle.tag, Err(Errno::EIO))),
+            State::Free | State::Queued | State::Held => None,
+        }
+    }
+
+    /// All data of an answer is copied in: COPYING to FREE with success, or DOOMED to FREE with `EIO`.
+    #[inline]
+    #[must_use]
+    pub fn answered(&mut self, handle: Handle) -> Option<End> {
+        let slot = self.slots.get_mut(usize::from(handle.tag))?;
+        let result = match slot.state {
+            State::Copying => Ok(()),
+            State::Doomed => Err(Errno::EIO),
+            State::Free | State::Queued | State::Held => return None,
+        };
+        self.state.answers = self.state.answers.wrapping_add(1);
+        Some(self.free(handle.tag, result))
+    }
+
+    /// The server could not be given the request: HELD or COPYING back to QUEUED, as the oldest; DOOMED to
+    /// FREE. A handle that is stale meanwhile changes nothing.
+    pub fn unfetch(&mut self, handle: Handle) -> (Option<End>, Wake) {
+        let Some(slot) = self.slots.get_mut(usize::from(handle.tag)) else {
+            return (None, Wake::None);
+        };
+        if slot.generation != handle.generation {
+            return (None, Wake::None);
+        }
+        match slot.state {
+            State::Held | State::Copying => {
+                slot.state = State::Queued;
+                self.state.held = self.state.held.wrapping_sub(1);
+                self.link_first(handle.tag);
+                (None, self.announce())
+            }
+            State::Doomed => (Some(self.free(handle.tag, Err(Errno::EIO))), Wake::None),
+            State::Free | State::Queued => (None, Wake::None),
+        }
+    }
+
+    /// The deadline of the request of `tag` has passed: QUEUED and HELD to FREE, COPYING to DOOMED.
+    #[must_use]
+    pub fn expire(&mut self, tag: u16) -> Option<End> {
+        self.fail(tag)
+    }
+
+    /// Fails the first request at or after `from` that can be ended now, and dooms those being copied on
+    /// the way. Called in a loop, with the lock dropped in between, until `None`.
+    #[must_use]
+    pub fn fail_next(&mut self, from: u16) -> Option<End> {
+        let mut tag = from;
+        while usize::from(tag) < self.slots.len() {
+            if let Some(end) = self.fail(tag) {
+                return Some(end);
+            }
+            tag = tag.checked_add(1)?;
+        }
+        None
+    }
+
+    fn fail(&mut self, tag: u16) -> Option<End> {
+        let slot = self.slots.get_mut(usize::from(tag))?;
+        match slot.state {
+            State::Queued => {
+                self.unlink(tag);
+                // Balances the count that `free` takes for a request a server has.
+                self.state.held = self.state.held.wrapping_add(1);
+                Some(self.free(tag, Err(Errno::EIO)))
+            }
+            State::Held => Some(self.free(tag, Err(Errno::EIO))),
+            State::Copying => {
+                slot.state = State::Doomed;
+                None
+            }
+            State::Free | State::Doomed => None,
+        }
+    }
+
+    #[inline]
+    fn free(&mut self, tag: u16, result: Result<(), Errno>) -> End {
+        if let Some(slot) = self.slots.get_mut(usize::from(tag)) {
+            slot.state = State::Free;
+        }
+        self.state.held = self.state.held.wrapping_sub(1);
+        End { tag, result }
+    }
+
+    #[inline]
+    fn link_last(&mut self, tag: u16) {
+        let previous = self.state.last;
+        self.set_links(tag, previous, NO_TAG);
+        if let Some(slot) = self.slots.get_mut(usize::from(previous)) {
+            slot.next = tag;
+        } else {
+            self.state.first = tag;
+        }
+        self.state.last = tag;
+        self.state.queued = self.state.queued.wrapping_add(1);
+    }
+
+    fn link_first(&mut self, tag: u16) {
+        let next = self.state.first;
+        self.set_links(tag, NO_TAG, next);
+        if let Some(slot) = self.slots.get_mut(usize::from(next)) {
+            slot.previous = tag;
+        } else {
+            self.state.last = tag;
+        }
+        self.state.first = tag;
+        self.state.queued = self.state.queued.wrapping_add(1);
+    }
+
+    #[inline]
+    fn set_links(&mut self, tag: u16, previous: u16, next: u16) {
+        if let Some(slot) = self.slots.get_mut(usize::from(tag)) {
+            slot.previous = previous;
+            slot.next = next;
+        }
+    }
+
+    #[inline]
+    fn unlink(&mut self, tag: u16) {
+        let Some(&Slot { previous, next, .. }) = self.slots.get(usize::from(tag)) else {
+            return;
+        };
+        if let Some(slot) = self.slots.get_mut(usize::from(previous)) {
+            slot.next = next;
+        } else {
+            self.state.first = next;
+        }
+        if let Some(slot) = self.slots.get_mut(usize::from(next)) {
+            slot.previous = previous;
+        } else {
+            self.state.last = previous;
+        }
+        self.state.queued = self.state.queued.wrapping_sub(1);
+    }
+}

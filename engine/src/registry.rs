@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Names, handles and the order of devices.
+//!
+//! Every method is called with the registry's lock held. A device is [reserved](Registry::reserve) by name
+//! before anything of it is made, [numbered](Registry::number) when all checks are passed,
+//! [published](Registry::publish) once it works, [sealed](Registry::seal) by the one caller who destroys it,
+//! and [removed](Registry::remove) when its name is free again. Only published devices are seen by
+//! look-ups and lists.
+
+use crate::errno::Errno;
+use crate::name::Name;
+
+/// Whether an entry is in use, and by what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Reserved,
+    Published,
+    Sealed,
+}
+
+/// What the registry knows of one device.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    stage: Stage,
+    name: Name,
+    handle: u32,
+    order: u64,
+    device: u64,
+}
+
+/// Storage of one entry.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Place(Option<Entry>);
+
+/// State of the registry besides its places.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RegistryState {
+    last_handle: u32,
+    last_order: u64,
+}
+
+/// Names one place of the registry, from [`Registry::reserve`] to [`Registry::remove`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlaceId(usize);
+
+/// A published device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its place.
+    pub place: PlaceId,
+    /// What [`Registry::publish`] was given.
+    pub device: u64,
+    /// Its handle.
+    pub handle: u32,
+    /// Goes up with every reservation.
+    pub order: u64,
+}
+
+/// The registry: its state and its places, borrowed for as long as the caller holds the lock.
+#[derive(Debug)]
+pub struct Registry<'a> {
+    state: &'a mut RegistryState,
+    places: &'a mut [Place],
+}
+
+impl<'a> Registry<'a> {
+    /// Joins the registry's parts; as many devices as there are places can exist.
+    pub const fn new(state: &'a mut RegistryState, places: &'a mut [Place]) -> Self {
+        Self { state, places }
+    }
+
+    /// Takes a place and a name for a device to be.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` when all places are taken, `EEXIST` when the name is.
+    pub fn reserve(&mut self, name: Name) -> Result<PlaceId, Errno> {
+        let free = self.places.iter().position(|place| place.0.is_none()).ok_or(Errno::EINVAL)?;
+        if self.places.iter().any(|place| place.0.is_some_and(|entry| entry.name == name)) {
+            return Err(Errno::EEXIST);
+        }
+        let place = self.places.get_mut(free).ok_or(Errno::EINVAL)?;
+        self.state.last_order = self.state.last_order.wrapping_add(1);
+        let order = self.state.last_order;
+        place.0 = Some(Entry { stage: Stage::Reserved, name, handle: 0, order, device: 0 });
+        Ok(PlaceId(free))
+    }
+
+    /// Gives a reserved device its handle: one above the last given, never 0, never one in use.
+    pub fn number(&mut self, id: PlaceId) -> u32 {
+        let mut handle = self.state.last_handle.wrapping_add(1);
+        // Ends: there are fewer places than numbers.
+        while handle == 0
+            || self.places.iter().any(|place| place.0.is_some_and(|entry| entry.handle == handle))
+        {
+            handle = handle.wrapping_add(1);
+        }
+        self.state.last_handle = handle;
+        if let Some(entry) = self.entry(id) {
+            entry.handle = handle;
+        }
+        handle
+    }
+
+    /// Makes a device visible. `device` is what look-ups give back.
+    pub fn publish(&mut self, id: PlaceId, device: u64) {
+        if let Some(entry) = self.entry(id) {
+            entry.stage = Stage::Published;
+            entry.device = device;
+        }
+    }
+
+    /// Hides a device for its destruction; its name and place stay taken.
+    pub fn seal(&mut self, id: PlaceId) {
+        if let Some(entry) = self.entry(id) {
+            entry.stage = Stage::Sealed;
+        }
+    }
+
+    /// Frees a device's place and name.
+    pub fn remove(&mut self, id: PlaceId) {
+        if let Some(place) = self.places.get_mut(id.0) {
+            place.0 = None;
+        }
+    }
+
+    /// The published device with this handle.
+    #[must_use]
+    pub fn by_handle(&self, handle: u32) -> Option<Found> {
+        self.find(|entry| entry.stage == Stage::Published && entry.handle == handle)
+    }
+
+    /// The published device with this name.
+    #[must_use]
+    pub fn by_name(&self, name: &Name) -> Option<Found> {
+        self.find(|entry| entry.stage == Stage::Published && entry.name == *name)
+    }
+
+    /// The published device that comes next in the order of creation after `order`; 0 for the first.
+    #[must_use]
+    pub fn after(&self, order: u64) -> Option<Found> {
+        self.next(order, Stage::Published)
+    }
+
+    /// As [`after`](Self::after), among the devices being destroyed.
+    #[must_use]
+    pub fn sealed_after(&self, order: u64) -> Option<Found> {
+        self.next(order, Stage::Sealed)
+    }
+
+    fn next(&self, order: u64, stage: Stage) -> Option<Found> {
+        let mut best: Option<Found> = None;
+        for (index, place) in self.places.iter().enumerate() {
+            let Some(entry) = place.0 else { continue };
+            if entry.stage == stage
+                && entry.order > order
+                && best.is_none_or(|found| entry.order < found.order)
+            {
+                best = Some(entry.found(index));
+            }
+        }
+        best
+    }
+
+    fn find(&self, wanted: impl Fn(&Entry) -> bool) -> Option<Found> {
+        self.places.iter().enumerate().find_map(|(index, place)| {
+            let entry = place.0?;
+            wanted(&entry).then(|| entry.found(index))
+        })
+    }
+
+    fn entry(&mut self, id: PlaceId) -> Option<&mut Entry> {
+        self.places.get_mut(id.0)?.0.as_mut()
+    }
+}
+
+impl Entry {
+    const fn found(&self, index: usize) -> Found {
+        Found { place: PlaceId(index), device: self.device, handle: self.handle, order: self.order }
+    }
+}
+
+impl PlaceId {
+    /// The place as a number, for callers that keep it in memory of another language.
+    #[must_use]
+    pub const fn to_raw(self) -> usize {
+        self.0
+    }
+
+    /// The inverse of [`to_raw`](Self::to_raw); a number of no place names nothing.
+    #[must_use]
+    pub const fn from_raw(raw: usize) -> Self {
+        Self(raw)
+    }
+}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The states of one request, and the handles that name it.
+//!
+//! ```text
+//!             submit            fetch              answer (no data to copy)
+//!   FREE ---------------> QUEUED -----------> HELD ------------------------> FREE
+//!    ^                     ^ |                ^ | ^
+//!    |                     | | fetch of a     | | | copied to the server,
+//!    |                     | | write          | | | or: copy of an answer faulted
+//!    |              unfetch| |                | | |
+//!    |                     | v    unfetch     | v |  pin (copy an answer in)
+//!    |                     COPYING <----------+-+
+//!    |                       | |
+//!    |   copied, answered    | | deadline, teardown
+//!    +-----------------------+ v
+//!    |                       DOOMED
+//!    |   copy over             |
+//!    +-------------------------+
+//!    ^
+//!    +--- QUEUED, HELD: deadline, teardown
+//! ```
+//!
+//! * FREE: the tag is not in use, or its request has just been ended by whoever got the effect to do so.
+//! * QUEUED: waits for a server, in FIFO order.
+//! * HELD: a server has it; its handle is valid.
+//! * COPYING: data is being moved between the request's pages and a server's memory, so the pages must
+//!   stay. Copies never wait for a page fault in this state: a fault ends it first, so it is short.
+//! * DOOMED: failed by deadline or teardown while COPYING; whoever copies ends it.
+//!
+//! Every edge is a method of [`Queue`](crate::queue::Queue); [`EDGES`] lists them for the table test.
+
+/// Stands for "no tag" in the links of the FIFO.
+pub(crate) const NO_TAG: u16 = u16::MAX;
+
+/// Bits of a version 1 `op_id` that carry the tag.
+pub const OP_ID_TAG_BITS: u32 = 10;
+
+/// Most requests one queue can hold; also bounded by [`OP_ID_TAG_BITS`].
+pub const MAX_DEPTH: u16 = 1024;
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Op {
+    /// Data from the device to the submitter.
+    #[default]
+    Read = 0,
+    /// Data from the submitter to the device.
+    Write = 1,
+    /// The range's contents are not needed any more.
+    Discard = 2,
+}
+
+impl Op {
+    /// The number the kernel shim uses for this operation.
+    #[must_use]
+    pub const fn from_number(number: u32) -> Option<Self> {
+        match number {
+            0 => Some(Self::Read),
+            1 => Some(Self::Write),
+            2 => Some(Self::Discard),
+            _ => None,
+        }
+    }
+}
+
+/// What a submitter asked for. Offsets and lengths are in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// The operation.
+    pub op: Op,
+    /// First byte on the device.
+    pub offset: u64,
+    /// Length in bytes.
+    pub length: u32,
+}
+
+/// Where a request is in its life; see the drawing above.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum State {
+    /// The tag is not in use.
+    #[default]
+    Free,
+    /// Waits for a server.
+    Queued,
+    /// A server has it.
+    Held,
+    /// Its data is being copied.
+    Copying,
+    /// Failed while its data was being copied.
+    Doomed,
+}
+
+/// Every edge of the drawing as (from, to). The table test drives each and refuses any other.
+pub const EDGES: &[(State, State)] = &[
+    (State::Free, State::Queued),
+    (State::Queued, State::Held),
+    (State::Queued, State::Copying),
+    (State::Queued, State::Free),
+    (State::Held, State::Copying),
+    (State::Held, State::Free),
+    (State::Held, State::Queued),
+    (State::Copying, State::Held),
+    (State::Copying, State::Queued),
+    (State::Copying, State::Free),
+    (State::Copying, State::Doomed),
+    (State::Doomed, State::Free),
+];
+
+/// Names one tenure of a request by a server: valid from the fetch until the answer, the deadline or the
+/// teardown, and never again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Handle {
+    pub(crate) tag: u16,
+    pub(crate) generation: u32,
+}
+
+impl Handle {
+    /// The tag of the request; meaningful to whoever got the handle from the engine.
+    #[must_use]
+    pub const fn tag(self) -> u16 {
+        self.tag
+    }
+
+    /// The 32-bit form of version 1: the low bits of the generation above the tag.
+    #[must_use]
+    pub const fn op_id(self) -> u32 {
+        self.generation.wrapping_shl(OP_ID_TAG_BITS) | self.tag as u32
+    }
+}
+
+/// State of one tag. The storage of a queue is an array of these, indexed by tag.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Slot {
+    pub(crate) state: State,
+    pub(crate) previous: u16,
+    pub(crate) next: u16,
+    /// Goes up at every fetch.
+    pub(crate) generation: u32,
+    pub(crate) request: Request,
+}
+
+impl Slot {
+    /// Where the tag's request is in its life.
+    #[must_use]
+    pub const fn state(&self) -> State {
+        self.state
+    }
+}
