@@ -1,3 +1,120 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Placeholder.
-fn main() {}
+//! The sample RAM disk: creates a device, serves it from memory, and ends when it is destroyed.
+//!
+//! Run by a user (root) or a script, which may wait for the line `ready /dev/NAME` on standard output.
+//! The process owns the disk's memory: whatever ends it ends the data. It exits with 0 when the device was
+//! destroyed, by `-d` in another terminal, by a signal (SIGINT, SIGTERM) or by anyone else; with 1 and a
+//! message when something failed; with 2 when the command line makes no sense. If it is killed, the device
+//! stays, its requests fail after their timeout, and `-d` removes it.
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::io::Write;
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+use std::time::Duration;
+use zosbd2::SparseMemory;
+use zosbd2::v1::{Control, CreateOptions, Device, DeviceName, Handle, StopToken, serve};
+
+/// How long udev may take until the block node can be opened.
+const PATIENCE: Duration = Duration::from_secs(5);
+const BLOCKS_PER_MIB: u64 = 256;
+
+/// A RAM disk /dev/zosbd2ramdisk of 4 GiB that takes memory only as it is written.
+#[derive(Parser)]
+struct Arguments {
+    /// Destroy all devices (or the one given by --name) instead, even when in use
+    #[arg(short, long)]
+    destroy: bool,
+    /// Threads that serve requests
+    #[arg(short, long, default_value = "1", value_name = "N")]
+    threads: NonZeroUsize,
+    /// Name of the device
+    #[arg(long)]
+    name: Option<String>,
+    /// Size of the device in MiB, 4 to 12582912
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u64).range(4..=12_582_912))]
+    size_mib: u64,
+    /// Seconds until an unanswered request fails, 1 to 1200
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=1200))]
+    timeout: u64,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = if arguments.destroy { destroy(&arguments) } else { run(&arguments) };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("zosbd2_sample_ramdisk: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints a line for the user or the script; one that has closed the pipe does not want it.
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+fn destroy(arguments: &Arguments) -> Result<()> {
+    let control = Control::open()?;
+    if let Some(name) = &arguments.name {
+        control.destroy_by_name(&DeviceName::new(name)?, true)?;
+        say(&format!("destroyed {name}"));
+        return Ok(());
+    }
+    let count = control.list()?.len();
+    control.destroy_all(true)?;
+    say(&if count == 0 { "there is no device to destroy".to_owned() } else { format!("destroyed {count}") });
+    Ok(())
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let name = arguments.name.as_deref().unwrap_or("zosbd2ramdisk");
+    let options = CreateOptions::new(name, arguments.size_mib * BLOCKS_PER_MIB)?
+        .timeout(Duration::from_secs(arguments.timeout));
+    let control = Control::open()?;
+    let memory = SparseMemory::new(options.size_bytes()).context("get memory for the disk")?;
+
+    // Before the device exists, so that no signal can leave it behind.
+    let stop = StopToken::new();
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("catch signals")?;
+    let handle_of_signals = signals.handle();
+    let token = stop.clone();
+    let watcher = std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for _ in signals.forever() {
+            token.request();
+        }
+    });
+    let watcher = watcher.context("start the thread that waits for signals")?;
+
+    let device = control.create(&options)?;
+    let served = serve_device(&control, device, &memory, arguments.threads, &stop);
+    if served.is_err() {
+        // Without a server the device is of no use. It may be gone already; the first error counts.
+        let _ = control.destroy(device, true);
+    }
+    handle_of_signals.close();
+    let joined = watcher.join();
+    served?;
+    joined.map_err(|_| anyhow::anyhow!("the thread that waits for signals panicked"))?;
+    say(&format!("{name} was destroyed"));
+    Ok(())
+}
+
+/// Serves the device until it is gone.
+fn serve_device(
+    control: &Control,
+    handle: Handle,
+    memory: &SparseMemory,
+    threads: NonZeroUsize,
+    stop: &StopToken,
+) -> Result<()> {
+    let device = Device::open(control, handle, PATIENCE)?;
+    say(&format!("ready {}", device.path().display()));
+    Ok(serve(control, &device, memory, threads, stop)?)
+}

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The ioctls of interface version 1, one function each.
+//!
+//! Called by [`crate::v1`] on descriptors whose node was checked when it was opened: a control node
+//! (character device that answers the ping) or a block node of ours. The argument belongs to the kernel
+//! during the call and to the caller again afterwards, with or without an error; after an error it may
+//! have been changed in part, which is harmless because every bit pattern of it is valid.
+
+use rustix::fd::BorrowedFd;
+use rustix::io::{Errno, Result};
+use rustix::ioctl::{NoArg, Opcode, Updater, ioctl};
+use zosbd2_abi::v1;
+
+macro_rules! updating {
+    ($(#[$doc:meta])* $name:ident, $number:ident, $argument:ty) => {
+        $(#[$doc])*
+        pub(crate) fn $name(node: BorrowedFd<'_>, argument: &mut $argument) -> Result<()> {
+            // SAFETY: the kernel reads and writes at most the bytes of this `repr(C)` struct of plain
+            // integers, for which the interface defines this number; the reference is exclusive.
+            let call = unsafe { Updater::<{ v1::$number as Opcode }, $argument>::new(argument) };
+            // SAFETY: see above; the callers of this module checked that the node is one of ours.
+            unsafe { ioctl(node, call) }
+        }
+    };
+}
+
+updating!(
+    /// Creates a device.
+    create, IOCTL_CREATE, v1::Create
+);
+updating!(
+    /// Destroys one device, named by its handle.
+    destroy_by_handle, IOCTL_DESTROY_BY_HANDLE, v1::DestroyByHandle
+);
+updating!(
+    /// Destroys one device, named by its name.
+    destroy_by_name, IOCTL_DESTROY_BY_NAME, v1::DestroyByName
+);
+updating!(
+    /// Destroys all devices.
+    destroy_all, IOCTL_DESTROY_ALL, v1::DestroyAll
+);
+updating!(
+    /// Looks up the handle of a name.
+    handle_by_name, IOCTL_HANDLE_BY_NAME, v1::HandleByName
+);
+updating!(
+    /// Lists all handles.
+    list, IOCTL_LIST, v1::List
+);
+updating!(
+    /// Asks for the status of one device.
+    status, IOCTL_STATUS, v1::Status
+);
+
+/// Pings a control node.
+pub(crate) fn ping(node: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: the call carries no pointer, so that even a foreign driver can touch no memory of ours.
+    let call = unsafe { NoArg::<{ v1::IOCTL_PING as Opcode }>::new() };
+    // SAFETY: as above.
+    unsafe { ioctl(node, call) }
+}
+
+/// Pings a block node.
+pub(crate) fn block_ping(node: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: the call carries no pointer, so that even a foreign driver can touch no memory of ours.
+    let call = unsafe { NoArg::<{ v1::IOCTL_BLOCK_PING as Opcode }>::new() };
+    // SAFETY: as above.
+    unsafe { ioctl(node, call) }
+}
+
+/// Answers and fetches. `buffer` must have at least [`v1::OPERATION_BYTES`], otherwise `EINVAL` comes
+/// back and the kernel was not called.
+pub(crate) fn operation(node: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<()> {
+    let bytes = buffer.first_chunk_mut::<{ v1::OPERATION_BYTES }>().ok_or(Errno::INVAL)?;
+    // SAFETY: the kernel reads and writes at most `OPERATION_BYTES` bytes behind this exclusive
+    // reference, and every value of a byte is valid.
+    let call = unsafe { Updater::<{ v1::IOCTL_OPERATION as Opcode }, [u8; v1::OPERATION_BYTES]>::new(bytes) };
+    // SAFETY: see above; the callers of this module checked that the node is one of ours.
+    unsafe { ioctl(node, call) }
+}

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A large zero-filled memory that takes from the system only the pages that were written.
+//!
+//! Any thread may call any function at any time. The bytes are never lent out: they are copied in and out
+//! under a lock that covers their part of the address space, so that no two threads touch a byte at the
+//! same time unless both read. After an error nothing was changed. Dropping the memory returns all of it.
+
+use crate::MemoryError;
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use std::ptr::NonNull;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// Bytes of the address space that one lock covers at a stretch.
+const STRIPE: usize = 1 << 20;
+/// Number of locks; stripe `n` is covered by lock `n % LOCKS`.
+const LOCKS: usize = 128;
+
+/// One lock on a cache line of its own, so that neighbours do not slow each other down.
+#[repr(align(64))]
+#[derive(Default)]
+struct Stripe(RwLock<()>);
+
+/// A memory of fixed size, all zeros at first, that occupies only what was written and not discarded.
+///
+/// An operation is atomic within each aligned MiB and not beyond: a reader may see one part of a larger
+/// concurrent write and not the other, as on a disk.
+pub struct SparseMemory {
+    base: NonNull<u8>,
+    bytes: usize,
+    page: usize,
+    locks: Box<[Stripe]>,
+}
+
+// SAFETY: the mapping belongs to this value alone and is not tied to a thread.
+unsafe impl Send for SparseMemory {}
+// SAFETY: every access to the mapping's bytes happens under the lock of its stripe: shared for reads,
+// exclusive for changes.
+unsafe impl Sync for SparseMemory {}
+
+impl std::fmt::Debug for SparseMemory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SparseMemory").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+impl SparseMemory {
+    /// A memory of `bytes` zeros, at least 1. Fails when the address space has no room for it, or when the
+    /// system is set to never overcommit and has less free memory.
+    pub fn new(bytes: u64) -> Result<Self, MemoryError> {
+        let length = usize::try_from(bytes)
+            .ok()
+            .filter(|length| *length != 0 && isize::try_from(*length).is_ok())
+            .ok_or(MemoryError::Size(bytes))?;
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: with a null hint the kernel chooses a range that nothing else uses.
+        let base = unsafe { mmap_anonymous(std::ptr::null_mut(), length, protection, flags) }
+            .map_err(|source| MemoryError::Map { bytes, source })?;
+        // A huge page would take 2 MiB for one written block. A kernel without huge pages refuses the
+        // advice and needs none.
+        // SAFETY: the range is the mapping just made; the advice changes no content.
+        let _ = unsafe { madvise(base, length, Advice::LinuxNoHugepage) };
+        let base = NonNull::new(base.cast::<u8>()).ok_or(MemoryError::Size(bytes))?;
+        let locks = std::iter::repeat_with(Stripe::default).take(LOCKS).collect();
+        Ok(Self { base, bytes: length, page: rustix::param::page_size(), locks })
+    }
+
+    /// Size in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.bytes as u64
+    }
+
+    /// Fills `buffer` with the bytes from `offset` on.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), MemoryError> {
+        let mut at = self.check("read", offset, buffer.len() as u64)?;
+        let mut rest = buffer;
+        while !rest.is_empty() {
+            let (part, tail) = rest.split_at_mut(within_stripe(at, rest.len()));
+            let guard = self.read_lock(at);
+            // SAFETY: `check` found the range inside the mapping, whose bytes are initialised (zeros).
+            let source = unsafe { self.base.add(at) };
+            let target = part.as_mut_ptr();
+            // SAFETY: both are valid for `part.len()` bytes. They cannot overlap, because no reference
+            // to the mapping exists. The stripe's lock keeps writers of these bytes away.
+            unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), target, part.len()) };
+            drop(guard);
+            at += part.len();
+            rest = tail;
+        }
+        Ok(())
+    }
+
+    /// Stores `data` at `offset`.
+    pub fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), MemoryError> {
+        let mut at = self.check("write", offset, data.len() as u64)?;
+        let mut rest = data;
+        while !rest.is_empty() {
+            let (part, tail) = rest.split_at(within_stripe(at, rest.len()));
+            let guard = self.write_lock(at);
+            // SAFETY: `check` found the range inside the mapping.
+            let target = unsafe { self.base.add(at) };
+            // SAFETY: both are valid for `part.len()` bytes. They cannot overlap, because no reference
+            // to the mapping exists. The stripe's lock keeps everyone else away from these bytes.
+            unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), target.as_ptr(), part.len()) };
+            drop(guard);
+            at += part.len();
+            rest = tail;
+        }
+        Ok(())
+    }
+
+    /// Makes `length` bytes from `offset` on read as zeros. Whole pages go back to the system.
+    pub fn discard(&self, offset: u64, length: u64) -> Result<(), MemoryError> {
+        let mut at = self.check("discard", offset, length)?;
+        // `check` made sure that the range fits a `usize`.
+        let end = at + usize::try_from(length).map_err(|_| MemoryError::Size(length))?;
+        while at < end {
+            let part = within_stripe(at, end - at);
+            let guard = self.write_lock(at);
+            let first = at.next_multiple_of(self.page).min(at + part);
+            let last = ((at + part) / self.page * self.page).max(first);
+            self.zero(&guard, at, first);
+            self.give_back(&guard, first, last);
+            self.zero(&guard, last, at + part);
+            drop(guard);
+            at += part;
+        }
+        Ok(())
+    }
+
+    /// Returns whole pages `first..last` to the system; they read as zeros afterwards.
+    fn give_back(&self, guard: &RwLockWriteGuard<'_, ()>, first: usize, last: usize) {
+        if first == last {
+            return;
+        }
+        // SAFETY: the callers' range was checked to be inside the mapping.
+        let start = unsafe { self.base.add(first) };
+        // SAFETY: page-aligned range inside our private mapping, whose lock the caller holds; the bytes
+        // become zeros, which is a valid value.
+        let given = unsafe { madvise(start.as_ptr().cast(), last - first, Advice::LinuxDontNeed) };
+        if given.is_err() {
+            // The pages are locked into memory (mlockall), so they stay and only their content goes.
+            self.zero(guard, first, last);
+        }
+    }
+
+    /// Fills `first..last` with zeros.
+    fn zero(&self, _guard: &RwLockWriteGuard<'_, ()>, first: usize, last: usize) {
+        // SAFETY: the callers' range was checked to be inside the mapping.
+        let start = unsafe { self.base.add(first) };
+        // SAFETY: as above, and the caller holds the stripe's lock exclusively, as the guard shows.
+        unsafe { start.write_bytes(0, last - first) };
+    }
+
+    /// The offset as an index, if the range is inside the memory.
+    fn check(&self, operation: &'static str, offset: u64, length: u64) -> Result<usize, MemoryError> {
+        let size = self.bytes as u64;
+        let outside = MemoryError::Bounds { operation, offset, length, size };
+        if offset > size || length > size - offset {
+            return Err(outside);
+        }
+        usize::try_from(offset).map_err(|_| outside)
+    }
+
+    // A poisoned lock means that a thread panicked between bytes that are valid in any mixture.
+    fn read_lock(&self, at: usize) -> RwLockReadGuard<'_, ()> {
+        self.locks[at / STRIPE % LOCKS].0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_lock(&self, at: usize) -> RwLockWriteGuard<'_, ()> {
+        self.locks[at / STRIPE % LOCKS].0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for SparseMemory {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `new` with this size and nobody can use it after `drop`.
+        // An error is impossible for such a range, and there would be nothing to do about it.
+        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// How many of `length` bytes from `at` on are covered by the lock of `at`.
+fn within_stripe(at: usize, length: usize) -> usize {
+    length.min(STRIPE - at % STRIPE)
+}

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Runs a backend on a device until the device is gone.
+//!
+//! The calling thread waits; workers run beside it and have all ended when it returns. A stop request
+//! makes the calling thread destroy the device while the workers still serve, so that the kernel can write
+//! out what is dirty; then the kernel says goodbye to every worker. When the process dies instead, the
+//! device stays and another process may open it by name and serve on.
+
+use super::{Backend, Channel, Control, Device, Event, StopToken, Worker};
+use crate::{Errno, Error, Result};
+use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// How often in a row a fetch may fail before its worker gives up.
+const MAX_FAILURES: u32 = 20;
+/// Time between a failed fetch and the next one.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves `device` with `threads` workers until it is gone, whoever destroys it.
+///
+/// A request on `stop` destroys it by force through `control`. Returns the first thing that went wrong, if
+/// any, after all workers have ended: the device is gone then, unless every worker gave up because the
+/// kernel refused its calls ([`Error::Fetch`]).
+pub fn serve<B>(
+    control: &Control,
+    device: &Device,
+    backend: &B,
+    threads: NonZeroUsize,
+    stop: &StopToken,
+) -> Result<()>
+where
+    B: Backend + ?Sized,
+{
+    serve_with(device, backend, threads, stop, || control.destroy(device.handle(), true))
+}
+
+/// As [`serve`], on any channel; `destroy` is called on the calling thread for each stop request, until
+/// the workers have ended.
+pub fn serve_with<C, B>(
+    channel: &C,
+    backend: &B,
+    threads: NonZeroUsize,
+    stop: &StopToken,
+    destroy: impl Fn() -> Result<()>,
+) -> Result<()>
+where
+    C: Channel + ?Sized,
+    B: Backend + ?Sized,
+{
+    let session = Session { channel, backend, stop, running: AtomicUsize::new(0), first: Mutex::new(None) };
+    std::thread::scope(|scope| {
+        for index in 0..threads.get() {
+            session.running.fetch_add(1, Ordering::Relaxed);
+            let name = format!("zosbd2-{index}");
+            if let Err(source) =
+                std::thread::Builder::new().name(name).spawn_scoped(scope, || session.thread())
+            {
+                session.running.fetch_sub(1, Ordering::Relaxed);
+                // Those that run suffice to serve; the caller hears of it in the end.
+                session.note(Error::Spawn { device: channel.name().to_string(), source });
+                break;
+            }
+        }
+        session.wait(destroy);
+    });
+    let first = session.first.into_inner().unwrap_or_else(PoisonError::into_inner);
+    first.map_or(Ok(()), Err)
+}
+
+/// What the threads of one `serve` share.
+struct Session<'a, C: ?Sized, B: ?Sized> {
+    channel: &'a C,
+    backend: &'a B,
+    stop: &'a StopToken,
+    running: AtomicUsize,
+    first: Mutex<Option<Error>>,
+}
+
+/// Counts a worker out when its thread ends in any way.
+struct CountOut<'a> {
+    running: &'a AtomicUsize,
+    stop: &'a StopToken,
+}
+
+impl Drop for CountOut<'_> {
+    fn drop(&mut self) {
+        self.running.fetch_sub(1, Ordering::Release);
+        self.stop.wake();
+    }
+}
+
+impl<C: Channel + ?Sized, B: Backend + ?Sized> Session<'_, C, B> {
+    /// Waits for the workers' end and turns stop requests into a destroy.
+    fn wait(&self, destroy: impl Fn() -> Result<()>) {
+        let ended = || self.running.load(Ordering::Acquire) == 0;
+        let mut seen = 0;
+        loop {
+            seen = self.stop.wait(seen, ended);
+            if ended() {
+                return;
+            }
+            match destroy() {
+                // Somebody else was faster.
+                Ok(()) | Err(Error::Control { source: Errno::NOENT, .. }) => {}
+                Err(error) => self.note(error),
+            }
+        }
+    }
+
+    fn thread(&self) {
+        let _count_out = CountOut { running: &self.running, stop: self.stop };
+        become_io_flusher();
+        if let Err(error) = self.work() {
+            self.note(error);
+        }
+    }
+
+    fn work(&self) -> Result<()> {
+        let mut worker = Worker::new(self.channel);
+        let mut answer = None;
+        let mut failures = 0;
+        loop {
+            let event = match answer.take() {
+                Some(result) => worker.answer_and_fetch(result),
+                None => worker.fetch(),
+            };
+            if event.is_ok() {
+                failures = 0;
+            }
+            match event {
+                Ok(Event::Read { offset, buffer, .. }) => {
+                    answer = Some(self.guard("read", || self.backend.read(offset, buffer)));
+                }
+                Ok(Event::Write { offset, data, .. }) => {
+                    answer = Some(self.guard("write", || self.backend.write(offset, data)));
+                }
+                Ok(Event::Discard { offset, length, .. }) => {
+                    answer = Some(self.guard("discard", || self.backend.discard(offset, length)));
+                }
+                Ok(Event::ShutdownNotice | Event::Interrupted { .. }) => {}
+                Ok(Event::Gone) => return Ok(()),
+                Err(error @ Error::Request { .. }) => {
+                    self.note(error);
+                    answer = Some(Err(Errno::IO));
+                }
+                Err(error) => {
+                    failures += 1;
+                    if failures >= MAX_FAILURES {
+                        return Err(error);
+                    }
+                    tracing::warn!(%error, failures, "will fetch again");
+                    self.stop.pause(PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Runs one request; a panic of the backend fails that request alone.
+    fn guard(&self, operation: &'static str, run: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
+        catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+            self.note(Error::BackendPanicked { device: self.channel.name().to_string(), operation });
+            Err(Errno::IO)
+        })
+    }
+
+    /// Keeps the first error for the caller.
+    fn note(&self, error: Error) {
+        tracing::error!(error = &error as &dyn std::error::Error, "while serving");
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+}
+
+/// Tells the kernel that this thread serves a disk: memory that it needs must not wait for write-back,
+/// which may be waiting for this thread. Serving works without, except when memory is short.
+fn become_io_flusher() {
+    let set =
+        rustix::process::configure_io_flusher_behavior(true).and_then(|()| rustix::process::is_io_flusher());
+    if set != Ok(true) {
+        tracing::warn!(
+            "cannot become an I/O flusher (needs CAP_SYS_RESOURCE): may hang when memory is short"
+        );
+    }
+}
