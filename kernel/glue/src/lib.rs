@@ -1,3 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Placeholder.
+//! Entry points between the C shim and the engine: the one place with unsafe Rust in the kernel.
+//!
+//! The shim calls the `extern "C"` functions of [`entry`]; they turn its pointers into the types of
+//! [`block`], call the engine, and carry out its effects through the functions of [`shim`]. Policy that
+//! needs no pointer is in the engine; data is moved by the shim.
+//!
+//! Nothing here allocates or panics. Memory comes from the shim, zeroed, and is initialised here once.
 #![no_std]
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::float_arithmetic,
+    clippy::indexing_slicing,
+    clippy::integer_division,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::todo,
+    clippy::unimplemented,
+    clippy::unreachable,
+    clippy::unwrap_used
+)]
+
+pub mod block;
+pub mod control;
+pub mod entry;
+pub mod operation;
+pub mod shim;

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Version 1's one call for servers: answer a request, fetch the next.
+//!
+//! Called by a server thread in its own process context; may sleep. The call's buffer is read and written
+//! at fixed offsets ([`zosbd2_abi::v1`]); only what the interface defines is touched.
+//!
+//! Requests are never lost here: one whose data or head cannot be given to the server goes back to the
+//! queue as the oldest, and one whose answer's data cannot be read stays with the server.
+
+use zosbd2_abi::v1 as abi;
+use zosbd2_engine::Errno;
+use zosbd2_engine::device::Phase;
+use zosbd2_engine::queue::{Answer, Fetched, Refused, Work};
+use zosbd2_engine::request::{Handle, Op, Request};
+use zosbd2_engine::v1::{self, Call};
+
+use crate::block::Device;
+use crate::shim;
+
+/// Segments that are written to the server together with the head.
+const SEGMENTS_AT_ONCE: u32 = 30;
+const HEAD_WORDS: usize = 6;
+const SEGMENT_BYTES: u32 = 16;
+/// Bytes brought in at once when a copy meets a page that is not there.
+const FAULT_IN_BYTES: u32 = 65536;
+
+/// Whether a copy between a request and the server came to its end.
+enum Copied {
+    /// All is copied; the request is still COPYING.
+    All,
+    /// The request is not ours any more (deadline, teardown).
+    Lost,
+}
+
+/// Answers as the buffer at `user` says, then fetches into it.
+///
+/// # Errors
+///
+/// As `docs/abi-v1.md`: `EBADF` without write permission, `ENOMEM` for an unusable buffer, `ENOENT` when
+/// the handle is not this device's or the device is gone, `EINVAL` for an opcode that is none or an answer
+/// of the wrong kind, `EINTR`.
+pub fn run(device: &Device, may_write: bool, user: u64) -> Result<(), Errno> {
+    #[cfg(zosbd2_faults)]
+    shim::backtrace();
+    if !may_write {
+        return Err(Errno::EBADF);
+    }
+    // The handle, its padding, the opcode, its padding.
+    let front: [u32; 4] = read_front(user)?;
+    let [handle, _, opcode, _] = front;
+    if handle != device.handle() {
+        return Err(Errno::ENOENT);
+    }
+    match Call::decode(opcode)? {
+        Call::Fetch => {}
+        Call::Answer(op) => answer(device, op, user)?,
+        Call::Notice => {
+            let mut locked = device.lock();
+            if locked.queue().phase() == Phase::Gone {
+                return Err(Errno::ENOENT);
+            }
+            let wake = locked.queue().notify();
+            locked.wake(wake);
+        }
+    }
+    fetch(device, user)
+}
+
+fn read_front(user: u64) -> Result<[u32; 4], Errno> {
+    let first: u64 = shim::user_read(user).map_err(|_| Errno::ENOMEM)?;
+    let second: u64 = shim::user_read(user.wrapping_add(8)).map_err(|_| Errno::ENOMEM)?;
+    // The low half of each word comes first in memory.
+    #[expect(clippy::cast_possible_truncation, reason = "splits a word into its halves")]
+    Ok([first as u32, (first >> 32) as u32, second as u32, (second >> 32) as u32])
+}
+
+fn answer(device: &Device, op: Op, user: u64) -> Result<(), Errno> {
+    let tail: abi::OperationTail =
+        shim::user_read(user.wrapping_add(abi::OPERATION_TAIL_OFFSET as u64)).map_err(|_| Errno::ENOMEM)?;
+    let mut locked = device.lock();
+    let mut queue = locked.queue();
+    if queue.phase() == Phase::Gone {
+        return Err(Errno::ENOENT);
+    }
+    let answer = queue
+        .handle_of(tail.op_id)
+        .ok_or(Refused::Stale)
+        .and_then(|handle| queue.answer(handle, op, tail.error == 0));
+    drop(locked);
+    match answer {
+        Ok(Answer::End(end)) => device.end(end),
+        Ok(Answer::CopyIn(handle, request)) => {
+            let data = user.wrapping_add(abi::OPERATION_DATA_OFFSET as u64);
+            if let Copied::All = copy(device, handle, &request, data, false)? {
+                let end = device.lock().queue().answered(handle);
+                device.end_if(end);
+            }
+        }
+        // Late or twice: clients repeat an answer after a signal and must get their next request.
+        Err(Refused::Stale) => {}
+        Err(Refused::WrongKind) => return Err(Errno::EINVAL),
+    }
+    Ok(())
+}
+
+/// Copies a request's data, COPYING on entry. Page faults are served with the request unpinned, so that
+/// deadline and teardown need not wait for the server's memory. On error the request is HELD or lost.
+fn copy(
+    device: &Device,
+    handle: Handle,
+    request: &Request,
+    user: u64,
+    to_user: bool,
+) -> Result<Copied, Errno> {
+    let mut done = 0;
+    loop {
+        // SAFETY: COPYING on entry, and again after each `pin` below.
+        if unsafe { device.copy(handle.tag(), user, &mut done, to_user) }.is_ok() {
+            return Ok(Copied::All);
+        }
+        let end = device.lock().queue().copied(handle);
+        if end.is_some() {
+            device.end_if(end);
+            return Ok(Copied::Lost);
+        }
+        if shim::signal_fatal() {
+            return Err(Errno::EINTR);
+        }
+        let bytes = request.length.saturating_sub(done).min(FAULT_IN_BYTES);
+        let wanted = user.wrapping_add(u64::from(done));
+        // All of the next stretch, or at least the next byte: the stretch may be longer than what the
+        // server gave, and the copy then fails at the right place.
+        if shim::user_fault_in(wanted, bytes, to_user).is_err() {
+            shim::user_fault_in(wanted, 1, to_user).map_err(|_| Errno::ENOMEM)?;
+        }
+        if device.lock().queue().pin(handle).is_err() {
+            return Ok(Copied::Lost);
+        }
+    }
+}
+
+fn fetch(device: &Device, user: u64) -> Result<(), Errno> {
+    let mut slept = false;
+    let mut locked = device.lock();
+    loop {
+        match locked.queue().fetch() {
+            Work::Request(fetched) => {
+                locked.wake(fetched.wake);
+                drop(locked);
+                if deliver(device, &fetched, user)? {
+                    return Ok(());
+                }
+                locked = device.lock();
+            }
+            Work::Notice(wake) => {
+                locked.wake(wake);
+                drop(locked);
+                return write_plain(user, abi::OP_SHUTDOWN_NOTICE, 0);
+            }
+            Work::Gone => {
+                drop(locked);
+                // Who was in the call when the device went is told so; who comes later finds nothing.
+                return if slept { write_plain(user, abi::OP_GONE, 0) } else { Err(Errno::ENOENT) };
+            }
+            Work::Nothing => {
+                slept = true;
+                locked.queue().wait();
+                let woken = locked.sleep();
+                if woken.is_ok() {
+                    locked.queue().arrive();
+                } else {
+                    locked.queue().leave();
+                }
+                if woken.is_err() || shim::signal_fatal() {
+                    // A request that a dying server fetched would wait for its deadline.
+                    let wake = locked.queue().announce();
+                    locked.wake(wake);
+                    drop(locked);
+                    // The error says it all; a buffer that cannot be written changes nothing.
+                    let _ignored = write_plain(user, abi::OP_NOTHING, shim::signal_pending());
+                    return Err(Errno::EINTR);
+                }
+            }
+        }
+    }
+}
+
+/// Gives a fetched request to the server. `false`: the request was lost meanwhile, fetch another.
+fn deliver(device: &Device, fetched: &Fetched, user: u64) -> Result<bool, Errno> {
+    let delivered = deliver_parts(device, fetched, user);
+    if delivered.is_err() {
+        let mut locked = device.lock();
+        let (end, wake) = locked.queue().unfetch(fetched.handle);
+        locked.wake(wake);
+        drop(locked);
+        device.end_if(end);
+    }
+    delivered
+}
+
+fn deliver_parts(device: &Device, fetched: &Fetched, user: u64) -> Result<bool, Errno> {
+    let Fetched { handle, request, .. } = fetched;
+    if request.op == Op::Write {
+        let data = user.wrapping_add(abi::OPERATION_DATA_OFFSET as u64);
+        let Copied::All = copy(device, *handle, request, data, true)? else {
+            return Ok(false);
+        };
+        let end = device.lock().queue().copied(*handle);
+        if end.is_some() {
+            device.end_if(end);
+            return Ok(false);
+        }
+    }
+    write_request(user, request).map_err(|_| Errno::ENOMEM)?;
+    let tail = abi::OperationTail { error: 0, op_id: handle.op_id() };
+    shim::user_write(user.wrapping_add(abi::OPERATION_TAIL_OFFSET as u64), &tail)
+        .map_err(|_| Errno::ENOMEM)?;
+    Ok(true)
+}
+
+fn head_words(head: &abi::OperationHead) -> [u64; HEAD_WORDS] {
+    [
+        u64::from(head.handle),
+        u64::from(head.opcode),
+        head.data_size,
+        u64::from(head.signal_no),
+        head.total_bytes,
+        u64::from(head.segment_count),
+    ]
+}
+
+/// Writes the head and all 256 segments, the unused ones as zero.
+fn write_request(user: u64, request: &Request) -> Result<(), Errno> {
+    const WORDS: usize = HEAD_WORDS + 2 * SEGMENTS_AT_ONCE as usize;
+    let count = v1::segment_count(request);
+    let mut words = [0_u64; WORDS];
+    for (word, value) in words.iter_mut().zip(head_words(&v1::request_head(request))) {
+        *word = value;
+    }
+    let mut filled = HEAD_WORDS;
+    let mut at = user;
+    let mut index = 0;
+    while index < count {
+        let segment = v1::segment(request, index);
+        for (word, value) in words.iter_mut().skip(filled).zip([segment.start, segment.length]) {
+            *word = value;
+        }
+        filled = filled.wrapping_add(2);
+        index = index.wrapping_add(1);
+        if filled == WORDS || index == count {
+            shim::user_write_words(at, words.get(..filled).ok_or(Errno::ENOMEM)?)?;
+            at = at.wrapping_add((filled as u64).wrapping_mul(8));
+            filled = 0;
+        }
+    }
+    let unused = abi::MAX_SEGMENTS.saturating_sub(count).wrapping_mul(SEGMENT_BYTES);
+    shim::user_clear(at, unused)
+}
+
+/// Writes a head that brings no request, and zeroes all else.
+fn write_plain(user: u64, opcode: u32, signal_no: u32) -> Result<(), Errno> {
+    let head = head_words(&v1::plain_head(opcode, signal_no));
+    let rest = u32::try_from(abi::OPERATION_DATA_OFFSET.saturating_sub(abi::OPERATION_SEGMENTS_OFFSET));
+    shim::user_write_words(user, &head).map_err(|_| Errno::ENOMEM)?;
+    shim::user_clear(user.wrapping_add(abi::OPERATION_SEGMENTS_OFFSET as u64), rest.unwrap_or(0))
+        .map_err(|_| Errno::ENOMEM)
+}

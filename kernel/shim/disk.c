@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * A device's gendisk: made, opened, destroyed.
+ *
+ * Who owns what: zosbd2_device_create() gives its caller a device that is in
+ * use at once. It ends by zosbd2_device_destroy(), called exactly once, by
+ * whoever sealed it in the registry. The memory lives until the last opener
+ * and the last zosbd2_device_get() are gone.
+ *
+ * Destruction runs on a workqueue, so that a caller who is killed while it
+ * waits leaves nothing half done. del_gendisk() writes back what is dirty and
+ * waits for all requests; the drain work bounds that wait: Rust decides when
+ * the server had its time and fails what is left.
+ */
+#include <linux/blkdev.h>
+#include <linux/hdreg.h>
+#include <linux/jiffies.h>
+#include <linux/module.h>
+#include <linux/namei.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+#include <linux/timekeeping.h>
+
+#include "../compat/compat.h"
+#include "zosbd2.h"
+
+struct workqueue_struct *zosbd2_workqueue;
+
+int zosbd2_disk_init(void)
+{
+	zosbd2_workqueue = alloc_workqueue("zosbd2", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
+	return zosbd2_workqueue ? 0 : -ENOMEM;
+}
+
+void zosbd2_disk_exit(void)
+{
+	destroy_workqueue(zosbd2_workqueue);
+}
+
+static u64 now_ms(void)
+{
+	return ktime_to_ms(ktime_get());
+}
+
+/* Called with disk->open_mutex held, as zosbd2_device_seal() is. */
+static int disk_open(struct gendisk *disk, bool write)
+{
+	struct zosbd2_device *device = disk->private_data;
+
+	return READ_ONCE(device->sealed) ? -ENXIO : 0;
+}
+
+static int disk_ioctl(struct gendisk *disk, bool write, unsigned int command,
+		      unsigned long argument)
+{
+	struct zosbd2_device *device = disk->private_data;
+	unsigned int noio;
+	long result;
+
+	might_sleep();
+	switch (command) {
+	case 53: /* ping */
+		return 0;
+	case 58: /* operation */
+		/* Memory for the server must not be waited for on our own disk. */
+		noio = memalloc_noio_save();
+		result = zosbd2_rs_operation(device->engine, write, argument);
+		memalloc_noio_restore(noio);
+		return result;
+	default:
+		return -EINVAL;
+	}
+}
+
+static int disk_getgeo(struct block_device *bdev, struct hd_geometry *geo)
+{
+	geo->heads = 4;
+	geo->sectors = 16;
+	geo->cylinders = bdev_nr_sectors(bdev) >> 6;
+	geo->start = 0;
+	return 0;
+}
+
+static void device_free(struct zosbd2_device *device)
+{
+	zosbd2_queue_teardown(device);
+	kvfree(device->engine);
+	kfree(device);
+}
+
+/* The last reference to the disk is gone. May sleep. */
+static void disk_free(struct gendisk *disk)
+{
+	device_free(disk->private_data);
+	module_put(THIS_MODULE);
+}
+
+ZOSBD2_BDEV_ADAPTERS(disk_open, disk_ioctl);
+
+static const struct block_device_operations disk_ops = {
+	.owner = THIS_MODULE,
+	ZOSBD2_BDEV_OPS
+	.getgeo = disk_getgeo,
+	.free_disk = disk_free,
+};
+
+static void drain_work(struct work_struct *work)
+{
+	struct zosbd2_device *device =
+		container_of(to_delayed_work(work), struct zosbd2_device, drain);
+	u32 next_ms = zosbd2_rs_device_tick(device->engine, now_ms());
+
+	if (next_ms)
+		queue_delayed_work(zosbd2_workqueue, &device->drain,
+				   msecs_to_jiffies(next_ms));
+}
+
+static void teardown_work(struct work_struct *work)
+{
+	struct zosbd2_device *device = container_of(work, struct zosbd2_device, teardown);
+
+	zosbd2_rs_device_drain(device->engine, now_ms());
+	queue_delayed_work(zosbd2_workqueue, &device->drain, 0);
+	del_gendisk(device->disk);
+	cancel_delayed_work_sync(&device->drain);
+	zosbd2_rs_device_gone(device->engine);
+	zosbd2_rs_registry_remove(zosbd2_registry, device->place);
+	complete_all(&device->gone);
+	put_disk(device->disk);
+}
+
+/*
+ * Makes a device and its node. On success I/O and opens may come before this
+ * returns. On failure nothing is left. Process context, may sleep.
+ */
+int zosbd2_device_create(const struct zosbd2_params *params, struct zosbd2_device **result)
+{
+	const struct zosbd2_limits limits = {
+		.logical_block_size = params->block_size,
+		.physical_block_size = params->block_size,
+		.max_hw_sectors = params->max_data_bytes >> SECTOR_SHIFT,
+		.max_segments = USHRT_MAX,
+		.discard_granularity = params->block_size,
+		.max_discard_sectors = params->max_discard_bytes >> SECTOR_SHIFT,
+	};
+	struct zosbd2_device *device;
+	struct gendisk *disk;
+	int error = -ENOMEM;
+
+	might_sleep();
+	device = zosbd2_fault(ZOSBD2_FAULT_DEVICE) ? NULL : kzalloc(sizeof(*device), GFP_KERNEL);
+	if (!device)
+		return -ENOMEM;
+	device->place = params->place;
+	init_completion(&device->gone);
+	INIT_WORK(&device->teardown, teardown_work);
+	INIT_DELAYED_WORK(&device->drain, drain_work);
+
+	device->engine = zosbd2_fault(ZOSBD2_FAULT_ENGINE) ? NULL :
+		kvzalloc(zosbd2_rs_device_bytes(params->depth), GFP_KERNEL);
+	if (!device->engine)
+		goto free_device;
+	zosbd2_rs_device_init(device->engine, params, &device->queue);
+	device->tag_set.timeout = msecs_to_jiffies(params->timeout_ms);
+	error = zosbd2_queue_setup(device, params->depth);
+	if (error)
+		goto free_engine;
+
+	disk = zosbd2_fault(ZOSBD2_FAULT_DISK) ? ERR_PTR(-ENOMEM) :
+		zosbd2_alloc_disk(&device->tag_set, &limits, &device->queue);
+	if (IS_ERR(disk)) {
+		error = PTR_ERR(disk);
+		goto teardown_queue;
+	}
+	device->disk = disk;
+	disk->fops = &disk_ops;
+	disk->private_data = device;
+	disk->flags |= GENHD_FL_NO_PART;
+	strscpy(disk->disk_name, params->name, sizeof(disk->disk_name));
+	set_capacity(disk, params->size_bytes >> SECTOR_SHIFT);
+
+	/* Dropped by disk_free(): code of ours runs until then. */
+	__module_get(THIS_MODULE);
+	error = zosbd2_fault(ZOSBD2_FAULT_ADD_DISK) ? -EEXIST : add_disk(disk);
+	if (error)
+		goto put_disk;
+	*result = device;
+	return 0;
+
+put_disk:
+	/* disk_free() is only called for a disk that was added. */
+	put_disk(disk);
+	module_put(THIS_MODULE);
+teardown_queue:
+	zosbd2_queue_teardown(device);
+free_engine:
+	kvfree(device->engine);
+free_device:
+	kfree(device);
+	return error;
+}
+
+void *zosbd2_device_engine(struct zosbd2_device *device)
+{
+	return device->engine;
+}
+
+/* Keeps the device's memory. The caller holds the registry's lock. */
+void zosbd2_device_get(struct zosbd2_device *device)
+{
+	get_device(disk_to_dev(device->disk));
+}
+
+/* May free the device, so may sleep. */
+void zosbd2_device_put(struct zosbd2_device *device)
+{
+	might_sleep();
+	put_disk(device->disk);
+}
+
+/*
+ * Refuses opens from now on. Without @force only if nobody has the disk open:
+ * returns false, with nothing changed, if somebody has or is just opening or
+ * closing it. Never waits. The caller holds the registry's lock.
+ */
+bool zosbd2_device_seal(struct zosbd2_device *device, bool force)
+{
+	struct gendisk *disk = device->disk;
+
+	if (force) {
+		WRITE_ONCE(device->sealed, true);
+		return true;
+	}
+	/* Not mutex_lock(): a last close holds it while it writes back. */
+	if (!mutex_trylock(&disk->open_mutex))
+		return false;
+	if (!disk_openers(disk))
+		WRITE_ONCE(device->sealed, true);
+	mutex_unlock(&disk->open_mutex);
+	return READ_ONCE(device->sealed);
+}
+
+/* Starts the destruction of a sealed device. Does not wait. */
+void zosbd2_device_destroy(struct zosbd2_device *device)
+{
+	queue_work(zosbd2_workqueue, &device->teardown);
+}
+
+/*
+ * Waits until the disk is deleted and the name is free. The caller holds a
+ * reference. Returns -ERESTARTSYS if the caller is being killed.
+ */
+int zosbd2_device_wait_gone(struct zosbd2_device *device)
+{
+	might_sleep();
+	return wait_for_completion_killable(&device->gone);
+}
+
+static bool path_exists(const char *folder, const u8 *name)
+{
+	struct path path;
+	char *full;
+	int error;
+
+	full = kasprintf(GFP_KERNEL, "%s%.*s", folder, ZOSBD2_NAME_BYTES - 1, name);
+	if (!full)
+		return false;
+	error = kern_path(full, 0, &path);
+	kfree(full);
+	if (error)
+		return false;
+	path_put(&path);
+	return true;
+}
+
+/*
+ * Whether a node or a disk of this name is there already. Looks, but opens
+ * nothing. @name is valid (engine/src/name.rs), so it stays in its folder. A
+ * look-up that fails for another reason counts as free; add_disk() decides.
+ */
+bool zosbd2_node_exists(const u8 *name)
+{
+	might_sleep();
+	return path_exists("/dev/", name) || path_exists("/sys/class/block/", name);
+}
+
+/* Prints the stack of the caller; only the faults variant calls it. */
+void zosbd2_backtrace(void)
+{
+	if (zosbd2_fault(ZOSBD2_FAULT_BACKTRACE))
+		dump_stack();
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The module: its parameters, the control node, and the registry's lock.
+ *
+ * The control node takes version 1's ioctls (docs/abi-v1.md); what they mean is
+ * decided in Rust. An open control node pins the module, and so does every
+ * device until it is freed, so unloading cannot meet a live one.
+ */
+#include <linux/fs.h>
+#include <linux/miscdevice.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/slab.h>
+#include <linux/vmalloc.h>
+
+#include "zosbd2.h"
+
+static unsigned int max_devices = 50;
+module_param(max_devices, uint, 0444);
+MODULE_PARM_DESC(max_devices,
+		 "Devices that can exist at once, 1 to 4096 (default 50); v1 lists show the first 50");
+
+static unsigned int max_minors = 255;
+module_param(max_minors, uint, 0);
+MODULE_PARM_DESC(max_minors, "Ignored: accepted because the original had it");
+
+static bool debug_logs;
+module_param(debug_logs, bool, 0600);
+MODULE_PARM_DESC(debug_logs, "Ignored: accepted because the original had it");
+
+static bool data_interrogation;
+module_param(data_interrogation, bool, 0600);
+MODULE_PARM_DESC(data_interrogation, "Ignored: accepted because the original had it");
+
+#ifdef ZOSBD2_FAULTS
+static unsigned int fail_step;
+module_param(fail_step, uint, 0600);
+MODULE_PARM_DESC(fail_step, "Make this step fail (enum zosbd2_fault), 0 for none");
+
+bool zosbd2_fault(enum zosbd2_fault step)
+{
+	return READ_ONCE(fail_step) == step;
+}
+#endif
+
+void *zosbd2_registry;
+static DEFINE_MUTEX(registry_lock);
+
+/* Takes the registry's lock. Returns -EINTR if the caller is being killed. */
+int zosbd2_registry_lock(void)
+{
+	might_sleep();
+	return mutex_lock_killable(&registry_lock);
+}
+
+/* As zosbd2_registry_lock(), for those who must finish what they began. */
+void zosbd2_registry_lock_always(void)
+{
+	might_sleep();
+	mutex_lock(&registry_lock);
+}
+
+void zosbd2_registry_unlock(void)
+{
+	mutex_unlock(&registry_lock);
+}
+
+static long control_ioctl(struct file *file, unsigned int command, unsigned long argument)
+{
+	return zosbd2_rs_control(zosbd2_registry, command, argument);
+}
+
+static const struct file_operations control_ops = {
+	.owner = THIS_MODULE,
+	.unlocked_ioctl = control_ioctl,
+	.llseek = noop_llseek,
+};
+
+static struct miscdevice control = {
+	.minor = MISC_DYNAMIC_MINOR,
+	.name = "zosbd2ctl",
+	.mode = 0600,
+	.fops = &control_ops,
+};
+
+static int __init zosbd2_init(void)
+{
+	int error;
+
+	if (max_devices < 1 || max_devices > 4096) {
+		pr_err("zosbd2: max_devices=%u is outside 1..=4096\n", max_devices);
+		return -EINVAL;
+	}
+	zosbd2_registry = kvzalloc(zosbd2_rs_registry_bytes(max_devices), GFP_KERNEL);
+	if (!zosbd2_registry)
+		return -ENOMEM;
+	zosbd2_rs_registry_init(zosbd2_registry, max_devices);
+
+	error = zosbd2_disk_init();
+	if (error)
+		goto free_registry;
+	error = misc_register(&control);
+	if (error)
+		goto exit_disk;
+	return 0;
+
+exit_disk:
+	zosbd2_disk_exit();
+free_registry:
+	kvfree(zosbd2_registry);
+	return error;
+}
+
+static void __exit zosbd2_exit(void)
+{
+	misc_deregister(&control);
+	zosbd2_disk_exit();
+	kvfree(zosbd2_registry);
+}
+
+module_init(zosbd2_init);
+module_exit(zosbd2_exit);
+
+MODULE_LICENSE("GPL");
+MODULE_AUTHOR("The zosbd2 authors");
+MODULE_DESCRIPTION("Block devices implemented by userspace programs");
+MODULE_VERSION("0.1.0");
