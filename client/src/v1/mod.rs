@@ -15,6 +15,8 @@ mod options;
 mod request;
 mod serve;
 mod stop;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub use backend::Backend;
