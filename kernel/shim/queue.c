@@ -211,7 +211,9 @@ int zosbd2_request_copy(struct zosbd2_queue *queue, u32 tag, u64 user, u32 *done
 		return -EFAULT;
 	rq_for_each_segment(segment, request, iterator) {
 		unsigned long left;
+		void __user *peer;
 		u32 skip = 0;
+		u32 bytes;
 		char *page;
 
 		if (at + segment.bv_len <= start) {
@@ -220,15 +222,14 @@ int zosbd2_request_copy(struct zosbd2_queue *queue, u32 tag, u64 user, u32 *done
 		}
 		if (at < start)
 			skip = start - at;
+		bytes = segment.bv_len - skip;
+		peer = (void __user *)(unsigned long)(user + at + skip);
 		page = bvec_kmap_local(&segment);
 		pagefault_disable();
 		if (to_user)
-			left = __copy_to_user_inatomic((void __user *)(unsigned long)(user + at + skip),
-						       page + skip, segment.bv_len - skip);
+			left = __copy_to_user_inatomic(peer, page + skip, bytes);
 		else
-			left = __copy_from_user_inatomic(page + skip,
-							 (void __user *)(unsigned long)(user + at + skip),
-							 segment.bv_len - skip);
+			left = __copy_from_user_inatomic(page + skip, peer, bytes);
 		pagefault_enable();
 		if (!to_user)
 			flush_dcache_page(segment.bv_page);

@@ -54,12 +54,11 @@ int zosbd2_user_fault_in(u64 user, u32 bytes, bool write)
  */
 u32 zosbd2_signal_pending(void)
 {
-	u64 pending;
+	/* Not locked: a hint, about signals that are this task's to take. */
+	u64 pending = READ_ONCE(current->pending.signal.sig[0]) |
+		      READ_ONCE(current->signal->shared_pending.signal.sig[0]);
 
-	spin_lock_irq(&current->sighand->siglock);
-	pending = current->pending.signal.sig[0] | current->signal->shared_pending.signal.sig[0];
 	pending &= ~current->blocked.sig[0];
-	spin_unlock_irq(&current->sighand->siglock);
 	return pending ? __ffs64(pending) + 1 : 0;
 }
 

@@ -48,7 +48,7 @@ struct zosbd2_params {
  * @requests: the block request of each tag that is not FREE in the engine.
  */
 struct zosbd2_queue {
-	spinlock_t lock;
+	spinlock_t lock; /* see above */
 	struct list_head waiters;
 	void *engine;
 	struct request **requests;
