@@ -125,6 +125,18 @@ mod tests {
     }
 
     #[test]
+    fn the_sample_in_c_builds_without_a_warning() {
+        let root = root().expect("root");
+        let output = Command::new("cc")
+            .args(["-Wall", "-Wextra", "-Werror", "-O2", "-pthread", "-fsyntax-only", "-I"])
+            .arg(root.join("abi/include"))
+            .arg(root.join("examples/c/zosbd2_ramdisk.c"))
+            .output()
+            .expect("cc");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    #[test]
     fn sizes_are_those_of_the_compiled_crate() {
         use zosbd2_abi::v1;
         let header = std::fs::read_to_string(root().expect("root").join(HEADER)).expect("header");
