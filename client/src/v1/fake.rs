@@ -16,6 +16,8 @@ pub(super) const SIZE: u64 = 4 << 20;
 pub(super) enum Step {
     /// A request with this number, code and range; writes carry bytes of this value.
     Request { op_id: u32, opcode: u32, start: u64, length: u64, fill: u8 },
+    /// Whatever a broken kernel might say.
+    Raw { opcode: u32, total: u64, segments: Vec<Segment> },
     /// `EINTR`, with the buffer changed as the interface says.
     Interrupt { signal: u32 },
     /// An error that leaves the buffer as it was.
@@ -114,6 +116,10 @@ impl Step {
                     let used = usize::try_from(length).expect("length");
                     buffer.data_mut()[..used].fill(fill);
                 }
+                Ok(())
+            }
+            Self::Raw { opcode, total, segments } => {
+                buffer.set_request(5, opcode, total, &segments);
                 Ok(())
             }
             Self::Interrupt { signal } => {

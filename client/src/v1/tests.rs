@@ -4,9 +4,10 @@
 use super::fake::{Answer, Fake, SIZE, Step, request};
 use super::{Backend, Event, StopToken, Worker, serve_with};
 use crate::{BadRequest, Errno, Error, Result, SparseMemory};
+use proptest::prelude::*;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use zosbd2_abi::v1;
+use zosbd2_abi::v1::{self, Segment};
 
 fn threads(count: usize) -> NonZeroUsize {
     NonZeroUsize::new(count).expect("not 0")
@@ -193,4 +194,67 @@ fn a_failed_destroy_is_reported_and_asked_for_again() {
     let error = serve_with(&fake, &memory, threads(1), &stop, destroy).expect_err("first destroy failed");
     assert!(matches!(error, Error::Control { source: Errno::BUSY, .. }), "{error}");
     assert_eq!(calls.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn workers_share_the_requests_and_survive_signals() {
+    let steps = (0..2000_u32).flat_map(|op_id| {
+        let opcode = [v1::OP_READ, v1::OP_WRITE, v1::OP_DISCARD][op_id as usize % 3];
+        let request = request(op_id, opcode, u64::from(op_id % 1000) * 4096, 4096);
+        let signal = op_id.is_multiple_of(7).then_some(Step::Interrupt { signal: 2 });
+        [Some(request), signal].into_iter().flatten()
+    });
+    let fake = Fake::new(steps);
+    let memory = SparseMemory::new(SIZE).expect("memory");
+    let stop = StopToken::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            fake.wait_asleep(4);
+            stop.request();
+        });
+        let destroy = || {
+            fake.destroy();
+            Ok(())
+        };
+        serve_with(&fake, &memory, threads(4), &stop, destroy).expect("served");
+    });
+    let mut answered: Vec<_> = fake.answers().iter().map(|answer| answer.op_id).collect();
+    answered.sort_unstable();
+    assert!(answered.into_iter().eq(0..2000), "each request is answered once");
+}
+
+/// Numbers around the edges of what makes sense.
+fn number() -> impl Strategy<Value = u64> {
+    let edges =
+        vec![0, 1, 512, 4096, 1 << 20, SIZE - 4096, SIZE, u64::from(u32::MAX), u64::MAX - 4095, u64::MAX];
+    prop_oneof![proptest::sample::select(edges), any::<u64>(), 0..2 * SIZE]
+}
+
+fn segments() -> impl Strategy<Value = Vec<Segment>> {
+    let wild = (number(), number()).prop_map(|(start, length)| Segment { start, length });
+    let tame = (0..SIZE, 1..300_u64, 1..9000_u64).prop_map(|(start, count, length)| {
+        (0..count).map(|index| Segment { start: start + index * length, length }).collect()
+    });
+    prop_oneof![proptest::collection::vec(wild, 0..300), tame]
+}
+
+proptest! {
+    #[test]
+    fn no_request_of_a_broken_kernel_gets_past_the_worker(
+        opcode in prop_oneof![Just(v1::OP_READ), Just(v1::OP_WRITE), Just(v1::OP_DISCARD), any::<u32>()],
+        segments in segments(),
+        stated in proptest::option::of(number()),
+    ) {
+        let sum = segments.iter().fold(0_u64, |sum, segment| sum.wrapping_add(segment.length));
+        let fake = Fake::new([Step::Raw { opcode, total: stated.unwrap_or(sum), segments }]);
+        let mut worker = Worker::new(&fake);
+        let (offset, length) = match worker.fetch() {
+            Ok(Event::Read { offset, buffer, .. }) => (offset, buffer.len() as u64),
+            Ok(Event::Write { offset, data, .. }) => (offset, data.len() as u64),
+            Ok(Event::Discard { offset, length, .. }) => (offset, length),
+            _ => return Ok(()),
+        };
+        prop_assert!(length > 0 && length == sum);
+        prop_assert!(offset.checked_add(length).is_some_and(|end| end <= SIZE));
+    }
 }

@@ -47,7 +47,8 @@ pub enum Event<'a> {
     },
     /// Some server asked for a shutdown. No answer; fetch on.
     ShutdownNotice,
-    /// A signal interrupted the sleep. The answer given with the call was taken. Fetch on.
+    /// A signal interrupted the sleep. Fetch on; if the kernel did not take the answer that the call
+    /// carried, the worker gives it again by itself.
     Interrupted {
         /// The signal, 0 when the kernel does not say.
         signal: u32,
