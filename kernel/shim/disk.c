@@ -43,17 +43,17 @@ static u64 now_ms(void)
 }
 
 /* Called with disk->open_mutex held, as zosbd2_device_seal() is. */
-static int disk_open(struct gendisk *disk, bool write)
+static int disk_open(struct zosbd2_open_target *target, zosbd2_mode mode)
 {
-	struct zosbd2_device *device = disk->private_data;
+	struct zosbd2_device *device = zosbd2_open_disk(target)->private_data;
 
 	return READ_ONCE(device->sealed) ? -ENXIO : 0;
 }
 
-static int disk_ioctl(struct gendisk *disk, bool write, unsigned int command,
+static int disk_ioctl(struct block_device *bdev, zosbd2_mode mode, unsigned int command,
 		      unsigned long argument)
 {
-	struct zosbd2_device *device = disk->private_data;
+	struct zosbd2_device *device = bdev->bd_disk->private_data;
 	unsigned int noio;
 	long result;
 
@@ -64,7 +64,7 @@ static int disk_ioctl(struct gendisk *disk, bool write, unsigned int command,
 	case 58: /* operation */
 		/* Memory for the server must not be waited for on our own disk. */
 		noio = memalloc_noio_save();
-		result = zosbd2_rs_operation(device->engine, write, argument);
+		result = zosbd2_rs_operation(device->engine, mode & ZOSBD2_MODE_WRITE, argument);
 		memalloc_noio_restore(noio);
 		return result;
 	default:
@@ -95,11 +95,10 @@ static void disk_free(struct gendisk *disk)
 	module_put(THIS_MODULE);
 }
 
-ZOSBD2_BDEV_ADAPTERS(disk_open, disk_ioctl);
-
 static const struct block_device_operations disk_ops = {
 	.owner = THIS_MODULE,
-	ZOSBD2_BDEV_OPS
+	.open = disk_open,
+	.ioctl = disk_ioctl,
 	.getgeo = disk_getgeo,
 	.free_disk = disk_free,
 };

@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The only place that knows kernels differ. Each HAVE_ comes from a probe of
+ * that name in probes/, test-compiled against the kernel the module is built
+ * for; release numbers are never compared, because distributions backport.
+ */
+#ifndef ZOSBD2_COMPAT_H
+#define ZOSBD2_COMPAT_H
+
+#include <linux/blk-mq.h>
+#include <linux/blkdev.h>
+
+#include "compat_probed.h"
+
+/* What a disk advertises; zero means the kernel's default or "not offered". */
+struct zosbd2_limits {
+	unsigned int logical_block_size;
+	unsigned int physical_block_size;
+	unsigned int max_hw_sectors;
+	unsigned short max_segments;
+	unsigned int discard_granularity;
+	unsigned int max_discard_sectors;
+};
+
+/*
+ * Allocates a disk whose queue has these limits: write-through, without
+ * entropy, not rotational, buffers aligned to 512 bytes. Returns an ERR_PTR()
+ * on failure.
+ */
+#ifdef HAVE_QUEUE_LIMITS_FEATURES
+static inline struct gendisk *zosbd2_alloc_disk(struct blk_mq_tag_set *set,
+						const struct zosbd2_limits *limits,
+						void *queuedata)
+{
+	struct queue_limits lim = {
+		.features = BLK_FEAT_IO_STAT,
+		.logical_block_size = limits->logical_block_size,
+		.physical_block_size = limits->physical_block_size,
+		.max_hw_sectors = limits->max_hw_sectors,
+		.max_segments = limits->max_segments,
+		.max_segment_size = UINT_MAX,
+		.dma_alignment = SECTOR_SIZE - 1,
+		.discard_granularity = limits->discard_granularity,
+		.max_hw_discard_sectors = limits->max_discard_sectors,
+		.max_discard_segments = 1,
+	};
+
+	return blk_mq_alloc_disk(set, &lim, queuedata);
+}
+#else
+static inline struct gendisk *zosbd2_alloc_disk(struct blk_mq_tag_set *set,
+						const struct zosbd2_limits *limits,
+						void *queuedata)
+{
+	struct gendisk *disk = blk_mq_alloc_disk(set, queuedata);
+	struct request_queue *queue;
+
+	if (IS_ERR(disk))
+		return disk;
+	queue = disk->queue;
+	blk_queue_logical_block_size(queue, limits->logical_block_size);
+	blk_queue_physical_block_size(queue, limits->physical_block_size);
+	blk_queue_max_hw_sectors(queue, limits->max_hw_sectors);
+	blk_queue_max_segments(queue, limits->max_segments);
+	blk_queue_max_segment_size(queue, UINT_MAX);
+	blk_queue_dma_alignment(queue, SECTOR_SIZE - 1);
+	queue->limits.discard_granularity = limits->discard_granularity;
+	blk_queue_max_discard_sectors(queue, limits->max_discard_sectors);
+	blk_queue_max_discard_segments(queue, 1);
+	blk_queue_flag_set(QUEUE_FLAG_NONROT, queue);
+	blk_queue_flag_clear(QUEUE_FLAG_ADD_RANDOM, queue);
+	return disk;
+}
+#endif
+
+/* Merging, and no scheduler unless somebody asks for one. */
+#ifdef HAVE_MQ_F_SHOULD_MERGE
+#define ZOSBD2_MQ_MERGE BLK_MQ_F_SHOULD_MERGE
+#else
+#define ZOSBD2_MQ_MERGE 0
+#endif
+#define ZOSBD2_TAG_SET_FLAGS (ZOSBD2_MQ_MERGE | BLK_MQ_F_NO_SCHED_BY_DEFAULT)
+
+/*
+ * What open() and ioctl() of a block device are given: the mode, what it says
+ * of a writer, and what open() names the disk by.
+ */
+#ifdef HAVE_BLK_MODE_T
+#define zosbd2_mode blk_mode_t
+#define ZOSBD2_MODE_WRITE BLK_OPEN_WRITE
+#define zosbd2_open_target gendisk
+
+static inline struct gendisk *zosbd2_open_disk(struct gendisk *target)
+{
+	return target;
+}
+#else
+#define zosbd2_mode fmode_t
+#define ZOSBD2_MODE_WRITE FMODE_WRITE
+#define zosbd2_open_target block_device
+
+static inline struct gendisk *zosbd2_open_disk(struct block_device *target)
+{
+	return target->bd_disk;
+}
+#endif
+
+#endif
