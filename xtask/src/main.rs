@@ -1,7 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Developer commands, run as `cargo xtask NAME`.
+//!
+//! One module per command: its `Arguments` (clap) and its `run`, which returns `Ok` only if all it was asked for
+//! succeeded. Errors are printed once, here, with their causes, and the exit code is 1.
 
 mod abi_gen;
+mod fetch;
+mod setup;
+mod test;
+mod vm;
 
 use clap::{Parser, Subcommand};
 
@@ -15,10 +22,22 @@ struct Arguments {
 enum Command {
     /// Write abi/include/zosbd2.h from the abi crate
     AbiGen(abi_gen::Arguments),
+    /// Install the host packages that building and testing need
+    Setup(setup::Arguments),
+    /// Fetch kernel images, modules and headers into the cache
+    Fetch(fetch::Arguments),
+    /// Boot a kernel in QEMU and run tests in it
+    Vm(vm::Arguments),
+    /// Run every check and test, closing with the counts
+    Test(test::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::AbiGen(arguments) => abi_gen::run(&arguments),
+        Command::Setup(arguments) => setup::run(&arguments),
+        Command::Fetch(arguments) => fetch::run(&arguments),
+        Command::Vm(arguments) => vm::run(&arguments),
+        Command::Test(arguments) => test::run(&arguments),
     }
 }
