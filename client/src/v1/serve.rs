@@ -113,6 +113,9 @@ impl<C: Channel + ?Sized, B: Backend + ?Sized> Session<'_, C, B> {
     fn thread(&self) {
         let _count_out = CountOut { running: &self.running, stop: self.stop };
         become_io_flusher();
+        if let Err(error) = crate::sys::schedule::wake_without_preempting() {
+            tracing::debug!(%error, "serving with the default scheduling policy");
+        }
         if let Err(error) = self.work() {
             self.note(error);
         }
