@@ -5,7 +5,13 @@
 //! succeeded. Errors are printed once, here, with their causes, and the exit code is 1.
 
 mod abi_gen;
+mod apt;
+mod core_lib;
 mod fetch;
+mod gates;
+mod kmod;
+mod paths;
+mod rust_object;
 mod setup;
 mod test;
 mod vm;
@@ -28,6 +34,10 @@ enum Command {
     Fetch(fetch::Arguments),
     /// Boot a kernel in QEMU and run tests in it
     Vm(vm::Arguments),
+    /// Build zosbd2.ko for one kernel
+    Kmod(kmod::Arguments),
+    /// Compile the kernel part's Rust into one object
+    RustObject(rust_object::Arguments),
     /// Run every check and test, closing with the counts
     Test(test::Arguments),
 }
@@ -38,6 +48,8 @@ fn main() -> anyhow::Result<()> {
         Command::Setup(arguments) => setup::run(&arguments),
         Command::Fetch(arguments) => fetch::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
+        Command::Kmod(arguments) => kmod::run(&arguments),
+        Command::RustObject(arguments) => rust_object::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
     }
 }

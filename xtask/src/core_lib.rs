@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `core` for the kernel part: found or fetched as source, compiled with the kernel's flags, cached.
+//!
+//! The source must be of the very version of `rustc`. In this order: rustup's `rust-src`, Debian's `rust-src`
+//! package where it is installed, and else that package fetched into the cache through a private apt
+//! configuration; the host's apt sources are not touched and nothing is installed.
+
+use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::{apt, paths, rust_object};
+
+/// A folder with the metadata of `core` and `compiler_builtins` for these flags.
+pub(crate) fn metadata(flags: &[String]) -> Result<PathBuf> {
+    let version = rust_object::rustc_version()?;
+    let mut hasher = DefaultHasher::new();
+    flags.hash(&mut hasher);
+    let folder = paths::cache().join(format!("core-{version}-{:016x}", hasher.finish()));
+    if folder.join("done").exists() {
+        return Ok(folder);
+    }
+    let source = source(&version)?;
+    let unfinished = folder.with_extension(format!("new{}", std::process::id()));
+    fs::create_dir_all(&unfinished).with_context(|| format!("create {}", unfinished.display()))?;
+    println!("compiling core {version} for this kernel's flags");
+    rust_object::build_core(flags, &source, &unfinished)?;
+    fs::write(unfinished.join("done"), "")?;
+    // Another process may have been faster; then its folder serves as well.
+    if fs::rename(&unfinished, &folder).is_err() {
+        fs::remove_dir_all(&unfinished)?;
+        ensure!(folder.join("done").exists(), "cannot put core into {}", folder.display());
+    }
+    Ok(folder)
+}
+
+/// The folder that contains `core/src/lib.rs`.
+fn source(version: &str) -> Result<PathBuf> {
+    let fetched = paths::cache().join(format!("rust-src-{version}"));
+    let candidates = [
+        rust_object::sysroot()?.join("lib/rustlib/src/rust/library"),
+        PathBuf::from(format!("/usr/src/rustc-{version}/library")),
+        fetched.join(format!("usr/src/rustc-{version}/library")),
+    ];
+    let found = || candidates.iter().find(|folder| folder.join("core/src/lib.rs").exists()).cloned();
+    if let Some(folder) = found() {
+        return Ok(folder);
+    }
+    fetch(version, &fetched)?;
+    found().with_context(|| {
+        format!("rust-src {version} was fetched, but has no core/src/lib.rs at {}", candidates[2].display())
+    })
+}
+
+fn fetch(version: &str, into: &Path) -> Result<()> {
+    println!("fetching rust-src {version} (source of core, 45 MB)");
+    let apt = apt::Apt::open(&paths::cache().join("apt-rust"), &["trixie", "trixie-backports"])?;
+    let Some(exact) =
+        apt.versions("rust-src")?.into_iter().find(|found| found.starts_with(&format!("{version}+")))
+    else {
+        bail!(
+            "Debian has no rust-src {version}: install it with `rustup component add rust-src`, \
+             or use a rustc whose version Debian carries"
+        );
+    };
+    let package = apt.download("rust-src", &exact)?;
+    let unfinished = into.with_extension(format!("new{}", std::process::id()));
+    fs::create_dir_all(&unfinished).with_context(|| format!("create {}", unfinished.display()))?;
+    let status = Command::new("dpkg-deb").arg("-x").arg(&package).arg(&unfinished).status();
+    ensure!(status.context("run dpkg-deb")?.success(), "dpkg-deb cannot unpack {}", package.display());
+    if fs::rename(&unfinished, into).is_err() {
+        fs::remove_dir_all(&unfinished)?;
+    }
+    Ok(())
+}
