@@ -1,26 +1,39 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Looks at the Rust object before anything is linked with it, and at modules after.
+//! `cargo xtask gates`: what a compiler does not promise, checked on the object and on the module.
 //!
 //! [`object`] is part of every build: a surviving panic, float, or relocation that a module loader refuses
-//! makes the build fail. Each gate names what it found.
+//! makes the build fail. The command builds both variants of the module for each kernel and reports every
+//! gate: those of the object, warnings of compiler, objtool, modpost and sparse, what the module says of
+//! itself, unwind data; then the gates of the sources, and the planted faults. It fails if any gate does,
+//! after all have been reported.
+
+mod elf;
+mod orc;
+mod planted;
+mod sources;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::kmod::{self, Variant};
+use crate::paths;
+use crate::rust_object::Config;
+
 /// Undefined symbols the object may have besides the shim's functions: what the kernel exports.
-const ALLOWED: &[&str] =
-    &["__x86_return_thunk", "__fentry__", "memcpy", "memmove", "memset", "memcmp", "bcmp"];
-/// Largest stack frame of a Rust function, in bytes.
+const ALLOWED: &[&str] = &["__x86_return_thunk", "memcpy", "memmove", "memset", "memcmp"];
+/// Largest stack frame of a Rust function, in bytes; Kbuild has the same for C.
 const MAX_FRAME: u64 = 1024;
 
-pub(crate) fn run_tool(program: &str, arguments: &[&str], file: &Path) -> Result<String> {
+/// Runs a tool of binutils on a file and returns what it prints.
+fn run_tool(program: &str, arguments: &[&str], file: &Path) -> Result<String> {
     let output = Command::new(program)
         .args(arguments)
         .arg(file)
+        .env("LC_ALL", "C")
         .output()
         .with_context(|| format!("run {program} (Debian: package binutils)"))?;
     ensure!(
@@ -32,67 +45,135 @@ pub(crate) fn run_tool(program: &str, arguments: &[&str], file: &Path) -> Result
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// A gate of the Rust object: says what it saw, or what is wrong.
+type Gate = fn(&Object<'_>) -> Result<String>;
+
+/// A Rust object, and what it is for.
+struct Object<'a> {
+    path: &'a Path,
+    exports: &'a [String],
+    config: &'a Config,
+}
+
+const OBJECT_GATES: [(&str, Gate); 6] = [
+    ("undefined-symbols", undefined_symbols),
+    ("relocations", relocations),
+    ("instructions", instructions),
+    ("stack", stack),
+    ("sections", sections),
+    ("exports", entry_points),
+];
+
 /// Every gate that the Rust object must pass before it is linked.
-pub(crate) fn object(object: &Path, root: &Path) -> Result<()> {
-    undefined_symbols(object)?;
-    relocations(object)?;
-    instructions(object)?;
-    sections(object)?;
-    exports(object, root)
-}
-
-fn undefined_symbols(object: &Path) -> Result<()> {
-    let table = run_tool("nm", &["--undefined-only", "--format=just-symbols"], object)?;
-    let foreign: Vec<&str> = table
-        .lines()
-        .map(str::trim)
-        .filter(|name| !name.starts_with("zosbd2_") && !name.starts_with("__x86_indirect_thunk_"))
-        .filter(|name| !ALLOWED.contains(name))
-        .collect();
-    ensure!(
-        foreign.is_empty(),
-        "gate undefined-symbols: the Rust object wants {}: a panic, a formatted message or arithmetic \
-         without an instruction has survived",
-        foreign.join(", ")
-    );
-    Ok(())
-}
-
-fn relocations(object: &Path) -> Result<()> {
-    let table = run_tool("readelf", &["--relocs", "--wide"], object)?;
-    let refused =
-        table.lines().find(|line| ["GOT", "TLS", "COPY", "TPOFF"].iter().any(|kind| line.contains(kind)));
-    if let Some(line) = refused {
-        bail!("gate relocations: a module loader refuses this one: {line}");
+pub(crate) fn object(path: &Path, root: &Path, config: &Config) -> Result<()> {
+    let exports = exports(root)?;
+    let object = Object { path, exports: &exports, config };
+    for (name, gate) in OBJECT_GATES {
+        gate(&object).with_context(|| format!("gate {name} stops the build"))?;
     }
     Ok(())
 }
 
-fn instructions(object: &Path) -> Result<()> {
-    let text = run_tool("objdump", &["--disassemble", "--no-show-raw-insn"], object)?;
-    let mut function = "";
+/// The entry points that `kernel/exports.txt` lists.
+fn exports(root: &Path) -> Result<Vec<String>> {
+    let path = root.join("kernel/exports.txt");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    Ok(text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
+}
+
+/// Nothing of `core` is linked, so what is still called there is a symbol that nobody has.
+fn undefined_symbols(object: &Object<'_>) -> Result<String> {
+    let table = run_tool("nm", &["--undefined-only", "--format=just-symbols"], object.path)?;
+    let (known, foreign): (Vec<&str>, Vec<&str>) =
+        table.lines().map(str::trim).partition(|name| name.starts_with("zosbd2_") || ALLOWED.contains(name));
+    ensure!(
+        foreign.is_empty(),
+        "the Rust object wants {}: a panic, a formatted message or arithmetic without an instruction has \
+         survived",
+        foreign.join(", ")
+    );
+    Ok(format!("{} symbols, all of the shim or the kernel", known.len()))
+}
+
+fn relocations(object: &Object<'_>) -> Result<String> {
+    let table = run_tool("readelf", &["--relocs", "--wide"], object.path)?;
+    let kinds = table.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with("R_")));
+    let kinds: BTreeSet<&str> = kinds.collect();
+    // What the module loader of x86-64 knows.
+    let known = ["R_X86_64_64", "R_X86_64_32", "R_X86_64_32S", "R_X86_64_PC32", "R_X86_64_PLT32"];
+    let refused: Vec<_> = kinds.iter().filter(|kind| !known.contains(kind)).copied().collect();
+    ensure!(refused.is_empty(), "the module loader does not know {}", refused.join(", "));
+    Ok(kinds.into_iter().collect::<Vec<_>>().join(", "))
+}
+
+/// An instruction, by the function it is in.
+struct Instruction<'a> {
+    function: &'a str,
+    text: &'a str,
+    is_first: bool,
+}
+
+fn disassemble(text: &str) -> Vec<Instruction<'_>> {
+    let (mut function, mut is_first) = ("", false);
+    let mut instructions = Vec::new();
     for line in text.lines() {
-        if let Some(name) = line.strip_suffix(">:").and_then(|line| line.split_once('<')) {
-            function = name.1;
+        if let Some((_, name)) = line.strip_suffix(">:").and_then(|line| line.split_once('<')) {
+            (function, is_first) = (name, true);
+        } else if let Some((_, text)) = line.split_once(":\t") {
+            instructions.push(Instruction { function, text: text.trim(), is_first });
+            is_first = false;
         }
-        let Some((_, instruction)) = line.split_once(":\t") else { continue };
-        let float =
-            ["%xmm", "%ymm", "%zmm", "%st", "%mm"].iter().any(|register| instruction.contains(register));
-        ensure!(!float, "gate instructions: float or vector code in {function}: {instruction}");
-        let bytes = instruction.strip_prefix("sub").and_then(|rest| {
+    }
+    instructions
+}
+
+/// No float or vector register, and the kernel's hardening where its configuration asks for it.
+fn instructions(object: &Object<'_>) -> Result<String> {
+    let text = run_tool("objdump", &["--disassemble", "--no-show-raw-insn"], object.path)?;
+    let instructions = disassemble(&text);
+    let thunks = object.config.any_set(&["MITIGATION_RETHUNK", "RETHUNK"]);
+    let landing_pads = object.config.is_set("X86_KERNEL_IBT");
+    let mut landed = 0_usize;
+    for Instruction { function, text, is_first } in &instructions {
+        let registers = ["%xmm", "%ymm", "%zmm", "%st", "%mm"];
+        let is_float = registers.iter().any(|register| text.contains(register));
+        ensure!(!is_float, "float or vector code in {function}: {text}");
+        let name = text.split_whitespace().next().unwrap_or_default();
+        ensure!(!(thunks && name.starts_with("ret")), "{function} returns without the kernel's thunk");
+        let is_indirect = (name.starts_with("call") || name.starts_with("jmp")) && text.contains('*');
+        ensure!(!is_indirect, "indirect branch in {function}: {text}");
+        if *is_first && object.exports.iter().any(|export| export == function) {
+            ensure!(!landing_pads || name == "endbr64", "{function} does not begin with endbr64");
+            landed += 1;
+        }
+    }
+    ensure!(landed == object.exports.len(), "the object has code for {landed} of the entry points");
+    Ok(format!("{} instructions", instructions.len()))
+}
+
+/// The kernel's stack is small, and a server's call is deep when a fault of its memory comes on top.
+fn stack(object: &Object<'_>) -> Result<String> {
+    let text = run_tool("objdump", &["--disassemble", "--no-show-raw-insn"], object.path)?;
+    let (mut largest, mut where_largest) = (0, "");
+    for Instruction { function, text, .. } in disassemble(&text) {
+        let amount = text.strip_prefix("sub").and_then(|rest| {
             let (amount, register) = rest.split_once('$')?.1.split_once(',')?;
             (register.trim() == "%rsp").then_some(amount)
         });
-        if let Some(amount) = bytes {
-            let amount = u64::from_str_radix(amount.trim_start_matches("0x"), 16).unwrap_or(u64::MAX);
-            ensure!(amount <= MAX_FRAME, "gate stack: {function} uses {amount} bytes, more than {MAX_FRAME}");
+        let Some(amount) = amount else { continue };
+        let amount = u64::from_str_radix(amount.trim_start_matches("0x"), 16)
+            .with_context(|| format!("{function} uses a strange amount of stack: {text}"))?;
+        if amount > largest {
+            (largest, where_largest) = (amount, function);
         }
     }
-    Ok(())
+    ensure!(largest <= MAX_FRAME, "{where_largest} uses {largest} bytes, more than {MAX_FRAME}");
+    Ok(format!("{largest} bytes at most, in {where_largest}"))
 }
 
-fn sections(object: &Path) -> Result<()> {
-    let table = run_tool("readelf", &["--sections", "--wide"], object)?;
+/// No unwind tables for user space, no constructors, nothing writable.
+fn sections(object: &Object<'_>) -> Result<String> {
+    let table = run_tool("readelf", &["--sections", "--wide"], object.path)?;
     for line in table.lines() {
         let Some((_, rest)) = line.split_once("] ") else { continue };
         let mut words = rest.split_whitespace();
@@ -100,23 +181,151 @@ fn sections(object: &Path) -> Result<()> {
         let empty = size.is_some_and(|size| size.trim_matches('0').is_empty());
         let refused = [".eh_frame", ".init_array", ".data", ".bss", ".tdata", ".tbss"];
         let found = refused.iter().any(|prefix| name == *prefix || name.starts_with(&format!("{prefix}.")));
-        ensure!(!found || empty, "gate sections: the Rust object has a section {name}");
+        ensure!(!found || empty, "the Rust object has a section {name}");
     }
+    Ok("nothing writable, no constructors".to_owned())
+}
+
+/// The unmangled functions are those of `kernel/exports.txt`, no more and no fewer. Merging made all others
+/// local, so those that are only missing in the file are found by their names.
+fn entry_points(object: &Object<'_>) -> Result<String> {
+    let names = |arguments| -> Result<BTreeSet<String>> {
+        let table = run_tool("nm", arguments, object.path)?;
+        let symbols = table.lines().filter_map(|line| line.split_once(' ')?.1.split_once(' '));
+        let functions = symbols.filter(|(kind, _)| kind.eq_ignore_ascii_case("t"));
+        Ok(functions
+            .map(|(_, name)| name.to_owned())
+            .filter(|name| !name.starts_with("_R") && !name.starts_with('.'))
+            .collect())
+    };
+    let unmangled = names(&["--defined-only"])?;
+    let global = names(&["--defined-only", "--extern-only"])?;
+    let wanted: BTreeSet<String> = object.exports.iter().cloned().collect();
+    let missing: Vec<_> = wanted.difference(&global).collect();
+    let surplus: Vec<_> = unmangled.difference(&wanted).collect();
+    ensure!(
+        missing.is_empty() && surplus.is_empty(),
+        "kernel/exports.txt and the Rust object differ: missing {missing:?}, surplus {surplus:?}"
+    );
+    Ok(format!("{} entry points", wanted.len()))
+}
+
+/// What `modinfo` says.
+fn module_says(module: &Path, release: &str, config: &Config) -> Result<String> {
+    let field = |name: &str| -> Result<String> {
+        Ok(run_tool("/sbin/modinfo", &["--field", name], module)?.trim().to_owned())
+    };
+    let (license, magic, name) = (field("license")?, field("vermagic")?, field("name")?);
+    ensure!(license == "GPL", "the license is {license:?}");
+    ensure!(name == "zosbd2", "the name is {name:?}");
+    ensure!(magic.split(' ').next() == Some(release), "it is for {magic:?}, not for {release}");
+    if config.any_set(&["MITIGATION_RETPOLINE", "RETPOLINE"]) {
+        ensure!(field("retpoline")? == "Y", "it does not claim retpolines");
+    }
+    ensure!(field("depends")?.is_empty(), "it depends on other modules");
+    Ok(magic)
+}
+
+/// The passed and the failed.
+#[derive(Debug, Default)]
+struct Report {
+    passed: usize,
+    failed: Vec<String>,
+}
+
+impl Report {
+    fn gate(&mut self, scope: &str, name: &str, result: Result<String>) {
+        match result {
+            Ok(detail) => {
+                println!("pass  {scope:<36} {name:<18} {detail}");
+                self.passed += 1;
+            }
+            Err(error) => {
+                println!("FAIL  {scope:<36} {name:<18} {error:#}");
+                self.failed.push(format!("{scope} {name}"));
+            }
+        }
+    }
+}
+
+/// Arguments of the command.
+#[derive(clap::Args, Default)]
+pub(crate) struct Arguments {
+    /// Headers of a kernel to build for; may be repeated. Without: every kernel that was fetched
+    #[arg(long)]
+    kdir: Vec<PathBuf>,
+    /// Only plant faults and see that each makes the build fail
+    #[arg(long)]
+    planted: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let mut kdirs = arguments.kdir.clone();
+    if kdirs.is_empty() {
+        kdirs = fetched()?;
+    }
+    let Some(last) = kdirs.last() else {
+        bail!("no kernel's headers are there: `cargo xtask fetch` gets them, --kdir names others");
+    };
+    let mut report = Report::default();
+    if !arguments.planted {
+        for kdir in &kdirs {
+            for variant in [Variant::Release, Variant::Faults] {
+                module(&mut report, kdir, variant)?;
+            }
+        }
+        for (name, gate) in sources::GATES {
+            report.gate("sources", name, gate());
+        }
+    }
+    planted::run(&mut report, last);
+    println!("{} gates passed, {} failed", report.passed, report.failed.len());
+    ensure!(report.failed.is_empty(), "gates failed: {}", report.failed.join("; "));
     Ok(())
 }
 
-/// The entry points are those of `kernel/exports.txt`, no more and no fewer.
-fn exports(object: &Path, root: &Path) -> Result<()> {
-    let path = root.join("kernel/exports.txt");
-    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    let wanted: BTreeSet<&str> = text.lines().filter(|line| !line.is_empty()).collect();
-    let table = run_tool("nm", &["--defined-only", "--extern-only", "--format=just-symbols"], object)?;
-    let found: BTreeSet<&str> = table.lines().map(str::trim).collect();
-    let missing: Vec<_> = wanted.difference(&found).collect();
-    let surplus: Vec<_> = found.difference(&wanted).collect();
-    ensure!(
-        missing.is_empty() && surplus.is_empty(),
-        "gate exports: kernel/exports.txt and the Rust object differ: missing {missing:?}, surplus {surplus:?}"
-    );
+/// The headers of the kernels that `cargo xtask fetch` got.
+fn fetched() -> Result<Vec<PathBuf>> {
+    let Ok(entries) = fs::read_dir(paths::root().join("target/kernels")) else { return Ok(Vec::new()) };
+    let mut kdirs = Vec::new();
+    for entry in entries {
+        let folder = entry?.path();
+        let Some(release) = folder.file_name() else { continue };
+        let kdir = folder.join(format!("usr/src/linux-headers-{}", release.to_string_lossy()));
+        kdirs.extend(kdir.exists().then_some(kdir));
+    }
+    kdirs.sort();
+    Ok(kdirs)
+}
+
+/// Builds a module and reports its gates.
+fn module(report: &mut Report, kdir: &Path, variant: Variant) -> Result<()> {
+    let root = paths::root();
+    let config = Config::read(kdir)?;
+    let release = kmod::release(kdir)?;
+    let scope = format!("{release} {}", variant.name());
+    let built = kmod::build(kdir, variant, false);
+    let quiet = |_: &PathBuf| "compiler, objtool and modpost are silent".to_owned();
+    let module = match built {
+        Ok(module) => {
+            report.gate(&scope, "build", Ok(quiet(&module)));
+            module
+        }
+        Err(error) => {
+            report.gate(&scope, "build", Err(error));
+            return Ok(());
+        }
+    };
+    let exports = exports(&root)?;
+    let path = module.with_file_name("zosbd2_rust.o");
+    let object = Object { path: &path, exports: &exports, config: &config };
+    for (name, gate) in OBJECT_GATES {
+        report.gate(&scope, name, gate(&object));
+    }
+    report.gate(&scope, "modinfo", module_says(&module, &release, &config));
+    report.gate(&scope, "unwind", orc::gate(&module, &exports));
+    let sparse = kmod::build(kdir, variant, true).map(|_| "nothing to say".to_owned());
+    report.gate(&scope, "sparse", sparse);
     Ok(())
 }

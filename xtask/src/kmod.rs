@@ -24,7 +24,7 @@ pub(crate) enum Variant {
 }
 
 impl Variant {
-    const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Release => "release",
             Self::Faults => "faults",
@@ -82,7 +82,7 @@ pub(crate) fn build_from(
 }
 
 /// What `uname -r` says in that kernel. `kernel.release` does not know the flavour on every Debian kernel.
-fn release(kdir: &Path) -> Result<String> {
+pub(crate) fn release(kdir: &Path) -> Result<String> {
     let path = kdir.join("include/generated/utsrelease.h");
     let text = fs::read_to_string(&path)
         .with_context(|| format!("read {}: these are no configured kernel headers", path.display()))?;

@@ -38,6 +38,8 @@ enum Command {
     Kmod(kmod::Arguments),
     /// Compile the kernel part's Rust into one object
     RustObject(rust_object::Arguments),
+    /// Build both variants of the module and check what no compiler promises
+    Gates(gates::Arguments),
     /// Run every check and test, closing with the counts
     Test(test::Arguments),
 }
@@ -50,6 +52,7 @@ fn main() -> anyhow::Result<()> {
         Command::Vm(arguments) => vm::run(&arguments),
         Command::Kmod(arguments) => kmod::run(&arguments),
         Command::RustObject(arguments) => rust_object::run(&arguments),
+        Command::Gates(arguments) => gates::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
     }
 }

@@ -39,7 +39,7 @@ impl Config {
     }
 
     /// Whether `CONFIG_name` or the name it had in older kernels is `y`.
-    fn any_set(&self, names: &[&str]) -> bool {
+    pub(crate) fn any_set(&self, names: &[&str]) -> bool {
         names.iter().any(|name| self.is_set(name))
     }
 
@@ -181,7 +181,7 @@ pub(crate) fn build(kdir: &Path, faults: bool, root: &Path, out: &Path) -> Resul
     objcopy.arg("--strip-debug").arg("--remove-section=.comment");
     objcopy.arg(format!("--keep-global-symbols={}", root.join("kernel/exports.txt").display()));
     run_quiet(objcopy.arg(&merged).arg(&unfinished))?;
-    crate::gates::object(&unfinished, root)?;
+    crate::gates::object(&unfinished, root, &config)?;
     fs::rename(&unfinished, &object).with_context(|| format!("rename to {}", object.display()))?;
     Ok(object)
 }

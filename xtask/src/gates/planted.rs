@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Plants faults into a copy of the kernel part's sources, and sees that none of them builds.
+//!
+//! The copy without a fault must build: else the failures would say nothing.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::Report;
+use crate::kmod::{self, Variant};
+use crate::paths;
+
+/// The entry point that the faults are planted into; its argument is only known at run time.
+const PLACE: &str = "pub extern \"C\" fn zosbd2_rs_device_bytes(depth: u32) -> usize {\n";
+const FILE: &str = "kernel/glue/src/entry.rs";
+
+/// Name, code, and a part of the error that must come.
+const FAULTS: [(&str, &str, &str); 4] = [
+    ("panic", "if depth == 7 { panic!(\"planted\"); }", "panicking"),
+    ("index", "if [1_u8, 2, 3][depth as usize] == 2 { return 1; }", "panic_bounds_check"),
+    ("float", "let depth = (depth as f32 * 1.5) as u32;", "__mulsf3"),
+    (
+        "format",
+        "if core::fmt::Write::write_fmt(&mut X, format_args!(\"{depth}\")).is_err() { return 1; }\n\
+      struct X; impl core::fmt::Write for X { fn write_str(&mut self, _: &str) -> core::fmt::Result { Ok(()) } }",
+        "fmt",
+    ),
+];
+
+/// Builds the faults for one kernel.
+pub(super) fn run(report: &mut Report, kdir: &Path) {
+    report.gate("planted", "none", build(kdir, "none", "").map(|()| "builds".to_owned()));
+    for (name, code, expected) in FAULTS {
+        report.gate("planted", name, refused(kdir, name, code, expected));
+    }
+}
+
+fn refused(kdir: &Path, name: &str, code: &str, expected: &str) -> Result<String> {
+    let Err(error) = build(kdir, name, code) else { bail!("the build did not fail") };
+    let text = format!("{error:#}");
+    ensure!(
+        text.contains("gate undefined-symbols") && text.contains(expected),
+        "the build failed, but not for {expected}: {text}"
+    );
+    Ok(format!("does not build: undefined {expected}"))
+}
+
+/// Builds the module from a copy of the sources with `code` in it.
+fn build(kdir: &Path, name: &str, code: &str) -> Result<()> {
+    let folder = paths::root().join("target/planted").join(name);
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
+    }
+    for part in ["abi/src", "engine/src", "kernel"] {
+        copy(&paths::root().join(part), &folder.join(part))?;
+    }
+    let file = folder.join(FILE);
+    let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+    let (before, after) =
+        text.split_once(PLACE).with_context(|| format!("{FILE} has no place to plant a fault: {PLACE}"))?;
+    fs::write(&file, format!("{before}{PLACE}{code}\n{after}"))
+        .with_context(|| format!("write {}", file.display()))?;
+    kmod::build_from(&folder, kdir, Variant::Release, false, &folder.join("target"))?;
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("create {}", to.display()))?;
+    for entry in fs::read_dir(from).with_context(|| format!("read {}", from.display()))? {
+        let entry = entry?;
+        let (path, copied) = (entry.path(), to.join(entry.file_name()));
+        // What `make` may have left, such as a link to the last module, is no source.
+        if entry.file_type()?.is_dir() {
+            copy(&path, &copied)?;
+        } else if entry.file_type()?.is_file() {
+            fs::copy(&path, &copied).with_context(|| format!("copy {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
