@@ -1,11 +1,44 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask fetch`.
+//! `cargo xtask fetch [KERNEL...]`: kernel images, modules and headers into the cache.
+//!
+//! Needs the network only for what is not in the cache. Prints where each kernel's parts are, so that scripts
+//! can use them.
 
-/// What the command is given.
+use anyhow::{Context as _, Result};
+use std::time::Instant;
+use zosbd2_vm::kernels::{self, Kernel, KernelName};
+
+/// Arguments of the command.
 #[derive(clap::Args)]
-pub(crate) struct Arguments {}
+pub(crate) struct Arguments {
+    /// Kernels: 6.1, 6.12 (cloud flavour), 6.1-generic, 6.12-generic
+    #[arg(default_values = ["6.1", "6.12"])]
+    kernels: Vec<KernelName>,
+    /// Ask the archive for newer versions of what is in the cache
+    #[arg(long)]
+    update: bool,
+}
 
 /// Runs the command.
-pub(crate) fn run(_: &Arguments) -> anyhow::Result<()> {
-    anyhow::bail!("`cargo xtask fetch` is not there yet")
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    for name in &arguments.kernels {
+        let kernel = one(*name, arguments.update)?;
+        println!("{name}: {}", kernel.release);
+        println!("  image:   {}", kernel.vmlinuz.display());
+        println!("  modules: {}", kernel.modules.display());
+        println!("  KDIR:    {}", kernel.headers.display());
+    }
+    Ok(())
+}
+
+/// A kernel from the cache, or from the network, saying so.
+pub(crate) fn one(name: KernelName, update: bool) -> Result<Kernel> {
+    if !update && let Ok(kernel) = kernels::find(name) {
+        return Ok(kernel);
+    }
+    let start = Instant::now();
+    eprintln!("fetching kernel {name} into {}", kernels::cache().display());
+    let kernel = kernels::fetch(name, update).with_context(|| format!("fetch kernel {name}"))?;
+    eprintln!("fetched {} in {:.0?}", kernel.release, start.elapsed());
+    Ok(kernel)
 }

@@ -1,11 +1,262 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask vm`.
+//! `cargo xtask vm --kernel 6.12 [TEST...]`: boots kernels in QEMU and runs tests in them.
+//!
+//! Builds the module for each kernel, and the guest's programs, before anything boots. Several kernels run side
+//! by side. Every test gives one line; the last line has the counts, and the command fails unless nothing
+//! failed. Console logs stay in `target/vm`.
 
-/// What the command is given.
-#[derive(clap::Args)]
-pub(crate) struct Arguments {}
+use crate::{fetch, kmod, paths};
+use anyhow::{Context as _, Result, bail, ensure};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::{Instant, SystemTime};
+use zosbd2_vm::initramfs::Contents;
+use zosbd2_vm::kernels::{self, KernelName};
+use zosbd2_vm::machine::Machine;
+use zosbd2_vm::protocol::{Line, Outcome, Plan};
+use zosbd2_vm::suite::{self, Report};
+
+/// What the guest's programs are built for: linked statically, they need nothing of the guest.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Arguments of the command.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Arguments {
+    /// Kernels, one run each: 6.1, 6.12 (cloud flavour), 6.1-generic, 6.12-generic
+    #[arg(long = "kernel", default_values = ["6.12"])]
+    pub(crate) kernels: Vec<KernelName>,
+    /// More arguments for the kernel
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) append: Vec<String>,
+    /// Virtual processors
+    #[arg(long, default_value_t = 2)]
+    pub(crate) smp: u32,
+    /// Memory
+    #[arg(long, default_value = "2G")]
+    pub(crate) mem: String,
+    /// Count instructions instead of time: for benchmarks
+    #[arg(long)]
+    pub(crate) icount: bool,
+    /// Which module to build
+    #[arg(long, value_enum, default_value = "release")]
+    pub(crate) variant: kmod::Variant,
+    /// Use this zosbd2.ko instead of building one
+    #[arg(long)]
+    pub(crate) module: Option<PathBuf>,
+    /// Run without a module: tests that need one are skipped
+    #[arg(long, conflicts_with = "module")]
+    pub(crate) no_module: bool,
+    /// Seed of the tests' random numbers; by default a new one every time
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Multiply all deadlines
+    #[arg(long)]
+    pub(crate) slowness: Option<u32>,
+    /// NAME=VALUE for tests that look for it
+    #[arg(long = "set")]
+    pub(crate) settings: Vec<String>,
+    /// Virtual machines at a time
+    #[arg(long, default_value_t = 2)]
+    pub(crate) jobs: usize,
+    /// Only list the tests
+    #[arg(long)]
+    pub(crate) list: bool,
+    /// Tests, by name or `BEGINNING*`; all if none is given
+    pub(crate) tests: Vec<String>,
+}
+
+/// One kernel with one set of kernel arguments.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    pub(crate) kernel: KernelName,
+    pub(crate) append: Vec<String>,
+}
 
 /// Runs the command.
-pub(crate) fn run(_: &Arguments) -> anyhow::Result<()> {
-    anyhow::bail!("`cargo xtask vm` is not there yet")
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.list {
+        for name in suite::list(&guest_programs()?.init)? {
+            println!("{name}");
+        }
+        return Ok(());
+    }
+    let append = &arguments.append;
+    let runs: Vec<Run> =
+        arguments.kernels.iter().map(|kernel| Run { kernel: *kernel, append: append.clone() }).collect();
+    let (passed, failed, skipped) = matrix(arguments, &runs)?;
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    ensure!(failed == 0, "{failed} of the tests failed; console logs are in target/vm");
+    Ok(())
+}
+
+/// Runs the tests in every run, `jobs` at a time, and returns the counts of passed, failed and skipped.
+/// A run that could not be completed is an error, after the others are through.
+pub(crate) fn matrix(arguments: &Arguments, runs: &[Run]) -> Result<(usize, usize, usize)> {
+    let programs = guest_programs()?;
+    let all = suite::list(&programs.init)?;
+    let tests = suite::select(&all, &arguments.tests)?;
+    let mut prepared = Vec::new();
+    for run in runs {
+        prepared.push(prepare(arguments, run, &programs, &tests, all.len())?);
+    }
+    prepared.reverse();
+    let queue = Mutex::new(prepared);
+    let reports = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.jobs.clamp(1, runs.len().max(1)) {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().expect("no thread panics with it").pop();
+                    let Some(job) = next else { return };
+                    let report = job.run();
+                    reports.lock().expect("no thread panics with it").push((job.label.clone(), report));
+                }
+            });
+        }
+    });
+    let (mut passed, mut failed, mut skipped, mut broken) = (0, 0, 0, Vec::new());
+    for (label, report) in reports.into_inner().expect("no thread panics with it") {
+        match report {
+            Ok(report) => {
+                let counts = report.counts();
+                passed += counts.0;
+                failed += counts.1;
+                skipped += counts.2;
+            }
+            Err(error) => broken.push(format!("{label}: {error:#}")),
+        }
+    }
+    if !broken.is_empty() {
+        bail!("{}", broken.join("\n"));
+    }
+    Ok((passed, failed, skipped))
+}
+
+/// What runs in the guest.
+pub(crate) struct Programs {
+    pub(crate) init: PathBuf,
+    pub(crate) programs: Vec<PathBuf>,
+}
+
+/// Builds the guest's init and the project's programs, static.
+pub(crate) fn guest_programs() -> Result<Programs> {
+    let target = kernels::target().join("guest");
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .current_dir(paths::root())
+        .args(["build", "--quiet", "--release", "--target", TARGET, "--target-dir"])
+        .arg(&target)
+        .args(["-p", "zosbd2-vm", "-p", "zosbd2-examples", "--bins"])
+        // Without debug information the initramfs is a tenth of the size.
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "false")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env("RUSTFLAGS", "-Ctarget-feature=+crt-static -Cstrip=debuginfo");
+    let status = cargo.status().context("run cargo")?;
+    ensure!(status.success(), "building the guest's programs failed");
+    let folder = target.join(TARGET).join("release");
+    let mut programs = vec![folder.join("zosbd2_sample_ramdisk")];
+    programs.extend(c_programs(&target)?);
+    Ok(Programs { init: folder.join("zosbd2-vm-guest"), programs })
+}
+
+/// Builds the samples in C, static.
+fn c_programs(target: &Path) -> Result<Vec<PathBuf>> {
+    let root = paths::root();
+    let program = target.join("zosbd2_ramdisk");
+    let status = Command::new("cc")
+        .args(["-O2", "-static", "-pthread", "-I"])
+        .arg(root.join("abi/include"))
+        .arg(root.join("examples/c/zosbd2_ramdisk.c"))
+        .arg("-o")
+        .arg(&program)
+        .status()
+        .context("run cc (package gcc): `cargo xtask setup` installs it")?;
+    ensure!(status.success(), "compiling examples/c/zosbd2_ramdisk.c failed");
+    Ok(vec![program])
+}
+
+/// A run that is ready to boot.
+struct Job {
+    label: String,
+    machine: Machine,
+    contents: Contents,
+    plan: Plan,
+}
+
+fn prepare(
+    arguments: &Arguments,
+    run: &Run,
+    programs: &Programs,
+    tests: &[String],
+    total: usize,
+) -> Result<Job> {
+    let kernel = fetch::one(run.kernel, false)?;
+    let module = match &arguments.module {
+        Some(module) => Some(module.clone()),
+        None if arguments.no_module => None,
+        None => Some(kmod::build(&kernel.headers, arguments.variant, false)?),
+    };
+    let variant = format!("{:?}", arguments.variant).to_lowercase();
+    let label = std::iter::once(run.kernel.to_string()).chain(run.append.iter().cloned());
+    let label = label.collect::<Vec<_>>().join(" ");
+    let what = match tests {
+        [only] => only.clone(),
+        some if some.len() < total => "some".to_owned(),
+        _ => "all".to_owned(),
+    };
+    let folder = label.replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "-");
+    let folder = kernels::target().join("vm").join(format!("{folder}-{variant}-{what}"));
+    // Counting runs on one host thread, and tells the guest that more time has passed.
+    let slowness = arguments.slowness.unwrap_or(if arguments.icount { 10 } else { 1 });
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?;
+    let seed = arguments.seed.unwrap_or(now.as_secs());
+    Ok(Job {
+        label,
+        machine: Machine {
+            kernel,
+            smp: arguments.smp,
+            memory: arguments.mem.clone(),
+            icount: arguments.icount,
+            append: run.append.clone(),
+            folder,
+        },
+        contents: Contents {
+            init: programs.init.clone(),
+            module,
+            programs: programs.programs.clone(),
+            files: Vec::new(),
+            kernel_modules: Vec::new(),
+            tools: Vec::new(),
+        },
+        plan: Plan { tests: tests.to_vec(), seed, variant, slowness, settings: arguments.settings.clone() },
+    })
+}
+
+impl Job {
+    fn run(&self) -> Result<Report> {
+        let start = Instant::now();
+        let (label, folder) = (&self.label, self.machine.folder.display());
+        let _ = std::fs::remove_dir_all(&self.machine.folder);
+        let report = suite::run(&self.machine, &self.contents, &self.plan, &mut |line| print(label, line))
+            .inspect_err(|error| println!("[{label}] {error}"))?;
+        let boots: Vec<String> =
+            report.boots.iter().map(|time| format!("{:.1} s", time.as_secs_f64())).collect();
+        let total = start.elapsed().as_secs_f64();
+        println!("[{label}] {total:.1} s; boots: {}; console log: {folder}/console.log", boots.join(", "));
+        Ok(report)
+    }
+}
+
+fn print(label: &str, line: &Line) {
+    match line {
+        Line::Hello(release) => println!("[{label}] running {release}"),
+        Line::Test(name, Outcome::Passed, seconds) => println!("[{label}] test {name} ... ok {seconds:.2}s"),
+        Line::Test(name, Outcome::Failed(why), seconds) => {
+            println!("[{label}] test {name} ... FAILED {seconds:.2}s\n    {}", why.replace('\n', "\n    "));
+        }
+        Line::Test(name, Outcome::Skipped(why), _) => println!("[{label}] test {name} ... skipped: {why}"),
+        Line::Say(text) => println!("[{label}] {text}"),
+        Line::Start(..) | Line::Data(_) | Line::Verdict { .. } => {}
+    }
 }

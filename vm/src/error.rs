@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What can go wrong on the host, each with what to do about it.
+//!
+//! [`Error::Qemu`], [`Error::Guest`] and [`Error::NoVerdict`] are kept apart on purpose: the first is the
+//! machine's or the command line's fault, the second the kernel's or the test's, the third the harness's.
+
+use std::path::{Path, PathBuf};
+
+/// Result of every function of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why the harness could not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file operation failed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    File {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+    /// A program is not installed.
+    #[error("{program} is not installed: run `cargo xtask setup` (package {package})")]
+    MissingProgram {
+        /// The program.
+        program: String,
+        /// Debian's package that has it.
+        package: String,
+    },
+    /// A program ran and failed.
+    #[error("{command} failed ({status}): {output}")]
+    Command {
+        /// The command line.
+        command: String,
+        /// Its exit status.
+        status: String,
+        /// The end of what it said.
+        output: String,
+    },
+    /// The kernel name is not one of ours.
+    #[error("there is no kernel {0}: the names are 6.1, 6.12, 6.1-generic and 6.12-generic")]
+    UnknownKernel(String),
+    /// The kernel is not in the cache, and the caller did not want it fetched.
+    #[error("kernel {0} is not in the cache: run `cargo xtask fetch {0}`")]
+    NotFetched(String),
+    /// The archive does not have a full set of packages.
+    #[error("no version of kernel {0} has image, headers and kbuild packages in Debian's archive")]
+    NoVersion(String),
+    /// Not enough disk space.
+    #[error("{} has {free} MiB free, {need} MiB are needed: free some, or set ZOSBD2_CACHE to another disk", path.display())]
+    DiskSpace {
+        /// Where.
+        path: PathBuf,
+        /// What is there, in MiB.
+        free: u64,
+        /// What is needed, in MiB.
+        need: u64,
+    },
+    /// The kernel has no such module, neither built in nor loadable.
+    #[error("kernel {release} has no module {module}")]
+    NoModule {
+        /// The kernel's release.
+        release: String,
+        /// The module.
+        module: String,
+    },
+    /// QEMU did not run to its end.
+    #[error("QEMU failed ({status}): {output}")]
+    Qemu {
+        /// Its exit status.
+        status: String,
+        /// The end of what it said.
+        output: String,
+    },
+    /// The guest's kernel died, or the guest fell silent.
+    #[error("the guest failed: {reason}; console log: {}", console.display())]
+    Guest {
+        /// What was seen.
+        reason: String,
+        /// The test that was running.
+        during: Option<String>,
+        /// Where the console log is.
+        console: PathBuf,
+    },
+    /// QEMU ended well, and the guest never said its verdict.
+    #[error("the guest ended without a verdict; console log: {}", console.display())]
+    NoVerdict {
+        /// The test that was running.
+        during: Option<String>,
+        /// Where the console log is.
+        console: PathBuf,
+    },
+    /// A test name that does not exist.
+    #[error("there is no test {0}: `cargo xtask vm --list` lists them")]
+    UnknownTest(String),
+}
+
+/// Adds action and path to an I/O error.
+pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::File { action, path, source }
+}

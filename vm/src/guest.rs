@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What tests are made with, and what runs them. Everything a test may use is named here.
+//!
+//! Helpers panic, with what they were doing, when something is not as it should be.
+
+pub(crate) mod child;
+mod context;
+pub(crate) mod init;
+mod kmsg;
+mod modules;
+mod mount;
+mod process;
+mod random;
+mod registry;
+mod report;
+mod supervise;
+mod sys;
+mod wait;
+
+pub(crate) use context::Context;
+pub(crate) use registry::{Need, Test};
+pub(crate) use {
+    kmsg::Kmsg,
+    mount::{Mounted, drop_caches, read_trimmed, write_text},
+    process::{Finished, Spawned, command, run},
+    random::Random,
+    wait::{deadline, wait_until},
+};

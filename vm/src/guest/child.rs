@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A test's own process: runs it, and leaves the reason of a failure where init finds it.
+
+use super::Context;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
+/// Where the reason of a failure is left.
+pub(crate) const REASON: &str = "/run/reason";
+
+/// Where the reason of a skipping is left.
+pub(crate) const SKIPPED: &str = "/run/skipped";
+
+/// Runs the named test. Its panic is this process's failure.
+pub(crate) fn run(name: &str) -> ExitCode {
+    let Some(test) = crate::tests::all().find(|test| test.name == name) else {
+        eprintln!("there is no test {name}");
+        return ExitCode::from(2);
+    };
+    let mut context = Context::new();
+    let unmet: Vec<String> = test.needs.iter().filter_map(|need| need.unmet(&context)).collect();
+    if !unmet.is_empty() {
+        return leave(SKIPPED, &unmet.join(", "), ExitCode::SUCCESS);
+    }
+    std::panic::set_hook(Box::new(|panic| {
+        let message = panic.payload_as_str().unwrap_or("a panic without words");
+        let place = panic.location().map(|place| format!(" ({}:{})", place.file(), place.line()));
+        let reason = format!("{message}{}", place.unwrap_or_default());
+        eprintln!("test failed: {reason}");
+        // The first one counts: others may follow from it, in other threads.
+        if !fs::exists(REASON).unwrap_or(false) {
+            let _ = leave(REASON, &reason, ExitCode::FAILURE);
+        }
+    }));
+    match catch_unwind(AssertUnwindSafe(|| (test.function)(&mut context))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn leave(path: &str, reason: &str, code: ExitCode) -> ExitCode {
+    if let Err(error) = fs::write(path, reason) {
+        eprintln!("write {path}: {error}");
+        return ExitCode::FAILURE;
+    }
+    code
+}

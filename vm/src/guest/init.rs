@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Process 1: sets the guest up, runs the plan's tests one by one, says the verdict, and powers off.
+//!
+//! A panic in here ends process 1, and with it the kernel, which the host sees.
+
+use super::kmsg::Kmsg;
+use super::{Context, mount, report, supervise, sys};
+use rustix::mount::MountFlags;
+use rustix::system::RebootCommand;
+use std::fs;
+use std::process::ExitCode;
+use zosbd2_vm::protocol::{Line, Outcome};
+
+/// File systems of the kernel, and where they belong.
+const MOUNTS: [(&str, &str); 7] = [
+    ("proc", "/proc"),
+    ("sysfs", "/sys"),
+    ("devtmpfs", "/dev"),
+    ("tmpfs", "/dev/shm"),
+    ("tmpfs", "/run"),
+    ("tmpfs", "/tmp"),
+    ("debugfs", "/sys/kernel/debug"),
+];
+
+/// Settings of the kernel. Where one does not exist, the kernel has no such check.
+const SETTINGS: [(&str, &str); 5] = [
+    // Tests drop caches all the time; the kernel need not log it.
+    ("/proc/sys/vm/drop_caches", "4"),
+    ("/proc/sys/kernel/hung_task_timeout_secs", "30"),
+    ("/proc/sys/kernel/hung_task_check_interval_secs", "5"),
+    ("/proc/sys/kernel/hung_task_warnings", "-1"),
+    // From here on the console shows everything down to "info".
+    ("/proc/sys/kernel/printk", "7"),
+];
+
+/// Runs as process 1.
+pub(crate) fn run() -> ExitCode {
+    set_up();
+    let context = Context::new();
+    let release = mount::read_trimmed("/proc/sys/kernel/osrelease");
+    report::send(&Line::Hello(release));
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    let mut kmsg = Kmsg::new();
+    for name in &context.plan().tests {
+        let test = crate::tests::all().find(|test| test.name == name);
+        let test = test.unwrap_or_else(|| panic!("there is no test {name}"));
+        let limit = test.seconds * u64::from(context.slowness());
+        report::send(&Line::Start(name.clone(), limit));
+        let _ = fs::write("/dev/kmsg", format!("<5>test {name}: begin"));
+        let judged = supervise::run(test, &context, &mut kmsg);
+        let _ = fs::write("/dev/kmsg", format!("<5>test {name}: {:?}", judged.outcome));
+        match judged.outcome {
+            Outcome::Passed => passed += 1,
+            Outcome::Failed(_) => failed += 1,
+            Outcome::Skipped(_) => skipped += 1,
+        }
+        report::send(&Line::Test(name.clone(), judged.outcome, judged.seconds));
+        if !judged.sound {
+            break;
+        }
+    }
+    report::send(&Line::Verdict { passed, failed, skipped });
+    let failure = rustix::system::reboot(RebootCommand::PowerOff);
+    panic!("power off: {failure:?}");
+}
+
+fn set_up() {
+    for (kind, place) in MOUNTS {
+        let _ = fs::create_dir_all(place);
+        let mounted = rustix::mount::mount(kind, place, kind, MountFlags::empty(), None);
+        // Kernels may come without debugfs; all else is always there.
+        assert!(mounted.is_ok() || kind == "debugfs", "mount {place}: {mounted:?}");
+    }
+    for (path, value) in SETTINGS {
+        if fs::exists(path).unwrap_or(false) {
+            mount::write_text(path, value);
+        }
+    }
+    sys::loopback_up().unwrap_or_else(|error| panic!("switch lo on: {error}"));
+    let _ = rustix::system::sethostname(b"guest");
+}

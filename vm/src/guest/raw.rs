@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What tests need and no safe library offers: ioctls with any number and any address, memory that ends at
+//! an unmapped page, memory that never comes, and signal handlers that count.
+//!
+//! The ioctls hand the kernel addresses that may be wrong on purpose. They are safe to call as long as
+//! what the kernel may write lies in [`Pages`] or nowhere, which is why buffers are given by [`Pages`] or as
+//! an address below the first page.
+
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::ptr;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::io::Errno;
+
+/// Size of a page.
+pub(crate) const PAGE: usize = 4096;
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// An ioctl with a number as argument: an address that is not mapped, or one inside [`Pages`].
+pub(crate) fn ioctl(fd: BorrowedFd<'_>, command: u32, argument: usize) -> Result<i32, Errno> {
+    // SAFETY: the module header's rule: the kernel can only write to pages that nothing else looks at.
+    match unsafe { libc::ioctl(fd.as_raw_fd(), libc::Ioctl::from(command), argument) } {
+        result if result < 0 => Err(last_errno()),
+        result => Ok(result),
+    }
+}
+
+/// A mapping followed by a page that is not mapped.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    base: *mut libc::c_void,
+    bytes: usize,
+}
+
+// SAFETY: plain memory, of which no reference is ever made.
+unsafe impl Send for Pages {}
+// SAFETY: as above; accesses go through copies, and tests do not race on them.
+unsafe impl Sync for Pages {}
+
+impl Pages {
+    /// At least so many bytes, and no page behind them.
+    pub(crate) fn new(bytes: usize) -> Self {
+        let bytes = bytes.next_multiple_of(PAGE);
+        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a new anonymous mapping anywhere.
+        let base = unsafe { libc::mmap(ptr::null_mut(), bytes + PAGE, protection, flags, -1, 0) };
+        assert!(base != libc::MAP_FAILED, "map {bytes} bytes: {}", last_errno());
+        // SAFETY: the last page of the mapping just made.
+        let result = unsafe { libc::munmap(base.byte_add(bytes), PAGE) };
+        assert_eq!(result, 0, "unmap the page behind: {}", last_errno());
+        Self { base, bytes }
+    }
+
+    /// The address from which `bytes` end at the unmapped page.
+    pub(crate) fn at_end(&self, bytes: usize) -> usize {
+        assert!(bytes <= self.bytes, "{bytes} bytes do not fit");
+        self.base.addr() + self.bytes - bytes
+    }
+
+    /// Puts bytes at an address inside.
+    pub(crate) fn put(&self, address: usize, bytes: &[u8]) {
+        let at = self.check(address, bytes.len());
+        // SAFETY: inside the mapping; `bytes` is elsewhere.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), at, bytes.len()) };
+    }
+
+    /// Takes bytes from an address inside.
+    pub(crate) fn get(&self, address: usize, bytes: usize) -> Vec<u8> {
+        let at = self.check(address, bytes);
+        let mut copy = vec![0; bytes];
+        // SAFETY: inside the mapping; `copy` is elsewhere.
+        unsafe { ptr::copy_nonoverlapping(at, copy.as_mut_ptr(), bytes) };
+        copy
+    }
+
+    /// Makes it read-only.
+    pub(crate) fn forbid_writing(&self) {
+        // SAFETY: the whole mapping; writes through `put` would be a fault, and tests do none afterwards.
+        let result = unsafe { libc::mprotect(self.base, self.bytes, libc::PROT_READ) };
+        assert_eq!(result, 0, "protect: {}", last_errno());
+    }
+
+    /// Makes every page one that never comes: whoever touches one that was not used yet waits until the
+    /// returned descriptor is closed, or he is killed.
+    pub(crate) fn withhold(&self) -> Result<OwnedFd, Errno> {
+        const UFFDIO_API: u64 = 0xc018_aa3f;
+        const UFFDIO_REGISTER: u64 = 0xc020_aa00;
+        const API: u64 = 0xaa;
+        const MODE_MISSING: u64 = 1;
+        // SAFETY: the call takes flags only.
+        let result = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
+        let raw = i32::try_from(result).map_err(|_| Errno::IO)?;
+        if raw < 0 {
+            return Err(last_errno());
+        }
+        // SAFETY: a descriptor just made, owned by nobody else.
+        let fd = unsafe { OwnedFd::from_raw_fd(raw) };
+        let mut api = [API, 0, 0];
+        let mut register = [self.base.addr() as u64, self.bytes as u64, MODE_MISSING, 0];
+        // SAFETY: the call reads and writes three words.
+        let result = unsafe { libc::ioctl(raw, UFFDIO_API, api.as_mut_ptr()) };
+        if result < 0 {
+            return Err(last_errno());
+        }
+        // SAFETY: the call reads and writes four words.
+        let result = unsafe { libc::ioctl(raw, UFFDIO_REGISTER, register.as_mut_ptr()) };
+        if result < 0 { Err(last_errno()) } else { Ok(fd) }
+    }
+
+    fn check(&self, address: usize, bytes: usize) -> *mut u8 {
+        let offset = address.checked_sub(self.base.addr()).expect("address before the pages");
+        assert!(offset + bytes <= self.bytes, "{bytes} bytes at {offset} reach behind the pages");
+        // SAFETY: within the mapping, as just checked.
+        unsafe { self.base.byte_add(offset) }.cast()
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: our mapping, used by nobody any more.
+        unsafe { libc::munmap(self.base, self.bytes) };
+    }
+}
+
+static HANDLED: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn count(_signal: libc::c_int) {
+    HANDLED.fetch_add(1, Ordering::SeqCst);
+}
+
+/// Installs a handler that counts, without `SA_RESTART`.
+pub(crate) fn count_signal(signal: i32) {
+    // SAFETY: zero is a valid value of every field.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = count as *const () as usize;
+    // SAFETY: the handler only touches an atomic.
+    let result = unsafe { libc::sigaction(signal, &raw const action, ptr::null_mut()) };
+    assert_eq!(result, 0, "sigaction: {}", last_errno());
+}
+
+/// How often the counting handler ran.
+pub(crate) fn signals_handled() -> u32 {
+    HANDLED.load(Ordering::SeqCst)
+}
+
+/// Sends a signal to one thread of this process.
+pub(crate) fn signal_thread(thread: i32, signal: i32) {
+    // SAFETY: numbers only.
+    let result = unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), thread, signal) };
+    assert_eq!(result, 0, "tgkill: {}", last_errno());
+}
+
+/// The number of the calling thread.
+pub(crate) fn thread_id() -> i32 {
+    // SAFETY: no argument.
+    unsafe { libc::gettid() }
+}

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! How a test is declared, and what it may need.
+
+use super::{Context, modules};
+use std::path::Path;
+use zosbd2_vm::protocol::MODULE;
+
+/// Seconds that a test may take when it does not say.
+const TIMEOUT: u64 = 120;
+
+/// A test.
+#[derive(Debug)]
+pub(crate) struct Test {
+    pub(crate) name: &'static str,
+    pub(crate) function: fn(&mut Context),
+    pub(crate) needs: &'static [Need],
+    pub(crate) seconds: u64,
+    pub(crate) allowed: &'static [&'static str],
+}
+
+impl Test {
+    /// A test that needs nothing and takes at most two minutes.
+    pub(crate) const fn new(name: &'static str, function: fn(&mut Context)) -> Self {
+        Self { name, function, needs: &[], seconds: TIMEOUT, allowed: &[] }
+    }
+
+    /// What must be there, or the test is skipped.
+    pub(crate) const fn needs(mut self, needs: &'static [Need]) -> Self {
+        self.needs = needs;
+        self
+    }
+
+    /// Seconds after which it counts as hanging.
+    pub(crate) const fn timeout(mut self, seconds: u64) -> Self {
+        self.seconds = seconds;
+        self
+    }
+
+    /// Suspicious kernel lines that are expected: those that contain one of these texts.
+    pub(crate) const fn allows(mut self, texts: &'static [&'static str]) -> Self {
+        self.allowed = texts;
+        self
+    }
+}
+
+/// Something that is not in every guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// `zosbd2.ko`, of any variant.
+    Module,
+    /// This variant of `zosbd2.ko`.
+    Variant(&'static str),
+    /// A program of the host, by name.
+    Tool(&'static str),
+    /// A program of this project, by name.
+    Program(&'static str),
+    /// A module of the kernel, loadable or built in.
+    KernelModule(&'static str),
+    /// A file, such as a feature's under /sys.
+    Path(&'static str),
+    /// This word on the kernel's command line.
+    Argument(&'static str),
+    /// This setting in the plan (`--set NAME=VALUE`).
+    Setting(&'static str),
+}
+
+impl Need {
+    /// Why it is not met here, if so.
+    pub(crate) fn unmet(self, context: &Context) -> Option<String> {
+        let (met, why) = match self {
+            Self::Module => (Path::new(MODULE).exists(), "no zosbd2.ko was given".to_owned()),
+            Self::Variant(name) => {
+                (context.variant() == name, format!("needs the {name} variant of zosbd2.ko"))
+            }
+            Self::Tool(name) | Self::Program(name) => {
+                let folders = ["/bin", "/sbin", "/usr/bin", "/usr/sbin"];
+                let there = folders.iter().any(|folder| Path::new(folder).join(name).exists());
+                (there, format!("{name} is not in the guest"))
+            }
+            Self::KernelModule(name) => {
+                (modules::available(name), format!("the kernel's module {name} is not in the guest"))
+            }
+            Self::Path(path) => (Path::new(path).exists(), format!("{path} is not there")),
+            Self::Argument(word) => (context.has_argument(word), format!("needs kernel argument {word}")),
+            Self::Setting(name) => (context.setting(name).is_some(), format!("needs --set {name}=VALUE")),
+        };
+        (!met).then_some(why)
+    }
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One test from init's side: start it, end it if it hangs, clean up behind it, judge.
+//!
+//! Init is every orphan's parent, so this reaps whatever ends while the test runs.
+
+use super::child::{REASON, SKIPPED};
+use super::kmsg::{self, Kmsg};
+use super::wait::deadline;
+use super::{Context, Test, modules, write_text};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::mount::UnmountFlags;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group};
+use std::fs;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use zosbd2_vm::protocol::Outcome;
+
+/// Seconds that a killed process may take to be gone, and that cleaning up may take.
+const GRACE: u64 = 30;
+
+/// A test's end.
+pub(crate) struct Judged {
+    pub(crate) outcome: Outcome,
+    pub(crate) seconds: f64,
+    /// Whether another test may run in this boot.
+    pub(crate) sound: bool,
+}
+
+/// Runs one test.
+pub(crate) fn run(test: &Test, context: &Context, kmsg: &mut Kmsg) -> Judged {
+    for path in [REASON, SKIPPED] {
+        let _ = fs::remove_file(path);
+    }
+    let mut faults = Vec::new();
+    let start = Instant::now();
+    let limit = Duration::from_secs(test.seconds) * context.slowness();
+    let before = modules::all_loaded();
+    let mut sound = match in_a_process(test.name, limit) {
+        Ended::With(status) if status.exit_status() == Some(0) => true,
+        Ended::With(status) => {
+            let words = match status.terminating_signal() {
+                Some(signal) => format!("killed by signal {signal}"),
+                None => format!("exit status {}", status.exit_status().unwrap_or(-1)),
+            };
+            faults.push(fs::read_to_string(REASON).unwrap_or(words));
+            true
+        }
+        Ended::Killed => {
+            faults.push(format!("hung: still running after {} s", limit.as_secs()));
+            true
+        }
+        Ended::Stuck => {
+            faults.push(format!("hung: stuck in the kernel, {GRACE} s after it was killed"));
+            false
+        }
+    };
+    let seconds = start.elapsed().as_secs_f64();
+    if sound {
+        let untidy = clean_up(&before);
+        sound = untidy.is_empty();
+        faults.extend(untidy);
+    }
+    let reports = kmsg::suspicious(&kmsg.lines(), test.allowed);
+    if !reports.is_empty() {
+        faults.push(format!("the kernel said:\n{}", reports.join("\n")));
+    }
+    let taints = kmsg::taints();
+    if !taints.is_empty() {
+        // Many of the kernel's reports come only once per boot.
+        sound = false;
+        if test.allowed.is_empty() && reports.is_empty() {
+            faults.push(format!("the kernel is tainted: {}", taints.join(", ")));
+        }
+    }
+    let outcome = if !faults.is_empty() {
+        Outcome::Failed(faults.join("\n"))
+    } else if let Ok(why) = fs::read_to_string(SKIPPED) {
+        Outcome::Skipped(why)
+    } else {
+        Outcome::Passed
+    };
+    Judged { outcome, seconds, sound: sound && reports.is_empty() }
+}
+
+enum Ended {
+    With(WaitStatus),
+    Killed,
+    Stuck,
+}
+
+/// Runs the test's process, reaping every other one that ends meanwhile.
+fn in_a_process(name: &str, limit: Duration) -> Ended {
+    #[expect(clippy::zombie_processes, reason = "the reaper below waits for every child, this one included")]
+    let child = Command::new("/init")
+        .env("PATH", "/bin:/sbin:/usr/bin:/usr/sbin")
+        .args(["--test", name])
+        .process_group(0)
+        .spawn()
+        .unwrap_or_else(|error| panic!("start /init --test: {error}"));
+    let pid = Pid::from_child(&child);
+    let handle = rustix::process::pidfd_open(pid, PidfdFlags::empty())
+        .unwrap_or_else(|error| panic!("open the test's process: {error}"));
+    let killed = Arc::new(AtomicBool::new(false));
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let reaper = std::thread::spawn(move || {
+        loop {
+            match rustix::process::wait(WaitOptions::empty()) {
+                Ok(Some((ended, status))) if ended == pid => {
+                    let _ = sender.send(status);
+                    return;
+                }
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                // Nothing can be done, and the receiver finds the channel closed.
+                Err(_) => return,
+            }
+        }
+    });
+    if !readable(&handle, limit) {
+        killed.store(true, Ordering::Relaxed);
+        eprintln!("test {name} hangs; blocked tasks:");
+        let _ = fs::write("/proc/sysrq-trigger", "w");
+        let _ = kill_process_group(pid, Signal::KILL);
+        let _ = kill_process(pid, Signal::KILL);
+        if !readable(&handle, Duration::from_secs(GRACE)) {
+            return Ended::Stuck;
+        }
+    }
+    let status = receiver.recv();
+    let _ = reaper.join();
+    match status {
+        Ok(status) if !killed.load(Ordering::Relaxed) => Ended::With(status),
+        Ok(_) => Ended::Killed,
+        Err(_) => Ended::Stuck,
+    }
+}
+
+/// Waits until a process has ended. False when it has not in time.
+fn readable(handle: &impl std::os::fd::AsFd, limit: Duration) -> bool {
+    let end = Instant::now() + limit;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).unwrap_or_default();
+        match poll(&mut [PollFd::new(handle, PollFlags::IN)], Some(&left)) {
+            Ok(0) => return false,
+            Ok(_) => return true,
+            Err(_) => {}
+        }
+    }
+}
+
+/// Kills, unmounts and unloads what the test has left. Returns what could not be removed.
+fn clean_up(before: &[String]) -> Vec<String> {
+    let mut faults = Vec::new();
+    let end = deadline(GRACE);
+    loop {
+        let left = processes();
+        if left.is_empty() {
+            break;
+        }
+        if Instant::now() > end {
+            let _ = fs::write("/proc/sysrq-trigger", "w");
+            faults.push(format!("processes that do not die: {}", left.join(", ")));
+            return faults;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    for line in mounts.lines().rev() {
+        let mut words = line.split(' ');
+        if let (Some(device), Some(place)) = (words.next(), words.next())
+            && device.starts_with("/dev/")
+        {
+            let _ = rustix::mount::unmount(place, UnmountFlags::empty());
+        }
+    }
+    for name in modules::all_loaded() {
+        if before.contains(&name) {
+            continue;
+        }
+        let ours = name == "zosbd2";
+        loop {
+            match modules::try_unload(&name) {
+                Ok(()) => break,
+                Err(error) if Instant::now() > end => {
+                    if ours {
+                        faults.push(format!("zosbd2 does not unload: {error}"));
+                    }
+                    break;
+                }
+                // The kernel's own may stay; the next test finds them loaded.
+                Err(_) if !ours => break,
+                Err(_) => std::thread::sleep(Duration::from_millis(20)),
+            }
+        }
+    }
+    // Files that a test leaves are memory that the next one lacks.
+    if let Ok(entries) = fs::read_dir("/tmp") {
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        }
+    }
+    let _ = fs::exists("/proc/sys/vm/drop_caches").map(|_| write_text("/proc/sys/vm/drop_caches", "3"));
+    faults
+}
+
+/// Kills every process but init and the kernel's threads, reaps those that ended, and names those left.
+fn processes() -> Vec<String> {
+    while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
+    let mut left = Vec::new();
+    let Ok(entries) = fs::read_dir("/proc") else { return left };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(pid) = name.parse().ok().and_then(Pid::from_raw) else { continue };
+        // "PID (NAME) STATE PARENT ...": the kernel's threads are 2 and its children.
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        let Some((program, rest)) = stat.rsplit_once(')') else { continue };
+        let parent = rest.split_whitespace().nth(1).unwrap_or_default();
+        let ours = name == "1" || name == "2" || parent == "2";
+        // Some of the kernel's own threads, such as a failed module's, belong to init; they have no memory.
+        let kernels = fs::read_to_string(entry.path().join("statm")).is_ok_and(|text| text.starts_with("0 "))
+            && !rest.trim_start().starts_with('Z');
+        if ours || kernels {
+            continue;
+        }
+        let _ = kill_process(pid, Signal::KILL);
+        left.push(program.replace(" (", " "));
+    }
+    left
+}

@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Stock Debian kernels, by short name, in a cache folder.
+//!
+//! [`fetch`] downloads image, modules and headers of the newest version that has them all and unpacks them side
+//! by side, never onto the host. [`find`] only looks. The cache is shared: a file lock keeps two runs apart,
+//! and a kernel appears by a rename, complete or not at all. What is there is used offline and for ever;
+//! `update` asks the archive for a newer version.
+
+use crate::error::file;
+use crate::packages::{Archive, Package};
+use crate::{Error, Result, command};
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::str::FromStr;
+
+/// MiB that a kernel may need while it is unpacked.
+const NEED: u64 = 2048;
+const SERIES: [&str; 2] = ["6.1", "6.12"];
+
+/// Which kernel: a release series and a flavour of Debian's amd64 kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KernelName {
+    series: &'static str,
+    generic: bool,
+}
+
+impl KernelName {
+    /// Every name there is.
+    pub const ALL: [Self; 4] = [
+        Self { series: "6.1", generic: false },
+        Self { series: "6.12", generic: false },
+        Self { series: "6.1", generic: true },
+        Self { series: "6.12", generic: true },
+    ];
+
+    fn flavour(self) -> &'static str {
+        if self.generic { "-amd64" } else { "-cloud-amd64" }
+    }
+
+    /// The part of a release before the flavour, if the release is of this kernel.
+    fn version_of(self, release: &str) -> Option<&str> {
+        let version = release.strip_suffix(self.flavour())?;
+        let rest = version.strip_prefix(self.series)?.strip_prefix('.')?;
+        let other = ["-cloud", "-rt"].iter().any(|flavour| rest.ends_with(flavour));
+        (!other).then_some(version)
+    }
+}
+
+impl FromStr for KernelName {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let (series, generic) = match name.strip_suffix("-generic") {
+            Some(series) => (series, true),
+            None => (name, false),
+        };
+        let series = SERIES.into_iter().find(|known| *known == series);
+        series.map(|series| Self { series, generic }).ok_or_else(|| Error::UnknownKernel(name.to_owned()))
+    }
+}
+
+impl std::fmt::Display for KernelName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", self.series, if self.generic { "-generic" } else { "" })
+    }
+}
+
+/// A kernel in the cache.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// Its short name.
+    pub name: KernelName,
+    /// What `uname -r` says in it.
+    pub release: String,
+    /// The image that QEMU boots.
+    pub vmlinuz: PathBuf,
+    /// The folder with `kernel/`, `modules.dep` and `modules.builtin`.
+    pub modules: PathBuf,
+    /// What to give as `KDIR=` to build a module for it.
+    pub headers: PathBuf,
+}
+
+/// The cache folder: `ZOSBD2_CACHE`, or `kernels` in cargo's target folder of this project.
+#[must_use]
+pub fn cache() -> PathBuf {
+    if let Some(cache) = std::env::var_os("ZOSBD2_CACHE") {
+        return cache.into();
+    }
+    target().join("kernels")
+}
+
+/// Cargo's target folder of this project.
+#[must_use]
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target"), PathBuf::from)
+}
+
+/// MiB free where `path` is or will be.
+pub fn free_mib(path: &Path) -> Result<u64> {
+    let there = path.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    let stat = rustix::fs::statvfs(there).map_err(|error| file("examine", there)(error.into()))?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize) >> 20)
+}
+
+/// Fails unless `need` MiB are free where `path` is or will be.
+pub fn require_free(path: &Path, need: u64) -> Result<()> {
+    let free = free_mib(path)?;
+    if free < need {
+        return Err(Error::DiskSpace { path: path.to_owned(), free, need });
+    }
+    Ok(())
+}
+
+/// A kernel that is already in the cache.
+pub fn find(name: KernelName) -> Result<Kernel> {
+    let cache = cache();
+    let chosen = cache.join(format!("{name}.release"));
+    let release = fs::read_to_string(&chosen).map_err(|_| Error::NotFetched(name.to_string()))?;
+    let release = release.trim().to_owned();
+    let tree = cache.join(&release);
+    let kernel = Kernel {
+        name,
+        vmlinuz: tree.join("boot").join(format!("vmlinuz-{release}")),
+        modules: modules_folder(&tree, &release),
+        headers: tree.join("usr/src").join(format!("linux-headers-{release}")),
+        release,
+    };
+    let complete = kernel.vmlinuz.exists() && kernel.modules.exists() && kernel.headers.exists();
+    if complete { Ok(kernel) } else { Err(Error::NotFetched(name.to_string())) }
+}
+
+/// A kernel, downloaded if it is not in the cache, or if `update` and there is a newer one.
+pub fn fetch(name: KernelName, update: bool) -> Result<Kernel> {
+    let cache = cache();
+    fs::create_dir_all(&cache).map_err(file("create", &cache))?;
+    let lock_path = cache.join("lock");
+    let lock = File::create(&lock_path).map_err(file("create", &lock_path))?;
+    lock.lock().map_err(file("lock", &lock_path))?;
+    if !update && let Ok(kernel) = find(name) {
+        return Ok(kernel);
+    }
+    require_free(&cache, NEED)?;
+    // The lists are an apt-get's work of seconds: within one run they are got once per kernel, which is seldom.
+    let archive = Archive::open(&cache.join("apt"))?;
+    let (release, packages) = newest(&archive, name)?;
+    if !cache.join(&release).exists() {
+        unpack(&archive, &cache, &release, &packages)?;
+    }
+    let chosen = cache.join(format!("{name}.release"));
+    let fresh = cache.join(format!("{name}.release.new"));
+    fs::write(&fresh, format!("{release}\n")).map_err(file("write", &fresh))?;
+    fs::rename(&fresh, &chosen).map_err(file("rename", &fresh))?;
+    find(name)
+}
+
+/// The newest release for which all packages are there in one version.
+fn newest(archive: &Archive, name: KernelName) -> Result<(String, Vec<Package>)> {
+    let images = archive.names(&format!("linux-image-{}.", name.series))?;
+    let mut releases: Vec<&str> = images
+        .iter()
+        .filter_map(|image| image.strip_prefix("linux-image-"))
+        .filter(|release| name.version_of(release).is_some())
+        .collect();
+    releases.sort_by_key(|release| std::cmp::Reverse(numbers(release)));
+    for release in releases {
+        let Some(version) = name.version_of(release) else { continue };
+        let mut names = vec![
+            format!("linux-image-{release}"),
+            format!("linux-headers-{release}"),
+            format!("linux-headers-{version}-common"),
+        ];
+        let kbuild = format!("linux-kbuild-{version}");
+        let own_kbuild = !archive.versions(&kbuild)?.is_empty();
+        names.push(if own_kbuild { kbuild } else { format!("linux-kbuild-{}", name.series) });
+        let mut common = archive.versions(&names[0])?;
+        for other in &names[1..] {
+            let versions = archive.versions(other)?;
+            common.retain(|version| versions.contains(version));
+        }
+        if let Some(version) = common.first() {
+            let package = |name| Package { name, version: version.clone() };
+            return Ok((release.to_owned(), names.into_iter().map(package).collect()));
+        }
+    }
+    Err(Error::NoVersion(name.to_string()))
+}
+
+/// The numbers in a release, for ordering: `6.12.117+deb12` is after `6.12.95+deb12`.
+fn numbers(release: &str) -> Vec<u64> {
+    let pieces = release.split(|c: char| !c.is_ascii_digit());
+    pieces.filter_map(|piece| piece.parse().ok()).collect()
+}
+
+fn unpack(archive: &Archive, cache: &Path, release: &str, packages: &[Package]) -> Result<()> {
+    let fresh = cache.join(format!("{release}.new"));
+    if fresh.exists() {
+        fs::remove_dir_all(&fresh).map_err(file("remove", &fresh))?;
+    }
+    let debs = fresh.join("debs");
+    fs::create_dir_all(&debs).map_err(file("create", &debs))?;
+    archive.download(packages, &debs)?;
+    for entry in fs::read_dir(&debs).map_err(file("read", &debs))? {
+        let deb = entry.map_err(file("read", &debs))?.path();
+        command::output(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&fresh), "dpkg")?;
+    }
+    fs::remove_dir_all(&debs).map_err(file("remove", &debs))?;
+    relocate(&fresh, release)?;
+    // The package's own script would do this at installation.
+    let modules = modules_folder(&fresh, release);
+    let base = if modules.starts_with(fresh.join("usr")) { fresh.join("usr") } else { fresh.clone() };
+    command::output(Command::new("/sbin/depmod").arg("-b").arg(&base).arg(release), "kmod")?;
+    let place = cache.join(release);
+    fs::rename(&fresh, &place).map_err(file("rename", &fresh))
+}
+
+fn modules_folder(tree: &Path, release: &str) -> PathBuf {
+    let old = tree.join("lib/modules").join(release);
+    if old.join("kernel").exists() { old } else { tree.join("usr/lib/modules").join(release) }
+}
+
+/// Makes the headers work where they are: their Makefile and links name places under /usr.
+fn relocate(tree: &Path, release: &str) -> Result<()> {
+    let headers = tree.join("usr/src").join(format!("linux-headers-{release}"));
+    let makefile = headers.join("Makefile");
+    let text = fs::read_to_string(&makefile).map_err(file("read", &makefile))?;
+    let here = "$(dir $(lastword $(MAKEFILE_LIST)))../";
+    fs::write(&makefile, text.replace("/usr/src/", here)).map_err(file("write", &makefile))?;
+    let sources = tree.join("usr/src");
+    let mut links = vec![modules_folder(tree, release)];
+    for entry in fs::read_dir(&sources).map_err(file("read", &sources))? {
+        links.push(entry.map_err(file("read", &sources))?.path());
+    }
+    for folder in links {
+        for entry in fs::read_dir(&folder).map_err(file("read", &folder))? {
+            let link = entry.map_err(file("read", &folder))?.path();
+            let Ok(to) = fs::read_link(&link) else { continue };
+            let Ok(inside) = to.strip_prefix("/") else { continue };
+            let up = folder.strip_prefix(tree).unwrap_or(&folder).components().count();
+            let relative: PathBuf = std::iter::repeat_n(Path::new(".."), up).chain([inside]).collect();
+            fs::remove_file(&link).map_err(file("remove", &link))?;
+            symlink(&relative, &link).map_err(file("write", &link))?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_and_written() {
+        for name in KernelName::ALL {
+            assert_eq!(name.to_string().parse::<KernelName>().unwrap(), name);
+        }
+        assert!(matches!("6.2".parse::<KernelName>(), Err(Error::UnknownKernel(_))));
+    }
+
+    #[test]
+    fn a_release_belongs_to_one_name() {
+        for (release, name) in [
+            ("6.12.117+deb12-cloud-amd64", "6.12"),
+            ("6.12.117+deb12-amd64", "6.12-generic"),
+            ("6.1.0-56-cloud-amd64", "6.1"),
+            ("6.1.0-56-amd64", "6.1-generic"),
+        ] {
+            for candidate in KernelName::ALL {
+                assert_eq!(
+                    candidate.version_of(release).is_some(),
+                    candidate.to_string() == name,
+                    "{release}"
+                );
+            }
+        }
+        for name in KernelName::ALL {
+            assert_eq!(name.version_of("6.1.0-56-rt-amd64"), None);
+            assert_eq!(name.version_of("6.1.0-56-amd64-unsigned"), None);
+        }
+    }
+
+    #[test]
+    fn releases_are_ordered_by_number() {
+        assert!(numbers("6.12.117+deb12-amd64") > numbers("6.12.95+deb12-amd64"));
+        assert!(numbers("6.1.0-56-amd64") > numbers("6.1.0-9-amd64"));
+    }
+}

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! One boot of one kernel in QEMU, in software emulation.
+//!
+//! [`Machine::boot`] returns what the guest reported and how it ended. The console (first serial port) goes
+//! straight into a file; the second port is QEMU's standard output and carries the [`protocol`](crate::protocol).
+//! The guest ends its tests itself; the host only steps in when nothing was heard for longer than that takes.
+//! QEMU is always gone when this returns.
+
+use crate::error::file;
+use crate::initramfs::{self, Contents};
+use crate::kernels::Kernel;
+use crate::protocol::{Line, Outcome, Plan};
+use crate::{Error, Result, command};
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+const QEMU: &str = "qemu-system-x86_64";
+/// How long a guest may take from QEMU's start to init's first word, and from one test to the next.
+const QUIET: Duration = Duration::from_mins(2);
+
+/// A machine to boot.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// Virtual processors.
+    pub smp: u32,
+    /// Memory, as QEMU writes it.
+    pub memory: String,
+    /// Count instructions: the guest's clock advances by 1 ns per instruction. For benchmarks.
+    pub icount: bool,
+    /// More kernel arguments.
+    pub append: Vec<String>,
+    /// Where console log and initramfs are put.
+    pub folder: PathBuf,
+}
+
+/// One test's result.
+#[derive(Clone, Debug)]
+pub struct TestResult {
+    /// The test.
+    pub name: String,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// How long it took, in the guest's seconds.
+    pub seconds: f64,
+}
+
+/// What one boot brought.
+#[derive(Debug)]
+pub struct Boot {
+    /// Results, in the order in which the tests ended.
+    pub results: Vec<TestResult>,
+    /// Data lines.
+    pub data: Vec<String>,
+    /// Host's time from QEMU's start to init's first word.
+    pub boot_time: Option<Duration>,
+    /// Whether it ended as it should: a verdict, then power off.
+    pub ending: Result<()>,
+}
+
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail only when it is gone already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Machine {
+    /// Boots and runs the plan's tests. `number` tells the logs of several boots apart.
+    pub fn boot(
+        &self,
+        contents: &Contents,
+        plan: &Plan,
+        number: usize,
+        on_line: &mut dyn FnMut(&Line),
+    ) -> Result<Boot> {
+        fs::create_dir_all(&self.folder).map_err(file("create", &self.folder))?;
+        let suffix = if number == 0 { String::new() } else { format!("-{number}") };
+        let console = self.folder.join(format!("console{suffix}.log"));
+        let errors = self.folder.join(format!("qemu{suffix}.log"));
+        let initramfs = self.folder.join(format!("initramfs{suffix}.cpio"));
+        initramfs::write(&initramfs, &self.kernel, contents, plan)?;
+        let mut command = self.command(&console, &initramfs);
+        let errors_file = File::create(&errors).map_err(file("create", &errors))?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors_file);
+        let started = Instant::now();
+        let mut child = match command.spawn() {
+            Ok(child) => Running(child),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(Error::MissingProgram {
+                    program: QEMU.into(),
+                    package: "qemu-system-x86".into(),
+                });
+            }
+            Err(error) => return Err(file("start", Path::new(QEMU))(error)),
+        };
+        let lines = child.0.stdout.take().map(listen);
+        let mut watch = Watch::new(started, plan.slowness);
+        let silent = lines.is_none_or(|lines| watch.follow(&lines, on_line));
+        if silent {
+            let _ = child.0.kill();
+        }
+        let status = child.0.wait().map_err(file("wait for", Path::new(QEMU)))?;
+        let _ = fs::remove_file(&initramfs);
+        let ending = if silent {
+            let reason = format!("nothing was heard for {} s", watch.patience.as_secs());
+            Err(Error::Guest { reason, during: watch.during.clone(), console })
+        } else if !status.success() {
+            let output = command::tail(&fs::read_to_string(&errors).unwrap_or_default());
+            Err(Error::Qemu { status: status.to_string(), output })
+        } else if let Some(reason) = death(&console) {
+            Err(Error::Guest { reason, during: watch.during.clone(), console })
+        } else if watch.verdict {
+            Ok(())
+        } else {
+            Err(Error::NoVerdict { during: watch.during.clone(), console })
+        };
+        Ok(Boot { results: watch.results, data: watch.data, boot_time: watch.boot_time, ending })
+    }
+
+    fn command(&self, console: &Path, initramfs: &Path) -> Command {
+        let mut command = Command::new(QEMU);
+        if self.icount {
+            command.args(["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]);
+        } else {
+            command.args(["-accel", "tcg,thread=multi"]);
+        }
+        // A slow host must not make the kernel report stalls; a real one lasts.
+        let mut append =
+            "console=ttyS0 panic=-1 oops=panic quiet loglevel=4 rcupdate.rcu_cpu_stall_timeout=60 \
+                          watchdog_thresh=30 random.trust_cpu=on"
+                .to_owned();
+        for argument in &self.append {
+            append.push(' ');
+            append.push_str(argument);
+        }
+        command
+            .args(["-cpu", "max", "-smp", &self.smp.to_string(), "-m", &self.memory])
+            .args(["-display", "none", "-monitor", "none", "-nodefaults", "-no-reboot"])
+            .arg("-serial")
+            .arg(format!("file:{}", console.display()))
+            .args(["-serial", "stdio"])
+            .arg("-kernel")
+            .arg(&self.kernel.vmlinuz)
+            .arg("-initrd")
+            .arg(initramfs)
+            .args(["-append", &append]);
+        command
+    }
+}
+
+/// What the guest has said so far.
+struct Watch {
+    started: Instant,
+    slowness: u32,
+    patience: Duration,
+    during: Option<String>,
+    results: Vec<TestResult>,
+    data: Vec<String>,
+    boot_time: Option<Duration>,
+    verdict: bool,
+}
+
+impl Watch {
+    fn new(started: Instant, slowness: u32) -> Self {
+        Self {
+            started,
+            slowness: slowness.max(1),
+            patience: QUIET * slowness.max(1),
+            during: None,
+            results: Vec::new(),
+            data: Vec::new(),
+            boot_time: None,
+            verdict: false,
+        }
+    }
+
+    /// Takes lines until the guest closes its port. True when it was silent for too long instead.
+    fn follow(&mut self, lines: &Receiver<String>, on_line: &mut dyn FnMut(&Line)) -> bool {
+        let mut deadline = Instant::now() + self.patience;
+        loop {
+            match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(text) => {
+                    let Some(line) = Line::parse(&text) else { continue };
+                    self.take(&line);
+                    on_line(&line);
+                    // What a test says does not prolong its time.
+                    if !matches!(line, Line::Say(_) | Line::Data(_)) {
+                        deadline = Instant::now() + self.patience;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => return true,
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn take(&mut self, line: &Line) {
+        let quiet = QUIET * self.slowness;
+        match line {
+            Line::Hello(_) => self.boot_time = Some(self.started.elapsed()),
+            Line::Start(name, seconds) => {
+                self.during = Some(name.clone());
+                self.patience = quiet + Duration::from_secs(*seconds);
+            }
+            Line::Test(name, outcome, seconds) => {
+                self.during = None;
+                self.patience = quiet;
+                let (name, outcome, seconds) = (name.clone(), outcome.clone(), *seconds);
+                self.results.push(TestResult { name, outcome, seconds });
+            }
+            Line::Say(_) => {}
+            Line::Data(text) => self.data.push(text.clone()),
+            Line::Verdict { .. } => self.verdict = true,
+        }
+    }
+}
+
+fn listen(stdout: std::process::ChildStdout) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut reader = BufReader::new(stdout);
+        let mut bytes = Vec::new();
+        while reader.read_until(b'\n', &mut bytes).is_ok_and(|count| count > 0) {
+            if sender.send(String::from_utf8_lossy(&bytes).into_owned()).is_err() {
+                return;
+            }
+            bytes.clear();
+        }
+    });
+    receiver
+}
+
+/// What the kernel said when it died, if it did.
+fn death(console: &Path) -> Option<String> {
+    let bytes = fs::read(console).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let mut recent = VecDeque::new();
+    for line in text.lines() {
+        if line.contains("Kernel panic - not syncing") {
+            let before: Vec<&str> = recent.into_iter().collect();
+            return Some([before.join("\n").as_str(), line].join("\n").trim().to_owned());
+        }
+        if ["BUG:", "Oops:", "RIP: 0010:"].iter().any(|mark| line.contains(mark)) {
+            recent.push_back(line);
+            if recent.len() > 3 {
+                recent.pop_front();
+            }
+        }
+    }
+    None
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `/init` of the guest, and the tests that run in it: one static program.
+//!
+//! As process 1 it sets the guest up and runs the plan's tests, each in a process of its own, which is this
+//! program again with `--test NAME`. With `--list` it prints the names of all tests, anywhere.
+//!
+//! # Adding tests
+//!
+//! Make `src/tests/TOPIC.rs` with a `TESTS` table, and name it in `src/tests.rs`:
+//!
+//! ```ignore
+//! use crate::guest::{Context, Need, Test, run, wait_until};
+//!
+//! pub(super) const TESTS: &[Test] = &[
+//!     Test::new("topic_does_this", does_this).needs(&[Need::Module, Need::Tool("fio")]).timeout(60),
+//!     Test::new("topic_survives_a_warning", survives).needs(&[Need::Module]).allows(&["zosbd2: expected"]),
+//! ];
+//!
+//! fn does_this(context: &mut Context) {
+//!     context.load_module("");
+//!     let mut server = context.spawn("zosbd2_sample_ramdisk", &["-t", "4"]);
+//!     wait_until(10, "the device to appear", || Path::new("/dev/zosbd2ramdisk").exists());
+//!     run(30, "fio", &["--filename=/dev/zosbd2ramdisk", "..."]);
+//!     run(10, "zosbd2_sample_ramdisk", &["-d"]);
+//!     assert!(server.wait(10).success());
+//! }
+//! ```
+//!
+//! A test says no more than what should be so, and panics when it is not; the message is its failure's reason. Its
+//! name is unique and begins with its topic. It starts without the module; whatever is left at its end
+//! (processes, mounts) is killed and unmounted, and then the module must unload, the kernel must have said
+//! nothing suspicious (see `guest::kmsg`), or the test has failed even if it did not panic. All numbers of
+//! seconds are multiplied by the plan's slowness. Never sleep in place of a condition: use
+//! [`wait_until`](guest::wait_until).
+
+#[allow(
+    dead_code,
+    unused_imports,
+    clippy::unused_self,
+    reason = "a kit: a helper stays when the last test that used it goes, and tests have one way to everything"
+)]
+mod guest;
+mod tests;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["--list"] => {
+            for test in tests::all() {
+                println!("{}", test.name);
+            }
+            ExitCode::SUCCESS
+        }
+        ["--test", name] => guest::child::run(name),
+        _ if std::process::id() == 1 => guest::init::run(),
+        _ => {
+            eprintln!("usage: zosbd2-vm-guest --list (anything else is for the guest)");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which files of a kernel make up a loadable module and what it depends on, and their contents, decompressed.
+//!
+//! Reads `modules.dep` and `modules.builtin` of the kernel in the cache. A module that is neither there nor built
+//! in is an error naming both.
+
+use crate::error::file;
+use crate::kernels::Kernel;
+use crate::{Error, Result, command};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// Modules that a module asks for while it runs, which `modules.dep` does not know of.
+const RUNTIME: [(&str, &str); 3] =
+    [("xfs", "crc32c_generic"), ("ext4", "crc32c_generic"), ("btrfs", "crc32c_generic")];
+
+/// For every wanted module the files to load, in order, relative to the modules folder. Empty for what is
+/// built in.
+pub fn resolve(kernel: &Kernel, wanted: &[&str]) -> Result<BTreeMap<String, Vec<String>>> {
+    let read = |name: &str| {
+        let path = kernel.modules.join(name);
+        fs::read_to_string(&path).map_err(file("read", &path))
+    };
+    let dependencies = parse_dep(&read("modules.dep")?);
+    let builtin = read("modules.builtin")?;
+    let builtin: BTreeSet<String> = builtin.lines().map(module_name).collect();
+    let mut found = BTreeMap::new();
+    for name in wanted {
+        let mut files = Vec::new();
+        let runtime = RUNTIME.iter().filter(|(module, _)| module == name).map(|(_, needs)| *needs);
+        for (part, required) in runtime.map(|part| (part, false)).chain([(*name, true)]) {
+            if builtin.contains(part) {
+                continue;
+            }
+            match dependencies.get(part) {
+                Some(closure) => {
+                    for path in closure {
+                        if !files.contains(path) {
+                            files.push(path.clone());
+                        }
+                    }
+                }
+                None if required => {
+                    return Err(Error::NoModule { release: kernel.release.clone(), module: part.to_owned() });
+                }
+                None => {}
+            }
+        }
+        found.insert((*name).to_owned(), files);
+    }
+    Ok(found)
+}
+
+/// The contents of a module's file, decompressed.
+pub fn contents(path: &Path) -> Result<Vec<u8>> {
+    let (program, package) = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("xz") => ("xz", "xz-utils"),
+        Some("gz") => ("gzip", "gzip"),
+        Some("zst") => ("zstd", "zstd"),
+        _ => return fs::read(path).map_err(file("read", path)),
+    };
+    command::output(Command::new(program).arg("-dc").arg(path), package)
+}
+
+/// From a module's name to what must be loaded for it, itself last.
+fn parse_dep(text: &str) -> BTreeMap<String, Vec<String>> {
+    let mut all = BTreeMap::new();
+    for line in text.lines() {
+        let Some((path, needs)) = line.split_once(':') else { continue };
+        // The file lists the nearest dependency first.
+        let mut files: Vec<String> = needs.split_whitespace().rev().map(str::to_owned).collect();
+        files.push(path.to_owned());
+        all.insert(module_name(path), files);
+    }
+    all
+}
+
+/// `kernel/fs/xfs/xfs.ko.xz` is `xfs`; dashes are underscores to the kernel.
+#[must_use]
+pub fn module_name(path: &str) -> String {
+    let name = path.rsplit('/').next().unwrap_or(path);
+    name.split(".ko").next().unwrap_or(name).replace('-', "_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dependencies_are_loaded_first() {
+        let all = parse_dep("kernel/a.ko.xz: kernel/b.ko.xz kernel/c-d.ko.xz\nkernel/c-d.ko.xz:\n");
+        assert_eq!(all["a"], ["kernel/c-d.ko.xz", "kernel/b.ko.xz", "kernel/a.ko.xz"]);
+        assert_eq!(all["c_d"], ["kernel/c-d.ko.xz"]);
+    }
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Debian's package archive, through a private apt configuration.
+//!
+//! Lists, cache, status and sources are folders of our own, so that the host's apt stays as it is and packages
+//! of another release can be had. Packages are only downloaded; what is unpacked is the caller's choice. Only
+//! the host's proxy settings are taken over. The caller holds the cache's lock.
+
+use crate::command;
+use crate::error::file;
+use crate::{Error, Result};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// Suites that together have both kernels for Debian 12.
+const SOURCES: [(&str, &str); 3] = [
+    ("http://deb.debian.org/debian", "bookworm"),
+    ("http://deb.debian.org/debian", "bookworm-backports"),
+    ("http://deb.debian.org/debian-security", "bookworm-security"),
+];
+
+/// A private apt.
+pub(crate) struct Archive {
+    config: PathBuf,
+}
+
+/// A package in one version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Package {
+    pub(crate) name: String,
+    pub(crate) version: String,
+}
+
+impl Archive {
+    /// Writes the configuration under `folder` and gets the package lists.
+    pub(crate) fn open(folder: &Path) -> Result<Self> {
+        if !Path::new(KEYRING).exists() {
+            return Err(Error::MissingProgram {
+                program: KEYRING.to_owned(),
+                package: "debian-archive-keyring".to_owned(),
+            });
+        }
+        for sub in ["etc/empty", "state/lists/partial", "cache/archives/partial"] {
+            let path = folder.join(sub);
+            fs::create_dir_all(&path).map_err(file("create", &path))?;
+        }
+        let write = |name: &str, text: &str| {
+            let path = folder.join(name);
+            fs::write(&path, text).map_err(file("write", &path))
+        };
+        let mut sources = String::new();
+        for (address, suite) in SOURCES {
+            let _ = writeln!(sources, "deb [signed-by={KEYRING} arch=amd64] {address} {suite} main");
+        }
+        write("etc/sources.list", &sources)?;
+        write("state/status", "")?;
+        let folder_text = folder.display();
+        let mut config = format!(
+            "Dir \"{folder_text}\";\nDir::State \"state\";\nDir::State::status \"{folder_text}/state/status\";\n\
+             Dir::Cache \"cache\";\nDir::Etc \"etc\";\nDir::Etc::main \"none\";\nDir::Etc::parts \"empty\";\n\
+             Dir::Etc::sourcelist \"sources.list\";\nDir::Etc::sourceparts \"empty\";\n\
+             Dir::Etc::preferencesparts \"empty\";\nAPT::Architecture \"amd64\";\nAPT::Sandbox::User \"root\";\n\
+             Acquire::Languages \"none\";\nAcquire::Retries \"3\";\n"
+        );
+        let host = command::text(Command::new("apt-config").arg("dump"), "apt")?;
+        for line in host.lines() {
+            if line.starts_with("Acquire::") && line.contains("::Proxy") && !line.ends_with("\"\";") {
+                let _ = writeln!(config, "{line}");
+            }
+        }
+        write("apt.conf", &config)?;
+        let archive = Self { config: folder.join("apt.conf") };
+        // `Any` also makes a list that could not be had an error: apt would only warn.
+        command::output(archive.program("apt-get").args(["--quiet", "--error-on=any", "update"]), "apt")?;
+        Ok(archive)
+    }
+
+    fn program(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env("APT_CONFIG", &self.config).env("LC_ALL", "C");
+        command
+    }
+
+    /// Names of packages that begin with `prefix`.
+    pub(crate) fn names(&self, prefix: &str) -> Result<Vec<String>> {
+        let text = command::text(self.program("apt-cache").args(["pkgnames", prefix]), "apt")?;
+        Ok(text.lines().map(|line| line.trim().to_owned()).collect())
+    }
+
+    /// Versions of a package, newest first; none when there is no such package.
+    pub(crate) fn versions(&self, name: &str) -> Result<Vec<String>> {
+        let text = command::text(self.program("apt-cache").args(["madison", name]), "apt")?;
+        let version = |line: &str| line.split('|').nth(1).map(|version| version.trim().to_owned());
+        Ok(text.lines().filter_map(version).collect())
+    }
+
+    /// Downloads packages into `folder`.
+    pub(crate) fn download(&self, packages: &[Package], folder: &Path) -> Result<()> {
+        let wanted = packages.iter().map(|package| format!("{}={}", package.name, package.version));
+        let mut command = self.program("apt-get");
+        command.args(["--quiet", "download"]).args(wanted).current_dir(folder);
+        command::output(&mut command, "apt").map(drop)
+    }
+}

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The lines that guest and host exchange.
+//!
+//! The guest writes them to its second serial port, each beginning with [`PREFIX`]; the console (first port) is
+//! for people. The host hands over its wishes in [`PLAN`], a file of the initramfs.
+//! A line that does not parse is kept for people and means nothing. Newlines within a text are escaped.
+
+use std::fmt;
+
+/// What every line begins with.
+pub const PREFIX: &str = "zosbd2-vm: ";
+
+/// Where the guest finds its [`Plan`].
+pub const PLAN: &str = "/zosbd2-vm.plan";
+
+/// Where the guest finds the module under test, if there is one.
+pub const MODULE: &str = "/zosbd2.ko";
+
+/// Where the guest finds the kernel's loadable modules, decompressed, and [`MODULE_LIST`].
+pub const MODULES: &str = "/modules";
+
+/// Lines of `NAME: FILE...`: the files to load, in this order, for a kernel module; none when it is built in.
+pub const MODULE_LIST: &str = "/modules/list";
+
+/// How a test ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// As it should.
+    Passed,
+    /// Not as it should, and why.
+    Failed(String),
+    /// It could not run here, and why.
+    Skipped(String),
+}
+
+/// One line from the guest.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Line {
+    /// Init runs, in this kernel release.
+    Hello(String),
+    /// A test begins, and will be ended by the guest itself after so many seconds.
+    Start(String, u64),
+    /// A test ended after so many seconds.
+    Test(String, Outcome, f64),
+    /// For the person who watches.
+    Say(String),
+    /// For the program that started the machine.
+    Data(String),
+    /// The counts of this boot; the guest powers off after this line.
+    Verdict {
+        /// Tests passed.
+        passed: usize,
+        /// Tests failed.
+        failed: usize,
+        /// Tests skipped.
+        skipped: usize,
+    },
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(PREFIX)?;
+        match self {
+            Self::Hello(release) => write!(f, "hello {release}"),
+            Self::Start(name, seconds) => write!(f, "start {name} {seconds}"),
+            Self::Test(name, Outcome::Passed, seconds) => write!(f, "test {name} ok {seconds:.2}s"),
+            Self::Test(name, Outcome::Failed(why), seconds) => {
+                write!(f, "test {name} FAILED {seconds:.2}s: {}", escape(why))
+            }
+            Self::Test(name, Outcome::Skipped(why), _) => write!(f, "test {name} skipped: {}", escape(why)),
+            Self::Say(text) => write!(f, "say {}", escape(text)),
+            Self::Data(text) => write!(f, "data {}", escape(text)),
+            Self::Verdict { passed, failed, skipped } => {
+                write!(f, "verdict passed={passed} failed={failed} skipped={skipped}")
+            }
+        }
+    }
+}
+
+impl Line {
+    /// Reads a line; `None` when it is not one of ours.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
+        let (kind, rest) = line.trim_end().strip_prefix(PREFIX)?.split_once(' ')?;
+        match kind {
+            "hello" => Some(Self::Hello(rest.to_owned())),
+            "start" => {
+                let (name, seconds) = rest.split_once(' ')?;
+                Some(Self::Start(name.to_owned(), seconds.parse().ok()?))
+            }
+            "test" => parse_test(rest),
+            "say" => Some(Self::Say(unescape(rest))),
+            "data" => Some(Self::Data(unescape(rest))),
+            "verdict" => {
+                let mut numbers = rest.split(' ').zip(["passed=", "failed=", "skipped="]);
+                let mut next = || {
+                    let (word, key) = numbers.next()?;
+                    word.strip_prefix(key)?.parse().ok()
+                };
+                Some(Self::Verdict { passed: next()?, failed: next()?, skipped: next()? })
+            }
+            _ => None,
+        }
+    }
+}
+
+fn parse_test(rest: &str) -> Option<Line> {
+    let (name, rest) = rest.split_once(' ')?;
+    let seconds = |text: &str| text.strip_suffix('s')?.parse().ok();
+    let (outcome, seconds) = if let Some(time) = rest.strip_prefix("ok ") {
+        (Outcome::Passed, seconds(time)?)
+    } else if let Some(rest) = rest.strip_prefix("FAILED ") {
+        let (time, why) = rest.split_once(": ").unwrap_or((rest.trim_end_matches(':'), ""));
+        (Outcome::Failed(unescape(why)), seconds(time)?)
+    } else {
+        (Outcome::Skipped(unescape(rest.strip_prefix("skipped: ")?)), 0.0)
+    };
+    Some(Line::Test(name.to_owned(), outcome, seconds))
+}
+
+/// What the host wants of one boot: a file of lines `KEY VALUE`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Tests, in order.
+    pub tests: Vec<String>,
+    /// Seed for the tests' random numbers.
+    pub seed: u64,
+    /// Which build of the module this is; `normal` if nothing special.
+    pub variant: String,
+    /// What the tests' deadlines are multiplied by, for slow machines and counted ones.
+    pub slowness: u32,
+    /// Further settings, for tests that have some: `NAME=VALUE`.
+    pub settings: Vec<String>,
+}
+
+impl Plan {
+    /// The plan as a file.
+    #[must_use]
+    pub fn write(&self) -> String {
+        let mut lines = vec![
+            format!("seed {}", self.seed),
+            format!("variant {}", self.variant),
+            format!("slowness {}", self.slowness),
+        ];
+        lines.extend(self.tests.iter().map(|name| format!("test {name}")));
+        lines.extend(self.settings.iter().map(|setting| format!("set {}", escape(setting))));
+        lines.join("\n") + "\n"
+    }
+
+    /// Reads a plan; `None` when it is damaged.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut plan = Self::default();
+        for line in text.lines() {
+            let (key, value) = line.split_once(' ')?;
+            match key {
+                "seed" => plan.seed = value.parse().ok()?,
+                "variant" => value.clone_into(&mut plan.variant),
+                "slowness" => plan.slowness = value.parse().ok()?,
+                "test" => plan.tests.push(value.to_owned()),
+                "set" => plan.settings.push(unescape(value)),
+                _ => return None,
+            }
+        }
+        Some(plan)
+    }
+}
+
+fn escape(text: &str) -> String {
+    text.trim_end().replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "")
+}
+
+fn unescape(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => plain.push(if characters.next() == Some('n') { '\n' } else { '\\' }),
+            other => plain.push(other),
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_survive_the_trip() {
+        for line in [
+            Line::Hello("6.12.1-test".into()),
+            Line::Start("a_test".into(), 30),
+            Line::Test("a".into(), Outcome::Passed, 1.25),
+            Line::Test("a".into(), Outcome::Failed("x: y\nback\\slash \\n".into()), 0.5),
+            Line::Test("a".into(), Outcome::Skipped("no\nway".into()), 0.0),
+            Line::Say("[1] insmod".into()),
+            Line::Data("{\"a\": 1}".into()),
+            Line::Verdict { passed: 1, failed: 2, skipped: 3 },
+        ] {
+            assert_eq!(Line::parse(&format!("{line}\r\n")), Some(line));
+        }
+        for text in
+            ["", "hello", "zosbd2-vm: ", "zosbd2-vm: verdict passed=1 failed=2", "zosbd2-vm: test x maybe 1"]
+        {
+            assert_eq!(Line::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn plans_survive_the_trip() {
+        let plan = Plan {
+            tests: vec!["a".into(), "b".into()],
+            seed: u64::MAX,
+            variant: "normal".into(),
+            slowness: 3,
+            settings: vec!["x=1\n2".into()],
+        };
+        assert_eq!(Plan::parse(&plan.write()), Some(plan));
+        assert_eq!(Plan::parse("what"), None);
+    }
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! As many boots as it takes to give every test a result.
+//!
+//! A guest that dies or hangs costs the test that was running; the others run in a fresh boot. The guest itself
+//! ends a boot early after a test that left the kernel in doubt. A boot in which nothing at all came about is
+//! an error, so this ends.
+
+use crate::initramfs::Contents;
+use crate::machine::{Machine, TestResult};
+use crate::protocol::{Line, Outcome, Plan};
+use crate::{Error, Result, command};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// What came of a run.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// One result per test of the plan, in the order in which they ended.
+    pub results: Vec<TestResult>,
+    /// Data lines of all boots.
+    pub data: Vec<String>,
+    /// How long each boot took to init.
+    pub boots: Vec<Duration>,
+}
+
+impl Report {
+    /// Tests passed, failed and skipped.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize, usize) {
+        let count = |wanted: fn(&Outcome) -> bool| {
+            self.results.iter().filter(|result| wanted(&result.outcome)).count()
+        };
+        (
+            count(|outcome| matches!(outcome, Outcome::Passed)),
+            count(|outcome| matches!(outcome, Outcome::Failed(_))),
+            count(|outcome| matches!(outcome, Outcome::Skipped(_))),
+        )
+    }
+}
+
+/// Names of the tests that a guest program knows, by asking it.
+pub fn list(init: &Path) -> Result<Vec<String>> {
+    let text = command::text(Command::new(init).arg("--list"), "this project")?;
+    Ok(text.lines().map(str::to_owned).collect())
+}
+
+/// Those of `all` that are asked for: by name, or by the beginning of a name and `*`. All, if nothing is asked.
+pub fn select(all: &[String], asked: &[String]) -> Result<Vec<String>> {
+    if asked.is_empty() {
+        return Ok(all.to_vec());
+    }
+    let mut chosen: Vec<String> = Vec::new();
+    for pattern in asked {
+        let fits = |name: &&String| match pattern.strip_suffix('*') {
+            Some(beginning) => name.starts_with(beginning),
+            None => *name == pattern,
+        };
+        let found: Vec<&String> = all.iter().filter(fits).collect();
+        if found.is_empty() {
+            return Err(Error::UnknownTest(pattern.clone()));
+        }
+        for name in found {
+            if !chosen.contains(name) {
+                chosen.push(name.clone());
+            }
+        }
+    }
+    Ok(chosen)
+}
+
+/// Runs the plan's tests, telling `on_line` of every line and of results that the host had to find itself.
+pub fn run(
+    machine: &Machine,
+    contents: &Contents,
+    plan: &Plan,
+    on_line: &mut dyn FnMut(&Line),
+) -> Result<Report> {
+    let mut report = Report::default();
+    let mut plan = plan.clone();
+    for number in 0.. {
+        let boot = machine.boot(contents, &plan, number, on_line)?;
+        let mut ended: Vec<TestResult> = boot.results;
+        report.data.extend(boot.data);
+        report.boots.extend(boot.boot_time);
+        match boot.ending {
+            Ok(()) => {}
+            Err(Error::Guest { reason, during: Some(name), .. }) => ended.push(lost(name, reason, on_line)),
+            Err(Error::NoVerdict { during: Some(name), .. }) => {
+                let reason = "the guest ended without a word".to_owned();
+                ended.push(lost(name, reason, on_line));
+            }
+            // Between two tests: blame the last one, which left the guest in this state.
+            Err(Error::Guest { reason, during: None, console }) => match ended.last_mut() {
+                Some(last) => *last = lost(last.name.clone(), format!("after the test: {reason}"), on_line),
+                None => return Err(Error::Guest { reason, during: None, console }),
+            },
+            Err(error) => return Err(error),
+        }
+        plan.tests.retain(|name| !ended.iter().any(|result| result.name == *name));
+        let nothing = ended.is_empty();
+        report.results.extend(ended);
+        if plan.tests.is_empty() {
+            break;
+        }
+        if nothing {
+            return Err(Error::NoVerdict { during: None, console: machine.folder.join("console.log") });
+        }
+    }
+    Ok(report)
+}
+
+fn lost(name: String, reason: String, on_line: &mut dyn FnMut(&Line)) -> TestResult {
+    let outcome = Outcome::Failed(reason);
+    on_line(&Line::Test(name.clone(), outcome.clone(), 0.0));
+    TestResult { name, outcome, seconds: 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_chosen_once_and_in_the_order_asked() {
+        let all: Vec<String> = ["a", "ab", "b"].map(str::to_owned).into();
+        let asked = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            select(&all, &names)
+        };
+        assert_eq!(asked(&[]).unwrap(), all);
+        assert_eq!(asked(&["b", "a*", "a"]).unwrap(), ["b", "a", "ab"]);
+        assert!(matches!(asked(&["c"]), Err(Error::UnknownTest(_))));
+    }
+}

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! That the guest itself works: it runs the kernel it should, programs of the host, and the module.
+
+use crate::guest::{Context, Need, Test, read_trimmed, run};
+use std::path::Path;
+
+pub(super) const TESTS: &[Test] = &[
+    Test::new("smoke_boot", boot).timeout(30),
+    Test::new("smoke_tools", tools).needs(&[Need::Tool("fio"), Need::KernelModule("brd")]).timeout(120),
+    Test::new("insmod_rmmod", insmod_rmmod).needs(&[Need::Module]).timeout(60),
+];
+
+fn boot(context: &mut Context) {
+    let release = read_trimmed("/proc/sys/kernel/osrelease");
+    assert!(release.starts_with("6."), "unexpected kernel {release}");
+    context.say(&format!("kernel {release}, seed {}", context.seed()));
+    run(10, "/init", &["--list"]);
+}
+
+fn tools(context: &mut Context) {
+    context.load_kernel_module("brd", "rd_nr=1 rd_size=65536");
+    run(30, "mkfs.ext4", &["-q", "/dev/ram0"]);
+    run(30, "e2fsck", &["-fn", "/dev/ram0"]);
+    let job = ["--name=smoke", "--filename=/dev/ram0", "--rw=randwrite", "--bs=4k", "--size=4m"];
+    let output = run(60, "fio", &[&job[..], &["--direct=1", "--verify=crc32c"]].concat());
+    assert!(output.stdout.contains("err= 0"), "fio said:\n{}", output.stdout);
+}
+
+fn insmod_rmmod(context: &mut Context) {
+    for _ in 0..3 {
+        context.load_module("");
+        assert!(Path::new("/dev/zosbd2ctl").exists(), "the control node is not there");
+        context.unload_module();
+        assert!(!Path::new("/dev/zosbd2ctl").exists(), "the control node is still there");
+    }
+}
