@@ -3,8 +3,10 @@
 //!
 //! The source must be of the very version of `rustc`. In this order: rustup's `rust-src`, Debian's `rust-src`
 //! package where it is installed, and else that package fetched into the cache through a private apt
-//! configuration; the host's apt sources are not touched and nothing is installed.
+//! configuration; the host's apt sources are not touched and nothing is installed. `ZOSBD2_CORE=host` says not to
+//! look for it: then, as when it cannot be had, the metadata of the compiler's own `core` has to serve.
 
+use std::env;
 use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
@@ -14,20 +16,20 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{apt, paths, rust_object};
 
-/// A folder with the metadata of `core` and `compiler_builtins` for these flags.
-pub(crate) fn metadata(flags: &[String]) -> Result<PathBuf> {
+/// A folder with the metadata of `core` and `compiler_builtins`, from this source and for these flags.
+pub(crate) fn metadata(flags: &[String], source: &Path) -> Result<PathBuf> {
     let version = rust_object::rustc_version()?;
     let mut hasher = DefaultHasher::new();
     flags.hash(&mut hasher);
+    rust_object::rustc_identity()?.hash(&mut hasher);
     let folder = paths::cache().join(format!("core-{version}-{:016x}", hasher.finish()));
     if folder.join("done").exists() {
         return Ok(folder);
     }
-    let source = source(&version)?;
     let unfinished = folder.with_extension(format!("new{}", std::process::id()));
     fs::create_dir_all(&unfinished).with_context(|| format!("create {}", unfinished.display()))?;
     println!("compiling core {version} for this kernel's flags");
-    rust_object::build_core(flags, &source, &unfinished)?;
+    rust_object::build_core(flags, source, &unfinished)?;
     fs::write(unfinished.join("done"), "")?;
     // Another process may have been faster; then its folder serves as well.
     if fs::rename(&unfinished, &folder).is_err() {
@@ -38,7 +40,9 @@ pub(crate) fn metadata(flags: &[String]) -> Result<PathBuf> {
 }
 
 /// The folder that contains `core/src/lib.rs`.
-fn source(version: &str) -> Result<PathBuf> {
+pub(crate) fn source() -> Result<PathBuf> {
+    ensure!(env::var_os("ZOSBD2_CORE").is_none_or(|value| value != "host"), "ZOSBD2_CORE=host");
+    let version = &rust_object::rustc_version()?;
     let fetched = paths::cache().join(format!("rust-src-{version}"));
     let candidates = [
         rust_object::sysroot()?.join("lib/rustlib/src/rust/library"),

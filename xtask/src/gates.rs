@@ -18,13 +18,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use zosbd2_vm::kernels::{self, KernelName};
 
 use crate::kmod::{self, Variant};
 use crate::paths;
-use crate::rust_object::Config;
+use crate::rust_flags::Config;
 
 /// Undefined symbols the object may have besides the shim's functions: what the kernel exports.
-const ALLOWED: &[&str] = &["__x86_return_thunk", "memcpy", "memmove", "memset", "memcmp"];
+const ALLOWED: &[&str] = &["__x86_return_thunk", "memcpy", "memmove", "memset", "memcmp", "bcmp"];
 /// Largest stack frame of a Rust function, in bytes; Kbuild has the same for C.
 const MAX_FRAME: u64 = 1024;
 
@@ -263,7 +264,8 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut kdirs = arguments.kdir.clone();
     if kdirs.is_empty() {
-        kdirs = fetched()?;
+        let fetched = KernelName::ALL.into_iter().filter_map(|name| kernels::find(name).ok());
+        kdirs.extend(fetched.map(|kernel| kernel.headers));
     }
     let Some(last) = kdirs.last() else {
         bail!("no kernel's headers are there: `cargo xtask fetch` gets them, --kdir names others");
@@ -283,20 +285,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     println!("{} gates passed, {} failed", report.passed, report.failed.len());
     ensure!(report.failed.is_empty(), "gates failed: {}", report.failed.join("; "));
     Ok(())
-}
-
-/// The headers of the kernels that `cargo xtask fetch` got.
-fn fetched() -> Result<Vec<PathBuf>> {
-    let Ok(entries) = fs::read_dir(paths::root().join("target/kernels")) else { return Ok(Vec::new()) };
-    let mut kdirs = Vec::new();
-    for entry in entries {
-        let folder = entry?.path();
-        let Some(release) = folder.file_name() else { continue };
-        let kdir = folder.join(format!("usr/src/linux-headers-{}", release.to_string_lossy()));
-        kdirs.extend(kdir.exists().then_some(kdir));
-    }
-    kdirs.sort();
-    Ok(kdirs)
 }
 
 /// Builds a module and reports its gates.

@@ -41,6 +41,9 @@ pub(crate) struct Arguments {
     /// Which module to build
     #[arg(long, value_enum, default_value = "release")]
     variant: Variant,
+    /// Folder to build in, instead of target/kmod/RELEASE-VARIANT
+    #[arg(long)]
+    out: Option<PathBuf>,
     /// Run sparse on the C sources, too
     #[arg(long)]
     sparse: bool,
@@ -48,7 +51,14 @@ pub(crate) struct Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let module = build(&arguments.kdir, arguments.variant, arguments.sparse)?;
+    let Arguments { kdir, variant, out, sparse } = arguments;
+    let module = match out {
+        Some(out) => {
+            fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
+            build_in(&paths::root(), kdir, *variant, *sparse, &out.canonicalize()?)?
+        }
+        None => build(kdir, *variant, *sparse)?,
+    };
     println!("{}", module.display());
     Ok(())
 }
@@ -66,19 +76,40 @@ pub(crate) fn build_from(
     sparse: bool,
     target: &Path,
 ) -> Result<PathBuf> {
-    let kdir = kdir.canonicalize().with_context(|| {
-        format!("there are no kernel headers at {} (Debian: package linux-headers-amd64)", kdir.display())
-    })?;
-    let release = release(&kdir)?;
-    let work = target.join(format!("{}-{}", release, variant.name()));
+    let work = target.join(format!("{}-{}", release(&headers(kdir)?)?, variant.name()));
+    build_in(root, kdir, variant, sparse, &work)
+}
+
+/// As [`build`], from the sources below `root` in the folder `work`. No module is left there on an error.
+fn build_in(root: &Path, kdir: &Path, variant: Variant, sparse: bool, work: &Path) -> Result<PathBuf> {
+    let kdir = &headers(kdir)?;
+    let module = work.join("zosbd2.ko");
+    let built = steps(root, kdir, variant, sparse, work);
+    if built.is_err() && module.exists() {
+        fs::remove_file(&module).with_context(|| format!("remove {}", module.display()))?;
+    }
+    built.map(|()| module)
+}
+
+/// The folder, if there is one.
+fn headers(kdir: &Path) -> Result<PathBuf> {
+    kdir.canonicalize().with_context(|| {
+        format!(
+            "there are no kernel headers at {}: install Debian's package linux-headers-amd64 (or the one of your \
+             kernel), or name others with KDIR=",
+            kdir.display()
+        )
+    })
+}
+
+fn steps(root: &Path, kdir: &Path, variant: Variant, sparse: bool, work: &Path) -> Result<()> {
     mirror(&root.join("kernel/shim"), &work.join("shim"))?;
     mirror(&root.join("kernel/compat"), &work.join("compat"))?;
     mirror(&root.join("kernel/compat/probes"), &work.join("probes"))?;
-    probe(&kdir, &root.join("kernel/compat/probes"), &work)?;
-    rust_object::build(&kdir, variant == Variant::Faults, root, &work)?;
+    probe(kdir, &root.join("kernel/compat/probes"), work)?;
+    rust_object::build(kdir, variant == Variant::Faults, root, work)?;
     copy_if_changed(&root.join("kernel/Kbuild"), &work.join("Kbuild"))?;
-    kbuild(&kdir, &work, variant, sparse)?;
-    Ok(work.join("zosbd2.ko"))
+    kbuild(kdir, work, variant, sparse)
 }
 
 /// What `uname -r` says in that kernel. `kernel.release` does not know the flavour on every Debian kernel.
@@ -120,6 +151,8 @@ fn make(kdir: &Path, folder: &Path) -> Command {
     let mut command = Command::new("make");
     command.arg("--no-print-directory").arg("-C").arg(kdir).arg(format!("M={}", folder.display()));
     command.env_remove("MAKEFLAGS").env_remove("MFLAGS").env_remove("MAKELEVEL").env("LC_ALL", "C");
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    command.arg(format!("-j{processors}"));
     command
 }
 

@@ -11,6 +11,7 @@ mod fetch;
 mod gates;
 mod kmod;
 mod paths;
+mod rust_flags;
 mod rust_object;
 mod setup;
 mod test;

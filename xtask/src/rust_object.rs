@@ -9,127 +9,32 @@
 //!
 //! Errors name the command that failed; a half-made object is never left at the output path.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
-use crate::paths;
+use crate::rust_flags::{self, Config, Core};
+use crate::{core_lib, paths};
 
-/// The target kernel's configuration, from `include/config/auto.conf`.
-#[derive(Debug)]
-pub(crate) struct Config(BTreeMap<String, String>);
-
-impl Config {
-    /// Reads the configuration of the kernel whose headers are in `kdir`.
-    pub(crate) fn read(kdir: &Path) -> Result<Self> {
-        let path = kdir.join("include/config/auto.conf");
-        let text = fs::read_to_string(&path).with_context(|| {
-            format!("read {}: {} are no configured kernel headers", path.display(), kdir.display())
-        })?;
-        let entries = text.lines().filter_map(|line| line.split_once('='));
-        Ok(Self(entries.map(|(key, value)| (key.to_owned(), value.trim_matches('"').to_owned())).collect()))
-    }
-
-    /// Whether `CONFIG_name` is `y`.
-    pub(crate) fn is_set(&self, name: &str) -> bool {
-        self.value(name) == Some("y")
-    }
-
-    /// Whether `CONFIG_name` or the name it had in older kernels is `y`.
-    pub(crate) fn any_set(&self, names: &[&str]) -> bool {
-        names.iter().any(|name| self.is_set(name))
-    }
-
-    fn value(&self, name: &str) -> Option<&str> {
-        self.0.get(&format!("CONFIG_{name}")).map(String::as_str)
-    }
-}
-
-/// Flags for every crate, by what the target kernel wants.
-fn flags(config: &Config) -> Result<Vec<String>> {
-    ensure!(
-        config.is_set("X86_64"),
-        "the target kernel is not x86-64: no other architecture is supported (yet)"
-    );
-    let mut flags: Vec<String> = [
-        "--edition=2024",
-        "--crate-type=rlib",
-        "--emit=obj,metadata",
-        "--target=x86_64-unknown-none",
-        "--sysroot=/dev/null",
-        "-Cpanic=abort",
-        "-Cembed-bitcode=n",
-        "-Ccodegen-units=1",
-        "-Copt-level=2",
-        "-Csymbol-mangling-version=v0",
-        "-Cforce-unwind-tables=n",
-        "-Zfunction-sections=n",
-        "-Crelocation-model=static",
-        "-Ccode-model=kernel",
-        "-Cno-redzone=y",
-        "-Ctarget-cpu=x86-64",
-        "-Cdebug-assertions=n",
-        "-Coverflow-checks=n",
-        "-Cdebuginfo=1",
-        // Together these keep the object free of GOT relocations, which a module loader refuses.
-        "-Zplt=yes",
-        "-Zdirect-access-external-data=yes",
-        "--cfg=zosbd2_kernel",
-    ]
-    .map(str::to_owned)
-    .to_vec();
-    let mut features = Vec::new();
-    let retpoline = config.any_set(&["MITIGATION_RETPOLINE", "RETPOLINE"]);
-    if config.is_set("X86_KERNEL_IBT") {
-        flags.push("-Zcf-protection=branch".to_owned());
-    }
-    if config.is_set("X86_KERNEL_IBT") || retpoline {
-        flags.push("-Cjump-tables=n".to_owned());
-    }
-    if retpoline {
-        flags.push("-Zretpoline-external-thunk".to_owned());
-        flags.push("-Zindirect-branch-cs-prefix".to_owned());
-    }
-    if config.any_set(&["MITIGATION_RETHUNK", "RETHUNK"]) {
-        flags.push("-Zfunction-return=thunk-extern".to_owned());
-    }
-    if config.any_set(&["MITIGATION_SLS", "SLS"]) {
-        features.extend(["+harden-sls-ijmp", "+harden-sls-ret"]);
-    }
-    if config.is_set("CALL_PADDING") {
-        let bytes =
-            config.value("FUNCTION_PADDING_BYTES").context("CONFIG_FUNCTION_PADDING_BYTES is unset")?;
-        flags.push(format!("-Zpatchable-function-entry={bytes},{bytes}"));
-    }
-    if config.is_set("FRAME_POINTER") {
-        flags.push("-Cforce-frame-pointers=y".to_owned());
-    }
-    if config.any_set(&["CFI_CLANG", "CFI"]) {
-        bail!("the target kernel uses kCFI, with which the Rust object was never tried");
-    }
-    if !features.is_empty() {
-        flags.push(format!("-Ctarget-feature={}", features.join(",")));
-    }
-    Ok(flags)
-}
-
-fn rustc(arguments: impl IntoIterator<Item = impl AsRef<std::ffi::OsStr>>) -> Command {
-    let mut command = Command::new("rustc");
-    // The flags are unstable options of a stable compiler, as in the kernel's own build.
-    command.env("RUSTC_BOOTSTRAP", "1").args(arguments);
+fn rustc(flags: &[String]) -> Command {
+    let mut command = rust_flags::rustc();
+    command.args(flags);
     command
 }
 
-/// rustc hands the two SLS features on to LLVM, as wanted, and says that it does not know them itself.
+/// rustc hands the two SLS features on to LLVM, as wanted, and says that it does not know them itself. Of the
+/// host's `core` it says that it was compiled for another ABI: none of its compiled code is used.
 fn expected_warning(block: &str) -> bool {
     let block = block.trim();
+    let expected = [
+        "warning: unknown and unstable feature specified for `-Ctarget-feature`: `harden-sls-",
+        "warning: target feature `",
+        "warning: unstable feature specified for `-Ctarget-feature`",
+    ];
     block.is_empty()
-        || block.starts_with(
-            "warning: unknown and unstable feature specified for `-Ctarget-feature`: `harden-sls-",
-        )
+        || expected.iter().any(|start| block.starts_with(start))
         || (block.ends_with("emitted") && block.starts_with("warning: "))
 }
 
@@ -146,9 +51,18 @@ fn run_quiet(command: &mut Command) -> Result<String> {
 /// Builds the object for the kernel of `kdir` into `out/zosbd2_rust.o`, leaving an unstripped copy beside it.
 pub(crate) fn build(kdir: &Path, faults: bool, root: &Path, out: &Path) -> Result<PathBuf> {
     let config = Config::read(kdir)?;
-    let mut flags = flags(&config)?;
-    let core = crate::core_lib::metadata(&flags)?;
-    flags.push(format!("-L{}", core.display()));
+    let mut flags = match core_lib::source() {
+        Ok(source) => {
+            let mut flags = rust_flags::flags(&config, Core::Source)?;
+            let core = core_lib::metadata(&flags, &source)?;
+            flags.push(format!("-L{}", core.display()));
+            flags
+        }
+        Err(error) => {
+            println!("using the metadata of the host's core, because its source cannot be had: {error:#}");
+            rust_flags::flags(&config, Core::Host)?
+        }
+    };
     if faults {
         flags.push("--cfg=zosbd2_faults".to_owned());
     }
@@ -178,7 +92,9 @@ pub(crate) fn build(kdir: &Path, faults: bool, root: &Path, out: &Path) -> Resul
     let object = out.join("zosbd2_rust.o");
     let unfinished = out.join("zosbd2_rust.o.new");
     let mut objcopy = Command::new("objcopy");
-    objcopy.arg("--strip-debug").arg("--remove-section=.comment");
+    objcopy.args(["--strip-debug", "--remove-section=.comment"]);
+    // Unwind tables for user space, which the host's target has; the kernel has its own.
+    objcopy.arg("--remove-section=.eh_frame");
     objcopy.arg(format!("--keep-global-symbols={}", root.join("kernel/exports.txt").display()));
     run_quiet(objcopy.arg(&merged).arg(&unfinished))?;
     crate::gates::object(&unfinished, root, &config)?;
@@ -213,14 +129,19 @@ pub(crate) fn build_core(flags: &[String], source: &Path, out: &Path) -> Result<
 
 /// The version of `rustc`, as `1.95.0`.
 pub(crate) fn rustc_version() -> Result<String> {
-    let text = run_quiet(Command::new("rustc").arg("--version")).context("is Rust installed?")?;
+    let text = rustc_identity()?;
     let version = text.split_whitespace().nth(1).context("`rustc --version` names no version")?;
     Ok(version.to_owned())
 }
 
+/// All that tells one `rustc` from another: metadata of one is of no use to another, even of the same version.
+pub(crate) fn rustc_identity() -> Result<String> {
+    run_quiet(rust_flags::rustc().args(["--version", "--verbose"])).context("is Rust installed?")
+}
+
 /// `rustc --print sysroot`.
 pub(crate) fn sysroot() -> Result<PathBuf> {
-    Ok(PathBuf::from(run_quiet(Command::new("rustc").args(["--print", "sysroot"]))?.trim()))
+    Ok(PathBuf::from(run_quiet(rust_flags::rustc().args(["--print", "sysroot"]))?.trim()))
 }
 
 /// Arguments of `cargo xtask rust-object`.

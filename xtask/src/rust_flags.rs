@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The flags of `rustc` for the target kernel's configuration.
+//!
+//! What a kernel asks for depends on its configuration alone, never on its release number; how an option is
+//! spelled depends on the compiler, which is asked by a run that compiles nothing. What it has no spelling
+//! for is an error: an unhardened object would load and be a hole.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+/// The target kernel's configuration, from `include/config/auto.conf`.
+#[derive(Debug)]
+pub(crate) struct Config(BTreeMap<String, String>);
+
+impl Config {
+    /// Reads the configuration of the kernel whose headers are in `kdir`.
+    pub(crate) fn read(kdir: &Path) -> Result<Self> {
+        let path = kdir.join("include/config/auto.conf");
+        let text = fs::read_to_string(&path).with_context(|| {
+            format!("read {}: {} are no configured kernel headers", path.display(), kdir.display())
+        })?;
+        Ok(Self::parse(&text))
+    }
+
+    fn parse(text: &str) -> Self {
+        let entries = text.lines().filter_map(|line| line.split_once('='));
+        Self(entries.map(|(key, value)| (key.to_owned(), value.trim_matches('"').to_owned())).collect())
+    }
+
+    /// Whether `CONFIG_name` is `y`.
+    pub(crate) fn is_set(&self, name: &str) -> bool {
+        self.value(name) == Some("y")
+    }
+
+    /// Whether `CONFIG_name` or the name it had in older kernels is `y`.
+    pub(crate) fn any_set(&self, names: &[&str]) -> bool {
+        names.iter().any(|name| self.is_set(name))
+    }
+
+    fn value(&self, name: &str) -> Option<&str> {
+        self.0.get(&format!("CONFIG_{name}")).map(String::as_str)
+    }
+}
+
+/// Which `core` the kernel part is compiled against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Core {
+    /// Its source, compiled with the same flags.
+    Source,
+    /// The one that came with the compiler, for user space. Only its metadata is used, and all code is
+    /// generated with our flags; the compiler warns that the two do not fit, and the gates look at the result.
+    Host,
+}
+
+/// Flags that every kernel and either `core` has in common.
+const COMMON: [&str; 20] = [
+    "--edition=2024",
+    "--crate-type=rlib",
+    "--emit=obj,metadata",
+    "-Cpanic=abort",
+    "-Cembed-bitcode=n",
+    "-Ccodegen-units=1",
+    "-Copt-level=2",
+    "-Csymbol-mangling-version=v0",
+    "-Cforce-unwind-tables=n",
+    "-Zfunction-sections=n",
+    "-Crelocation-model=static",
+    "-Ccode-model=kernel",
+    "-Cno-redzone=y",
+    "-Ctarget-cpu=x86-64",
+    "-Cdebug-assertions=n",
+    "-Coverflow-checks=n",
+    "-Cdebuginfo=1",
+    // Together these keep the object free of GOT relocations, which a module loader refuses.
+    "-Zplt=yes",
+    "-Zdirect-access-external-data=yes",
+    "--cfg=zosbd2_kernel",
+];
+
+/// The target whose built-in specification has neither floats nor a red zone.
+const SOURCE: [&str; 2] = ["--target=x86_64-unknown-none", "--sysroot=/dev/null"];
+const HOST: [&str; 3] = [
+    "--target=x86_64-unknown-linux-gnu",
+    "-Ctarget-feature=-sse4.2,-sse4.1,-ssse3,-sse3,-sse2,-sse,+soft-float",
+    "-Cunsafe-allow-abi-mismatch=retpoline,retpoline-external-thunk,indirect-branch-cs-prefix",
+];
+
+/// An option that kernels ask for by their configuration.
+struct Hardening {
+    /// Names of the configuration that asks for it: today's, and those it had before.
+    wanted_by: &'static [&'static str],
+    /// Its spellings, newest compiler first.
+    spellings: &'static [&'static [&'static str]],
+}
+
+const OPTIONS: [Hardening; 6] = [
+    Hardening { wanted_by: &["X86_KERNEL_IBT"], spellings: &[&["-Zcf-protection=branch"]] },
+    // A jump table is an indirect branch, without a landing pad and around the retpolines.
+    Hardening {
+        wanted_by: &["X86_KERNEL_IBT", "MITIGATION_RETPOLINE", "RETPOLINE"],
+        spellings: &[&["-Cjump-tables=n"], &["-Zno-jump-tables"]],
+    },
+    Hardening {
+        wanted_by: &["MITIGATION_RETPOLINE", "RETPOLINE"],
+        spellings: &[
+            &["-Zretpoline-external-thunk", "-Zindirect-branch-cs-prefix"],
+            &["-Ctarget-feature=+retpoline-external-thunk,+retpoline-indirect-branches,\
+                 +retpoline-indirect-calls"],
+        ],
+    },
+    Hardening {
+        wanted_by: &["MITIGATION_RETHUNK", "RETHUNK"],
+        spellings: &[&["-Zfunction-return=thunk-extern"]],
+    },
+    Hardening {
+        wanted_by: &["MITIGATION_SLS", "SLS"],
+        spellings: &[&["-Ctarget-feature=+harden-sls-ijmp,+harden-sls-ret"]],
+    },
+    Hardening { wanted_by: &["FRAME_POINTER"], spellings: &[&["-Cforce-frame-pointers=y"]] },
+];
+
+/// Flags for every crate of the kernel part, and for its `core`.
+pub(crate) fn flags(config: &Config, core: Core) -> Result<Vec<String>> {
+    ensure!(
+        config.is_set("X86_64"),
+        "the target kernel is not x86-64: no other architecture is supported (yet)"
+    );
+    if config.any_set(&["CFI_CLANG", "CFI"]) {
+        bail!("the target kernel uses kCFI, with which the Rust object was never tried");
+    }
+    let specific: &[&str] = match core {
+        Core::Source => &SOURCE,
+        Core::Host => &HOST,
+    };
+    let mut flags: Vec<String> = COMMON.iter().chain(specific).map(|&flag| flag.to_owned()).collect();
+    ensure!(
+        accepts(&flags, &[])?,
+        "rustc does not know one of {}: use rustc 1.95 (RUSTC= names another than the one in PATH)",
+        flags.join(" ")
+    );
+    for option in OPTIONS.iter().filter(|option| config.any_set(option.wanted_by)) {
+        let mut chosen = None;
+        for spelling in option.spellings {
+            if accepts(&flags, spelling)? {
+                chosen = Some(spelling);
+                break;
+            }
+        }
+        let chosen = chosen.with_context(|| {
+            format!(
+                "the target kernel has CONFIG_{}, for which rustc knows none of {:?}",
+                option.wanted_by[0], option.spellings
+            )
+        })?;
+        flags.extend(chosen.iter().map(|&flag| flag.to_owned()));
+    }
+    if config.is_set("CALL_PADDING") {
+        let bytes =
+            config.value("FUNCTION_PADDING_BYTES").context("CONFIG_FUNCTION_PADDING_BYTES is unset")?;
+        flags.push(format!("-Zpatchable-function-entry={bytes},{bytes}"));
+    }
+    Ok(flags)
+}
+
+/// `rustc`, or what `RUSTC` names, with unstable options of a stable compiler, as in the kernel's own build.
+pub(crate) fn rustc() -> Command {
+    let mut command = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    command.env("RUSTC_BOOTSTRAP", "1").env("LC_ALL", "C");
+    command
+}
+
+/// Whether the compiler takes these flags. Compiles nothing.
+fn accepts(flags: &[String], more: &[&str]) -> Result<bool> {
+    let mut command = rustc();
+    command.args(flags).args(more).arg("--print=cfg").stdout(Stdio::null()).stderr(Stdio::null());
+    Ok(command.status().context("run rustc: is Rust installed?")?.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(names: &[&str]) -> Config {
+        let lines = names.iter().map(|name| format!("CONFIG_{name}=y\n"));
+        Config::parse(&lines.chain(["CONFIG_X86_64=y\n".to_owned()]).collect::<String>())
+    }
+
+    #[test]
+    fn older_names_ask_for_the_same() {
+        let old = flags(&with(&["RETPOLINE", "RETHUNK", "SLS"]), Core::Source).unwrap();
+        let names = ["MITIGATION_RETPOLINE", "MITIGATION_RETHUNK", "MITIGATION_SLS"];
+        assert_eq!(old, flags(&with(&names), Core::Source).unwrap());
+        assert!(old.iter().any(|flag| flag == "-Zfunction-return=thunk-extern"));
+    }
+
+    #[test]
+    fn padding_is_as_long_as_the_kernel_says() {
+        let config =
+            Config::parse("CONFIG_X86_64=y\nCONFIG_CALL_PADDING=y\nCONFIG_FUNCTION_PADDING_BYTES=11\n");
+        let flags = flags(&config, Core::Source).unwrap();
+        assert_eq!(flags.last().unwrap(), "-Zpatchable-function-entry=11,11");
+    }
+
+    #[test]
+    fn what_was_never_tried_is_refused() {
+        assert!(flags(&with(&["CFI_CLANG"]), Core::Source).is_err());
+        assert!(flags(&Config::parse("CONFIG_ARM64=y\n"), Core::Source).is_err());
+    }
+
+    #[test]
+    fn unknown_options_are_noticed() {
+        assert!(!accepts(&[], &["-Zno-such-option"]).unwrap());
+        assert!(!accepts(&[], &["-Cno-such-option=n"]).unwrap());
+    }
+}
