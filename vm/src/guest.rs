@@ -11,6 +11,7 @@ mod modules;
 mod mount;
 mod process;
 mod random;
+pub(crate) mod raw;
 mod registry;
 mod report;
 mod supervise;

@@ -50,11 +50,26 @@ fn main() -> ExitCode {
     match arguments.as_slice() {
         ["--list"] => {
             for test in tests::all() {
-                println!("{}", test.name);
+                let hidden = if test.hidden { "hidden" } else { "shown" };
+                println!("{} {} {hidden}", test.name, test.variant());
             }
             ExitCode::SUCCESS
         }
         ["--test", name] => guest::child::run(name),
+        // Roles that tests start as processes of their own.
+        ["--serve", name, threads, file] => match tests::support::serve_role(name, threads, file) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("serve {name}: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        ["--read", path] => {
+            let mut buffer = [0; 4096];
+            let read = std::fs::File::open(path)
+                .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut buffer));
+            if read.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
         _ if std::process::id() == 1 => guest::init::run(),
         _ => {
             eprintln!("usage: zosbd2-vm-guest --list (anything else is for the guest)");

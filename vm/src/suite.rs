@@ -39,30 +39,46 @@ impl Report {
     }
 }
 
-/// Names of the tests that a guest program knows, by asking it.
-pub fn list(init: &Path) -> Result<Vec<String>> {
-    let text = command::text(Command::new(init).arg("--list"), "this project")?;
-    Ok(text.lines().map(str::to_owned).collect())
+/// A test, as the host knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestInfo {
+    /// Its name.
+    pub name: String,
+    /// The variant of the module that it is for.
+    pub variant: String,
+    /// Whether it only runs when it is named.
+    pub hidden: bool,
 }
 
-/// Those of `all` that are asked for: by name, or by the beginning of a name and `*`. All, if nothing is asked.
-pub fn select(all: &[String], asked: &[String]) -> Result<Vec<String>> {
+/// The tests that a guest program knows, by asking it.
+pub fn list(init: &Path) -> Result<Vec<TestInfo>> {
+    let text = command::text(Command::new(init).arg("--list"), "this project")?;
+    let read = |line: &str| {
+        let mut words = line.split(' ').map(str::to_owned);
+        Some(TestInfo { name: words.next()?, variant: words.next()?, hidden: words.next()? == "hidden" })
+    };
+    Ok(text.lines().filter_map(read).collect())
+}
+
+/// Those of `all` that are asked for: by name, or by the beginning of a name and `*`. If nothing is asked, all
+/// that are not hidden.
+pub fn select(all: &[TestInfo], asked: &[String]) -> Result<Vec<TestInfo>> {
     if asked.is_empty() {
-        return Ok(all.to_vec());
+        return Ok(all.iter().filter(|test| !test.hidden).cloned().collect());
     }
-    let mut chosen: Vec<String> = Vec::new();
+    let mut chosen: Vec<TestInfo> = Vec::new();
     for pattern in asked {
-        let fits = |name: &&String| match pattern.strip_suffix('*') {
-            Some(beginning) => name.starts_with(beginning),
-            None => *name == pattern,
+        let fits = |test: &&TestInfo| match pattern.strip_suffix('*') {
+            Some(beginning) => test.name.starts_with(beginning),
+            None => test.name == *pattern,
         };
-        let found: Vec<&String> = all.iter().filter(fits).collect();
+        let found: Vec<&TestInfo> = all.iter().filter(fits).collect();
         if found.is_empty() {
             return Err(Error::UnknownTest(pattern.clone()));
         }
-        for name in found {
-            if !chosen.contains(name) {
-                chosen.push(name.clone());
+        for test in found {
+            if !chosen.contains(test) {
+                chosen.push(test.clone());
             }
         }
     }
@@ -122,13 +138,16 @@ mod tests {
 
     #[test]
     fn names_are_chosen_once_and_in_the_order_asked() {
-        let all: Vec<String> = ["a", "ab", "b"].map(str::to_owned).into();
+        let test =
+            |name: &str| TestInfo { name: name.into(), variant: "release".into(), hidden: name == "h" };
+        let all: Vec<TestInfo> = ["a", "h", "ab", "b"].map(test).into();
         let asked = |names: &[&str]| {
             let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-            select(&all, &names)
+            select(&all, &names).map(|tests| tests.into_iter().map(|test| test.name).collect::<Vec<_>>())
         };
-        assert_eq!(asked(&[]).unwrap(), all);
+        assert_eq!(asked(&[]).unwrap(), ["a", "ab", "b"]);
         assert_eq!(asked(&["b", "a*", "a"]).unwrap(), ["b", "a", "ab"]);
+        assert_eq!(asked(&["h"]).unwrap(), ["h"]);
         assert!(matches!(asked(&["c"]), Err(Error::UnknownTest(_))));
     }
 }

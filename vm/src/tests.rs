@@ -1,11 +1,26 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The tests that run in the guest. One line per file, in the order in which they run.
 
+mod data;
+mod hostile;
+mod lifecycle;
+mod protocol;
+mod selftest;
 mod smoke;
+pub(crate) mod support;
+mod walkthrough;
 
 use crate::guest::Test;
 
-const TABLES: &[&[Test]] = &[smoke::TESTS];
+const TABLES: &[&[Test]] = &[
+    smoke::TESTS,
+    walkthrough::TESTS,
+    data::TESTS,
+    protocol::TESTS,
+    lifecycle::TESTS,
+    hostile::TESTS,
+    selftest::TESTS,
+];
 
 /// Every test, in order.
 pub(crate) fn all() -> impl Iterator<Item = &'static Test> {

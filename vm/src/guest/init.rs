@@ -46,9 +46,9 @@ pub(crate) fn run() -> ExitCode {
         let test = test.unwrap_or_else(|| panic!("there is no test {name}"));
         let limit = test.seconds * u64::from(context.slowness());
         report::send(&Line::Start(name.clone(), limit));
-        let _ = fs::write("/dev/kmsg", format!("<5>test {name}: begin"));
+        mount::write_text("/dev/kmsg", &format!("<5>test {name}: begin\n"));
         let judged = supervise::run(test, &context, &mut kmsg);
-        let _ = fs::write("/dev/kmsg", format!("<5>test {name}: {:?}", judged.outcome));
+        eprintln!("test {name}: {:?}", judged.outcome);
         match judged.outcome {
             Outcome::Passed => passed += 1,
             Outcome::Failed(_) => failed += 1,

@@ -44,12 +44,15 @@ impl Pages {
     /// At least so many bytes, and no page behind them.
     pub(crate) fn new(bytes: usize) -> Self {
         let bytes = bytes.next_multiple_of(PAGE);
-        let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        let (protection, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         // SAFETY: a new anonymous mapping anywhere.
         let base = unsafe { libc::mmap(ptr::null_mut(), bytes + PAGE, protection, flags, -1, 0) };
         assert!(base != libc::MAP_FAILED, "map {bytes} bytes: {}", last_errno());
+        // SAFETY: the mapping is one page longer than `bytes`.
+        let last = unsafe { base.byte_add(bytes) };
         // SAFETY: the last page of the mapping just made.
-        let result = unsafe { libc::munmap(base.byte_add(bytes), PAGE) };
+        let result = unsafe { libc::munmap(last, PAGE) };
         assert_eq!(result, 0, "unmap the page behind: {}", last_errno());
         Self { base, bytes }
     }

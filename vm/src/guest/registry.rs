@@ -16,12 +16,13 @@ pub(crate) struct Test {
     pub(crate) needs: &'static [Need],
     pub(crate) seconds: u64,
     pub(crate) allowed: &'static [&'static str],
+    pub(crate) hidden: bool,
 }
 
 impl Test {
     /// A test that needs nothing and takes at most two minutes.
     pub(crate) const fn new(name: &'static str, function: fn(&mut Context)) -> Self {
-        Self { name, function, needs: &[], seconds: TIMEOUT, allowed: &[] }
+        Self { name, function, needs: &[], seconds: TIMEOUT, allowed: &[], hidden: false }
     }
 
     /// What must be there, or the test is skipped.
@@ -36,6 +37,21 @@ impl Test {
         self
     }
 
+    /// Not a test of the system but of the harness: it only runs when it is named.
+    pub(crate) const fn hidden(mut self) -> Self {
+        self.hidden = true;
+        self
+    }
+
+    /// The variant of the module that it is for.
+    pub(crate) fn variant(&self) -> &'static str {
+        let named = self.needs.iter().find_map(|need| match need {
+            Need::Variant(name) => Some(*name),
+            _ => None,
+        });
+        named.unwrap_or("release")
+    }
+
     /// Suspicious kernel lines that are expected: those that contain one of these texts.
     pub(crate) const fn allows(mut self, texts: &'static [&'static str]) -> Self {
         self.allowed = texts;
@@ -48,7 +64,7 @@ impl Test {
 pub(crate) enum Need {
     /// `zosbd2.ko`, of any variant.
     Module,
-    /// This variant of `zosbd2.ko`.
+    /// This variant of `zosbd2.ko`: such tests run in a guest of their own.
     Variant(&'static str),
     /// A program of the host, by name.
     Tool(&'static str),

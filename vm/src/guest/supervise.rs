@@ -63,6 +63,8 @@ pub(crate) fn run(test: &Test, context: &Context, kmsg: &mut Kmsg) -> Judged {
         sound = untidy.is_empty();
         faults.extend(untidy);
     }
+    // A line that the kernel has not ended yet can only be read once another follows.
+    write_text("/dev/kmsg", &format!("<5>test {}: end\n", test.name));
     let reports = kmsg::suspicious(&kmsg.lines(), test.allowed);
     if !reports.is_empty() {
         faults.push(format!("the kernel said:\n{}", reports.join("\n")));
@@ -203,7 +205,7 @@ fn clean_up(before: &[String]) -> Vec<String> {
             let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         }
     }
-    let _ = fs::exists("/proc/sys/vm/drop_caches").map(|_| write_text("/proc/sys/vm/drop_caches", "3"));
+    write_text("/proc/sys/vm/drop_caches", "3");
     faults
 }
 

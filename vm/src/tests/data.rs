@@ -9,8 +9,8 @@ use rustix::io::Errno;
 use zosbd2::SparseMemory;
 use zosbd2::v1::{Backend, CreateOptions};
 
-use super::support::{Aligned, BLOCK, Disk, discard, drop_caches, join, open_direct, stat};
-use crate::guest::{Context, Need, Test, run, wait_until};
+use super::support::{Aligned, BLOCK, Disk, discard, join, open_direct, stat};
+use crate::guest::{Context, Need, Test, drop_caches, run, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("fio_verify_1_worker", fio_verify_1).needs(&[Need::Module, Need::Tool("fio")]).timeout(150),
@@ -119,7 +119,8 @@ impl Backend for Recorder {
 fn cut_at_blocks(context: &mut Context) {
     context.load_module("");
     for (segments, limit) in [(0, 1 << 20), (256, 1 << 20), (1000, 1 << 20), (3, 3 * BLOCK), (1, BLOCK)] {
-        let disk = Disk::create_with(CreateOptions::new("cut", 4096).expect("options").max_segments(segments));
+        let disk =
+            Disk::create_with(&CreateOptions::new("cut", 4096).expect("options").max_segments(segments));
         let recorder = Recorder::new(16 << 20);
         let server = disk.serve(&recorder, 1);
         let node = open_direct(&disk.path());
@@ -185,7 +186,8 @@ fn mkfs_discards(context: &mut Context) {
     let recorder = Recorder::new(4 << 30);
     let server = disk.serve(&recorder, 2);
     run(50, "mkfs.ext4", &["-q", "-F", "-E", "lazy_itable_init=1", "/dev/mkfs"]);
-    let discarded: u64 = recorder.take().iter().filter(|request| request.0 == 'd').map(|request| request.2).sum();
+    let discarded: u64 =
+        recorder.take().iter().filter(|request| request.0 == 'd').map(|request| request.2).sum();
     assert!(discarded >= 4 << 30, "mkfs discarded {discarded} of 4294967296 bytes");
     disk.destroy_and_join(server);
 }
@@ -201,7 +203,8 @@ fn fsync_writes(context: &mut Context) {
     std::os::unix::fs::FileExt::write_all_at(&node, &[7; 3 * BLOCK], 8192).expect("write");
     let dirty = recorder.take().iter().any(|request| request.0 == 'w');
     node.sync_all().expect("fsync");
-    let written: u64 = recorder.take().iter().filter(|request| request.0 == 'w').map(|request| request.2).sum();
+    let written: u64 =
+        recorder.take().iter().filter(|request| request.0 == 'w').map(|request| request.2).sum();
     assert!(dirty || written == 3 * BLOCK as u64, "fsync wrote {written} bytes");
     drop(node);
     drop_caches();

@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -18,8 +19,11 @@ use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 use zosbd2::SparseMemory;
 use zosbd2::v1::{
-    self, Backend, Channel as _, Control, CreateOptions, Device, DeviceName, Handle, OperationBuffer, StopToken,
+    self, Backend, Channel as _, Control, CreateOptions, Device, DeviceName, Handle, OperationBuffer,
+    StopToken,
 };
+
+use crate::guest::{raw, wait_until};
 
 /// Bytes of a block.
 pub(crate) const BLOCK: usize = 4096;
@@ -37,12 +41,14 @@ pub(crate) struct Disk {
 impl Disk {
     /// Makes a device of so many blocks, with a timeout of 30 s.
     pub(crate) fn create(name: &str, blocks: u64) -> Self {
-        Self::create_with(CreateOptions::new(name, blocks).expect("options").timeout(Duration::from_secs(30)))
+        Self::create_with(
+            &CreateOptions::new(name, blocks).expect("options").timeout(Duration::from_secs(30)),
+        )
     }
 
-    pub(crate) fn create_with(options: CreateOptions) -> Self {
+    pub(crate) fn create_with(options: &CreateOptions) -> Self {
         let control = Control::open().expect("open the control node");
-        let handle = control.create(&options).expect("create");
+        let handle = control.create(options).expect("create");
         Self { control, name: options.name().clone(), handle }
     }
 
@@ -115,10 +121,39 @@ impl Manual {
         (self.buffer.opcode(), self.buffer.op_id())
     }
 
+    /// Answers, and fetches only if a request is there already: returns its opcode, if so.
+    pub(crate) fn answer(&mut self, opcode: u32, op_id: u32, error: i32) -> Result<Option<u32>, Errno> {
+        raw::count_signal(libc::SIGUSR1);
+        let thread = AtomicI32::new(0);
+        let result = std::thread::scope(|scope| {
+            let call = scope.spawn(|| {
+                thread.store(raw::thread_id(), Ordering::SeqCst);
+                self.call(opcode, op_id, error)
+            });
+            wait_until(20, "the call to end or to sleep", || call.is_finished() || sleeps_in_ioctl(&thread));
+            if !call.is_finished() {
+                raw::signal_thread(thread.load(Ordering::SeqCst), libc::SIGUSR1);
+            }
+            call.join().expect("the call panicked")
+        });
+        match result {
+            Ok(()) => Ok(Some(self.buffer.opcode())),
+            Err(Errno::INTR) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
     /// The first segment: offset and length.
     pub(crate) fn segment(&self) -> (u64, u64) {
         self.buffer.segments().iter().next().map_or((0, 0), |segment| (segment.start, segment.length))
     }
+}
+
+/// Whether a thread of this process is asleep in an ioctl.
+pub(crate) fn sleeps_in_ioctl(thread: &AtomicI32) -> bool {
+    let number = thread.load(Ordering::SeqCst);
+    let text = std::fs::read_to_string(format!("/proc/self/task/{number}/syscall")).unwrap_or_default();
+    text.starts_with("16 ")
 }
 
 /// A backend in a file, which outlives its server and can have several.
@@ -128,7 +163,8 @@ pub(crate) struct FileStore(File);
 impl FileStore {
     /// Opens or makes the file, as long as the device.
     pub(crate) fn open(path: &Path, bytes: u64) -> Self {
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(path).expect("store");
+        let file =
+            File::options().read(true).write(true).create(true).truncate(false).open(path).expect("store");
         if file.metadata().expect("store").len() < bytes {
             file.set_len(bytes).expect("store");
         }
@@ -205,7 +241,11 @@ pub(crate) fn open_direct(path: &Path) -> OwnedFd {
 }
 
 /// Reads with `O_DIRECT` in a thread of its own.
-pub(crate) fn read_in_thread(path: PathBuf, offset: u64, length: usize) -> JoinHandle<Result<Vec<u8>, Errno>> {
+pub(crate) fn read_in_thread(
+    path: PathBuf,
+    offset: u64,
+    length: usize,
+) -> JoinHandle<Result<Vec<u8>, Errno>> {
     std::thread::spawn(move || {
         let mut buffer = Aligned::new(length, 0);
         let count = rustix::io::pread(open_direct(&path), buffer.bytes_mut(), offset)?;
@@ -214,7 +254,12 @@ pub(crate) fn read_in_thread(path: PathBuf, offset: u64, length: usize) -> JoinH
 }
 
 /// Writes with `O_DIRECT` in a thread of its own.
-pub(crate) fn write_in_thread(path: PathBuf, offset: u64, seed: u64, length: usize) -> JoinHandle<Result<usize, Errno>> {
+pub(crate) fn write_in_thread(
+    path: PathBuf,
+    offset: u64,
+    seed: u64,
+    length: usize,
+) -> JoinHandle<Result<usize, Errno>> {
     std::thread::spawn(move || {
         let mut buffer = Aligned::new(length, 0);
         buffer.fill(seed);
@@ -226,17 +271,11 @@ pub(crate) fn write_in_thread(path: PathBuf, offset: u64, seed: u64, length: usi
 pub(crate) fn discard(path: &Path, offset: u64, length: u64) -> Result<(), Errno> {
     const BLKDISCARD: u32 = 0x1277;
     let node = open_direct(path);
-    let pages = crate::guest::raw::Pages::new(16);
+    let pages = raw::Pages::new(16);
     let at = pages.at_end(16);
     pages.put(at, &offset.to_ne_bytes());
     pages.put(at + 8, &length.to_ne_bytes());
-    crate::guest::raw::ioctl(std::os::fd::AsFd::as_fd(&node), BLKDISCARD, at).map(|_| ())
-}
-
-/// Forgets clean pages, so that reads ask the server again.
-pub(crate) fn drop_caches() {
-    rustix::fs::sync();
-    std::fs::write("/proc/sys/vm/drop_caches", "3").expect("drop caches");
+    raw::ioctl(std::os::fd::AsFd::as_fd(&node), BLKDISCARD, at).map(|_| ())
 }
 
 /// The words of `/sys/block/NAME/stat`.

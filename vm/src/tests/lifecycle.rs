@@ -1,0 +1,504 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Devices come and go, whatever their servers, submitters and mounts do.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use zosbd2::SparseMemory;
+use zosbd2::v1::{Control, CreateOptions, DeviceName};
+
+use super::protocol::IO_ERRORS;
+use super::support::{
+    Aligned, BLOCK, Disk, FileStore, Manual, join, open_direct, read_in_thread, spawn_server,
+};
+use crate::guest::{Context, Kmsg, Mounted, Need, Test, drop_caches, raw, run, wait_until};
+
+/// What a file system says when its disk is taken away.
+const DISK_GONE: &[&str] =
+    &["I/O error", "EXT4-fs", "attempt to access beyond end of device", "Aborting journal", "JBD2"];
+
+pub(super) const TESTS: &[Test] = &[
+    Test::new("fifty_devices", fifty_devices).needs(&[Need::Module]).timeout(120),
+    Test::new("goodbye_to_16_workers_in_4_processes", goodbye).needs(&[Need::Module]).timeout(60),
+    Test::new("destroy_under_40_readers", destroy_under_readers)
+        .needs(&[Need::Module])
+        .timeout(120)
+        .allows(DISK_GONE),
+    Test::new("destroy_while_mounted", destroy_while_mounted)
+        .needs(&[Need::Module, Need::Tool("mkfs.ext4"), Need::Tool("e2fsck")])
+        .timeout(120)
+        .allows(DISK_GONE),
+    Test::new("destroy_while_mounted_with_dead_server", destroy_with_dead_server)
+        .needs(&[Need::Module, Need::Tool("mkfs.ext4")])
+        .timeout(120)
+        .allows(DISK_GONE),
+    Test::new("destroy_without_force", destroy_without_force).needs(&[Need::Module]).timeout(60),
+    Test::new("destroy_all", destroy_all).needs(&[Need::Module]).timeout(60),
+    Test::new("churn_200_rounds", churn).needs(&[Need::Module]).timeout(180).allows(IO_ERRORS),
+    Test::new("rmmod_is_refused_while_a_device_lives", rmmod_refused).needs(&[Need::Module]).timeout(60),
+    Test::new("insmod_rmmod_100", insmod_rmmod).needs(&[Need::Module]).timeout(120),
+    Test::new("submitter_can_be_killed", submitter_killed)
+        .needs(&[Need::Module])
+        .timeout(60)
+        .allows(IO_ERRORS),
+    Test::new("server_memory_that_never_comes", memory_never_comes)
+        .needs(&[Need::Module])
+        .timeout(90)
+        .allows(IO_ERRORS),
+    Test::new("create_unwinds_every_step", create_unwinds)
+        .needs(&[Need::Module, Need::Variant("faults")])
+        .timeout(60),
+    Test::new("name_clash", name_clash).needs(&[Need::Module]).timeout(60),
+    Test::new("rust_frames_in_backtrace", rust_frames)
+        .needs(&[Need::Module, Need::Variant("faults")])
+        .timeout(60)
+        .allows(&["Call Trace"]),
+];
+
+/// Fifty at once, each written and read back, made and destroyed in random order; the next one is refused.
+fn fifty_devices(context: &mut Context) {
+    context.load_module("");
+    let mut random = context.random("order");
+    let mut disks: Vec<_> = (0..50)
+        .map(|index| {
+            let disk = Disk::create(&format!("many{index}"), 1024);
+            let server = disk.serve_memory(1);
+            (index, disk, server)
+        })
+        .collect();
+    let control = Control::open().expect("control");
+    assert_eq!(control.list().expect("list").len(), 50);
+    let error =
+        control.create(&CreateOptions::new("one-more", 1024).expect("options")).expect_err("the 51st");
+    assert!(error.to_string().contains("one-more"), "{error}");
+    let mut create =
+        zosbd2_abi::v1::Create { block_size: 4096, block_count: 1024, timeout_s: 1, ..Default::default() };
+    create.name[..4].copy_from_slice(b"more");
+    assert_eq!(control.create_raw(&mut create), Err(Errno::INVAL), "the 51st");
+    random.shuffle(&mut disks);
+    for (index, disk, _) in &disks {
+        let mut buffer = Aligned::new(65536, 0);
+        buffer.fill(*index);
+        assert_eq!(rustix::io::pwrite(open_direct(&disk.path()), buffer.bytes(), 4096 * index), Ok(65536));
+    }
+    random.shuffle(&mut disks);
+    for (index, disk, server) in disks {
+        let (mut wanted, mut found) = (Aligned::new(65536, 0), Aligned::new(65536, 0));
+        wanted.fill(index);
+        assert_eq!(rustix::io::pread(open_direct(&disk.path()), found.bytes_mut(), 4096 * index), Ok(65536));
+        assert!(wanted.bytes() == found.bytes(), "device {index} has another's data");
+        disk.destroy_and_join(server);
+    }
+    assert_eq!(control.list().expect("list"), []);
+}
+
+fn goodbye(context: &mut Context) {
+    context.load_module("");
+    let disk = Disk::create("bye", 1024);
+    let mut servers: Vec<_> = (0..4).map(|_| spawn_server("bye", 4, Path::new("/tmp/store"))).collect();
+    assert_eq!(
+        read_in_thread(disk.path(), 0, BLOCK).join().expect("reader").map(|data| data.len()),
+        Ok(BLOCK)
+    );
+    disk.destroy();
+    // Goodbye or ENOENT: every process ends by itself, with success.
+    for server in &mut servers {
+        let mut status = None;
+        wait_until(10, "a server to end", || {
+            status = server.try_wait().expect("wait");
+            status.is_some()
+        });
+        assert!(status.expect("ended").success(), "{status:?}");
+    }
+}
+
+fn destroy_under_readers(context: &mut Context) {
+    context.load_module("");
+    for round in 0..5 {
+        let disk = Disk::create("under", 4096);
+        let server = disk.serve_memory(2);
+        let stop = Arc::new(AtomicBool::new(false));
+        let started = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let readers: Vec<_> = (0..40_u64)
+            .map(|index| {
+                let (path, stop, started) = (disk.path(), Arc::clone(&stop), Arc::clone(&started));
+                std::thread::spawn(move || {
+                    let node = open_direct(&path);
+                    let mut buffer = Aligned::new(16384, 0);
+                    let mut counted = false;
+                    while !stop.load(Ordering::Relaxed) {
+                        match rustix::io::pread(&node, buffer.bytes_mut(), (index % 16) << 16) {
+                            Ok(16384) if !counted => {
+                                started.fetch_add(1, Ordering::Relaxed);
+                                counted = true;
+                            }
+                            Ok(16384) => {}
+                            // The disk has no bytes, or no disk any more.
+                            Ok(0) | Err(Errno::IO | Errno::NXIO | Errno::NODEV) => return,
+                            other => panic!("{other:?}"),
+                        }
+                    }
+                })
+            })
+            .collect();
+        wait_until(30, "all readers to read", || started.load(Ordering::Relaxed) == 40);
+        let begin = Instant::now();
+        disk.destroy();
+        assert!(begin.elapsed() < Duration::from_mins(1), "round {round}: {:?}", begin.elapsed());
+        stop.store(true, Ordering::Relaxed);
+        for reader in readers {
+            reader.join().expect("a reader");
+        }
+        join(server);
+    }
+}
+
+/// With a live server nothing that was written before the destroy is lost, synced or not.
+fn destroy_while_mounted(context: &mut Context) {
+    context.load_module("");
+    let store = Path::new("/tmp/mounted");
+    let disk = Disk::create("mounted", 16384);
+    let backend = Arc::new(FileStore::open(store, 64 << 20));
+    let server = disk.serve(&backend, 2);
+    run(30, "mkfs.ext4", &["-q", "-F", "/dev/mounted"]);
+    let mounted = Mounted::new("/dev/mounted", "/mnt", "ext4", "");
+    for index in 0..16_u8 {
+        std::fs::write(format!("/mnt/file{index}"), vec![index; 1 << 20]).expect("write");
+    }
+    disk.destroy();
+    join(server);
+    assert!(!Path::new("/dev/mounted").exists(), "the node is still there");
+    mounted.unmount();
+    // The same bytes on a new device.
+    let disk = Disk::create("mounted", 16384);
+    let server = disk.serve(&backend, 2);
+    run(30, "e2fsck", &["-p", "/dev/mounted"]);
+    run(30, "e2fsck", &["-f", "-n", "/dev/mounted"]);
+    let mounted = Mounted::new("/dev/mounted", "/mnt", "ext4", "");
+    for index in 0..16_u8 {
+        let data = std::fs::read(format!("/mnt/file{index}")).expect("read");
+        assert!(data.len() == 1 << 20 && data.iter().all(|byte| *byte == index), "file{index} was lost");
+    }
+    mounted.unmount();
+    disk.destroy_and_join(server);
+}
+
+/// With a dead server it ends all the same, in bounded time.
+fn destroy_with_dead_server(context: &mut Context) {
+    context.load_module("");
+    let options = CreateOptions::new("dead", 16384).expect("options").timeout(Duration::from_mins(10));
+    let disk = Disk::create_with(&options);
+    let mut server = spawn_server("dead", 2, Path::new("/tmp/dead"));
+    run(30, "mkfs.ext4", &["-q", "-F", "/dev/dead"]);
+    let mounted = Mounted::new("/dev/dead", "/mnt", "ext4", "");
+    std::fs::write("/mnt/file", vec![1; 16 << 20]).expect("write");
+    server.kill().expect("kill");
+    server.wait().expect("wait");
+    let reader = read_in_thread(disk.path(), 32 << 20, BLOCK);
+    let begin = Instant::now();
+    disk.destroy();
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(70), "destroy took {took:?}");
+    let result = reader.join().expect("reader");
+    assert!(matches!(result, Err(Errno::IO) | Ok(_)), "{result:?}");
+    mounted.unmount();
+    assert_eq!(disk.control.list().expect("list"), []);
+}
+
+fn destroy_without_force(context: &mut Context) {
+    context.load_module("");
+    let disk = Disk::create("busy", 1024);
+    let node = std::fs::File::open(disk.path()).expect("open");
+    let mut by_handle = zosbd2_abi::v1::DestroyByHandle { handle: disk.handle.raw(), error: 1, force: 0 };
+    assert_eq!(disk.control.destroy_by_handle_raw(&mut by_handle), Err(Errno::BUSY));
+    assert_eq!(by_handle.error, -16);
+    let mut by_name = zosbd2_abi::v1::DestroyByName { error: 1, ..Default::default() };
+    by_name.name[..4].copy_from_slice(b"busy");
+    assert_eq!(disk.control.destroy_by_name_raw(&mut by_name), Err(Errno::BUSY));
+    assert_eq!(by_name.error, -16);
+    assert_eq!(disk.control.list().expect("list"), [disk.handle], "refused, and yet gone");
+    drop(node);
+    wait_until(10, "nobody else to have it open", || match disk.control.destroy_by_name_raw(&mut by_name) {
+        Ok(()) => true,
+        Err(errno) => {
+            assert_eq!(errno, Errno::BUSY);
+            false
+        }
+    });
+    assert_eq!(by_name.error, 0);
+    assert_eq!(disk.control.destroy_by_name_raw(&mut by_name), Err(Errno::NOENT));
+    assert_eq!(by_name.error, -2);
+    assert_eq!(disk.control.destroy_by_handle_raw(&mut by_handle), Err(Errno::NOENT));
+    assert_eq!(by_handle.error, -2);
+}
+
+/// Busy devices do not keep the others; nothing to do is success.
+fn destroy_all(context: &mut Context) {
+    context.load_module("");
+    let control = Control::open().expect("control");
+    control.destroy_all(false).expect("nothing to do");
+    control.destroy_all(true).expect("nothing to do");
+    let disks: Vec<_> = (0..4).map(|index| Disk::create(&format!("all{index}"), 1024)).collect();
+    let node = std::fs::File::open(disks[0].path()).expect("open");
+    wait_until(10, "all but the busy one to go", || {
+        let error = control.destroy_all(false).expect_err("one is busy");
+        assert!(error.to_string().contains("in use"), "{error}");
+        control.list().expect("list") == [disks[0].handle]
+    });
+    drop(node);
+    let server = disks[0].serve_memory(3);
+    control.destroy_all(true).expect("destroy all");
+    join(server);
+    assert_eq!(control.list().expect("list"), []);
+}
+
+/// Create, I/O and destroy in several threads, with lists and statuses beside them, on few names.
+fn churn(context: &mut Context) {
+    context.load_module("");
+    let stop = Arc::new(AtomicBool::new(false));
+    let watchers: Vec<_> = (0..2)
+        .map(|_| {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || {
+                let control = Control::open().expect("control");
+                let mut seen = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    for handle in control.list().expect("list") {
+                        // Gone meanwhile, or well described.
+                        if let Ok(status) = control.status(handle) {
+                            assert_eq!(status.size_bytes, 4 << 20);
+                            seen += 1;
+                        }
+                    }
+                }
+                seen
+            })
+        })
+        .collect();
+    let workers: Vec<_> = (0..4_u64)
+        .map(|worker| {
+            std::thread::spawn(move || {
+                for round in 0..50 {
+                    // Two workers share each name, so that creates clash.
+                    let name = format!("churn{}", worker % 2);
+                    let control = Control::open().expect("control");
+                    let options = CreateOptions::new(&name, 1024).expect("options");
+                    let handle = loop {
+                        match control.create(&options) {
+                            Ok(handle) => break handle,
+                            Err(error) => assert!(error.to_string().contains("exists"), "{error}"),
+                        }
+                    };
+                    let disk = Disk { control, name: DeviceName::new(&name).expect("name"), handle };
+                    let server = disk.serve(&Arc::new(SparseMemory::new(4 << 20).expect("memory")), 2);
+                    if round % 2 == 0 {
+                        let data = read_in_thread(disk.path(), 0, 65536).join().expect("reader");
+                        assert_eq!(data.map(|data| data.len()), Ok(65536));
+                        disk.destroy_and_join(server);
+                    } else {
+                        let reader = read_in_thread(disk.path(), 0, 1 << 20);
+                        disk.destroy_and_join(server);
+                        // Served, failed, or too late to find a disk: but it ends.
+                        let _any = reader.join();
+                    }
+                }
+            })
+        })
+        .collect();
+    for worker in workers {
+        worker.join().expect("a worker");
+    }
+    stop.store(true, Ordering::Relaxed);
+    for watcher in watchers {
+        assert!(watcher.join().expect("a watcher") > 0, "nothing was ever listed");
+    }
+}
+
+fn rmmod_refused(context: &mut Context) {
+    context.load_module("");
+    let disk = Disk::create("pins", 1024);
+    let refused = context.try_unload_module().expect_err("unloaded under a device");
+    assert_eq!(Errno::from_io_error(&refused), Some(Errno::AGAIN));
+    let server = disk.serve_memory(1);
+    let node = std::fs::File::open(disk.path()).expect("open");
+    disk.destroy_and_join(server);
+    assert!(context.try_unload_module().is_err(), "unloaded under an open node");
+    drop(node);
+    drop(disk);
+    wait_until(10, "the last reference to go", || context.try_unload_module().is_ok());
+}
+
+fn insmod_rmmod(context: &mut Context) {
+    for round in 0..100 {
+        context.load_module(if round % 2 == 0 { "" } else { "max_devices=1" });
+        let control = Control::open().expect("control");
+        if round % 10 == 0 {
+            let disk = Disk::create("short", 1024);
+            let server = disk.serve_memory(1);
+            disk.destroy_and_join(server);
+        }
+        drop(control);
+        wait_until(10, "the module to unload", || context.try_unload_module().is_ok());
+    }
+}
+
+/// A submitter that is killed while it waits ends as soon as its request does, and only one kill is needed.
+fn submitter_killed(context: &mut Context) {
+    context.load_module("");
+    let options = CreateOptions::new("kill", 1024).expect("options").timeout(Duration::from_secs(3));
+    let disk = Disk::create_with(&options);
+    let mut child = std::process::Command::new("/proc/self/exe")
+        .args(["--read", "/dev/kill"])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("start a reader");
+    let mut server = Manual::new(&disk);
+    server.fetch();
+    child.kill().expect("kill");
+    let begin = Instant::now();
+    let mut status = None;
+    wait_until(20, "the killed reader to end", || {
+        status = child.try_wait().expect("wait");
+        status.is_some()
+    });
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    let signal = std::os::unix::process::ExitStatusExt::signal(&status.expect("ended"));
+    assert_eq!(signal, Some(libc::SIGKILL), "it was not the kill that ended it");
+    drop(server);
+    disk.destroy();
+}
+
+/// A server whose buffer cannot be brought in holds up nobody: deadlines and destroy work, the server can be
+/// killed.
+fn memory_never_comes(context: &mut Context) {
+    use zosbd2_abi::v1 as abi;
+    context.load_module("");
+    let options = CreateOptions::new("never", 1024).expect("options").timeout(Duration::from_secs(2));
+    let disk = Disk::create_with(&options);
+    let pages = Arc::new(raw::Pages::new(abi::OPERATION_BYTES + raw::PAGE));
+    // The head is there, the data area is not.
+    let at = pages.at_end(abi::OPERATION_BYTES - abi::OPERATION_DATA_OFFSET + raw::PAGE) + raw::PAGE
+        - abi::OPERATION_DATA_OFFSET;
+    let guard = pages.withhold().expect("userfaultfd");
+    let store = disk.open();
+    let node = std::fs::File::options().read(true).write(true).open(disk.path()).expect("open");
+    drop(store);
+    let handle = disk.handle.raw();
+    let stuck = std::thread::spawn({
+        let pages = Arc::clone(&pages);
+        move || {
+            let _keep = &pages;
+            // Even the handle cannot be written by us, so the kernel waits for the very first word.
+            raw::ioctl(std::os::fd::AsFd::as_fd(&node), abi::IOCTL_OPERATION, at)
+        }
+    });
+    let _ = handle;
+    let reader = read_in_thread(disk.path(), 0, BLOCK);
+    assert_eq!(reader.join().expect("reader"), Err(Errno::IO), "the deadline of an unserved request");
+    let begin = Instant::now();
+    disk.destroy();
+    assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
+    drop(guard);
+    let result = stuck.join().expect("server");
+    assert_eq!(result, Err(Errno::NOENT));
+}
+
+/// Whatever step of a create fails, nothing is left: no name, no node, no memory, and the next one works.
+fn create_unwinds(context: &mut Context) {
+    context.load_module("");
+    let control = Control::open().expect("control");
+    let parameter = "/sys/module/zosbd2/parameters/fail_step";
+    for (step, errno) in [
+        (1, Errno::NOMEM),
+        (2, Errno::NOMEM),
+        (3, Errno::NOMEM),
+        (4, Errno::NOMEM),
+        (5, Errno::NOMEM),
+        (6, Errno::EXIST),
+    ] {
+        for _ in 0..3 {
+            std::fs::write(parameter, step.to_string()).expect("set the fault");
+            let mut create = zosbd2_abi::v1::Create {
+                block_size: 4096,
+                block_count: 1024,
+                timeout_s: 1,
+                handle: 77,
+                ..Default::default()
+            };
+            create.name[..6].copy_from_slice(b"unwind");
+            assert_eq!(control.create_raw(&mut create), Err(errno), "step {step}");
+            assert_eq!((create.error, create.handle), (-errno.raw_os_error(), 77), "step {step}");
+            assert_eq!(control.list().expect("list"), []);
+            assert!(!Path::new("/dev/unwind").exists() && !Path::new("/sys/block/unwind").exists());
+            std::fs::write(parameter, "0").expect("clear the fault");
+            let disk = Disk::create("unwind", 1024);
+            let server = disk.serve_memory(1);
+            disk.destroy_and_join(server);
+        }
+    }
+}
+
+/// A name that is taken, by a device of ours, by any node, or by a disk without a node, is refused.
+fn name_clash(context: &mut Context) {
+    context.load_module("");
+    let disk = Disk::create("taken", 1024);
+    let control = Control::open().expect("control");
+    let create = |name: &str| {
+        let mut create = zosbd2_abi::v1::Create {
+            block_size: 4096,
+            block_count: 1024,
+            timeout_s: 1,
+            ..Default::default()
+        };
+        create.name[..name.len()].copy_from_slice(name.as_bytes());
+        let result = control.create_raw(&mut create);
+        (result, create.error)
+    };
+    assert_eq!(create("taken"), (Err(Errno::EXIST), -17));
+    assert_eq!(create("null"), (Err(Errno::EXIST), -17));
+    context.load_kernel_module("brd", "rd_nr=1 rd_size=1024");
+    assert_eq!(create("ram0"), (Err(Errno::EXIST), -17));
+    for node in ["/dev/taken", "/dev/ram0"] {
+        std::fs::remove_file(node).expect("remove the node");
+        assert_eq!(create(&node[5..]), (Err(Errno::EXIST), -17), "{node} is missing, its disk is not");
+    }
+    // Nothing was opened to find out, and nothing is left: a FIFO would have blocked for ever.
+    rustix::fs::mknodat(rustix::fs::CWD, "/dev/pipe", rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+        .expect("make a FIFO");
+    assert_eq!(create("pipe"), (Err(Errno::EXIST), -17));
+    std::fs::remove_file("/dev/pipe").expect("remove");
+    assert_eq!(control.list().expect("list"), [disk.handle]);
+    disk.destroy();
+    // The failed creates used no handles.
+    let next = Disk::create("taken", 1024);
+    assert_eq!(next.handle.raw(), disk.handle.raw() + 1);
+    next.destroy();
+    drop_caches();
+}
+
+/// The unwinder goes through Rust frames: none is guessed, and the entry is found above them.
+fn rust_frames(context: &mut Context) {
+    context.load_module("");
+    let disk = Disk::create("trace", 1024);
+    let mut kernel = Kmsg::new();
+    std::fs::write("/sys/module/zosbd2/parameters/fail_step", "7").expect("ask for a backtrace");
+    let node = std::fs::File::open(disk.path()).expect("open");
+    let result = raw::ioctl(std::os::fd::AsFd::as_fd(&node), zosbd2_abi::v1::IOCTL_OPERATION, 0);
+    assert_eq!(result, Err(Errno::BADF));
+    std::fs::write("/sys/module/zosbd2/parameters/fail_step", "0").expect("no more");
+    let log = kernel.lines().join("\n");
+    let start = log.rfind("Call Trace").expect("no backtrace in the kernel's log");
+    let trace = &log[start..];
+    let end = trace.find("</TASK>").unwrap_or(trace.len());
+    let trace = &trace[..end];
+    for wanted in ["zosbd2_backtrace", "zosbd2_rs_operation", "disk_ioctl", "do_syscall_64"] {
+        let line = trace.lines().find(|line| line.contains(wanted));
+        let line = line.unwrap_or_else(|| panic!("{wanted} is not in the backtrace:\n{trace}"));
+        assert!(!line.contains("? "), "{wanted} was guessed:\n{trace}");
+    }
+    drop(node);
+    disk.destroy();
+}
