@@ -13,6 +13,7 @@ mod kmod;
 mod paths;
 mod rust_flags;
 mod rust_object;
+mod self_test;
 mod setup;
 mod test;
 mod vm;
@@ -29,6 +30,8 @@ struct Arguments {
 enum Command {
     /// Write abi/include/zosbd2.h from the abi crate
     AbiGen(abi_gen::Arguments),
+    /// Check that the VM harness finds what it is there to find
+    SelfTest(self_test::Arguments),
     /// Install the host packages that building and testing need
     Setup(setup::Arguments),
     /// Fetch kernel images, modules and headers into the cache
@@ -48,6 +51,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::AbiGen(arguments) => abi_gen::run(&arguments),
+        Command::SelfTest(arguments) => self_test::run(&arguments),
         Command::Setup(arguments) => setup::run(&arguments),
         Command::Fetch(arguments) => fetch::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),

@@ -1,11 +1,115 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask setup`.
+//! `cargo xtask setup`: installs the host packages that building and testing need.
+//!
+//! Only what is missing is installed, by apt-get, as root or through sudo, after saying what. Kernels are not among
+//! it: see `fetch`. Fails, saying what to do, where that is not possible, or when the disk is too full to go on.
 
-/// What the command is given.
+use anyhow::{Context as _, Result, bail, ensure};
+use std::process::{Command, Stdio};
+use zosbd2_vm::kernels;
+
+/// MiB that a build with four kernels and its tests take, with some air.
+const NEED: u64 = 4096;
+
+/// What is needed, and for what.
+const PACKAGES: [(&str, &str); 16] = [
+    ("qemu-system-x86", "boots the kernels"),
+    ("fio", "measures and verifies devices"),
+    ("e2fsprogs", "ext4"),
+    ("xfsprogs", "xfs"),
+    ("util-linux", "fstrim, blkdiscard"),
+    ("kmod", "depmod"),
+    ("xz-utils", "unpacks kernel modules"),
+    ("debian-archive-keyring", "verifies fetched kernels"),
+    ("gcc", "links programs, compiles the C sample"),
+    ("gcc-12", "compiles modules for Debian's kernels"),
+    ("binutils", "reads objects"),
+    ("make", "builds modules"),
+    ("libc6-dev", "static programs for the guest"),
+    ("libelf-dev", "kernel build tools"),
+    ("dwarves", "pahole, which kernels with BTF need to build modules"),
+    ("sparse", "checks the C sources"),
+];
+
+/// Arguments of the command.
 #[derive(clap::Args)]
-pub(crate) struct Arguments {}
+pub(crate) struct Arguments {
+    /// Only say what is missing, and fail if anything is
+    #[arg(long)]
+    check: bool,
+}
 
 /// Runs the command.
-pub(crate) fn run(_: &Arguments) -> anyhow::Result<()> {
-    anyhow::bail!("`cargo xtask setup` is not there yet")
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    go(arguments.check)
+}
+
+/// Installs what is missing.
+pub(crate) fn install() -> Result<()> {
+    go(false)
+}
+
+fn go(check: bool) -> Result<()> {
+    kernels::require_free(&kernels::target(), NEED)?;
+    kernels::require_free(&kernels::cache(), NEED)?;
+    let missing: Vec<_> = PACKAGES.iter().filter(|(package, _)| !installed(package)).collect();
+    if missing.is_empty() {
+        println!("all {} host packages are installed", PACKAGES.len());
+        return Ok(());
+    }
+    println!("missing on this machine:");
+    for (package, purpose) in &missing {
+        println!("  {package}: {purpose}");
+    }
+    let names: Vec<&str> = missing.iter().map(|(package, _)| *package).collect();
+    let by_hand = format!("apt-get install --no-install-recommends {}", names.join(" "));
+    if check {
+        bail!("to install what is missing, run as root: {by_hand}");
+    }
+    ensure!(
+        there("apt-get"),
+        "this is no Debian (there is no apt-get): install by hand what has {}",
+        names.join(", ")
+    );
+    let root = is_root();
+    ensure!(root || there("sudo"), "installing needs root, and there is no sudo: run as root: {by_hand}");
+    apt_get(root, &["update"])
+        .context("apt-get cannot read the package lists: check the network and /etc/apt/sources.list")?;
+    let options = ["install", "--yes", "--no-install-recommends"];
+    apt_get(root, &[&options[..], &names].concat()).with_context(|| format!("install by hand: {by_hand}"))?;
+    let still: Vec<&str> = names.into_iter().filter(|package| !installed(package)).collect();
+    ensure!(still.is_empty(), "apt-get did not install {}", still.join(", "));
+    Ok(())
+}
+
+fn apt_get(root: bool, arguments: &[&str]) -> Result<()> {
+    let mut command = Command::new(if root { "env" } else { "sudo" });
+    if !root {
+        command.arg("env");
+    }
+    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]).args(arguments);
+    println!("running {}", line(&command));
+    let status = command.status().with_context(|| format!("run {}", line(&command)))?;
+    ensure!(status.success(), "{} failed ({status})", line(&command));
+    Ok(())
+}
+
+fn line(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+fn installed(package: &str) -> bool {
+    let query = Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Status}", package]).output();
+    query.is_ok_and(|output| output.status.success() && output.stdout.starts_with(b"installed"))
+}
+
+fn there(program: &str) -> bool {
+    let run = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    run.is_ok()
+}
+
+fn is_root() -> bool {
+    // The owner of this process's own folder is its effective user.
+    std::fs::metadata("/proc/self").is_ok_and(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == 0)
 }

@@ -7,6 +7,8 @@
 
 use crate::{fetch, kmod, paths};
 use anyhow::{Context as _, Result, bail, ensure};
+use clap::ValueEnum as _;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -15,10 +17,13 @@ use zosbd2_vm::initramfs::Contents;
 use zosbd2_vm::kernels::{self, KernelName};
 use zosbd2_vm::machine::Machine;
 use zosbd2_vm::protocol::{Line, Outcome, Plan};
-use zosbd2_vm::suite::{self, Report};
+use zosbd2_vm::suite::{self, Report, TestInfo};
 
 /// What the guest's programs are built for: linked statically, they need nothing of the guest.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// The variant of the module that users get.
+const RELEASE: &str = "release";
 
 /// Arguments of the command.
 #[derive(clap::Args, Clone, Debug)]
@@ -38,9 +43,9 @@ pub(crate) struct Arguments {
     /// Count instructions instead of time: for benchmarks
     #[arg(long)]
     pub(crate) icount: bool,
-    /// Which module to build
-    #[arg(long, value_enum, default_value = "release")]
-    pub(crate) variant: kmod::Variant,
+    /// Which module to build; by default the one that each test is for
+    #[arg(long, value_enum)]
+    pub(crate) variant: Option<kmod::Variant>,
     /// Use this zosbd2.ko instead of building one
     #[arg(long)]
     pub(crate) module: Option<PathBuf>,
@@ -76,35 +81,52 @@ pub(crate) struct Run {
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.list {
-        for name in suite::list(&guest_programs()?.init)? {
-            println!("{name}");
+        for test in suite::list(&guest_programs()?.init)?.iter().filter(|test| !test.hidden) {
+            let variant = if test.variant == RELEASE { "" } else { &test.variant };
+            println!("{} {variant}", test.name);
         }
         return Ok(());
     }
-    let append = &arguments.append;
-    let runs: Vec<Run> =
-        arguments.kernels.iter().map(|kernel| Run { kernel: *kernel, append: append.clone() }).collect();
-    let (passed, failed, skipped) = matrix(arguments, &runs)?;
+    let (passed, failed, skipped) = count(&reports(arguments, &runs(arguments))?);
     println!("{passed} passed, {failed} failed, {skipped} skipped");
     ensure!(failed == 0, "{failed} of the tests failed; console logs are in target/vm");
     Ok(())
 }
 
-/// Runs the tests in every run, `jobs` at a time, and returns the counts of passed, failed and skipped.
-/// A run that could not be completed is an error, after the others are through.
-pub(crate) fn matrix(arguments: &Arguments, runs: &[Run]) -> Result<(usize, usize, usize)> {
+/// The runs that the arguments ask for.
+pub(crate) fn runs(arguments: &Arguments) -> Vec<Run> {
+    let append = &arguments.append;
+    arguments.kernels.iter().map(|kernel| Run { kernel: *kernel, append: append.clone() }).collect()
+}
+
+/// Tests passed, failed and skipped in all of these.
+pub(crate) fn count(reports: &[Report]) -> (usize, usize, usize) {
+    reports
+        .iter()
+        .map(Report::counts)
+        .fold((0, 0, 0), |sum, counts| (sum.0 + counts.0, sum.1 + counts.1, sum.2 + counts.2))
+}
+
+/// Runs the tests in every run, `jobs` at a time. A run that could not be completed is an error, after the
+/// others are through.
+pub(crate) fn reports(arguments: &Arguments, runs: &[Run]) -> Result<Vec<Report>> {
+    // Two builds at once would write into the same folders.
+    let building = lock(&kernels::target().join("vm/build.lock"))?;
     let programs = guest_programs()?;
     let all = suite::list(&programs.init)?;
     let tests = suite::select(&all, &arguments.tests)?;
     let mut prepared = Vec::new();
     for run in runs {
-        prepared.push(prepare(arguments, run, &programs, &tests, all.len())?);
+        for (variant, tests) in by_variant(arguments.variant, &tests)? {
+            prepared.push(prepare(arguments, run, &programs, variant, tests)?);
+        }
     }
+    drop(building);
     prepared.reverse();
     let queue = Mutex::new(prepared);
     let reports = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
-        for _ in 0..arguments.jobs.clamp(1, runs.len().max(1)) {
+        for _ in 0..arguments.jobs.max(1) {
             scope.spawn(|| {
                 loop {
                     let next = queue.lock().expect("no thread panics with it").pop();
@@ -115,22 +137,17 @@ pub(crate) fn matrix(arguments: &Arguments, runs: &[Run]) -> Result<(usize, usiz
             });
         }
     });
-    let (mut passed, mut failed, mut skipped, mut broken) = (0, 0, 0, Vec::new());
+    let (mut complete, mut broken) = (Vec::new(), Vec::new());
     for (label, report) in reports.into_inner().expect("no thread panics with it") {
         match report {
-            Ok(report) => {
-                let counts = report.counts();
-                passed += counts.0;
-                failed += counts.1;
-                skipped += counts.2;
-            }
+            Ok(report) => complete.push(report),
             Err(error) => broken.push(format!("{label}: {error:#}")),
         }
     }
     if !broken.is_empty() {
         bail!("{}", broken.join("\n"));
     }
-    Ok((passed, failed, skipped))
+    Ok(complete)
 }
 
 /// What runs in the guest.
@@ -182,31 +199,87 @@ struct Job {
     machine: Machine,
     contents: Contents,
     plan: Plan,
+    /// Held while the folder is in use.
+    _lock: File,
+}
+
+/// Waits for a lock.
+fn lock(path: &Path) -> Result<File> {
+    let folder = path.parent().context("a lock is in a folder")?;
+    fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+    let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
+    file.lock().with_context(|| format!("lock {}", path.display()))?;
+    Ok(file)
+}
+
+/// An empty folder in target/vm that no other run uses: of this name, or with a number behind it.
+fn own_folder(name: &str) -> Result<(PathBuf, File)> {
+    let parent = kernels::target().join("vm");
+    fs::create_dir_all(parent.join("locks")).with_context(|| format!("create {}", parent.display()))?;
+    for number in 1.. {
+        let own = if number == 1 { name.to_owned() } else { format!("{name}-{number}") };
+        let lock_path = parent.join("locks").join(&own);
+        let lock = File::create(&lock_path).with_context(|| format!("create {}", lock_path.display()))?;
+        if lock.try_lock().is_ok() {
+            let folder = parent.join(own);
+            let _ = fs::remove_dir_all(&folder);
+            fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+            return Ok((folder, lock));
+        }
+    }
+    bail!("no folder for {name}")
+}
+
+fn copy(file: &Path, folder: &Path) -> Result<PathBuf> {
+    let to = folder.join(file.file_name().context("a file has a name")?);
+    fs::copy(file, &to).with_context(|| format!("copy {} to {}", file.display(), to.display()))?;
+    Ok(to)
+}
+
+/// The tests that run with each variant of the module: one boot has one module.
+fn by_variant(
+    forced: Option<kmod::Variant>,
+    tests: &[TestInfo],
+) -> Result<Vec<(kmod::Variant, Vec<String>)>> {
+    let mut groups: Vec<(kmod::Variant, Vec<String>)> = Vec::new();
+    for test in tests {
+        let own = || kmod::Variant::from_str(&test.variant, false).map_err(anyhow::Error::msg);
+        let variant = forced.map_or_else(own, Ok)?;
+        match groups.iter_mut().find(|(other, _)| *other == variant) {
+            Some((_, names)) => names.push(test.name.clone()),
+            None => groups.push((variant, vec![test.name.clone()])),
+        }
+    }
+    Ok(groups)
 }
 
 fn prepare(
     arguments: &Arguments,
     run: &Run,
     programs: &Programs,
-    tests: &[String],
-    total: usize,
+    variant: kmod::Variant,
+    tests: Vec<String>,
 ) -> Result<Job> {
     let kernel = fetch::one(run.kernel, false)?;
     let module = match &arguments.module {
         Some(module) => Some(module.clone()),
         None if arguments.no_module => None,
-        None => Some(kmod::build(&kernel.headers, arguments.variant, false)?),
+        None => Some(kmod::build(&kernel.headers, variant, false)?),
     };
-    let variant = format!("{:?}", arguments.variant).to_lowercase();
-    let label = std::iter::once(run.kernel.to_string()).chain(run.append.iter().cloned());
-    let label = label.collect::<Vec<_>>().join(" ");
-    let what = match tests {
-        [only] => only.clone(),
-        some if some.len() < total => "some".to_owned(),
-        _ => "all".to_owned(),
+    let variant = format!("{variant:?}").to_lowercase();
+    let special = if variant == RELEASE { Vec::new() } else { vec![variant.clone()] };
+    let words = std::iter::once(run.kernel.to_string()).chain(run.append.iter().cloned()).chain(special);
+    let label = words.collect::<Vec<_>>().join(" ");
+    let what = match (tests.as_slice(), arguments.tests.is_empty()) {
+        ([only], _) => only.clone(),
+        (_, true) => "all".to_owned(),
+        (_, false) => "some".to_owned(),
     };
-    let folder = label.replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "-");
-    let folder = kernels::target().join("vm").join(format!("{folder}-{variant}-{what}"));
+    let append = run.append.join("-").replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    let append = if append.is_empty() { append } else { format!("-{append}") };
+    let (folder, lock) = own_folder(&format!("{}{append}-{variant}-{what}", run.kernel))?;
+    // The next build may replace it while this run is still waiting for its turn.
+    let module = module.map(|built| copy(&built, &folder)).transpose()?;
     // Counting runs on one host thread, and tells the guest that more time has passed.
     let slowness = arguments.slowness.unwrap_or(if arguments.icount { 10 } else { 1 });
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?;
@@ -229,7 +302,8 @@ fn prepare(
             kernel_modules: Vec::new(),
             tools: Vec::new(),
         },
-        plan: Plan { tests: tests.to_vec(), seed, variant, slowness, settings: arguments.settings.clone() },
+        plan: Plan { tests, seed, variant, slowness, settings: arguments.settings.clone() },
+        _lock: lock,
     })
 }
 
@@ -237,7 +311,6 @@ impl Job {
     fn run(&self) -> Result<Report> {
         let start = Instant::now();
         let (label, folder) = (&self.label, self.machine.folder.display());
-        let _ = std::fs::remove_dir_all(&self.machine.folder);
         let report = suite::run(&self.machine, &self.contents, &self.plan, &mut |line| print(label, line))
             .inspect_err(|error| println!("[{label}] {error}"))?;
         let boots: Vec<String> =

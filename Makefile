@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: MIT OR Apache-2.0
+# Names the commands; what they do is in xtask/ (cargo xtask --help).
+
+help:
+	@echo 'make setup     install the host packages that are missing (apt, as root or through sudo)'
+	@echo 'make test      every check and test, on Linux 6.1 and 6.12 in QEMU'
+	@echo 'make kmod      build zosbd2.ko for a kernel (KDIR=headers; default: the running one)'
+	@echo 'cargo xtask --help lists all commands; cargo xtask vm --list all VM tests'
+
+setup test: need-rust
+	cargo xtask $@
+
+kmod: need-rust
+	$(MAKE) -C kernel
+
+need-rust:
+	@command -v cargo >/dev/null || { \
+		echo 'Rust is missing: get it from https://rustup.rs, or put ~/.cargo/bin into PATH' >&2; exit 1; }
+
+.PHONY: help setup test kmod need-rust

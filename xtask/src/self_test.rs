@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask self-test`: whether the VM harness finds what it is there to find.
+//!
+//! Runs the guest's `selftest_*`, which misbehave on purpose, and a machine that QEMU refuses. Fails, naming
+//! all differences, unless each outcome is the expected one.
+
+use crate::vm;
+use anyhow::{Result, bail};
+use clap::Parser as _;
+use zosbd2_vm::protocol::Outcome;
+
+/// What must come of each: `ok`, or a part of the failure's reason.
+const EXPECTED: [(&str, &str); 10] = [
+    ("selftest_passes", "ok"),
+    ("selftest_panics", "as asked\nin two lines"),
+    ("selftest_aborts", "killed by signal 6"),
+    ("selftest_hangs", "hung: still running after 2 s"),
+    ("selftest_leaves_processes", "ok"),
+    ("selftest_warns", "the kernel said:\nWARNING: made up"),
+    ("selftest_warns_allowed", "ok"),
+    ("selftest_crashes", "Kernel panic - not syncing: sysrq triggered crash"),
+    ("selftest_powers_off", "the guest ended without a word"),
+    ("selftest_last", "ok"),
+];
+
+/// Arguments of the command.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {}
+
+/// For the defaults of `cargo xtask vm`.
+#[derive(clap::Parser)]
+struct Vm {
+    #[command(flatten)]
+    arguments: vm::Arguments,
+}
+
+/// Runs the command.
+pub(crate) fn run(_: &Arguments) -> Result<()> {
+    let count = check()?;
+    println!("{count} passed, 0 failed, 0 skipped");
+    Ok(())
+}
+
+/// Runs all of it, and returns how many outcomes were as expected: all, or this is an error.
+pub(crate) fn check() -> Result<usize> {
+    let names = EXPECTED.iter().map(|(name, _)| *name);
+    let arguments = Vm::parse_from(["vm", "--no-module"].into_iter().chain(names)).arguments;
+    let reports = vm::reports(&arguments, &vm::runs(&arguments))?;
+    let results: Vec<_> = reports.into_iter().flat_map(|report| report.results).collect();
+    let mut differences = Vec::new();
+    for (name, expected) in EXPECTED {
+        let found: Vec<_> = results.iter().filter(|result| result.name == name).collect();
+        let good = match found.as_slice() {
+            [one] => match &one.outcome {
+                Outcome::Passed => expected == "ok",
+                Outcome::Failed(why) => expected != "ok" && why.contains(expected),
+                Outcome::Skipped(_) => false,
+            },
+            _ => false,
+        };
+        if !good {
+            differences.push(format!("{name} should give: {expected}\n  but gave: {found:?}"));
+        }
+    }
+    let refused = Vm::parse_from(["vm", "--no-module", "--mem", "1", "smoke_boot"]).arguments;
+    match vm::reports(&refused, &vm::runs(&refused)) {
+        Err(error) if format!("{error:#}").contains("QEMU failed") => {}
+        other => differences.push(format!("a machine without memory gave: {other:?}")),
+    }
+    if !differences.is_empty() {
+        bail!("the harness does not find what it should:\n{}", differences.join("\n"));
+    }
+    Ok(EXPECTED.len() + 1)
+}
