@@ -317,3 +317,32 @@ fn module(report: &mut Report, kdir: &Path, variant: Variant) -> Result<()> {
     report.gate(&scope, "sparse", sparse);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instructions_know_their_function() {
+        let text = "\n0000000000000010 <first>:\n  10:\tendbr64\n  14:\tcall   19 <first+0x9>\n\n\
+                    0000000000000020 <second>:\n  20:\tsub    $0x18,%rsp\n";
+        let found: Vec<_> = disassemble(text)
+            .iter()
+            .map(|instruction| (instruction.function, instruction.text, instruction.is_first))
+            .collect();
+        let expected = [
+            ("first", "endbr64", true),
+            ("first", "call   19 <first+0x9>", false),
+            ("second", "sub    $0x18,%rsp", true),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn every_export_is_a_name_of_the_project() {
+        let exports = exports(&paths::root()).unwrap();
+        assert!(!exports.is_empty());
+        assert!(exports.iter().all(|name| name.starts_with("zosbd2_")), "{exports:?}");
+        assert!(exports.is_sorted());
+    }
+}

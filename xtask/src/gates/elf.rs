@@ -153,3 +153,27 @@ fn text(bytes: &[u8], at: usize) -> Result<String> {
     let end = rest.iter().position(|byte| *byte == 0).context("a name does not end")?;
     Ok(String::from_utf8_lossy(&rest[..end]).into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_program_has_what_it_is_made_of() {
+        let elf = Elf::read(&std::env::current_exe().unwrap()).unwrap();
+        let text = elf.section(".text").unwrap();
+        assert_eq!(elf.section_name(text), ".text");
+        let symbols = elf.symbols().unwrap();
+        let main = symbols.iter().find(|symbol| symbol.name == "main").unwrap();
+        assert!(main.is_function && main.section == text && main.size > 0);
+        assert!(!elf.contents(text).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_damaged_is_an_error() {
+        let whole = fs::read(std::env::current_exe().unwrap()).unwrap();
+        assert!(Elf::parse(b"#!/bin/sh\n".to_vec()).is_err());
+        assert!(Elf::parse(whole[..HEADER_BYTES].to_vec()).is_err());
+        assert!(Elf::parse(whole[..20].to_vec()).is_err());
+    }
+}

@@ -29,13 +29,6 @@ pub(super) fn gate(module: &Path, exports: &[String]) -> Result<String> {
     let symbols = elf.symbols()?;
     let states = states(&elf)?;
     let calls = calls(module)?;
-    let is_defined = |section: usize, address: u64| {
-        let after = states.partition_point(|state| (state.section, state.address) <= (section, address));
-        after
-            .checked_sub(1)
-            .and_then(|index| states.get(index))
-            .is_some_and(|state| state.section == section && state.defined)
-    };
     let mut functions = 0_usize;
     let mut covered = 0_usize;
     let mut seen = 0_usize;
@@ -52,7 +45,7 @@ pub(super) fn gate(module: &Path, exports: &[String]) -> Result<String> {
         let own = calls.iter().filter(|call| call.0 == section && (symbol.value..end).contains(&call.1));
         for address in own.map(|call| call.1).chain([symbol.value]) {
             ensure!(
-                is_defined(symbol.section, address),
+                is_defined(&states, symbol.section, address),
                 "{} at {section}+{address:#x} has no unwind data",
                 symbol.name
             );
@@ -61,6 +54,13 @@ pub(super) fn gate(module: &Path, exports: &[String]) -> Result<String> {
     }
     ensure!(seen == exports.len(), "the module has {seen} of the {} entry points", exports.len());
     Ok(format!("{functions} Rust functions, {covered} places, all unwindable"))
+}
+
+/// Whether the state that holds at an address is a defined one.
+fn is_defined(states: &[State], section: usize, address: u64) -> bool {
+    let after = states.partition_point(|state| (state.section, state.address) <= (section, address));
+    let state = after.checked_sub(1).and_then(|index| states.get(index));
+    state.is_some_and(|state| state.section == section && state.defined)
 }
 
 /// The states of the module, in order of address.
@@ -102,4 +102,19 @@ fn calls(module: &Path) -> Result<Vec<(String, u64)>> {
         }
     }
     Ok(calls)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_holds_until_the_next_one_of_its_section() {
+        let state = |section, address, defined| State { section, address, defined };
+        let states = [state(1, 0, true), state(1, 0x20, false), state(3, 0x10, true)];
+        let found = [(1, 0), (1, 0x1f), (1, 0x20), (2, 0), (3, 0xf), (3, 0x10), (3, 0x4000)];
+        let found = found.map(|(section, address)| is_defined(&states, section, address));
+        assert_eq!(found, [true, true, false, false, false, true, true]);
+        assert!(!is_defined(&[], 1, 0));
+    }
 }
