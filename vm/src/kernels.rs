@@ -17,6 +17,12 @@ use std::str::FromStr;
 
 /// MiB that a kernel may need while it is unpacked.
 const NEED: u64 = 2048;
+/// Suites that together have both kernels for Debian 12.
+const SOURCES: [(&str, &str); 3] = [
+    ("http://deb.debian.org/debian", "bookworm"),
+    ("http://deb.debian.org/debian", "bookworm-backports"),
+    ("http://deb.debian.org/debian-security", "bookworm-security"),
+];
 const SERIES: [&str; 2] = ["6.1", "6.12"];
 
 /// Which kernel: a release series and a flavour of Debian's amd64 kernels.
@@ -144,7 +150,7 @@ pub fn fetch(name: KernelName, update: bool) -> Result<Kernel> {
     }
     require_free(&cache, NEED)?;
     // The lists are an apt-get's work of seconds: within one run they are got once per kernel, which is seldom.
-    let archive = Archive::open(&cache.join("apt"))?;
+    let archive = Archive::open(&cache.join("apt"), &SOURCES)?;
     let (release, packages) = newest(&archive, name)?;
     if !cache.join(&release).exists() {
         unpack(&archive, &cache, &release, &packages)?;

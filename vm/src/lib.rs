@@ -13,7 +13,7 @@ pub mod initramfs;
 pub mod kernels;
 pub mod machine;
 pub mod modules;
-mod packages;
+pub mod packages;
 pub mod protocol;
 pub mod suite;
 

@@ -14,28 +14,26 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
-/// Suites that together have both kernels for Debian 12.
-const SOURCES: [(&str, &str); 3] = [
-    ("http://deb.debian.org/debian", "bookworm"),
-    ("http://deb.debian.org/debian", "bookworm-backports"),
-    ("http://deb.debian.org/debian-security", "bookworm-security"),
-];
 
 /// A private apt.
-pub(crate) struct Archive {
+#[derive(Debug)]
+pub struct Archive {
     config: PathBuf,
 }
 
 /// A package in one version.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Package {
-    pub(crate) name: String,
-    pub(crate) version: String,
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its version, as apt writes it.
+    pub version: String,
 }
 
 impl Archive {
-    /// Writes the configuration under `folder` and gets the package lists.
-    pub(crate) fn open(folder: &Path) -> Result<Self> {
+    /// Writes the configuration under `folder` and gets the package lists of `sources`, which are addresses and
+    /// the suites there.
+    pub fn open(folder: &Path, sources: &[(&str, &str)]) -> Result<Self> {
         if !Path::new(KEYRING).exists() {
             return Err(Error::MissingProgram {
                 program: KEYRING.to_owned(),
@@ -50,11 +48,11 @@ impl Archive {
             let path = folder.join(name);
             fs::write(&path, text).map_err(file("write", &path))
         };
-        let mut sources = String::new();
-        for (address, suite) in SOURCES {
-            let _ = writeln!(sources, "deb [signed-by={KEYRING} arch=amd64] {address} {suite} main");
+        let mut list = String::new();
+        for (address, suite) in sources {
+            let _ = writeln!(list, "deb [signed-by={KEYRING} arch=amd64] {address} {suite} main");
         }
-        write("etc/sources.list", &sources)?;
+        write("etc/sources.list", &list)?;
         write("state/status", "")?;
         let folder_text = folder.display();
         let mut config = format!(
@@ -84,20 +82,20 @@ impl Archive {
     }
 
     /// Names of packages that begin with `prefix`.
-    pub(crate) fn names(&self, prefix: &str) -> Result<Vec<String>> {
+    pub fn names(&self, prefix: &str) -> Result<Vec<String>> {
         let text = command::text(self.program("apt-cache").args(["pkgnames", prefix]), "apt")?;
         Ok(text.lines().map(|line| line.trim().to_owned()).collect())
     }
 
     /// Versions of a package, newest first; none when there is no such package.
-    pub(crate) fn versions(&self, name: &str) -> Result<Vec<String>> {
+    pub fn versions(&self, name: &str) -> Result<Vec<String>> {
         let text = command::text(self.program("apt-cache").args(["madison", name]), "apt")?;
         let version = |line: &str| line.split('|').nth(1).map(|version| version.trim().to_owned());
         Ok(text.lines().filter_map(version).collect())
     }
 
     /// Downloads packages into `folder`.
-    pub(crate) fn download(&self, packages: &[Package], folder: &Path) -> Result<()> {
+    pub fn download(&self, packages: &[Package], folder: &Path) -> Result<()> {
         let wanted = packages.iter().map(|package| format!("{}={}", package.name, package.version));
         let mut command = self.program("apt-get");
         command.args(["--quiet", "download"]).args(wanted).current_dir(folder);

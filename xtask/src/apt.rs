@@ -1,85 +1,53 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Debian packages through a private apt configuration: own sources, lists and cache in one folder.
-//!
-//! The host's sources and package database are neither read nor changed. Needs `apt-get` and the network
-//! for [`Apt::open`] of a folder that is not there yet.
+//! Files out of Debian packages, fetched through the private apt of `vm` into the cache, never installed.
 
-use std::ffi::OsStr;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
+use zosbd2_vm::packages::{Archive, Package};
 
-/// A private apt.
-#[derive(Debug)]
-pub(crate) struct Apt {
-    folder: PathBuf,
+use crate::paths;
+
+/// Where to look: the Debian release whose archive, with its backports, has all we take files from.
+const SOURCES: [(&str, &str); 2] =
+    [("http://deb.debian.org/debian", "trixie"), ("http://deb.debian.org/debian", "trixie-backports")];
+
+/// Makes `folder` in the cache from the newest version of a package that `fits`; `unpack` is given the package file
+/// and an empty folder to fill. The folder appears complete or not at all. `None` when no version fits.
+pub(crate) fn fetch(
+    name: &str,
+    fits: impl Fn(&str) -> bool,
+    folder: &Path,
+    unpack: impl Fn(&Path, &Path) -> Result<()>,
+) -> Result<Option<()>> {
+    let work = paths::cache().join(format!("fetch-{name}-{}", std::process::id()));
+    let _cleaner = Cleaner(work.clone());
+    let archive = Archive::open(&work.join("apt"), &SOURCES).context("is the network there?")?;
+    let Some(version) = archive.versions(name)?.into_iter().find(|version| fits(version)) else {
+        return Ok(None);
+    };
+    let (download, unpacked) = (work.join("download"), work.join("unpacked"));
+    for path in [&download, &unpacked] {
+        fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
+    }
+    archive.download(&[Package { name: name.to_owned(), version }], &download)?;
+    let file = fs::read_dir(&download)?.next().with_context(|| format!("apt-get downloaded no {name}"))??;
+    unpack(&file.path(), &unpacked)?;
+    // Another process may have been faster; then its folder serves as well.
+    if let Err(error) = fs::rename(&unpacked, folder)
+        && !folder.exists()
+    {
+        return Err(error).with_context(|| format!("rename {} to {}", unpacked.display(), folder.display()));
+    }
+    Ok(Some(()))
 }
 
-impl Apt {
-    /// Sets one up in `folder` for these suites of Debian, and reads their package lists.
-    pub(crate) fn open(folder: &Path, suites: &[&str]) -> Result<Self> {
-        for part in ["etc/parts", "state/lists/partial", "cache/archives/partial"] {
-            let path = folder.join(part);
-            fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
-        }
-        let mut sources = String::new();
-        for suite in suites {
-            writeln!(
-                sources,
-                "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] \
-                 http://deb.debian.org/debian {suite} main"
-            )?;
-        }
-        let root = folder.display();
-        let configuration = format!(
-            "Dir \"{root}\";\nDir::State \"state\";\nDir::State::status \"{root}/state/status\";\n\
-             Dir::Cache \"cache\";\nDir::Etc \"etc\";\nDir::Etc::sourcelist \"sources.list\";\n\
-             Dir::Etc::sourceparts \"parts\";\nDir::Etc::parts \"parts\";\nDir::Etc::main \"parts/none\";\n\
-             Dir::Etc::preferencesparts \"parts\";\nAPT::Sandbox::User \"root\";\n\
-             Acquire::Languages \"none\";\nAcquire::Retries \"3\";\n"
-        );
-        for (name, text) in
-            [("etc/sources.list", sources.as_str()), ("apt.conf", &configuration), ("state/status", "")]
-        {
-            let path = folder.join(name);
-            fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-        }
-        let apt = Self { folder: folder.to_owned() };
-        apt.run("apt-get", ["update"]).context("is the network there?")?;
-        Ok(apt)
-    }
+/// Removes a folder when dropped; what is left of it is only space in the cache.
+struct Cleaner(PathBuf);
 
-    /// Versions of a package, newest first.
-    pub(crate) fn versions(&self, package: &str) -> Result<Vec<String>> {
-        let table = self.run("apt-cache", ["madison", package])?;
-        Ok(table
-            .lines()
-            .filter_map(|line| line.split('|').nth(1))
-            .map(|word| word.trim().to_owned())
-            .collect())
-    }
-
-    /// Downloads one version of a package.
-    pub(crate) fn download(&self, package: &str, version: &str) -> Result<PathBuf> {
-        self.run("apt-get", ["download", &format!("{package}={version}")])?;
-        let escaped = version.replace(':', "%3a");
-        let start = format!("{package}_{escaped}_");
-        let found = fs::read_dir(&self.folder)?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&start)));
-        found.with_context(|| format!("apt-get downloaded no {package} {version}"))
-    }
-
-    fn run(&self, program: &str, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<String> {
-        let mut command = Command::new(program);
-        command.args(arguments).current_dir(&self.folder);
-        command.env("APT_CONFIG", self.folder.join("apt.conf")).env("LC_ALL", "C");
-        let output = command.output().with_context(|| format!("run {command:?}"))?;
-        let errors = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{command:?} failed:\n{errors}");
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+impl Drop for Cleaner {
+    fn drop(&mut self) {
+        let _left = fs::remove_dir_all(&self.0);
     }
 }

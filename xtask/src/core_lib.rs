@@ -12,7 +12,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{apt, paths, rust_object};
 
@@ -61,22 +61,18 @@ pub(crate) fn source() -> Result<PathBuf> {
 
 fn fetch(version: &str, into: &Path) -> Result<()> {
     println!("fetching rust-src {version} (source of core, 45 MB)");
-    let apt = apt::Apt::open(&paths::cache().join("apt-rust"), &["trixie", "trixie-backports"])?;
-    let Some(exact) =
-        apt.versions("rust-src")?.into_iter().find(|found| found.starts_with(&format!("{version}+")))
-    else {
-        bail!(
-            "Debian has no rust-src {version}: install it with `rustup component add rust-src`, \
-             or use a rustc whose version Debian carries"
-        );
-    };
-    let package = apt.download("rust-src", &exact)?;
-    let unfinished = into.with_extension(format!("new{}", std::process::id()));
-    fs::create_dir_all(&unfinished).with_context(|| format!("create {}", unfinished.display()))?;
-    let status = Command::new("dpkg-deb").arg("-x").arg(&package).arg(&unfinished).status();
-    ensure!(status.context("run dpkg-deb")?.success(), "dpkg-deb cannot unpack {}", package.display());
-    if fs::rename(&unfinished, into).is_err() {
-        fs::remove_dir_all(&unfinished)?;
-    }
-    Ok(())
+    let fits = |found: &str| found.starts_with(&format!("{version}+"));
+    let fetched = apt::fetch("rust-src", fits, into, |package, folder| {
+        // The package is all of Rust; the library is what core is in, and what core includes.
+        let pipe = "set -o pipefail; dpkg-deb --fsys-tarfile \"$0\" | tar -x -C \"$1\" --wildcards './usr/src/*/library'";
+        let status = Command::new("bash").args(["-c", pipe]).arg(package).arg(folder).status();
+        ensure!(status.context("run bash")?.success(), "cannot unpack {}", package.display());
+        Ok(())
+    })?;
+    fetched.with_context(|| {
+        format!(
+            "Debian has no rust-src {version}: install it with `rustup component add rust-src`, or use a rustc \
+             whose version Debian carries"
+        )
+    })
 }

@@ -72,17 +72,8 @@ fn checkpatch_script() -> Result<PathBuf> {
         return Ok(script);
     }
     println!("fetching {PACKAGE} for its checkpatch.pl (150 MB)");
-    let apt = apt::Apt::open(&paths::cache().join("apt-checkpatch"), &["trixie"])?;
-    let versions = apt.versions(PACKAGE)?;
-    let package =
-        apt.download(PACKAGE, versions.first().with_context(|| format!("Debian has no {PACKAGE}"))?)?;
-    let unfinished = folder.with_extension(format!("new{}", std::process::id()));
-    fs::create_dir_all(&unfinished).with_context(|| format!("create {}", unfinished.display()))?;
-    unpack(&package, &unfinished)?;
-    fs::remove_file(&package).with_context(|| format!("remove {}", package.display()))?;
-    if fs::rename(&unfinished, &folder).is_err() {
-        fs::remove_dir_all(&unfinished)?;
-    }
+    let fetched = apt::fetch(PACKAGE, |_| true, &folder, unpack)?;
+    fetched.with_context(|| format!("Debian has no {PACKAGE}"))?;
     ensure!(script.exists(), "{PACKAGE} has no {}", SCRIPTS[0]);
     Ok(script)
 }
