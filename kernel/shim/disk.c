@@ -246,13 +246,21 @@ void zosbd2_device_destroy(struct zosbd2_device *device)
 }
 
 /*
- * Waits until the disk is deleted and the name is free. The caller holds a
- * reference. Returns -ERESTARTSYS if the caller is being killed.
+ * Waits until the disk is deleted, the name is free, and the caller's reference
+ * is the last of ours, so that with nobody else having the disk open the module
+ * can be unloaded next. Returns -ERESTARTSYS if the caller is being killed.
  */
 int zosbd2_device_wait_gone(struct zosbd2_device *device)
 {
+	int error;
+
 	might_sleep();
-	return wait_for_completion_killable(&device->gone);
+	error = wait_for_completion_killable(&device->gone);
+	if (error)
+		return error;
+	/* What the work still does after completing is to drop its reference. */
+	flush_work(&device->teardown);
+	return 0;
 }
 
 static bool path_exists(const char *folder, const u8 *name)

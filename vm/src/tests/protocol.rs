@@ -43,8 +43,8 @@ pub(super) const TESTS: &[Test] = &[
 /// What the block layer says when a request fails.
 pub(super) const IO_ERRORS: &[&str] = &["I/O error"];
 
-/// Waits until so many requests are with the block layer.
-fn wait_in_flight(name: &str, count: u64) {
+/// Waits until so many requests are with the driver.
+pub(super) fn wait_in_flight(name: &str, count: u64) {
     let path = format!("/sys/block/{name}/inflight");
     wait_until(20, "requests in flight", || {
         let text = std::fs::read_to_string(&path).unwrap_or_default();
