@@ -50,6 +50,9 @@ pub enum Error {
     /// The archive does not have a full set of packages.
     #[error("no version of kernel {0} has image, headers and kbuild packages in Debian's archive")]
     NoVersion(String),
+    /// The package lists could not be had.
+    #[error("Debian's archive cannot be reached: is there a network, or a proxy in /etc/apt/apt.conf? {0}")]
+    Archive(Box<Error>),
     /// Not enough disk space.
     #[error("{} has {free} MiB free, {need} MiB are needed: free some, or set ZOSBD2_CACHE to another disk", path.display())]
     DiskSpace {

@@ -70,8 +70,10 @@ impl Archive {
         }
         write("apt.conf", &config)?;
         let archive = Self { config: folder.join("apt.conf") };
-        // `Any` also makes a list that could not be had an error: apt would only warn.
-        command::output(archive.program("apt-get").args(["--quiet", "--error-on=any", "update"]), "apt")?;
+        // `any` also makes a list that could not be had an error: apt would only warn.
+        let mut update = archive.program("apt-get");
+        command::output(update.args(["--quiet", "--error-on=any", "update"]), "apt")
+            .map_err(|error| Error::Archive(Box::new(error)))?;
         Ok(archive)
     }
 

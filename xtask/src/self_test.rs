@@ -6,7 +6,6 @@
 
 use crate::vm;
 use anyhow::{Result, bail};
-use clap::Parser as _;
 use zosbd2_vm::protocol::Outcome;
 
 /// What must come of each: `ok`, or a part of the failure's reason.
@@ -27,13 +26,6 @@ const EXPECTED: [(&str, &str); 10] = [
 #[derive(clap::Args)]
 pub(crate) struct Arguments {}
 
-/// For the defaults of `cargo xtask vm`.
-#[derive(clap::Parser)]
-struct Vm {
-    #[command(flatten)]
-    arguments: vm::Arguments,
-}
-
 /// Runs the command.
 pub(crate) fn run(_: &Arguments) -> Result<()> {
     let count = check()?;
@@ -43,8 +35,9 @@ pub(crate) fn run(_: &Arguments) -> Result<()> {
 
 /// Runs all of it, and returns how many outcomes were as expected: all, or this is an error.
 pub(crate) fn check() -> Result<usize> {
-    let names = EXPECTED.iter().map(|(name, _)| *name);
-    let arguments = Vm::parse_from(["vm", "--no-module"].into_iter().chain(names)).arguments;
+    let mut words = vec!["--no-module"];
+    words.extend(EXPECTED.iter().map(|(name, _)| *name));
+    let arguments = vm::arguments(&words);
     let reports = vm::reports(&arguments, &vm::runs(&arguments))?;
     let results: Vec<_> = reports.into_iter().flat_map(|report| report.results).collect();
     let mut differences = Vec::new();
@@ -62,7 +55,7 @@ pub(crate) fn check() -> Result<usize> {
             differences.push(format!("{name} should give: {expected}\n  but gave: {found:?}"));
         }
     }
-    let refused = Vm::parse_from(["vm", "--no-module", "--mem", "1", "smoke_boot"]).arguments;
+    let refused = vm::arguments(&["--no-module", "--mem", "1", "smoke_boot"]);
     match vm::reports(&refused, &vm::runs(&refused)) {
         Err(error) if format!("{error:#}").contains("QEMU failed") => {}
         other => differences.push(format!("a machine without memory gave: {other:?}")),

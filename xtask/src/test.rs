@@ -6,7 +6,6 @@
 
 use crate::{fetch, gates, paths, self_test, setup, vm};
 use anyhow::{Context as _, Result, bail, ensure};
-use clap::Parser as _;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -39,13 +38,6 @@ const STAGES: [Stage; 9] = [
     ("VM tests", vm_tests, false),
     ("VM tests, memory not zeroed", vm_tests_dirty_memory, false),
 ];
-
-/// For the defaults of `cargo xtask vm`.
-#[derive(clap::Parser)]
-struct Vm {
-    #[command(flatten)]
-    arguments: vm::Arguments,
-}
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
@@ -160,8 +152,8 @@ fn vm_tests_dirty_memory() -> Result<Counts> {
 }
 
 fn on_both_kernels(more: &[&str]) -> Result<Counts> {
-    let words = ["vm", "--kernel", "6.1", "--kernel", "6.12"];
-    let arguments = Vm::parse_from(words.into_iter().chain(more.iter().copied())).arguments;
+    let words = ["--kernel", "6.1", "--kernel", "6.12"];
+    let arguments = vm::arguments(&[&words[..], more].concat());
     Ok(vm::count(&vm::reports(&arguments, &vm::runs(&arguments))?))
 }
 

@@ -67,8 +67,28 @@ pub(crate) struct Arguments {
     /// Only list the tests
     #[arg(long)]
     pub(crate) list: bool,
+    /// More files and folders for the guest: path there, path here
+    #[arg(skip)]
+    pub(crate) files: Vec<(String, PathBuf)>,
+    /// More modules of the kernel
+    #[arg(skip)]
+    pub(crate) kernel_modules: Vec<String>,
+    /// More programs of the host, with their packages
+    #[arg(skip)]
+    pub(crate) tools: Vec<(String, String)>,
     /// Tests, by name or `BEGINNING*`; all if none is given
     pub(crate) tests: Vec<String>,
+}
+
+/// What `cargo xtask vm WORDS...` would be given; for other commands that run tests.
+pub(crate) fn arguments(words: &[&str]) -> Arguments {
+    #[derive(clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+    let words = ["vm"].iter().chain(words);
+    <Command as clap::Parser>::parse_from(words).arguments
 }
 
 /// One kernel with one set of kernel arguments.
@@ -298,9 +318,9 @@ fn prepare(
             init: programs.init.clone(),
             module,
             programs: programs.programs.clone(),
-            files: Vec::new(),
-            kernel_modules: Vec::new(),
-            tools: Vec::new(),
+            files: arguments.files.clone(),
+            kernel_modules: arguments.kernel_modules.clone(),
+            tools: arguments.tools.clone(),
         },
         plan: Plan { tests, seed, variant, slowness, settings: arguments.settings.clone() },
         _lock: lock,
