@@ -24,17 +24,31 @@
 #include "../compat/compat.h"
 #include "zosbd2.h"
 
-struct workqueue_struct *zosbd2_workqueue;
+/*
+ * Two, because del_gendisk() may wait for workers that need memory, which one
+ * that others need to free memory must not; and it is the drain work that
+ * makes sure that a teardown ends, memory or not.
+ */
+static struct workqueue_struct *teardown_queue;
+static struct workqueue_struct *drain_queue;
 
 int zosbd2_disk_init(void)
 {
-	zosbd2_workqueue = alloc_workqueue("zosbd2", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
-	return zosbd2_workqueue ? 0 : -ENOMEM;
+	teardown_queue = alloc_workqueue("zosbd2_teardown", WQ_UNBOUND, 0);
+	if (!teardown_queue)
+		return -ENOMEM;
+	drain_queue = alloc_workqueue("zosbd2_drain", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
+	if (!drain_queue) {
+		destroy_workqueue(teardown_queue);
+		return -ENOMEM;
+	}
+	return 0;
 }
 
 void zosbd2_disk_exit(void)
 {
-	destroy_workqueue(zosbd2_workqueue);
+	destroy_workqueue(teardown_queue);
+	destroy_workqueue(drain_queue);
 }
 
 static u64 now_ms(void)
@@ -110,8 +124,7 @@ static void drain_work(struct work_struct *work)
 	u32 next_ms = zosbd2_rs_device_tick(device->engine, now_ms());
 
 	if (next_ms)
-		queue_delayed_work(zosbd2_workqueue, &device->drain,
-				   msecs_to_jiffies(next_ms));
+		queue_delayed_work(drain_queue, &device->drain, msecs_to_jiffies(next_ms));
 }
 
 static void teardown_work(struct work_struct *work)
@@ -119,7 +132,7 @@ static void teardown_work(struct work_struct *work)
 	struct zosbd2_device *device = container_of(work, struct zosbd2_device, teardown);
 
 	zosbd2_rs_device_drain(device->engine, now_ms());
-	queue_delayed_work(zosbd2_workqueue, &device->drain, 0);
+	queue_delayed_work(drain_queue, &device->drain, 0);
 	del_gendisk(device->disk);
 	cancel_delayed_work_sync(&device->drain);
 	zosbd2_rs_device_gone(device->engine);
@@ -169,7 +182,7 @@ int zosbd2_device_create(const struct zosbd2_params *params, struct zosbd2_devic
 		zosbd2_alloc_disk(&device->tag_set, &limits, &device->queue);
 	if (IS_ERR(disk)) {
 		error = PTR_ERR(disk);
-		goto teardown_queue;
+		goto undo_queue;
 	}
 	device->disk = disk;
 	disk->fops = &disk_ops;
@@ -190,7 +203,7 @@ put_disk:
 	/* disk_free() is only called for a disk that was added. */
 	put_disk(disk);
 	module_put(THIS_MODULE);
-teardown_queue:
+undo_queue:
 	zosbd2_queue_teardown(device);
 free_engine:
 	kvfree(device->engine);
@@ -242,7 +255,7 @@ bool zosbd2_device_seal(struct zosbd2_device *device, bool force)
 /* Starts the destruction of a sealed device. Does not wait. */
 void zosbd2_device_destroy(struct zosbd2_device *device)
 {
-	queue_work(zosbd2_workqueue, &device->teardown);
+	queue_work(teardown_queue, &device->teardown);
 }
 
 /*

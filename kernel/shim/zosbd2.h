@@ -91,8 +91,6 @@ static inline bool zosbd2_fault(enum zosbd2_fault step)
 }
 #endif
 
-extern struct workqueue_struct *zosbd2_workqueue;
-
 /* disk.c */
 int zosbd2_disk_init(void);
 void zosbd2_disk_exit(void);
