@@ -259,3 +259,39 @@ fn death(console: &Path) -> Option<String> {
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_noticed_and_words_of_a_test_do_not_break_it() {
+        let (sender, receiver) = mpsc::channel();
+        let mut watch = Watch::new(Instant::now(), 1);
+        sender.send(Line::Start("a".into(), 0).to_string()).unwrap();
+        sender.send(Line::Data("x".into()).to_string()).unwrap();
+        drop(sender);
+        assert!(!watch.follow(&receiver, &mut |_| ()), "the guest has closed its port");
+        assert_eq!((watch.during.as_deref(), watch.patience), (Some("a"), QUIET));
+        let (sender, receiver) = mpsc::channel();
+        watch.patience = Duration::from_millis(10);
+        sender.send(Line::Say("still here".into()).to_string()).unwrap();
+        assert!(watch.follow(&receiver, &mut |_| ()), "the guest is silent");
+        drop(sender);
+    }
+
+    #[test]
+    fn the_cause_of_a_panic_is_found() {
+        let folder = std::env::temp_dir().join(format!("zosbd2-vm-machine-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let console = folder.join("console.log");
+        let log = "[1] fine\n[2] BUG: unable to handle page fault\n[3] RIP: 0010:f+0x1\n\
+                   [4] Kernel panic - not syncing: Fatal exception\n[5] more\n";
+        fs::write(&console, log).unwrap();
+        let reason = death(&console).unwrap();
+        assert!(reason.starts_with("[2] BUG") && reason.ends_with("Fatal exception"), "{reason}");
+        fs::write(&console, "[1] reboot: Power down\n").unwrap();
+        assert_eq!(death(&console), None);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}
