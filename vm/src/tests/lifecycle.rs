@@ -159,6 +159,7 @@ fn destroy_under_readers(context: &mut Context) {
 /// With a live server nothing that was written before the destroy is lost, synced or not.
 fn destroy_while_mounted(context: &mut Context) {
     context.load_module("");
+    context.load_kernel_module("ext4", "");
     let store = Path::new("/tmp/mounted");
     let disk = Disk::create("mounted", 16384);
     let backend = Arc::new(FileStore::open(store, 64 << 20));
@@ -189,6 +190,7 @@ fn destroy_while_mounted(context: &mut Context) {
 /// With a dead server it ends all the same, in bounded time.
 fn destroy_with_dead_server(context: &mut Context) {
     context.load_module("");
+    context.load_kernel_module("ext4", "");
     let options = CreateOptions::new("dead", 16384).expect("options").timeout(Duration::from_mins(10));
     let disk = Disk::create_with(&options);
     let mut server = spawn_server("dead", 2, Path::new("/tmp/dead"));

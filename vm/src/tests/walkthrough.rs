@@ -32,6 +32,7 @@ fn c_sample(context: &mut Context) {
 
 fn walk(context: &mut Context, program: &str) {
     context.load_module("");
+    context.load_kernel_module("ext4", "");
     for threads in ["1", "4"] {
         let mut server = context.spawn(program, &["-t", threads]);
         wait_until(20, "the device", || Path::new(NODE).exists());
