@@ -298,8 +298,10 @@ fn prepare(
     let append = run.append.join("-").replace(|c: char| !c.is_ascii_alphanumeric(), "-");
     let append = if append.is_empty() { append } else { format!("-{append}") };
     let (folder, lock) = own_folder(&format!("{}{append}-{variant}-{what}", run.kernel))?;
-    // The next build may replace it while this run is still waiting for its turn.
+    // The next build may replace them while this run is still waiting for its turn.
     let module = module.map(|built| copy(&built, &folder)).transpose()?;
+    let init = copy(&programs.init, &folder)?;
+    let own = programs.programs.iter().map(|program| copy(program, &folder)).collect::<Result<_>>()?;
     // Counting runs on one host thread, and tells the guest that more time has passed.
     let slowness = arguments.slowness.unwrap_or(if arguments.icount { 10 } else { 1 });
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?;
@@ -315,9 +317,9 @@ fn prepare(
             folder,
         },
         contents: Contents {
-            init: programs.init.clone(),
+            init,
             module,
-            programs: programs.programs.clone(),
+            programs: own,
             files: arguments.files.clone(),
             kernel_modules: arguments.kernel_modules.clone(),
             tools: arguments.tools.clone(),
