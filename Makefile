@@ -3,12 +3,17 @@
 
 help:
 	@echo 'make setup     install the host packages that are missing (apt, as root or through sudo)'
+	@echo 'make demo      the RAM disk at work, in QEMU; NATIVE=1: on this machine'
+	@echo 'make bench     instructions per I/O, beside the kernel'"'"'s own devices'
 	@echo 'make test      every check and test, on Linux 6.1 and 6.12 in QEMU'
 	@echo 'make kmod      build zosbd2.ko for a kernel (KDIR=headers; default: the running one)'
 	@echo 'cargo xtask --help lists all commands; cargo xtask vm --list all VM tests'
 
-setup test: need-rust
+setup test bench: need-rust
 	cargo xtask $@
+
+demo: need-rust
+	cargo xtask demo $(if $(filter-out 0,$(NATIVE)),--native)
 
 kmod: need-rust
 	$(MAKE) -C kernel
@@ -17,4 +22,4 @@ need-rust:
 	@command -v cargo >/dev/null || { \
 		echo 'Rust is missing: get it from https://rustup.rs, or put ~/.cargo/bin into PATH' >&2; exit 1; }
 
-.PHONY: help setup test kmod need-rust
+.PHONY: help setup demo bench test kmod need-rust

@@ -22,6 +22,7 @@ pub(crate) use context::Context;
 pub(crate) use registry::{Need, Test};
 pub(crate) use {
     kmsg::Kmsg,
+    modules::{load_file, try_unload},
     mount::{Mounted, drop_caches, read_trimmed, write_text},
     process::{Finished, Spawned, command, run},
     random::Random,

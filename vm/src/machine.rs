@@ -143,8 +143,11 @@ impl Machine {
             append.push(' ');
             append.push_str(argument);
         }
+        // QEMU counts every byte of a fast string instruction, which real machines move by the cache line;
+        // without them both the kernel and the C library copy in words, as they do where there are none.
+        let processor = if self.icount { "max,-erms,-fsrm" } else { "max" };
         command
-            .args(["-cpu", "max", "-smp", &self.smp.to_string(), "-m", &self.memory])
+            .args(["-cpu", processor, "-smp", &self.smp.to_string(), "-m", &self.memory])
             .args(["-display", "none", "-monitor", "none", "-nodefaults", "-no-reboot"])
             .arg("-serial")
             .arg(format!("file:{}", console.display()))

@@ -64,6 +64,10 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        ["--demo", module, trees @ ..] => {
+            tests::demo::native(module, trees);
+            ExitCode::SUCCESS
+        }
         ["--read", path] => {
             let mut buffer = [0; 4096];
             let read = std::fs::File::open(path)

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The tests that run in the guest. One line per file, in the order in which they run.
 
+mod bench;
 mod data;
+pub(crate) mod demo;
 mod hostile;
 mod lifecycle;
 mod protocol;
@@ -20,6 +22,8 @@ const TABLES: &[&[Test]] = &[
     lifecycle::TESTS,
     hostile::TESTS,
     selftest::TESTS,
+    bench::TESTS,
+    demo::TESTS,
 ];
 
 /// Every test, in order.

@@ -6,7 +6,9 @@
 
 mod abi_gen;
 mod apt;
+mod bench;
 mod core_lib;
+mod demo;
 mod fetch;
 mod gates;
 mod kmod;
@@ -44,6 +46,10 @@ enum Command {
     RustObject(rust_object::Arguments),
     /// Build both variants of the module and check what no compiler promises
     Gates(gates::Arguments),
+    /// Measure instructions per I/O, ours and the kernel's own devices'
+    Bench(bench::Arguments),
+    /// Show the RAM disk at work, from insmod to rmmod
+    Demo(demo::Arguments),
     /// Run every check and test, closing with the counts
     Test(test::Arguments),
 }
@@ -58,6 +64,8 @@ fn main() -> anyhow::Result<()> {
         Command::Kmod(arguments) => kmod::run(&arguments),
         Command::RustObject(arguments) => rust_object::run(&arguments),
         Command::Gates(arguments) => gates::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
     }
 }
