@@ -23,25 +23,16 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("answer_twice", answer_twice).needs(&[Need::Module]).timeout(60),
     Test::new("answer_with_foreign_handle", foreign_handle).needs(&[Need::Module]).timeout(60),
     Test::new("read_only_descriptor", read_only_descriptor).needs(&[Need::Module]).timeout(60),
-    Test::new("failed_answers", failed_answers).needs(&[Need::Module]).timeout(60).allows(IO_ERRORS),
+    Test::new("failed_answers", failed_answers).needs(&[Need::Module]).timeout(60),
     Test::new("eintr_and_sigurg", eintr_and_sigurg).needs(&[Need::Module]).timeout(60),
     Test::new("shutdown_notices_are_bounded", shutdown_notices).needs(&[Need::Module]).timeout(60),
     Test::new("timeouts_in_ms", timeouts_in_ms).needs(&[Need::Module]).timeout(60),
-    Test::new("unfetched_request_times_out", unfetched_times_out)
-        .needs(&[Need::Module])
-        .timeout(60)
-        .allows(IO_ERRORS),
-    Test::new("late_answer_after_timeout", late_answer).needs(&[Need::Module]).timeout(60).allows(IO_ERRORS),
-    Test::new("killed_server_and_successor", killed_server)
-        .needs(&[Need::Module])
-        .timeout(90)
-        .allows(IO_ERRORS),
+    Test::new("unfetched_request_times_out", unfetched_times_out).needs(&[Need::Module]).timeout(60),
+    Test::new("late_answer_after_timeout", late_answer).needs(&[Need::Module]).timeout(60),
+    Test::new("killed_server_and_successor", killed_server).needs(&[Need::Module]).timeout(90),
     Test::new("exiting_server_leaves_no_thread", exiting_server).needs(&[Need::Module]).timeout(60),
     Test::new("signals_keep_their_handlers", signals_keep_handlers).needs(&[Need::Module]).timeout(60),
 ];
-
-/// What the block layer says when a request fails.
-pub(super) const IO_ERRORS: &[&str] = &["I/O error"];
 
 /// Waits until so many requests are with the driver.
 pub(super) fn wait_in_flight(name: &str, count: u64) {
@@ -441,16 +432,21 @@ fn killed_server(context: &mut Context) {
 fn exiting_server(context: &mut Context) {
     context.load_module("");
     let disk = Disk::create("exits", 1024);
-    for _ in 0..5 {
+    for round in 0..6 {
         let mut server = spawn_server("exits", 8, std::path::Path::new("/tmp/store"));
-        let pid = rustix::process::Pid::from_child(&server);
-        // Its handler-less SIGTERM is a normal exit of all threads; exit_group kills them in the call.
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("kill");
+        // By a normal exit of its main thread, or by a signal: both end the others inside the call.
+        if round % 2 == 0 {
+            drop(server.stdin.take());
+        } else {
+            let pid = rustix::process::Pid::from_child(&server);
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("kill");
+        }
         let mut status = None;
         wait_until(10, "the server to exit", || {
             status = server.try_wait().expect("wait");
             status.is_some()
         });
+        assert_eq!(status.and_then(|status| status.code()), (round % 2 == 0).then_some(0));
         assert!(!std::path::Path::new(&format!("/proc/{}", server.id())).exists(), "a thread is left");
     }
     // Nobody has it open any more.

@@ -192,12 +192,16 @@ impl Backend for FileStore {
 }
 
 /// What the guest program does as `--serve NAME THREADS FILE`: serves an existing device from a file until
-/// it is gone. Prints `serving` when the node is open.
+/// it is gone. Prints `serving` when the node is open. When its input ends it exits, in the middle of it.
 pub(crate) fn serve_role(name: &str, threads: &str, file: &str) -> zosbd2::Result<()> {
     let control = Control::open()?;
     let device = Device::open_by_name(&control, &DeviceName::new(name)?, PATIENCE)?;
     let store = FileStore::open(Path::new(file), device.size_bytes());
     println!("serving");
+    std::thread::spawn(|| {
+        let _end_or_error = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        std::process::exit(0);
+    });
     let threads = threads.parse().expect("a number of threads");
     v1::serve(&control, &device, &store, threads, &StopToken::new())
 }
@@ -296,6 +300,7 @@ pub(crate) fn spawn_server(name: &str, threads: usize, file: &Path) -> std::proc
     let mut child = std::process::Command::new("/proc/self/exe")
         .args(["--serve", name, &threads.to_string()])
         .arg(file)
+        .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn()
         .expect("start a server");
