@@ -21,5 +21,9 @@ kmod: need-rust
 need-rust:
 	@command -v cargo >/dev/null || { \
 		echo 'Rust is missing: get it from https://rustup.rs, or put ~/.cargo/bin into PATH' >&2; exit 1; }
+	@command -v cc >/dev/null || { \
+		echo 'The C compiler is missing, with which cargo links: installing gcc and libc6-dev'; \
+		$$([ "$$(id -u)" = 0 ] || echo sudo) \
+			sh -c 'apt-get update -q && apt-get install -y --no-install-recommends gcc libc6-dev'; }
 
 .PHONY: help setup demo bench test kmod need-rust
