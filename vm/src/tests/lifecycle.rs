@@ -489,11 +489,12 @@ fn rust_frames(context: &mut Context) {
     let trace = &log[start..];
     let end = trace.find("</TASK>").unwrap_or(trace.len());
     let trace = &trace[..end];
+    // What the unwinder is sure of has no question mark; old words on the stack are named too, with one.
+    let mut frames = trace.lines().filter(|line| !line.contains("? "));
     // Rust's inner function by its mangled name; zosbd2_backtrace() itself only jumps on.
     for wanted in ["9operation3run", "zosbd2_rs_operation", "disk_ioctl", "do_syscall_64"] {
-        let line = trace.lines().find(|line| line.contains(wanted));
-        let line = line.unwrap_or_else(|| panic!("{wanted} is not in the backtrace:\n{trace}"));
-        assert!(!line.contains("? "), "{wanted} was guessed:\n{trace}");
+        let found = frames.any(|line| line.contains(wanted));
+        assert!(found, "{wanted} is not in the backtrace, or was guessed:\n{trace}");
     }
     drop(node);
     disk.destroy();
