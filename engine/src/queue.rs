@@ -33,7 +33,7 @@ pub enum Wake {
 pub struct Fetched {
     /// Names this tenure.
     pub handle: Handle,
-    /// What is asked for. A write is COPYING until [`Queue::copied`] or [`Queue::unfetch`].
+    /// What is asked for. A write is COPYING until [`Queue::copied`].
     pub request: Request,
     /// Whom to wake.
     pub wake: Wake,
@@ -315,11 +315,15 @@ impl<'a> Queue<'a> {
         }
     }
 
-    /// The copy stopped and the server keeps the request: COPYING to HELD, or DOOMED to FREE.
+    /// The copy stopped and the server keeps the request: COPYING to HELD, or DOOMED to FREE. Only called
+    /// by whoever made the copy; a stale handle changes nothing.
     #[inline]
     #[must_use]
     pub fn copied(&mut self, handle: Handle) -> Option<End> {
         let slot = self.slots.get_mut(usize::from(handle.tag))?;
+        if slot.generation != handle.generation {
+            return None;
+        }
         match slot.state {
             State::Copying => {
                 slot.state = State::Held;
@@ -330,11 +334,15 @@ impl<'a> Queue<'a> {
         }
     }
 
-    /// All data of an answer is copied in: COPYING to FREE with success, or DOOMED to FREE with `EIO`.
+    /// All data of an answer is copied in: COPYING to FREE with success, or DOOMED to FREE with `EIO`. Only
+    /// called by whoever made the copy; a stale handle changes nothing.
     #[inline]
     #[must_use]
     pub fn answered(&mut self, handle: Handle) -> Option<End> {
         let slot = self.slots.get_mut(usize::from(handle.tag))?;
+        if slot.generation != handle.generation {
+            return None;
+        }
         let result = match slot.state {
             State::Copying => Ok(()),
             State::Doomed => Err(Errno::EIO),
@@ -344,24 +352,18 @@ impl<'a> Queue<'a> {
         Some(self.free(handle.tag, result))
     }
 
-    /// The server could not be given the request: HELD or COPYING back to QUEUED, as the oldest; DOOMED to
-    /// FREE. A handle that is stale meanwhile changes nothing.
+    /// The server could not be given the request: HELD back to QUEUED, as the oldest. A handle that is stale
+    /// meanwhile changes nothing. Nor does one whose request is COPYING or DOOMED: somebody answers it, maybe
+    /// before he was told its name, and its pages are his until he is done.
     pub fn unfetch(&mut self, handle: Handle) -> (Option<End>, Wake) {
-        let Some(slot) = self.slots.get_mut(usize::from(handle.tag)) else {
-            return (None, Wake::None);
-        };
-        if slot.generation != handle.generation {
-            return (None, Wake::None);
-        }
-        match slot.state {
-            State::Held | State::Copying => {
+        match self.slots.get_mut(usize::from(handle.tag)) {
+            Some(slot) if slot.state == State::Held && slot.generation == handle.generation => {
                 slot.state = State::Queued;
                 self.state.held = self.state.held.wrapping_sub(1);
                 self.link_first(handle.tag);
                 (None, self.announce())
             }
-            State::Doomed => (Some(self.free(handle.tag, Err(Errno::EIO))), Wake::None),
-            State::Free | State::Queued => (None, Wake::None),
+            _ => (None, Wake::None),
         }
     }
 

@@ -193,3 +193,35 @@ impl PlaceId {
         Self(raw)
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::expect_used, reason = "a test that cannot go on fails")]
+mod tests {
+    use super::*;
+
+    fn name(letter: u8) -> Name {
+        let mut field = [0; zosbd2_abi::v1::NAME_BYTES];
+        field[0] = letter;
+        Name::from_field(&field).expect("a name")
+    }
+
+    #[test]
+    fn handles_wrap_past_zero_and_those_in_use() {
+        let mut state = RegistryState::default();
+        let mut places = [Place::default(); 4];
+        let mut registry = Registry::new(&mut state, &mut places);
+        let [first, second, third] =
+            [b'a', b'b', b'c'].map(|letter| registry.reserve(name(letter)).expect("room"));
+        assert_eq!((registry.number(first), registry.number(second)), (1, 2));
+        registry.state.last_handle = u32::MAX - 1;
+        assert_eq!(registry.number(third), u32::MAX);
+        let fourth = registry.reserve(name(b'd')).expect("room");
+        assert_eq!(registry.number(fourth), 3, "neither 0 nor 1 and 2, which are in use");
+        // In use is in use, whatever its stage; one that is gone may be met again after the wrap.
+        registry.seal(first);
+        registry.remove(second);
+        registry.state.last_handle = u32::MAX;
+        let again = registry.reserve(name(b'b')).expect("room");
+        assert_eq!(registry.number(again), 2);
+    }
+}

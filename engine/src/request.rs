@@ -2,29 +2,29 @@
 //! The states of one request, and the handles that name it.
 //!
 //! ```text
-//!             submit            fetch              answer (no data to copy)
-//!   FREE ---------------> QUEUED -----------> HELD ------------------------> FREE
-//!    ^                     ^ |                ^ | ^
-//!    |                     | | fetch of a     | | | copied to the server,
-//!    |                     | | write          | | | or: copy of an answer faulted
-//!    |              unfetch| |                | | |
-//!    |                     | v    unfetch     | v |  pin (copy an answer in)
-//!    |                     COPYING <----------+-+
-//!    |                       | |
-//!    |   copied, answered    | | deadline, teardown
-//!    +-----------------------+ v
-//!    |                       DOOMED
-//!    |   copy over             |
-//!    +-------------------------+
-//!    ^
-//!    +--- QUEUED, HELD: deadline, teardown
+//!         submit            fetch, not of a write      answer with nothing to copy
+//!   FREE ---------> QUEUED ----------------------> HELD --------------------------> FREE
+//!                    |  ^                          | ^ |
+//!                    |  |          unfetch         | | | answer of a read,
+//!                    |  +--------------------------+ | | or pin
+//!                    |            copied to a server | |
+//!                    |             or copy faulted   | v
+//!                    +-------------------------> COPYING --------------------------> FREE
+//!                      fetch of a write             |    answered
+//!                               deadline, teardown  |
+//!                                                   v    copy over
+//!                                                DOOMED ---------------------------> FREE
+//!
+//!   QUEUED, HELD ------------------------------------------------------------------> FREE
+//!                  deadline, teardown
 //! ```
 //!
 //! * FREE: the tag is not in use, or its request has just been ended by whoever got the effect to do so.
 //! * QUEUED: waits for a server, in FIFO order.
 //! * HELD: a server has it; its handle is valid.
 //! * COPYING: data is being moved between the request's pages and a server's memory, so the pages must
-//!   stay. Copies never wait for a page fault in this state: a fault ends it first, so it is short.
+//!   stay. Copies never wait for a page fault in this state: a fault ends it first, so it is short. It
+//!   belongs to whoever copies: only he, or deadline and teardown by way of DOOMED, takes it further.
 //! * DOOMED: failed by deadline or teardown while COPYING; whoever copies ends it.
 //!
 //! Every edge is a method of [`Queue`](crate::queue::Queue); [`EDGES`] lists them for the table test.
@@ -102,7 +102,6 @@ pub const EDGES: &[(State, State)] = &[
     (State::Held, State::Free),
     (State::Held, State::Queued),
     (State::Copying, State::Held),
-    (State::Copying, State::Queued),
     (State::Copying, State::Free),
     (State::Copying, State::Doomed),
     (State::Doomed, State::Free),

@@ -79,7 +79,7 @@ fn take(from: State, to: State) {
             let answer = one.queue().answer(handle, Op::Read, true);
             assert!(matches!(answer, Ok(Answer::CopyIn(copied, _)) if copied == handle));
         }
-        (State::Held | State::Copying, State::Queued) => {
+        (State::Held, State::Queued) => {
             let handle = one.handle();
             assert_eq!(one.queue().unfetch(handle), (None, Wake::None));
         }
@@ -99,8 +99,7 @@ fn take(from: State, to: State) {
             let mut answered = One::in_state(State::Doomed);
             let handle = answered.handle();
             assert_eq!(answered.queue().answered(handle), FAILED);
-            let handle = one.handle();
-            assert_eq!(one.queue().unfetch(handle), (FAILED, Wake::None));
+            one = answered;
         }
         other => panic!("{other:?} is no edge"),
     }
@@ -111,6 +110,34 @@ fn take(from: State, to: State) {
 fn every_edge_of_a_request_can_be_taken() {
     for &(from, to) in request::EDGES {
         take(from, to);
+    }
+}
+
+/// A server that cannot be given its request meets another, who answers it already: who copies is left alone.
+#[test]
+fn what_is_copied_is_not_given_back() {
+    for state in [State::Copying, State::Doomed] {
+        let mut one = One::in_state(state);
+        let handle = one.handle();
+        assert_eq!(one.queue().unfetch(handle), (None, Wake::None));
+        assert_eq!(one.slots[0].state(), state);
+    }
+}
+
+/// One tenure's copy does not end another's.
+#[test]
+fn a_copy_ends_only_its_own_tenure() {
+    let mut one = One::in_state(State::Held);
+    let stale = one.handle();
+    assert_eq!(one.queue().expire(0), FAILED);
+    one.submit(Op::Write);
+    one.fetch();
+    for state in [State::Copying, State::Doomed] {
+        assert_eq!(one.slots[0].state(), state);
+        assert_eq!(one.queue().copied(stale), None);
+        assert_eq!(one.queue().answered(stale), None);
+        assert_eq!(one.slots[0].state(), state);
+        assert_eq!(one.queue().expire(0), None);
     }
 }
 

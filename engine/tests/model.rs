@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use zosbd2_engine::Errno;
 use zosbd2_engine::device::Phase;
 use zosbd2_engine::queue::{Answer, End, Queue, QueueState, Refused, Wake, Work};
-use zosbd2_engine::request::{Handle, Op, Request, Slot, State};
+use zosbd2_engine::request::{self, Handle, Op, Request, Slot, State};
 
 #[derive(Clone, Copy, Debug)]
 enum Call {
@@ -25,6 +25,12 @@ enum Call {
         nth: usize,
         op: Op,
         ok: bool,
+    },
+    /// An `op_id` made up by a server: this tag, and this number of a tenure.
+    Invent {
+        tag: u32,
+        number: u32,
+        op: Op,
     },
     Pin(usize),
     Copied(usize),
@@ -53,7 +59,9 @@ fn call() -> impl Strategy<Value = Call> {
         3 => Just(Call::Arrive),
         1 => Just(Call::Leave),
         1 => Just(Call::Notify),
-        8 => (nth.clone(), op, any::<bool>()).prop_map(|(nth, op, ok)| Call::Answer { nth, op, ok }),
+        8 => (nth.clone(), op.clone(), any::<bool>()).prop_map(|(nth, op, ok)| Call::Answer { nth, op, ok }),
+        2 => (prop_oneof![0..10_u32, 0..1024_u32], prop_oneof![0..8_u32, any::<u32>()], op.clone())
+            .prop_map(|(tag, number, op)| Call::Invent { tag, number, op }),
         2 => nth.clone().prop_map(Call::Pin),
         3 => nth.clone().prop_map(Call::Copied),
         3 => nth.clone().prop_map(Call::Answered),
@@ -196,7 +204,7 @@ fn run(depth: usize, calls: &[Call]) -> Result<(), TestCaseError> {
             Call::Answer { nth, op, ok } => {
                 let Some((handle, tenure)) = named(nth) else { continue };
                 let by_id = queue.handle_of(handle.op_id());
-                prop_assert_eq!(by_id == Some(handle), model.is(tenure, &[State::Held]));
+                prop_assert_eq!(by_id, model.is(tenure, &[State::Held]).then_some(handle));
                 match queue.answer(handle, op, ok) {
                     Err(Refused::Stale) => prop_assert!(!model.is(tenure, &[State::Held])),
                     Err(Refused::WrongKind) => {
@@ -214,6 +222,23 @@ fn run(depth: usize, calls: &[Call]) -> Result<(), TestCaseError> {
                     }
                 }
             }
+            Call::Invent { tag, number, op } => {
+                let op_id = number << request::OP_ID_TAG_BITS | tag;
+                let tag = tag as usize;
+                // The top bits of the tenure's number have no room in an `op_id`.
+                let named = model.tenures.get(tag).is_some_and(|last| *last == number as usize & 0x3f_ffff);
+                let held = named && model.states[tag] == State::Held;
+                let found = queue.handle_of(op_id);
+                prop_assert_eq!(found.map(Handle::op_id), held.then_some(op_id));
+                if let Some(handle) = found {
+                    let answer = queue.answer(handle, op, false);
+                    if model.ops[tag] == op {
+                        prop_assert_eq!(answer, Ok(Answer::End(model.free(tag, Err(Errno::EIO)))));
+                    } else {
+                        prop_assert_eq!(answer, Err(Refused::WrongKind));
+                    }
+                }
+            }
             Call::Pin(nth) => {
                 let Some((handle, tenure)) = named(nth) else { continue };
                 let held = model.is(tenure, &[State::Held]);
@@ -222,19 +247,17 @@ fn run(depth: usize, calls: &[Call]) -> Result<(), TestCaseError> {
                     model.states[tenure.tag] = State::Copying;
                 }
             }
-            // Who copies is the one with the current handle: the glue calls these for no other.
             Call::Copied(nth) | Call::Answered(nth) => {
                 let Some((handle, tenure)) = named(nth) else { continue };
-                if !model.is(tenure, &[State::Copying, State::Doomed]) {
-                    continue;
-                }
+                let copies = model.is(tenure, &[State::Copying, State::Doomed]);
                 let answered = matches!(call, Call::Answered(_));
                 let doomed = model.states[tenure.tag] == State::Doomed;
                 let end = if answered { queue.answered(handle) } else { queue.copied(handle) };
-                let wanted = match (doomed, answered) {
-                    (true, _) => Some(model.free(tenure.tag, Err(Errno::EIO))),
-                    (false, true) => Some(model.free(tenure.tag, Ok(()))),
-                    (false, false) => {
+                let wanted = match (copies, doomed, answered) {
+                    (false, ..) => None,
+                    (true, true, _) => Some(model.free(tenure.tag, Err(Errno::EIO))),
+                    (true, false, true) => Some(model.free(tenure.tag, Ok(()))),
+                    (true, false, false) => {
                         model.states[tenure.tag] = State::Held;
                         None
                     }
@@ -243,12 +266,10 @@ fn run(depth: usize, calls: &[Call]) -> Result<(), TestCaseError> {
             }
             Call::Unfetch(nth) => {
                 let Some((handle, tenure)) = named(nth) else { continue };
-                let wanted = if model.is(tenure, &[State::Held, State::Copying]) {
+                let wanted = if model.is(tenure, &[State::Held]) {
                     model.states[tenure.tag] = State::Queued;
                     model.fifo.insert(0, tenure.tag);
                     (None, model.announce())
-                } else if model.is(tenure, &[State::Doomed]) {
-                    (Some(model.free(tenure.tag, Err(Errno::EIO))), Wake::None)
                 } else {
                     (None, Wake::None)
                 };
