@@ -478,6 +478,1004 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 /* Bytes that a server must supply to ZOSBD2_V1_IOCTL_OPERATION. */
 #define ZOSBD2_V1_OPERATION_BYTES 1052728
 
+/*
+ * Interface version 2: all operations, many queues, and one call that answers
+ * and fetches in batches.
+ *
+ * Calls are made on the control node or on a *server descriptor*, which
+ * ZOSBD2_V2_IOCTL_CREATE and ZOSBD2_V2_IOCTL_ATTACH return as the result of the
+ * ioctl. Holding it is the right to serve the device; it can be polled and
+ * passed to other processes, and its last close is the server's death.
+ *
+ * Every argument begins with its own size in bytes. A size below the first
+ * version's is EINVAL. The kernel takes a longer argument whose unknown tail is
+ * zero; any other tail is E2BIG. The size part of an ioctl number is that of
+ * the first version, whatever the argument's size is. Unknown flags, and
+ * reserved fields that are not zero, are EINVAL. Layouts are the same for
+ * 32-bit and 64-bit callers: addresses are 64-bit integers.
+ *
+ * Offsets and lengths are in bytes. Errors are negative errno values.
+ */
+
+/*
+ * Bytes of a name field; names are at most ZOSBD2_V2_MAX_NAME_BYTES long, and
+ * the rest is NUL.
+ */
+#define ZOSBD2_V2_NAME_BYTES 32
+
+/* Longest name: the disk is called zosbd2!NAME in 31 bytes. */
+#define ZOSBD2_V2_MAX_NAME_BYTES 24
+
+/* Bytes of a serial number field, NUL padded. */
+#define ZOSBD2_V2_SERIAL_BYTES 32
+
+/* Folder of the block nodes. */
+#define ZOSBD2_V2_NODE_FOLDER "/dev/zosbd2"
+
+/*
+ * Smallest logical block, in bytes; also the granularity of sizes and offsets.
+ */
+#define ZOSBD2_V2_MIN_BLOCK_SIZE 512U
+
+/*
+ * Largest logical block, in bytes, on kernels whose page is 4096 bytes; struct
+ * zosbd2_v2_info has the actual one.
+ */
+#define ZOSBD2_V2_MAX_BLOCK_SIZE 4096U
+
+/* Largest physical block, minimum and optimal I/O size, in bytes. */
+#define ZOSBD2_V2_MAX_PHYSICAL_BLOCK_SIZE 268435456U
+
+/* Largest device, in bytes (8 EiB less one MiB: offsets stay positive). */
+#define ZOSBD2_V2_MAX_SIZE_BYTES 9223372036853727232ULL
+
+/* Most data of one request, in bytes (32 MiB). */
+#define ZOSBD2_V2_MAX_IO_BYTES 33554432U
+
+/* What max_io_bytes 0 means, in bytes (4 MiB). */
+#define ZOSBD2_V2_DEFAULT_IO_BYTES 4194304U
+
+/* Most requests of one queue. */
+#define ZOSBD2_V2_MAX_DEPTH 1024U
+
+/* What depth 0 means. */
+#define ZOSBD2_V2_DEFAULT_DEPTH 128U
+
+/*
+ * Most tags of one device: the depth, rounded up to a power of two, times the
+ * queues.
+ */
+#define ZOSBD2_V2_MAX_TAGS 65536U
+
+/* Most entries of each array of one struct zosbd2_v2_enter. */
+#define ZOSBD2_V2_MAX_BATCH 1024U
+
+/* Most pieces of one commit's data. */
+#define ZOSBD2_V2_MAX_IOVECS 1024U
+
+/* Longest deadline and grace, in milliseconds (one day). */
+#define ZOSBD2_V2_MAX_MILLISECONDS 86400000U
+
+/* Longest spin before sleeping, in microseconds. */
+#define ZOSBD2_V2_MAX_SPIN_US 10000U
+
+/* Reads data: the commit brings it. */
+#define ZOSBD2_V2_OP_READ 0U
+
+/* Writes data. */
+#define ZOSBD2_V2_OP_WRITE 1U
+
+/*
+ * The range's contents are not needed any more; what reads give afterwards is
+ * up to the server.
+ */
+#define ZOSBD2_V2_OP_DISCARD 2U
+
+/*
+ * Every write that was committed before this was fetched must be durable before
+ * it is committed.
+ */
+#define ZOSBD2_V2_OP_FLUSH 3U
+
+/* The range reads as zeros afterwards. */
+#define ZOSBD2_V2_OP_WRITE_ZEROES 4U
+
+/* The range's contents must not be recoverable afterwards. */
+#define ZOSBD2_V2_OP_SECURE_ERASE 5U
+
+/* Number of operations. */
+#define ZOSBD2_V2_OPERATIONS 6
+
+/* Writes are refused. */
+#define ZOSBD2_V2_CREATE_READ_ONLY 1U
+
+/* The device is advertised as rotational. */
+#define ZOSBD2_V2_CREATE_ROTATIONAL 2U
+
+/*
+ * A committed write may be lost until a flush is committed: flushes are sent.
+ */
+#define ZOSBD2_V2_CREATE_VOLATILE_CACHE 4U
+
+/*
+ * Writes may carry ZOSBD2_V2_REQUEST_FUA; only together with
+ * ZOSBD2_V2_CREATE_VOLATILE_CACHE. Without it the kernel sends a flush after
+ * such a write.
+ */
+#define ZOSBD2_V2_CREATE_FUA 8U
+
+/*
+ * Partitions are not looked for when the device starts. They can be asked for
+ * (BLKRRPART).
+ */
+#define ZOSBD2_V2_CREATE_NO_PARTITION_SCAN 16U
+
+/*
+ * When the grace is over the device goes. Without it the device stays and fails
+ * all I/O until a server attaches.
+ */
+#define ZOSBD2_V2_CREATE_AUTO_DESTROY 32U
+
+/* All flags of struct zosbd2_v2_create. */
+#define ZOSBD2_V2_CREATE_FLAGS 63U
+
+/*
+ * Become the server although there is one: it gets no more requests, but may
+ * commit those it has.
+ */
+#define ZOSBD2_V2_ATTACH_TAKE_OVER 1U
+
+/* All flags of struct zosbd2_v2_attach. */
+#define ZOSBD2_V2_ATTACH_FLAGS 1U
+
+/* Destroy whoever has the device open. */
+#define ZOSBD2_V2_DESTROY_FORCE 1U
+
+/* All flags of struct zosbd2_v2_destroy. */
+#define ZOSBD2_V2_DESTROY_FLAGS 1U
+
+/* The write must be durable when it is committed. */
+#define ZOSBD2_V2_REQUEST_FUA 1U
+
+/* The range of a write-zeroes must stay allocated. */
+#define ZOSBD2_V2_REQUEST_NO_UNMAP 2U
+
+/* An earlier server had this request and may have executed it. */
+#define ZOSBD2_V2_REQUEST_MAYBE_EXECUTED 4U
+
+/* The data of this write is in the arena, at struct zosbd2_v2_request.data. */
+#define ZOSBD2_V2_REQUEST_DATA 8U
+
+/*
+ * address is that of an array of iovec_count struct zosbd2_v2_iovec, not of the
+ * data.
+ */
+#define ZOSBD2_V2_COMMIT_IOVEC 1U
+
+/*
+ * A read that brings fewer bytes than asked for: the rest is zeros. Without it
+ * the read fails.
+ */
+#define ZOSBD2_V2_COMMIT_ZERO_FILL 2U
+
+/*
+ * Only copy the data of a write to address; the request stays with the server.
+ * result is ignored.
+ */
+#define ZOSBD2_V2_COMMIT_COPY_ONLY 4U
+
+/* All flags of struct zosbd2_v2_commit. */
+#define ZOSBD2_V2_COMMIT_FLAGS 7U
+
+/* timeout_ms is valid: do not wait longer for minimum requests. */
+#define ZOSBD2_V2_ENTER_TIMEOUT 1U
+
+/* All flags of struct zosbd2_v2_enter. */
+#define ZOSBD2_V2_ENTER_FLAGS 1U
+
+/* Made, but not started: there is no block node yet. */
+#define ZOSBD2_V2_STATE_CREATED 0U
+
+/* A server is attached. */
+#define ZOSBD2_V2_STATE_LIVE 1U
+
+/* No server is attached; I/O waits for one, as long as the grace lasts. */
+#define ZOSBD2_V2_STATE_ORPHANED 2U
+
+/*
+ * No server is attached and the grace is over: all I/O fails until one
+ * attaches.
+ */
+#define ZOSBD2_V2_STATE_FAILED 3U
+
+/* The device is being destroyed. */
+#define ZOSBD2_V2_STATE_DESTROYED 4U
+
+/* Bytes of struct zosbd2_v2_info. */
+#define ZOSBD2_V2_INFO_BYTES 88U
+
+/* Bytes of struct zosbd2_v2_create. */
+#define ZOSBD2_V2_CREATE_BYTES 136U
+
+/* Bytes of struct zosbd2_v2_attach. */
+#define ZOSBD2_V2_ATTACH_BYTES 48U
+
+/* Bytes of struct zosbd2_v2_destroy. */
+#define ZOSBD2_V2_DESTROY_BYTES 40U
+
+/* Bytes of struct zosbd2_v2_list. */
+#define ZOSBD2_V2_LIST_BYTES 32U
+
+/* Bytes of struct zosbd2_v2_status. */
+#define ZOSBD2_V2_STATUS_BYTES 168U
+
+/* Bytes of struct zosbd2_v2_start. */
+#define ZOSBD2_V2_START_BYTES 8U
+
+/* Bytes of struct zosbd2_v2_resize. */
+#define ZOSBD2_V2_RESIZE_BYTES 16U
+
+/* Bytes of struct zosbd2_v2_stats. */
+#define ZOSBD2_V2_STATS_BYTES 184U
+
+/* Bytes of struct zosbd2_v2_enter. */
+#define ZOSBD2_V2_ENTER_BYTES 80U
+
+/*
+ * Type of all numbers below. Each is direction (read and write) << 30 | size <<
+ * 16 | type << 8 | number.
+ */
+#define ZOSBD2_V2_IOCTL_TYPE 189U
+
+/* Control node: what the module can do (struct zosbd2_v2_info, in and out). */
+#define ZOSBD2_V2_IOCTL_INFO 3227041024U
+
+/*
+ * Control node: make a device (struct zosbd2_v2_create, in and out); returns
+ * its server descriptor.
+ */
+#define ZOSBD2_V2_IOCTL_CREATE 3230186753U
+
+/*
+ * Control node: become the server of a device (struct zosbd2_v2_attach, in and
+ * out); returns a server descriptor.
+ */
+#define ZOSBD2_V2_IOCTL_ATTACH 3224419586U
+
+/*
+ * Control node: destroy a device and wait until it is gone (struct
+ * zosbd2_v2_destroy, in).
+ */
+#define ZOSBD2_V2_IOCTL_DESTROY 3223895299U
+
+/*
+ * Control node: list the devices of both versions (struct zosbd2_v2_list, in
+ * and out).
+ */
+#define ZOSBD2_V2_IOCTL_LIST 3223371012U
+
+/*
+ * Control node: what a device is and how it is (struct zosbd2_v2_status, in and
+ * out), by name. Server descriptor: the same of its own device; the name must
+ * be empty or that of the device.
+ */
+#define ZOSBD2_V2_IOCTL_STATUS 3232283909U
+
+/*
+ * Server descriptor: make the block node (struct zosbd2_v2_start, in). May be
+ * called by the only serving thread.
+ */
+#define ZOSBD2_V2_IOCTL_START 3221798160U
+
+/* Server descriptor: change the size (struct zosbd2_v2_resize, in). */
+#define ZOSBD2_V2_IOCTL_RESIZE 3222322449U
+
+/*
+ * Server descriptor: the counters of one queue (struct zosbd2_v2_stats, in and
+ * out).
+ */
+#define ZOSBD2_V2_IOCTL_STATS 3233332498U
+
+/*
+ * Server descriptor: answer requests, move their data, fetch more (struct
+ * zosbd2_v2_enter, in and out).
+ */
+#define ZOSBD2_V2_IOCTL_ENTER 3226516755U
+
+/**
+ * struct zosbd2_v2_info - Argument of ZOSBD2_V2_IOCTL_INFO.
+ * @size: Bytes of this argument.
+ * @flags: 0.
+ * @version: Out: highest version of the interface that the module speaks.
+ * @max_devices: Out: devices that can exist at once.
+ * @features: Out: optional features; bit numbers are assigned as features come,
+ *   none is yet.
+ * @operations: Out: bit n is set if operation number n is known.
+ * @max_queues: Out: most queues of a device: the number of CPUs.
+ * @max_depth: Out: most requests of a queue.
+ * @max_block_size: Out: largest logical block, in bytes.
+ * @max_io_bytes: Out: most data of a request, in bytes.
+ * @max_batch: Out: most entries of each array of an struct zosbd2_v2_enter.
+ * @reserved: 0.
+ * @module_version: Out: version of the module, NUL padded.
+ */
+struct zosbd2_v2_info {
+	__u32 size;
+	__u32 flags;
+	__u32 version;
+	__u32 max_devices;
+	__aligned_u64 features;
+	__aligned_u64 operations;
+	__u32 max_queues;
+	__u32 max_depth;
+	__u32 max_block_size;
+	__u32 max_io_bytes;
+	__u32 max_batch;
+	__u32 reserved;
+	__u8 module_version[32];
+};
+
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_info) == 88,
+	      "size of zosbd2_v2_info");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_info, size) == 0,
+	      "offset of zosbd2_v2_info.size");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_info, flags) == 4,
+	      "offset of zosbd2_v2_info.flags");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_info, version) == 8,
+	      "offset of zosbd2_v2_info.version");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_info, max_devices) == 12,
+	      "offset of zosbd2_v2_info.max_devices");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_info, features) == 16,
+	      "offset of zosbd2_v2_info.features");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_info, operations) == 24,
+	      "offset of zosbd2_v2_info.operations");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_info, max_queues) == 32,
+	      "offset of zosbd2_v2_info.max_queues");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_info, max_depth) == 36,
+	      "offset of zosbd2_v2_info.max_depth");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_info, max_block_size) == 40,
+	      "offset of zosbd2_v2_info.max_block_size");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_info, max_io_bytes) == 44,
+	      "offset of zosbd2_v2_info.max_io_bytes");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_info, max_batch) == 48,
+	      "offset of zosbd2_v2_info.max_batch");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_info, reserved) == 52,
+	      "offset of zosbd2_v2_info.reserved");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_info, module_version) == 56,
+	      "offset of zosbd2_v2_info.module_version");
+
+/**
+ * struct zosbd2_v2_create - Argument of ZOSBD2_V2_IOCTL_CREATE.
+ * @size: Bytes of this argument.
+ * @flags: CREATE_ flags.
+ * @name: Name: letters, digits, ., _, -, + and :, beginning with a letter or
+ *   digit, NUL padded.
+ * @serial: Serial number, visible in sysfs; printable ASCII, NUL padded, at
+ *   most one byte less than the field.
+ * @size_bytes: Size, a multiple of the logical block, at least one, at most
+ *   ZOSBD2_V2_MAX_SIZE_BYTES.
+ * @logical_block_size: Logical block size, a power of two,
+ *   ZOSBD2_V2_MIN_BLOCK_SIZE to the page size; 0 means 512.
+ * @physical_block_size: Physical block size, a power of two and at least the
+ *   logical one; 0 means the logical one.
+ * @io_min: Smallest I/O that does not cost extra, a multiple of the physical
+ *   block; 0 means one such block.
+ * @io_opt: Best size of I/O, a multiple of io_min; 0 means that there is none.
+ * @max_io_bytes: Most data of a request, a multiple of the logical block, at
+ *   least a page; 0 means ZOSBD2_V2_DEFAULT_IO_BYTES.
+ * @queues: Number of queues, 1 to the number of CPUs; 0 means 1.
+ * @depth: Requests of each queue, 1 to ZOSBD2_V2_MAX_DEPTH; 0 means
+ *   ZOSBD2_V2_DEFAULT_DEPTH.
+ * @discard_granularity: Discards are best made in multiples of this, a power of
+ *   two; 0 means the physical block.
+ * @max_discard_bytes: Longest discard, a multiple of the logical block; 0: not
+ *   supported.
+ * @max_write_zeroes_bytes: Longest write-zeroes, a multiple of the logical
+ *   block; 0: not supported, the kernel writes zeros.
+ * @max_secure_erase_bytes: Longest secure erase, a multiple of the logical
+ *   block; 0: not supported.
+ * @deadline_ms: A request fails that is not committed so long after it came, in
+ *   milliseconds; 0: never.
+ * @grace_ms: How long I/O waits for another server when the last one is gone,
+ *   in milliseconds; 0: it fails.
+ * @handle: Out: number of the device.
+ */
+struct zosbd2_v2_create {
+	__u32 size;
+	__u32 flags;
+	__u8 name[ZOSBD2_V2_NAME_BYTES];
+	__u8 serial[ZOSBD2_V2_SERIAL_BYTES];
+	__aligned_u64 size_bytes;
+	__u32 logical_block_size;
+	__u32 physical_block_size;
+	__u32 io_min;
+	__u32 io_opt;
+	__u32 max_io_bytes;
+	__u32 queues;
+	__u32 depth;
+	__u32 discard_granularity;
+	__u32 max_discard_bytes;
+	__u32 max_write_zeroes_bytes;
+	__u32 max_secure_erase_bytes;
+	__u32 deadline_ms;
+	__u32 grace_ms;
+	__u32 handle;
+};
+
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_create) == 136,
+	      "size of zosbd2_v2_create");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_create, size) == 0,
+	      "offset of zosbd2_v2_create.size");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_create, flags) == 4,
+	      "offset of zosbd2_v2_create.flags");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_create, name) == 8,
+	      "offset of zosbd2_v2_create.name");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_create, serial) == 40,
+	      "offset of zosbd2_v2_create.serial");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_create, size_bytes) == 72,
+	      "offset of zosbd2_v2_create.size_bytes");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_create, logical_block_size) == 80,
+	      "offset of zosbd2_v2_create.logical_block_size");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_create, physical_block_size) == 84,
+	      "offset of zosbd2_v2_create.physical_block_size");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_create, io_min) == 88,
+	      "offset of zosbd2_v2_create.io_min");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_create, io_opt) == 92,
+	      "offset of zosbd2_v2_create.io_opt");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_create, max_io_bytes) == 96,
+	      "offset of zosbd2_v2_create.max_io_bytes");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_create, queues) == 100,
+	      "offset of zosbd2_v2_create.queues");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_create, depth) == 104,
+	      "offset of zosbd2_v2_create.depth");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_create, discard_granularity) == 108,
+	      "offset of zosbd2_v2_create.discard_granularity");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_create, max_discard_bytes) == 112,
+	      "offset of zosbd2_v2_create.max_discard_bytes");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_create, max_write_zeroes_bytes) == 116,
+	      "offset of zosbd2_v2_create.max_write_zeroes_bytes");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_create, max_secure_erase_bytes) == 120,
+	      "offset of zosbd2_v2_create.max_secure_erase_bytes");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_create, deadline_ms) == 124,
+	      "offset of zosbd2_v2_create.deadline_ms");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_create, grace_ms) == 128,
+	      "offset of zosbd2_v2_create.grace_ms");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_create, handle) == 132,
+	      "offset of zosbd2_v2_create.handle");
+
+/**
+ * struct zosbd2_v2_attach - Argument of ZOSBD2_V2_IOCTL_ATTACH.
+ * @size: Bytes of this argument.
+ * @flags: ATTACH_ flags.
+ * @name: Name of the device.
+ * @handle: Out: number of the device.
+ * @epoch: Out: which server of the device this is: 1 for the one that made it.
+ */
+struct zosbd2_v2_attach {
+	__u32 size;
+	__u32 flags;
+	__u8 name[ZOSBD2_V2_NAME_BYTES];
+	__u32 handle;
+	__u32 epoch;
+};
+
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_attach) == 48,
+	      "size of zosbd2_v2_attach");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_attach, size) == 0,
+	      "offset of zosbd2_v2_attach.size");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_attach, flags) == 4,
+	      "offset of zosbd2_v2_attach.flags");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_attach, name) == 8,
+	      "offset of zosbd2_v2_attach.name");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_attach, handle) == 40,
+	      "offset of zosbd2_v2_attach.handle");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_attach, epoch) == 44,
+	      "offset of zosbd2_v2_attach.epoch");
+
+/**
+ * struct zosbd2_v2_destroy - Argument of ZOSBD2_V2_IOCTL_DESTROY.
+ * @size: Bytes of this argument.
+ * @flags: DESTROY_ flags. Without force the call is EBUSY while anybody has the
+ *   block node open.
+ * @name: Name of the device.
+ */
+struct zosbd2_v2_destroy {
+	__u32 size;
+	__u32 flags;
+	__u8 name[ZOSBD2_V2_NAME_BYTES];
+};
+
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_destroy) == 40,
+	      "size of zosbd2_v2_destroy");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_destroy, size) == 0,
+	      "offset of zosbd2_v2_destroy.size");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_destroy, flags) == 4,
+	      "offset of zosbd2_v2_destroy.flags");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_destroy, name) == 8,
+	      "offset of zosbd2_v2_destroy.name");
+
+/**
+ * struct zosbd2_v2_list - Argument of ZOSBD2_V2_IOCTL_LIST.
+ * @size: Bytes of this argument.
+ * @flags: 0.
+ * @entries: Address of an array of struct zosbd2_v2_list_entry.
+ * @capacity: Entries that fit there.
+ * @count: Out: entries written, in the order of creation.
+ * @total: Out: devices there are.
+ * @reserved: 0.
+ */
+struct zosbd2_v2_list {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 entries;
+	__u32 capacity;
+	__u32 count;
+	__u32 total;
+	__u32 reserved;
+};
+
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_list) == 32,
+	      "size of zosbd2_v2_list");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_list, size) == 0,
+	      "offset of zosbd2_v2_list.size");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_list, flags) == 4,
+	      "offset of zosbd2_v2_list.flags");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_list, entries) == 8,
+	      "offset of zosbd2_v2_list.entries");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_list, capacity) == 16,
+	      "offset of zosbd2_v2_list.capacity");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_list, count) == 20,
+	      "offset of zosbd2_v2_list.count");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_list, total) == 24,
+	      "offset of zosbd2_v2_list.total");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_list, reserved) == 28,
+	      "offset of zosbd2_v2_list.reserved");
+
+/**
+ * struct zosbd2_v2_list_entry - One device in a struct zosbd2_v2_list.
+ * @handle: Number of the device.
+ * @version: Version of the interface that serves it: 1 or 2.
+ * @name: Name of the device.
+ */
+struct zosbd2_v2_list_entry {
+	__u32 handle;
+	__u32 version;
+	__u8 name[ZOSBD2_V2_NAME_BYTES];
+};
+
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_list_entry) == 40,
+	      "size of zosbd2_v2_list_entry");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_list_entry, handle) == 0,
+	      "offset of zosbd2_v2_list_entry.handle");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_list_entry, version) == 4,
+	      "offset of zosbd2_v2_list_entry.version");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_list_entry, name) == 8,
+	      "offset of zosbd2_v2_list_entry.name");
+
+/**
+ * struct zosbd2_v2_status - Argument of ZOSBD2_V2_IOCTL_STATUS.
+ * @size: Bytes of this argument.
+ * @flags: 0.
+ * @name: In: name of the device. Out: the same.
+ * @serial: Out: as created.
+ * @size_bytes: Out: present size.
+ * @logical_block_size: Out: as created, or what 0 meant; the same holds for the
+ *   following.
+ * @physical_block_size: Out.
+ * @io_min: Out.
+ * @io_opt: Out.
+ * @max_io_bytes: Out.
+ * @queues: Out.
+ * @depth: Out.
+ * @discard_granularity: Out.
+ * @max_discard_bytes: Out.
+ * @max_write_zeroes_bytes: Out.
+ * @max_secure_erase_bytes: Out.
+ * @deadline_ms: Out.
+ * @grace_ms: Out.
+ * @handle: Out: number of the device.
+ * @create_flags: Out: CREATE_ flags.
+ * @state: Out: one of the STATE_ numbers.
+ * @epoch: Out: the server that gets requests now or got them last; 0 if none
+ *   ever did (version 1).
+ * @servers: Out: server descriptors that are open, whether they get requests or
+ *   not.
+ * @owner_uid: Out: user whose process made the device.
+ * @version: Out: version of the interface that serves it: 1 or 2.
+ * @major: Out: device number of the block node; 0 and 0 before it is started.
+ * @minor: Out: see major.
+ */
+struct zosbd2_v2_status {
+	__u32 size;
+	__u32 flags;
+	__u8 name[ZOSBD2_V2_NAME_BYTES];
+	__u8 serial[ZOSBD2_V2_SERIAL_BYTES];
+	__aligned_u64 size_bytes;
+	__u32 logical_block_size;
+	__u32 physical_block_size;
+	__u32 io_min;
+	__u32 io_opt;
+	__u32 max_io_bytes;
+	__u32 queues;
+	__u32 depth;
+	__u32 discard_granularity;
+	__u32 max_discard_bytes;
+	__u32 max_write_zeroes_bytes;
+	__u32 max_secure_erase_bytes;
+	__u32 deadline_ms;
+	__u32 grace_ms;
+	__u32 handle;
+	__u32 create_flags;
+	__u32 state;
+	__u32 epoch;
+	__u32 servers;
+	__u32 owner_uid;
+	__u32 version;
+	__u32 major;
+	__u32 minor;
+};
+
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_status) == 168,
+	      "size of zosbd2_v2_status");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, size) == 0,
+	      "offset of zosbd2_v2_status.size");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, flags) == 4,
+	      "offset of zosbd2_v2_status.flags");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, name) == 8,
+	      "offset of zosbd2_v2_status.name");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, serial) == 40,
+	      "offset of zosbd2_v2_status.serial");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, size_bytes) == 72,
+	      "offset of zosbd2_v2_status.size_bytes");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, logical_block_size) == 80,
+	      "offset of zosbd2_v2_status.logical_block_size");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, physical_block_size) == 84,
+	      "offset of zosbd2_v2_status.physical_block_size");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, io_min) == 88,
+	      "offset of zosbd2_v2_status.io_min");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, io_opt) == 92,
+	      "offset of zosbd2_v2_status.io_opt");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, max_io_bytes) == 96,
+	      "offset of zosbd2_v2_status.max_io_bytes");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, queues) == 100,
+	      "offset of zosbd2_v2_status.queues");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, depth) == 104,
+	      "offset of zosbd2_v2_status.depth");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, discard_granularity) == 108,
+	      "offset of zosbd2_v2_status.discard_granularity");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, max_discard_bytes) == 112,
+	      "offset of zosbd2_v2_status.max_discard_bytes");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, max_write_zeroes_bytes) == 116,
+	      "offset of zosbd2_v2_status.max_write_zeroes_bytes");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, max_secure_erase_bytes) == 120,
+	      "offset of zosbd2_v2_status.max_secure_erase_bytes");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, deadline_ms) == 124,
+	      "offset of zosbd2_v2_status.deadline_ms");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, grace_ms) == 128,
+	      "offset of zosbd2_v2_status.grace_ms");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, handle) == 132,
+	      "offset of zosbd2_v2_status.handle");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, create_flags) == 136,
+	      "offset of zosbd2_v2_status.create_flags");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, state) == 140,
+	      "offset of zosbd2_v2_status.state");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, epoch) == 144,
+	      "offset of zosbd2_v2_status.epoch");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, servers) == 148,
+	      "offset of zosbd2_v2_status.servers");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, owner_uid) == 152,
+	      "offset of zosbd2_v2_status.owner_uid");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, version) == 156,
+	      "offset of zosbd2_v2_status.version");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, major) == 160,
+	      "offset of zosbd2_v2_status.major");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, minor) == 164,
+	      "offset of zosbd2_v2_status.minor");
+
+/**
+ * struct zosbd2_v2_start - Argument of ZOSBD2_V2_IOCTL_START.
+ * @size: Bytes of this argument.
+ * @flags: 0.
+ */
+struct zosbd2_v2_start {
+	__u32 size;
+	__u32 flags;
+};
+
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_start) == 8,
+	      "size of zosbd2_v2_start");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_start, size) == 0,
+	      "offset of zosbd2_v2_start.size");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_start, flags) == 4,
+	      "offset of zosbd2_v2_start.flags");
+
+/**
+ * struct zosbd2_v2_resize - Argument of ZOSBD2_V2_IOCTL_RESIZE. Requests that
+ * came before may reach behind the new end.
+ * @size: Bytes of this argument.
+ * @flags: 0.
+ * @size_bytes: New size, as in struct zosbd2_v2_create.
+ */
+struct zosbd2_v2_resize {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 size_bytes;
+};
+
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_resize) == 16,
+	      "size of zosbd2_v2_resize");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_resize, size) == 0,
+	      "offset of zosbd2_v2_resize.size");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_resize, flags) == 4,
+	      "offset of zosbd2_v2_resize.flags");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_resize, size_bytes) == 8,
+	      "offset of zosbd2_v2_resize.size_bytes");
+
+/**
+ * struct zosbd2_v2_stats - Argument of ZOSBD2_V2_IOCTL_STATS. Counters go up
+ * from the making of the device and wrap at 64 bits.
+ * @size: Bytes of this argument.
+ * @flags: 0.
+ * @queue: In: which queue.
+ * @queued: Out: requests that wait for a server.
+ * @held: Out: requests that a server has.
+ * @waiting: Out: threads that wait for requests.
+ * @fetched: Out: requests of each operation that were fetched.
+ * @committed: Out: requests of each operation that ended well.
+ * @read_bytes: Out: bytes that reads brought.
+ * @written_bytes: Out: bytes that writes took.
+ * @failed: Out: requests that a server failed.
+ * @expired: Out: requests that passed their deadline.
+ * @requeued: Out: requests taken back from servers that died.
+ * @stale: Out: commits that named no request of the server's.
+ * @wakeups: Out: threads woken.
+ * @sleeps: Out: calls of ZOSBD2_V2_IOCTL_ENTER that slept.
+ */
+struct zosbd2_v2_stats {
+	__u32 size;
+	__u32 flags;
+	__u32 queue;
+	__u32 queued;
+	__u32 held;
+	__u32 waiting;
+	__aligned_u64 fetched[ZOSBD2_V2_OPERATIONS];
+	__aligned_u64 committed[ZOSBD2_V2_OPERATIONS];
+	__aligned_u64 read_bytes;
+	__aligned_u64 written_bytes;
+	__aligned_u64 failed;
+	__aligned_u64 expired;
+	__aligned_u64 requeued;
+	__aligned_u64 stale;
+	__aligned_u64 wakeups;
+	__aligned_u64 sleeps;
+};
+
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_stats) == 184,
+	      "size of zosbd2_v2_stats");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_stats, size) == 0,
+	      "offset of zosbd2_v2_stats.size");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_stats, flags) == 4,
+	      "offset of zosbd2_v2_stats.flags");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_stats, queue) == 8,
+	      "offset of zosbd2_v2_stats.queue");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_stats, queued) == 12,
+	      "offset of zosbd2_v2_stats.queued");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_stats, held) == 16,
+	      "offset of zosbd2_v2_stats.held");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_stats, waiting) == 20,
+	      "offset of zosbd2_v2_stats.waiting");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_stats, fetched) == 24,
+	      "offset of zosbd2_v2_stats.fetched");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_stats, committed) == 72,
+	      "offset of zosbd2_v2_stats.committed");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_stats, read_bytes) == 120,
+	      "offset of zosbd2_v2_stats.read_bytes");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_stats, written_bytes) == 128,
+	      "offset of zosbd2_v2_stats.written_bytes");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_stats, failed) == 136,
+	      "offset of zosbd2_v2_stats.failed");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_stats, expired) == 144,
+	      "offset of zosbd2_v2_stats.expired");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_stats, requeued) == 152,
+	      "offset of zosbd2_v2_stats.requeued");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_stats, stale) == 160,
+	      "offset of zosbd2_v2_stats.stale");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_stats, wakeups) == 168,
+	      "offset of zosbd2_v2_stats.wakeups");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_stats, sleeps) == 176,
+	      "offset of zosbd2_v2_stats.sleeps");
+
+/**
+ * struct zosbd2_v2_enter - Argument of ZOSBD2_V2_IOCTL_ENTER.
+ *
+ * First every commit is carried out, each for itself: an entry that is refused
+ * has its status set and leaves its request as it was. Then up to capacity
+ * requests are fetched from the queue, waiting until there are minimum.
+ *
+ * The call ends with fewer than minimum when the time limit passes, or a signal
+ * comes after something was committed or fetched. It fails only when nothing
+ * was fetched: EINTR for a signal when nothing was committed either, ENODEV
+ * when the device is gone, ESHUTDOWN when another server has taken over, and
+ * EFAULT when an array cannot be used. processed and refused are valid even
+ * then, unless the argument itself cannot be written.
+ * @size: Bytes of this argument.
+ * @flags: ENTER_ flags.
+ * @commits: Address of an array of struct zosbd2_v2_commit.
+ * @requests: Address of an array of struct zosbd2_v2_request.
+ * @arena: Address of memory for the data of writes; 0: none, and commits name
+ *   where their data goes.
+ * @arena_bytes: Bytes there. A write that does not fit the rest comes without
+ *   its data.
+ * @commit_count: Entries of commits, at most ZOSBD2_V2_MAX_BATCH.
+ * @capacity: Entries of requests, at most ZOSBD2_V2_MAX_BATCH; 0: fetch
+ *   nothing.
+ * @queue: Queue to fetch from. Commits may be of any queue.
+ * @minimum: Requests to wait for, at most capacity; 0: do not wait.
+ * @spin_us: Time to look for requests before sleeping, in microseconds, at most
+ *   ZOSBD2_V2_MAX_SPIN_US.
+ * @timeout_ms: With ZOSBD2_V2_ENTER_TIMEOUT: longest wait, in milliseconds.
+ * @processed: Out: entries of commits that were carried out or refused, from
+ *   the first on.
+ * @refused: Out: those that were refused.
+ * @fetched: Out: requests fetched.
+ * @reserved: 0.
+ */
+struct zosbd2_v2_enter {
+	__u32 size;
+	__u32 flags;
+	__aligned_u64 commits;
+	__aligned_u64 requests;
+	__aligned_u64 arena;
+	__aligned_u64 arena_bytes;
+	__u32 commit_count;
+	__u32 capacity;
+	__u32 queue;
+	__u32 minimum;
+	__u32 spin_us;
+	__u32 timeout_ms;
+	__u32 processed;
+	__u32 refused;
+	__u32 fetched;
+	__u32 reserved;
+};
+
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_enter) == 80,
+	      "size of zosbd2_v2_enter");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, size) == 0,
+	      "offset of zosbd2_v2_enter.size");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, flags) == 4,
+	      "offset of zosbd2_v2_enter.flags");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, commits) == 8,
+	      "offset of zosbd2_v2_enter.commits");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, requests) == 16,
+	      "offset of zosbd2_v2_enter.requests");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, arena) == 24,
+	      "offset of zosbd2_v2_enter.arena");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, arena_bytes) == 32,
+	      "offset of zosbd2_v2_enter.arena_bytes");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, commit_count) == 40,
+	      "offset of zosbd2_v2_enter.commit_count");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, capacity) == 44,
+	      "offset of zosbd2_v2_enter.capacity");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, queue) == 48,
+	      "offset of zosbd2_v2_enter.queue");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, minimum) == 52,
+	      "offset of zosbd2_v2_enter.minimum");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, spin_us) == 56,
+	      "offset of zosbd2_v2_enter.spin_us");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, timeout_ms) == 60,
+	      "offset of zosbd2_v2_enter.timeout_ms");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, processed) == 64,
+	      "offset of zosbd2_v2_enter.processed");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, refused) == 68,
+	      "offset of zosbd2_v2_enter.refused");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, fetched) == 72,
+	      "offset of zosbd2_v2_enter.fetched");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, reserved) == 76,
+	      "offset of zosbd2_v2_enter.reserved");
+
+/**
+ * struct zosbd2_v2_commit - An answer to a request.
+ * @handle: The request's handle.
+ * @result: Bytes done, or a negative errno (-4095 to -1), which fails the
+ *   request. All operations but a read with ZOSBD2_V2_COMMIT_ZERO_FILL fail if
+ *   it is less than the request's length; 0 is right for a flush.
+ * @address: Read: where the data is. Write: where the data goes, or 0 if it was
+ *   taken already. Otherwise 0.
+ * @iovec_count: With ZOSBD2_V2_COMMIT_IOVEC: entries of the array at address, 1
+ *   to ZOSBD2_V2_MAX_IOVECS. Otherwise 0.
+ * @flags: COMMIT_ flags.
+ * @status: Out: 0, or why the entry was refused: -ESTALE when the handle names
+ *   no request of this server's, -EFAULT when the memory cannot be used,
+ *   -EINVAL when the entry makes no sense for the request.
+ * @reserved: 0.
+ */
+struct zosbd2_v2_commit {
+	__aligned_u64 handle;
+	__s64 result;
+	__aligned_u64 address;
+	__u32 iovec_count;
+	__u32 flags;
+	__s32 status;
+	__u32 reserved;
+};
+
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_commit) == 40,
+	      "size of zosbd2_v2_commit");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_commit, handle) == 0,
+	      "offset of zosbd2_v2_commit.handle");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_commit, result) == 8,
+	      "offset of zosbd2_v2_commit.result");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_commit, address) == 16,
+	      "offset of zosbd2_v2_commit.address");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_commit, iovec_count) == 24,
+	      "offset of zosbd2_v2_commit.iovec_count");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_commit, flags) == 28,
+	      "offset of zosbd2_v2_commit.flags");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_commit, status) == 32,
+	      "offset of zosbd2_v2_commit.status");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_commit, reserved) == 36,
+	      "offset of zosbd2_v2_commit.reserved");
+
+/**
+ * struct zosbd2_v2_iovec - A piece of a commit's data.
+ * @address: Address.
+ * @length: Bytes there.
+ */
+struct zosbd2_v2_iovec {
+	__aligned_u64 address;
+	__aligned_u64 length;
+};
+
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_iovec) == 16,
+	      "size of zosbd2_v2_iovec");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_iovec, address) == 0,
+	      "offset of zosbd2_v2_iovec.address");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_iovec, length) == 8,
+	      "offset of zosbd2_v2_iovec.length");
+
+/**
+ * struct zosbd2_v2_request - A request for the server.
+ * @handle: Names the request in commits, until one is accepted. Its bits mean
+ *   nothing to servers.
+ * @offset: First byte on the device.
+ * @length: Length in bytes; 0 for a flush.
+ * @data: With ZOSBD2_V2_REQUEST_DATA: where in the arena the data is.
+ * @op: One of the OP_ numbers.
+ * @flags: REQUEST_ flags.
+ * @queue: Queue it came from.
+ * @reserved: 0.
+ */
+struct zosbd2_v2_request {
+	__aligned_u64 handle;
+	__aligned_u64 offset;
+	__aligned_u64 length;
+	__aligned_u64 data;
+	__u32 op;
+	__u32 flags;
+	__u32 queue;
+	__u32 reserved;
+};
+
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_request) == 48,
+	      "size of zosbd2_v2_request");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_request, handle) == 0,
+	      "offset of zosbd2_v2_request.handle");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_request, offset) == 8,
+	      "offset of zosbd2_v2_request.offset");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_request, length) == 16,
+	      "offset of zosbd2_v2_request.length");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_request, data) == 24,
+	      "offset of zosbd2_v2_request.data");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_request, op) == 32,
+	      "offset of zosbd2_v2_request.op");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_request, flags) == 36,
+	      "offset of zosbd2_v2_request.flags");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_request, queue) == 40,
+	      "offset of zosbd2_v2_request.queue");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_request, reserved) == 44,
+	      "offset of zosbd2_v2_request.reserved");
+
 #undef ZOSBD2_ASSERT
 
 #endif /* ZOSBD2_H */

@@ -6,10 +6,12 @@
 //! that: no dependency, no unsafe, no allocation.
 //!
 //! * [`v1`]: the interface of the original zosbd2, bit for bit.
+//! * [`v2`]: the interface for new programs.
 #![no_std]
 #![forbid(unsafe_code)]
 
 pub mod v1;
+pub mod v2;
 
 /// Path of the control node.
 pub const CONTROL_PATH: &str = "/dev/zosbd2ctl";

@@ -189,6 +189,8 @@ impl Header {
             "u16" => plain("__u16", 2),
             "u32" => plain("__u32", 4),
             "i32" => plain("__s32", 4),
+            // Aligned by its neighbours; the assertions below check it.
+            "i64" => plain("__s64", 8),
             "u64" => plain("__aligned_u64", 8),
             other => {
                 let layout =
