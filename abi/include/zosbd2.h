@@ -660,7 +660,7 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 
 /*
  * Only copy the data of a write to address; the request stays with the server.
- * result is ignored.
+ * result is the room there, in bytes: at least the request's length.
  */
 #define ZOSBD2_V2_COMMIT_COPY_ONLY 4U
 
@@ -1292,12 +1292,12 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_stats, sleeps) == 176,
  * has its status set and leaves its request as it was. Then up to capacity
  * requests are fetched from the queue, waiting until there are minimum.
  *
- * The call ends with fewer than minimum when the time limit passes, or a signal
- * comes after something was committed or fetched. It fails only when nothing
- * was fetched: EINTR for a signal when nothing was committed either, ENODEV
- * when the device is gone, ESHUTDOWN when another server has taken over, and
- * EFAULT when an array cannot be used. processed and refused are valid even
- * then, unless the argument itself cannot be written.
+ * The call ends with fewer than minimum when a commit was refused, the time
+ * limit passes, or a signal comes after something was committed or fetched. It
+ * fails only when nothing was fetched: EINTR for a signal when nothing was
+ * committed either, ENODEV when the device is gone, ESHUTDOWN when another
+ * server has taken over, and EFAULT when an array cannot be used. processed and
+ * refused are valid even then, unless the argument itself cannot be written.
  * @size: Bytes of this argument.
  * @flags: ENTER_ flags.
  * @commits: Address of an array of struct zosbd2_v2_commit.
@@ -1385,9 +1385,9 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, reserved) == 76,
  * @iovec_count: With ZOSBD2_V2_COMMIT_IOVEC: entries of the array at address, 1
  *   to ZOSBD2_V2_MAX_IOVECS. Otherwise 0.
  * @flags: COMMIT_ flags.
- * @status: Out: 0, or why the entry was refused: -ESTALE when the handle names
- *   no request of this server's, -EFAULT when the memory cannot be used,
- *   -EINVAL when the entry makes no sense for the request.
+ * @status: In: 0. Out, written only when the entry is refused: -ESTALE when the
+ *   handle names no request of this server's, -EFAULT when the memory cannot be
+ *   used, -EINVAL when the entry makes no sense for the request.
  * @reserved: 0.
  */
 struct zosbd2_v2_commit {

@@ -104,7 +104,8 @@ pub const REQUEST_DATA: u32 = 8;
 pub const COMMIT_IOVEC: u32 = 1;
 /// A read that brings fewer bytes than asked for: the rest is zeros. Without it the read fails.
 pub const COMMIT_ZERO_FILL: u32 = 2;
-/// Only copy the data of a write to `address`; the request stays with the server. `result` is ignored.
+/// Only copy the data of a write to `address`; the request stays with the server. `result` is the room
+/// there, in bytes: at least the request's length.
 pub const COMMIT_COPY_ONLY: u32 = 4;
 /// All flags of [`Commit`].
 pub const COMMIT_FLAGS: u32 = 7;
@@ -162,13 +163,13 @@ pub const IOCTL_LIST: u32 = (3 << 30) | (LIST_BYTES << 16) | (IOCTL_TYPE << 8) |
 /// same of its own device; the name must be empty or that of the device.
 pub const IOCTL_STATUS: u32 = (3 << 30) | (STATUS_BYTES << 16) | (IOCTL_TYPE << 8) | 5;
 /// Server descriptor: make the block node ([`Start`], in). May be called by the only serving thread.
-pub const IOCTL_START: u32 = (3 << 30) | (START_BYTES << 16) | (IOCTL_TYPE << 8) | 16;
+pub const IOCTL_START: u32 = (3 << 30) | (START_BYTES << 16) | (IOCTL_TYPE << 8) | 0x10;
 /// Server descriptor: change the size ([`Resize`], in).
-pub const IOCTL_RESIZE: u32 = (3 << 30) | (RESIZE_BYTES << 16) | (IOCTL_TYPE << 8) | 17;
+pub const IOCTL_RESIZE: u32 = (3 << 30) | (RESIZE_BYTES << 16) | (IOCTL_TYPE << 8) | 0x11;
 /// Server descriptor: the counters of one queue ([`Stats`], in and out).
-pub const IOCTL_STATS: u32 = (3 << 30) | (STATS_BYTES << 16) | (IOCTL_TYPE << 8) | 18;
+pub const IOCTL_STATS: u32 = (3 << 30) | (STATS_BYTES << 16) | (IOCTL_TYPE << 8) | 0x12;
 /// Server descriptor: answer requests, move their data, fetch more ([`Enter`], in and out).
-pub const IOCTL_ENTER: u32 = (3 << 30) | (ENTER_BYTES << 16) | (IOCTL_TYPE << 8) | 19;
+pub const IOCTL_ENTER: u32 = (3 << 30) | (ENTER_BYTES << 16) | (IOCTL_TYPE << 8) | 0x13;
 
 /// Argument of [`IOCTL_INFO`].
 #[repr(C)]
@@ -433,8 +434,8 @@ pub struct Stats {
 /// leaves its request as it was. Then up to `capacity` requests are fetched from the queue, waiting until
 /// there are `minimum`.
 ///
-/// The call ends with fewer than `minimum` when the time limit passes, or a signal comes after something
-/// was committed or fetched. It fails only when nothing was fetched: `EINTR` for a signal when nothing was
+/// The call ends with fewer than `minimum` when a commit was refused, the time limit passes, or a signal
+/// comes after something was committed or fetched. It fails only when nothing was fetched: `EINTR` for a signal when nothing was
 /// committed either, `ENODEV` when the device is gone, `ESHUTDOWN` when another server has taken over, and
 /// `EFAULT` when an array cannot be used. `processed` and `refused` are valid even then, unless the
 /// argument itself cannot be written.
@@ -490,7 +491,7 @@ pub struct Commit {
     pub iovec_count: u32,
     /// `COMMIT_` flags.
     pub flags: u32,
-    /// Out: 0, or why the entry was refused: -`ESTALE` when the handle names no request of this server's,
+    /// In: 0. Out, written only when the entry is refused: -`ESTALE` when the handle names no request of this server's,
     /// -`EFAULT` when the memory cannot be used, -`EINVAL` when the entry makes no sense for the request.
     pub status: i32,
     /// 0.

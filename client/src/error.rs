@@ -37,8 +37,10 @@ pub enum Error {
         problem: &'static str,
     },
     /// An option is outside its range; the kernel was not asked.
-    #[error("create device {name}: {option} {value} is outside {min}..={max}")]
+    #[error("{operation} device {name}: {option} {value} is outside {min}..={max}")]
     Range {
+        /// What was asked for.
+        operation: &'static str,
         /// Name of the device.
         name: String,
         /// Which option.
@@ -50,7 +52,27 @@ pub enum Error {
         /// Largest accepted value.
         max: u64,
     },
-    /// A call on the control node failed.
+    /// An option makes no sense, alone or with another one; the kernel was not asked.
+    #[error("{operation} device {name}: {option} {value} {problem}")]
+    Option {
+        /// What was asked for.
+        operation: &'static str,
+        /// Name of the device.
+        name: String,
+        /// Which option.
+        option: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A descriptor that was handed to this process is not what this library expects.
+    #[error("take over descriptor: {problem}")]
+    WrongDescriptor {
+        /// What it should be and is not.
+        problem: &'static str,
+    },
+    /// A call on the control node or on a server descriptor failed.
     #[error("{operation} {object}{hint}")]
     Control {
         /// What was asked for.
@@ -76,17 +98,69 @@ pub enum Error {
         /// Name of the device.
         device: String,
         /// The request's number.
-        op_id: u32,
+        op_id: u64,
         /// What is wrong with it.
         source: BadRequest,
+    },
+    /// The kernel did not take the answer to a request, which was failed then.
+    #[error("answer request {handle:#x} of device {device}")]
+    Refused {
+        /// Name of the device.
+        device: String,
+        /// The request's handle.
+        handle: u64,
+        /// What the kernel said.
+        source: Errno,
+    },
+    /// A backend named a region of another length than it was asked for; the request failed.
+    #[error("backend of device {device} named {given} bytes of memory for {length} at {offset}")]
+    Region {
+        /// Name of the device.
+        device: String,
+        /// First byte on the device.
+        offset: u64,
+        /// Bytes asked for.
+        length: usize,
+        /// Bytes named.
+        given: usize,
     },
     /// The backend panicked; the request it was given failed with an I/O error.
     #[error("backend of device {device} panicked in a {operation}")]
     BackendPanicked {
         /// Name of the device.
         device: String,
-        /// `read`, `write` or `discard`.
+        /// In which of its functions, or in what kind of request.
         operation: &'static str,
+    },
+    /// A serving thread has no memory for its buffers.
+    #[error("get buffers for a serving thread of device {device}")]
+    Buffers {
+        /// Name of the device.
+        device: String,
+        /// Why.
+        source: MemoryError,
+    },
+    /// The CPUs of a serving thread could not be set; it serves on any.
+    #[error("bind a serving thread of device {device} to its CPUs")]
+    Cpus {
+        /// Name of the device.
+        device: String,
+        /// What the kernel said.
+        source: Errno,
+    },
+    /// The memory of the process could not be locked.
+    #[error("lock the memory of the process{hint}")]
+    LockMemory {
+        /// What the user may do about it, in parentheses, or nothing.
+        hint: &'static str,
+        /// What the kernel said.
+        source: Errno,
+    },
+    /// SIGINT and SIGTERM could not be caught.
+    #[error("catch signals")]
+    Signals {
+        /// What the system said.
+        source: std::io::Error,
     },
     /// A worker thread could not be started.
     #[error("start a worker thread for device {device}")]
@@ -129,6 +203,34 @@ pub enum BadRequest {
     /// A read or write is larger than the data area.
     #[error("{0} bytes do not fit the data area of 1048576")]
     TooLarge(u64),
+    /// The range of a request is empty or not made of whole logical blocks.
+    #[error("{length} bytes at {start} are not whole blocks of {block}")]
+    NotBlocks {
+        /// First byte.
+        start: u64,
+        /// Length.
+        length: u64,
+        /// The logical block size.
+        block: u64,
+    },
+    /// A read or write is longer than the device was created for.
+    #[error("{length} bytes are more than the {max} of the longest request")]
+    TooLong {
+        /// Length.
+        length: u64,
+        /// Longest length.
+        max: u64,
+    },
+    /// The data of a write is said to be outside the arena.
+    #[error("{length} bytes of data at {at} are not in the arena of {arena} bytes")]
+    OutOfArena {
+        /// Where it is said to begin.
+        at: u64,
+        /// Length.
+        length: u64,
+        /// Size of the arena.
+        arena: u64,
+    },
     /// The request ends behind the end of the device.
     #[error("bytes {start}..{end} are not on the device of {size} bytes")]
     OutOfDevice {
@@ -159,7 +261,7 @@ pub enum MemoryError {
     /// The range is not inside the memory.
     #[error("{operation} of {length} bytes at {offset} is not inside the memory of {size} bytes")]
     Bounds {
-        /// `read`, `write` or `discard`.
+        /// `read`, `write`, `discard` and so on.
         operation: &'static str,
         /// First byte of the range.
         offset: u64,

@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A large zero-filled memory that takes from the system only the pages that were written.
+//! Anonymous mappings: a large sparse memory that threads share, and plain buffers.
 //!
-//! Any thread may call any function at any time. The bytes are never lent out: they are copied in and out
-//! under a lock that covers their part of the address space, so that no two threads touch a byte at the
-//! same time unless both read. After an error nothing was changed. Dropping the memory returns all of it.
+//! [`SparseMemory`]: any thread may call any function at any time. The bytes are never lent out: they are
+//! copied in and out under a lock that covers their part of the address space, so that no two threads touch
+//! a byte at the same time unless both read. After an error nothing was changed. [`Region`] names bytes for
+//! the kernel to copy, which takes none of these locks. [`Buffer`] belongs to one owner, like a box. Dropping
+//! a mapping returns all of it.
 
 use crate::MemoryError;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::atomic::AtomicU8;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Bytes of the address space that one lock covers at a stretch.
@@ -23,7 +28,8 @@ struct Stripe(RwLock<()>);
 /// A memory of fixed size, all zeros at first, that occupies only what was written and not discarded.
 ///
 /// An operation is atomic within each aligned MiB and not beyond: a reader may see one part of a larger
-/// concurrent write and not the other, as on a disk.
+/// concurrent write and not the other, as on a disk. The kernel's copies to and from a [`Region`] are not
+/// covered by the locks: concurrent requests that overlap may mix byte by byte, as on a disk.
 pub struct SparseMemory {
     base: NonNull<u8>,
     bytes: usize,
@@ -51,16 +57,12 @@ impl SparseMemory {
             .ok()
             .filter(|length| *length != 0 && isize::try_from(*length).is_ok())
             .ok_or(MemoryError::Size(bytes))?;
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        // SAFETY: with a null hint the kernel chooses a range that nothing else uses.
-        let base = unsafe { mmap_anonymous(std::ptr::null_mut(), length, protection, flags) }
-            .map_err(|source| MemoryError::Map { bytes, source })?;
+        let base = map(length, flags)?;
         // A huge page would take 2 MiB for one written block. A kernel without huge pages refuses the
         // advice and needs none.
         // SAFETY: the range is the mapping just made; the advice changes no content.
-        let _ = unsafe { madvise(base, length, Advice::LinuxNoHugepage) };
-        let base = NonNull::new(base.cast::<u8>()).ok_or(MemoryError::Size(bytes))?;
+        let _ = unsafe { madvise(base.as_ptr().cast(), length, Advice::LinuxNoHugepage) };
         let locks = std::iter::repeat_with(Stripe::default).take(LOCKS).collect();
         Ok(Self { base, bytes: length, page: rustix::param::page_size(), locks })
     }
@@ -129,6 +131,30 @@ impl SparseMemory {
         Ok(())
     }
 
+    /// Makes `length` bytes from `offset` on zeros and keeps their pages.
+    pub fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), MemoryError> {
+        let mut at = self.check("write of zeros", offset, length)?;
+        // `check` made sure that the range fits a `usize`.
+        let end = at + usize::try_from(length).map_err(|_| MemoryError::Size(length))?;
+        while at < end {
+            let part = within_stripe(at, end - at);
+            let guard = self.write_lock(at);
+            self.zero(&guard, at, at + part);
+            drop(guard);
+            at += part;
+        }
+        Ok(())
+    }
+
+    /// Names `length` bytes from `offset` on for the kernel to copy to and from.
+    #[inline]
+    pub fn region(&self, offset: u64, length: usize) -> Result<Region<'_>, MemoryError> {
+        let at = self.check("region", offset, length as u64)?;
+        // SAFETY: `check` found the range inside the mapping.
+        let start = unsafe { self.base.add(at) };
+        Ok(Region { start, length, owner: PhantomData })
+    }
+
     /// Returns whole pages `first..last` to the system; they read as zeros afterwards.
     fn give_back(&self, guard: &RwLockWriteGuard<'_, ()>, first: usize, last: usize) {
         if first == last {
@@ -184,4 +210,117 @@ impl Drop for SparseMemory {
 /// How many of `length` bytes from `at` on are covered by the lock of `at`.
 fn within_stripe(at: usize, length: usize) -> usize {
     length.min(STRIPE - at % STRIPE)
+}
+
+/// Maps `length` fresh zeros, readable and writable.
+fn map(length: usize, flags: MapFlags) -> Result<NonNull<u8>, MemoryError> {
+    let protection = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: with a null hint the kernel chooses a range that nothing else uses.
+    let base = unsafe { mmap_anonymous(std::ptr::null_mut(), length, protection, flags) }
+        .map_err(|source| MemoryError::Map { bytes: length as u64, source })?;
+    NonNull::new(base.cast::<u8>()).ok_or(MemoryError::Size(length as u64))
+}
+
+/// Bytes of a backend that the kernel copies to and from, while others may use them too.
+///
+/// They are never lent as references. The memory stays as long as `'a`.
+#[derive(Clone, Copy)]
+pub struct Region<'a> {
+    start: NonNull<u8>,
+    length: usize,
+    owner: PhantomData<&'a [AtomicU8]>,
+}
+
+// SAFETY: a region gives no access to its bytes but through the kernel, as `&[AtomicU8]` would.
+unsafe impl Send for Region<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Region<'_> {}
+
+impl Region<'_> {
+    /// A region anywhere in memory, such as in a shared mapping.
+    ///
+    /// # Safety
+    ///
+    /// For as long as `'a`, `length` bytes from `start` on can be read and written, and no reference to them
+    /// exists except to atomics and cells.
+    #[must_use]
+    pub const unsafe fn from_raw(start: NonNull<u8>, length: usize) -> Self {
+        Self { start, length, owner: PhantomData }
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub const fn length(&self) -> usize {
+        self.length
+    }
+
+    pub(super) fn address(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+}
+
+impl<'a> From<&'a [AtomicU8]> for Region<'a> {
+    fn from(bytes: &'a [AtomicU8]) -> Self {
+        Self { start: NonNull::from(bytes).cast(), length: bytes.len(), owner: PhantomData }
+    }
+}
+
+impl std::fmt::Debug for Region<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Region").field("length", &self.length).finish_non_exhaustive()
+    }
+}
+
+/// A page-aligned buffer of its own mapping, all zeros at first.
+pub struct Buffer {
+    base: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone and is not tied to a thread.
+unsafe impl Send for Buffer {}
+// SAFETY: a shared reference gives no more than shared references to the bytes.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// A buffer of `bytes`, at least 1. With `populated` all pages are taken now, not when they are used.
+    pub fn new(bytes: usize, populated: bool) -> Result<Self, MemoryError> {
+        if bytes == 0 || isize::try_from(bytes).is_err() {
+            return Err(MemoryError::Size(bytes as u64));
+        }
+        let populate = if populated { MapFlags::POPULATE } else { MapFlags::empty() };
+        Ok(Self { base: map(bytes, MapFlags::PRIVATE | populate)?, bytes })
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the mapping is this long, initialised, and changed through `&mut self` only.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.bytes) }
+    }
+}
+
+impl DerefMut for Buffer {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and `self` is borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.bytes) }
+    }
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Buffer").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `new` with this size and nobody can use it after `drop`.
+        // An error is impossible for such a range, and there would be nothing to do about it.
+        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
 }

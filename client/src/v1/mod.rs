@@ -14,17 +14,16 @@ mod fake;
 mod options;
 mod request;
 mod serve;
-mod stop;
 #[cfg(test)]
 mod tests;
 mod worker;
 
+pub use crate::StopToken;
 pub use backend::Backend;
 pub use buffer::{OperationBuffer, Segments};
 pub use control::Control;
 pub use device::{Channel, Device};
 pub use options::{CreateOptions, DeviceName, DeviceStatus, Handle};
 pub use serve::{serve, serve_with};
-pub use stop::StopToken;
 pub use worker::{Event, Worker};
 pub use zosbd2_abi::v1 as abi;

@@ -132,7 +132,7 @@ impl CreateOptions {
     pub(super) fn to_raw(&self) -> Result<v1::Create> {
         let range = |option, value, min, max| {
             let name = self.name.to_string();
-            Error::Range { name, option, value, min, max }
+            Error::Range { operation: "create", name, option, value, min, max }
         };
         if !(v1::MIN_BLOCK_COUNT..=v1::MAX_BLOCK_COUNT).contains(&self.block_count) {
             return Err(range("block count", self.block_count, v1::MIN_BLOCK_COUNT, v1::MAX_BLOCK_COUNT));

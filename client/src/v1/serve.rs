@@ -112,10 +112,7 @@ impl<C: Channel + ?Sized, B: Backend + ?Sized> Session<'_, C, B> {
 
     fn thread(&self) {
         let _count_out = CountOut { running: &self.running, stop: self.stop };
-        become_io_flusher();
-        if let Err(error) = crate::sys::schedule::wake_without_preempting() {
-            tracing::debug!(%error, "serving with the default scheduling policy");
-        }
+        crate::serving::prepare_thread();
         if let Err(error) = self.work() {
             self.note(error);
         }
@@ -173,17 +170,5 @@ impl<C: Channel + ?Sized, B: Backend + ?Sized> Session<'_, C, B> {
     fn note(&self, error: Error) {
         tracing::error!(error = &error as &dyn std::error::Error, "while serving");
         self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-    }
-}
-
-/// Tells the kernel that this thread serves a disk: memory that it needs must not wait for write-back,
-/// which may be waiting for this thread. Serving works without, except when memory is short.
-fn become_io_flusher() {
-    let set =
-        rustix::process::configure_io_flusher_behavior(true).and_then(|()| rustix::process::is_io_flusher());
-    if set != Ok(true) {
-        tracing::warn!(
-            "cannot become an I/O flusher (needs CAP_SYS_RESOURCE): may hang when memory is short"
-        );
     }
 }

@@ -166,7 +166,7 @@ impl<'c, C: Channel + ?Sized> Worker<'c, C> {
     }
 
     fn bad(&self, op_id: u32, source: BadRequest) -> Error {
-        Error::Request { device: self.channel.name().to_string(), op_id, source }
+        Error::Request { device: self.channel.name().to_string(), op_id: op_id.into(), source }
     }
 }
 

@@ -2,13 +2,16 @@
 //! A request to stop serving, from any thread.
 //!
 //! A token is cheap to clone; all clones are one. Not to be used inside a signal handler (it takes a lock):
-//! let a thread wait for signals and call it. Requests are remembered, so one that comes before
-//! [`serve`](super::serve) is not lost.
+//! let a thread wait for signals and call it. Requests are remembered, so one that comes before serving
+//! begins is not lost.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// Asks [`serve`](super::serve) to destroy its device and return.
+/// Asks those who serve with it to destroy their device and return: see [`Server::serve`] and
+/// [`v1::serve`](crate::v1::serve).
+///
+/// [`Server::serve`]: crate::Server::serve
 #[derive(Clone, Debug, Default)]
 pub struct StopToken {
     shared: Arc<Shared>,
@@ -27,21 +30,27 @@ impl StopToken {
         Self::default()
     }
 
-    /// Asks to stop. Asking again makes `serve` try again if the destroy failed.
+    /// Asks to stop. Asking again makes [`v1::serve`](crate::v1::serve) try again if the destroy failed, and
+    /// [`Server::serve`](crate::Server::serve) destroy by force.
     pub fn request(&self) {
         let mut requests = self.lock();
-        *requests = requests.wrapping_add(1);
+        *requests = requests.saturating_add(1);
         self.shared.changed.notify_all();
     }
 
     /// Whether anybody asked.
     #[must_use]
     pub fn is_requested(&self) -> bool {
-        *self.lock() != 0
+        self.requests() != 0
+    }
+
+    /// How often somebody asked.
+    pub(crate) fn requests(&self) -> u64 {
+        *self.lock()
     }
 
     /// Sleeps until `done` or until there are requests that the caller has not seen; returns their number.
-    pub(super) fn wait(&self, seen: u64, done: impl Fn() -> bool) -> u64 {
+    pub(crate) fn wait(&self, seen: u64, done: impl Fn() -> bool) -> u64 {
         let requests = self.lock();
         *self
             .shared
@@ -51,15 +60,27 @@ impl StopToken {
     }
 
     /// Sleeps for `time`, or less when somebody asks to stop.
-    pub(super) fn pause(&self, time: Duration) {
-        let requests = self.lock();
+    pub(crate) fn pause(&self, time: Duration) {
+        self.pause_unless(time, || false);
+    }
+
+    /// Sleeps for `time`, or until somebody asks to stop or until `done`.
+    pub(crate) fn pause_unless(&self, time: Duration, done: impl Fn() -> bool) {
+        let end = Instant::now() + time;
+        let mut requests = self.lock();
         let before = *requests;
-        // How it ended does not matter: the caller tries again either way.
-        drop(self.shared.changed.wait_timeout_while(requests, time, |requests| *requests == before));
+        while *requests == before && !done() {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let woken = self.shared.changed.wait_timeout(requests, left);
+            requests = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 
     /// Makes the sleepers look at their condition again.
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         let _requests = self.lock();
         self.shared.changed.notify_all();
     }

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The ioctls of interface version 2, one function each; answering and fetching is in [`super::enter`].
+//!
+//! Called by [`crate::v2`] on a control node that answered the ping, or on what is or claims to be a server
+//! descriptor. The numbers carry the sizes of their arguments, so that a foreign driver that happens to
+//! know one touches no more memory than ours would. The argument belongs to the kernel during the call and
+//! to the caller again afterwards; after an error it may have been changed in part, which is harmless
+//! because every bit pattern of it is valid.
+
+use rustix::fd::{BorrowedFd, FromRawFd, OwnedFd};
+use rustix::io::Result;
+use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, Updater, ioctl};
+use std::ffi::c_void;
+use zosbd2_abi::v2;
+
+macro_rules! updating {
+    ($(#[$doc:meta])* $name:ident, $number:ident, $argument:ident, $bytes:ident) => {
+        $(#[$doc])*
+        pub(crate) fn $name(node: BorrowedFd<'_>, argument: &mut v2::$argument) -> Result<()> {
+            argument.size = v2::$bytes;
+            // SAFETY: the kernel reads and writes at most the bytes of this `repr(C)` struct of plain
+            // integers, as its first field says; the reference is exclusive.
+            let call = unsafe { Updater::<{ v2::$number as Opcode }, v2::$argument>::new(argument) };
+            // SAFETY: see above; the number stands for this call on nodes and descriptors of ours, and the
+            // module's header says why it is harmless elsewhere.
+            unsafe { ioctl(node, call) }
+        }
+    };
+}
+
+updating!(
+    /// What the module can do.
+    info, IOCTL_INFO, Info, INFO_BYTES
+);
+updating!(
+    /// Destroys a device and waits until it is gone.
+    destroy, IOCTL_DESTROY, Destroy, DESTROY_BYTES
+);
+updating!(
+    /// What a device is and how it is.
+    status, IOCTL_STATUS, Status, STATUS_BYTES
+);
+updating!(
+    /// Makes the block node.
+    start, IOCTL_START, Start, START_BYTES
+);
+updating!(
+    /// Changes the size.
+    resize, IOCTL_RESIZE, Resize, RESIZE_BYTES
+);
+updating!(
+    /// The counters of one queue.
+    stats, IOCTL_STATS, Stats, STATS_BYTES
+);
+
+/// Makes a device; returns its server descriptor.
+pub(crate) fn create(node: BorrowedFd<'_>, argument: &mut v2::Create) -> Result<OwnedFd> {
+    argument.size = v2::CREATE_BYTES;
+    // SAFETY: `Opening` passes this struct, for which the number is defined; see `updating`.
+    unsafe { ioctl(node, Opening { number: v2::IOCTL_CREATE, argument }) }
+}
+
+/// Becomes the server of a device; returns a server descriptor.
+pub(crate) fn attach(node: BorrowedFd<'_>, argument: &mut v2::Attach) -> Result<OwnedFd> {
+    argument.size = v2::ATTACH_BYTES;
+    // SAFETY: `Opening` passes this struct, for which the number is defined; see `updating`.
+    unsafe { ioctl(node, Opening { number: v2::IOCTL_ATTACH, argument }) }
+}
+
+/// Lists devices into `entries`; returns how many were written and how many there are.
+pub(crate) fn list(node: BorrowedFd<'_>, entries: &mut [v2::ListEntry]) -> Result<(usize, usize)> {
+    let mut argument = v2::List {
+        size: v2::LIST_BYTES,
+        entries: entries.as_mut_ptr().expose_provenance() as u64,
+        capacity: u32::try_from(entries.len()).unwrap_or(u32::MAX),
+        ..v2::List::default()
+    };
+    // SAFETY: as in `updating`; besides the argument the kernel writes at most `capacity` entries of plain
+    // integers behind `entries`, which is borrowed exclusively until the call returns.
+    let call = unsafe { Updater::<{ v2::IOCTL_LIST as Opcode }, v2::List>::new(&mut argument) };
+    // SAFETY: as above.
+    unsafe { ioctl(node, call) }?;
+    Ok((argument.count as usize, argument.total as usize))
+}
+
+/// A call whose result is a new descriptor.
+struct Opening<'a, T> {
+    number: u32,
+    argument: &'a mut T,
+}
+
+// SAFETY: `argument` is valid and exclusive during the call, which is said to change it. Both users of this
+// type in this module pair a number with the argument it is defined for, and their calls return a new
+// descriptor that nobody else owns.
+unsafe impl<T> Ioctl for Opening<'_, T> {
+    type Output = OwnedFd;
+    const IS_MUTATING: bool = true;
+
+    fn opcode(&self) -> Opcode {
+        self.number as Opcode
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        std::ptr::from_mut(self.argument).cast()
+    }
+
+    unsafe fn output_from_ptr(result: IoctlOutput, _: *mut c_void) -> Result<OwnedFd> {
+        // SAFETY: the call succeeded, so its result is a descriptor that was just made for us.
+        Ok(unsafe { OwnedFd::from_raw_fd(result) })
+    }
+}

@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What a new device shall be like.
+//!
+//! Values are checked when the device is made, against the interface and the module's limits, before the
+//! kernel is asked. What is not set comes from the backend, if one was named, or is the interface's default.
+
+use super::{Backend, Capabilities, Control, Info, ServeOptions, name};
+use crate::{Error, Result, StopToken};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::path::Path;
+use std::time::Duration;
+use zosbd2_abi::v2;
+
+/// As a limit: as much as the kernel can send at once.
+pub const UNLIMITED: u32 = u32::MAX;
+
+/// How long I/O waits for another server unless [`Builder::grace`] says otherwise.
+const DEFAULT_GRACE: Duration = Duration::from_secs(30);
+/// Smallest `max_io_bytes`: a page.
+const MIN_IO_BYTES: u32 = 4096;
+
+/// A new device.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    name: String,
+    serial: String,
+    backend: Option<(u64, Capabilities)>,
+    size_bytes: Option<u64>,
+    logical_block_size: Option<u32>,
+    physical_block_size: Option<u32>,
+    io_min: u32,
+    io_opt: Option<u32>,
+    max_io_bytes: u32,
+    queues: u32,
+    depth: u32,
+    read_only: Option<bool>,
+    rotational: Option<bool>,
+    volatile_cache: Option<bool>,
+    fua: Option<bool>,
+    partition_scan: bool,
+    auto_destroy: bool,
+    discard_granularity: u32,
+    max_discard_bytes: Option<u32>,
+    max_write_zeroes_bytes: Option<u32>,
+    max_secure_erase_bytes: Option<u32>,
+    deadline: Option<Duration>,
+    grace: Duration,
+    serving: ServeOptions,
+}
+
+macro_rules! setters {
+    ($($(#[$doc:meta])* $name:ident: $type:ty => $value:expr;)*) => {
+        $($(#[$doc])*
+        #[must_use]
+        pub fn $name(mut self, $name: $type) -> Self {
+            self.$name = $value;
+            self
+        })*
+    };
+}
+
+impl Builder {
+    /// A device `/dev/zosbd2/NAME`. A name has 1 to 24 letters, digits and `._-+:`, and begins with a letter
+    /// or digit.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            serial: String::new(),
+            backend: None,
+            size_bytes: None,
+            logical_block_size: None,
+            physical_block_size: None,
+            io_min: 0,
+            io_opt: None,
+            max_io_bytes: 0,
+            queues: 1,
+            depth: 0,
+            read_only: None,
+            rotational: None,
+            volatile_cache: None,
+            fua: None,
+            partition_scan: true,
+            auto_destroy: false,
+            discard_granularity: 0,
+            max_discard_bytes: None,
+            max_write_zeroes_bytes: None,
+            max_secure_erase_bytes: None,
+            deadline: None,
+            grace: DEFAULT_GRACE,
+            serving: ServeOptions::default(),
+        }
+    }
+
+    /// Takes size and capabilities from the backend, where nothing else is or will be set here.
+    #[must_use]
+    pub fn for_backend<B: Backend + ?Sized>(mut self, backend: &B) -> Self {
+        self.backend = Some((backend.size(), backend.capabilities()));
+        self
+    }
+
+    setters! {
+        /// Size in bytes: a multiple of the logical block.
+        size_bytes: u64 => Some(size_bytes);
+        /// Smallest unit of I/O, in bytes: a power of two, 512 to the page size.
+        logical_block_size: u32 => Some(logical_block_size);
+        /// Smallest unit that is written without reading first, in bytes: a power of two; 0: the logical
+        /// block.
+        physical_block_size: u32 => Some(physical_block_size);
+        /// Smallest I/O that does not cost extra, in bytes: a multiple of the physical block; 0: that block.
+        io_min: u32 => io_min;
+        /// Best size of I/O, in bytes: a multiple of `io_min`; 0: none.
+        io_opt: u32 => Some(io_opt);
+        /// Most data of a request, in bytes: a multiple of the logical block, a page to 32 MiB; 0: 4 MiB.
+        /// Each serving thread has two buffers of this size.
+        max_io_bytes: u32 => max_io_bytes;
+        /// Number of queues, 1 to the number of CPUs.
+        queues: u32 => queues;
+        /// Requests of each queue, 1 to 1024; 0: 128.
+        depth: u32 => depth;
+        /// Writes are refused.
+        read_only: bool => Some(read_only);
+        /// Seeking costs time.
+        rotational: bool => Some(rotational);
+        /// A write may be lost until a flush: flushes are sent.
+        volatile_cache: bool => Some(volatile_cache);
+        /// Single writes can be made durable; only with a volatile cache.
+        fua: bool => Some(fua);
+        /// Partitions are looked for when the device starts; so by default.
+        partition_scan: bool => partition_scan;
+        /// The device goes when the grace is over, instead of failing all I/O until a server attaches.
+        auto_destroy: bool => auto_destroy;
+        /// Discards are best made in multiples of this, in bytes: a power of two; 0: the physical block.
+        discard_granularity: u32 => discard_granularity;
+        /// Longest discard, in bytes: a multiple of the logical block, or [`UNLIMITED`]; 0: not supported.
+        max_discard_bytes: u32 => Some(max_discard_bytes);
+        /// Longest write-zeroes: as for discards; 0: the kernel writes zeros.
+        max_write_zeroes_bytes: u32 => Some(max_write_zeroes_bytes);
+        /// Longest secure erase: as for discards.
+        max_secure_erase_bytes: u32 => Some(max_secure_erase_bytes);
+        /// A request fails that is not answered within this time, 1 ms to one day; by default there is no
+        /// limit. Parts of a millisecond are rounded up.
+        deadline: Duration => Some(deadline);
+        /// How long I/O waits for another server when the last one is gone, up to one day; 30 s by default.
+        grace: Duration => grace;
+        /// How [`serve`](Self::serve) does it.
+        serving: ServeOptions => serving;
+    }
+
+    /// Serial number, visible in sysfs: at most 31 printable ASCII characters.
+    #[must_use]
+    pub fn serial(mut self, serial: &str) -> Self {
+        serial.clone_into(&mut self.serial);
+        self
+    }
+
+    /// Name of the device.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Makes the device and serves it until it is gone or another server has taken over: the whole of a
+    /// simple program.
+    ///
+    /// SIGINT and SIGTERM destroy the device as soon as nobody has it open, after what is dirty was
+    /// written; a second one destroys it by force. Size and capabilities come from the backend, as with
+    /// [`for_backend`](Self::for_backend). If serving fails for good, the device stays without a server.
+    pub fn serve<B: Backend + ?Sized>(self, backend: &B) -> Result<()> {
+        self.serve_then(backend, |_| {})
+    }
+
+    /// As [`serve`](Self::serve); calls `ready` with the path of the block node when it is there.
+    pub fn serve_then<B: Backend + ?Sized>(self, backend: &B, ready: impl FnOnce(&Path)) -> Result<()> {
+        let stop = StopToken::new();
+        let signals = SignalWatch::new(&stop)?;
+        let served = self.serve_until(backend, &stop, ready);
+        drop(signals);
+        served
+    }
+
+    /// As [`serve_then`](Self::serve_then), but no signal is caught: others use `stop`, which works like
+    /// them.
+    pub fn serve_until<B: Backend + ?Sized>(
+        self,
+        backend: &B,
+        stop: &StopToken,
+        ready: impl FnOnce(&Path),
+    ) -> Result<()> {
+        let builder = if self.backend.is_none() { self.for_backend(backend) } else { self };
+        builder.serving.check(&builder.name, builder.queues, backend.capabilities().threads)?;
+        let control = Control::open()?;
+        let server = control.create(&builder)?;
+        let path = server.path();
+        let result = server.serve_then(backend, &builder.serving, stop, || ready(&path));
+        if result.is_err() && server.status().is_ok_and(|status| status.device_number.is_none()) {
+            // Nobody has used it, and nobody will. The first error counts.
+            let _ = control.destroy(&builder.name, true);
+        }
+        result.map(drop)
+    }
+
+    /// The kernel's struct, or what is wrong.
+    pub(super) fn to_raw(&self, info: &Info) -> Result<v2::Create> {
+        let name = name::new_field(&self.name)?;
+        let (backend_size, capabilities) = self.backend.unwrap_or_default();
+        let logical = self.logical_block_size.unwrap_or(match capabilities.logical_block_size {
+            0 => v2::MIN_BLOCK_SIZE,
+            set => set,
+        });
+        self.power_of_two("logical block size", logical, v2::MIN_BLOCK_SIZE, info.max_block_size)?;
+        let physical = match self.physical_block_size.unwrap_or(capabilities.physical_block_size) {
+            0 => logical,
+            set => set,
+        };
+        self.power_of_two("physical block size", physical, logical, v2::MAX_PHYSICAL_BLOCK_SIZE)?;
+        let size_bytes = self.size_bytes.unwrap_or(backend_size);
+        self.range("size in bytes", size_bytes, logical.into(), v2::MAX_SIZE_BYTES)?;
+        self.multiple("size in bytes", size_bytes, logical, "logical block")?;
+        let io_min = if self.io_min == 0 { physical } else { self.io_min };
+        self.range("minimum I/O", io_min.into(), physical.into(), v2::MAX_PHYSICAL_BLOCK_SIZE.into())?;
+        self.multiple("minimum I/O", io_min.into(), physical, "physical block")?;
+        let io_opt = self.io_opt.unwrap_or(capabilities.io_opt);
+        self.range("optimal I/O", io_opt.into(), 0, v2::MAX_PHYSICAL_BLOCK_SIZE.into())?;
+        self.multiple("optimal I/O", io_opt.into(), io_min, "minimum I/O")?;
+        if self.max_io_bytes != 0 {
+            let most = info.max_io_bytes;
+            self.range("largest I/O", self.max_io_bytes.into(), MIN_IO_BYTES.into(), most.into())?;
+            self.multiple("largest I/O", self.max_io_bytes.into(), logical, "logical block")?;
+        }
+        self.queues_and_depth(info)?;
+        if self.discard_granularity != 0 {
+            let most = v2::MAX_PHYSICAL_BLOCK_SIZE;
+            self.power_of_two("discard granularity", self.discard_granularity, logical, most)?;
+        }
+        let limit = |option, set: Option<u32>, capable: bool| {
+            let value = set.unwrap_or(if capable { UNLIMITED } else { 0 });
+            if value == UNLIMITED {
+                return Ok(UNLIMITED / logical * logical);
+            }
+            self.multiple(option, value.into(), logical, "logical block").map(|()| value)
+        };
+        Ok(v2::Create {
+            flags: self.flags(&capabilities)?,
+            name,
+            serial: self.serial_field()?,
+            size_bytes,
+            logical_block_size: logical,
+            physical_block_size: physical,
+            io_min,
+            io_opt,
+            max_io_bytes: self.max_io_bytes,
+            queues: self.queues,
+            depth: self.depth,
+            discard_granularity: self.discard_granularity,
+            max_discard_bytes: limit("longest discard", self.max_discard_bytes, capabilities.discard)?,
+            max_write_zeroes_bytes: limit(
+                "longest write-zeroes",
+                self.max_write_zeroes_bytes,
+                capabilities.write_zeroes,
+            )?,
+            max_secure_erase_bytes: limit(
+                "longest secure erase",
+                self.max_secure_erase_bytes,
+                capabilities.secure_erase,
+            )?,
+            deadline_ms: match self.deadline {
+                Some(deadline) => self.milliseconds("deadline in milliseconds", deadline, 1)?,
+                None => 0,
+            },
+            grace_ms: self.milliseconds("grace in milliseconds", self.grace, 0)?,
+            ..v2::Create::default()
+        })
+    }
+
+    fn flags(&self, capabilities: &Capabilities) -> Result<u32> {
+        let volatile_cache = self.volatile_cache.unwrap_or(capabilities.volatile_cache);
+        let fua = self.fua.unwrap_or(capabilities.fua);
+        if fua && !volatile_cache {
+            return Err(self.nonsense("FUA", "yes", "needs a volatile cache"));
+        }
+        let flags = [
+            (self.read_only.unwrap_or(capabilities.read_only), v2::CREATE_READ_ONLY),
+            (self.rotational.unwrap_or(capabilities.rotational), v2::CREATE_ROTATIONAL),
+            (volatile_cache, v2::CREATE_VOLATILE_CACHE),
+            (fua, v2::CREATE_FUA),
+            (!self.partition_scan, v2::CREATE_NO_PARTITION_SCAN),
+            (self.auto_destroy, v2::CREATE_AUTO_DESTROY),
+        ];
+        Ok(flags.iter().filter(|(set, _)| *set).fold(0, |all, (_, flag)| all | flag))
+    }
+
+    fn queues_and_depth(&self, info: &Info) -> Result<()> {
+        self.range("number of queues", self.queues.into(), 1, info.max_queues.into())?;
+        let depth = if self.depth == 0 { v2::DEFAULT_DEPTH } else { self.depth };
+        self.range("depth of the queues", depth.into(), 1, info.max_depth.into())?;
+        let tags = depth.checked_next_power_of_two().and_then(|tags| tags.checked_mul(self.queues));
+        if tags.is_none_or(|tags| tags > v2::MAX_TAGS) {
+            let problem = format!("makes more than {} requests in {} queues", v2::MAX_TAGS, self.queues);
+            return Err(self.nonsense("depth of the queues", depth, problem));
+        }
+        Ok(())
+    }
+
+    fn serial_field(&self) -> Result<[u8; v2::SERIAL_BYTES]> {
+        let problem = match name::padded(&self.serial) {
+            Some(field) if self.serial.bytes().all(|byte| (b' '..=b'~').contains(&byte)) => return Ok(field),
+            Some(_) => "has a character that is not printable ASCII",
+            None => "is longer than 31 characters",
+        };
+        Err(self.nonsense("serial number", format!("{:?}", self.serial), problem))
+    }
+
+    fn milliseconds(&self, option: &'static str, time: Duration, min: u64) -> Result<u32> {
+        let milliseconds = u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+        self.range(option, milliseconds, min, v2::MAX_MILLISECONDS.into())?;
+        Ok(u32::try_from(milliseconds).unwrap_or(v2::MAX_MILLISECONDS))
+    }
+
+    fn range(&self, option: &'static str, value: u64, min: u64, max: u64) -> Result<()> {
+        if (min..=max).contains(&value) {
+            return Ok(());
+        }
+        Err(Error::Range { operation: "create", name: self.name.clone(), option, value, min, max })
+    }
+
+    fn power_of_two(&self, option: &'static str, value: u32, min: u32, max: u32) -> Result<()> {
+        self.range(option, value.into(), min.into(), max.into())?;
+        if value.is_power_of_two() {
+            return Ok(());
+        }
+        Err(self.nonsense(option, value, "is not a power of two"))
+    }
+
+    fn multiple(&self, option: &'static str, value: u64, unit: u32, what: &str) -> Result<()> {
+        if value.is_multiple_of(unit.into()) {
+            return Ok(());
+        }
+        Err(self.nonsense(option, value, format!("is not a multiple of the {what} of {unit}")))
+    }
+
+    fn nonsense(
+        &self,
+        option: &'static str,
+        value: impl std::fmt::Display,
+        problem: impl Into<String>,
+    ) -> Error {
+        Error::Option {
+            operation: "create",
+            name: self.name.clone(),
+            option,
+            value: value.to_string(),
+            problem: problem.into(),
+        }
+    }
+}
+
+/// Turns SIGINT and SIGTERM into stop requests until it is dropped.
+struct SignalWatch {
+    handle: signal_hook::iterator::Handle,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl SignalWatch {
+    fn new(stop: &StopToken) -> Result<Self> {
+        let failed = |source| Error::Signals { source };
+        let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
+        let handle = signals.handle();
+        let stop = stop.clone();
+        let watch = move || signals.forever().for_each(|_| stop.request());
+        let thread = std::thread::Builder::new().name("zosbd2-signals".to_owned()).spawn(watch);
+        Ok(Self { handle, thread: Some(thread.map_err(failed)?) })
+    }
+}
+
+impl Drop for SignalWatch {
+    fn drop(&mut self) {
+        self.handle.close();
+        if let Some(thread) = self.thread.take() {
+            // It cannot panic, and what it did is done.
+            let _ = thread.join();
+        }
+    }
+}

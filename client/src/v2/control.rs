@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The control node: makes, finds, lists and destroys devices.
+//!
+//! Any thread may call any function; calls are independent of each other. Devices belong to the system,
+//! not to the `Control`: they outlive it, and the process.
+
+use super::{Builder, Info, Listed, Server, Status, name};
+use crate::sys::{ioctl, ioctl2};
+use crate::{Errno, Error, Result};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{FileType, Mode, OFlags};
+use std::path::Path;
+use zosbd2_abi::v2;
+
+/// Whether to become the server of a device that has one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TakeOver {
+    /// No: `EBUSY`.
+    #[default]
+    No,
+    /// Yes. The other one gets no more requests, but may answer those it has.
+    Yes,
+}
+
+/// An open control node.
+#[derive(Debug)]
+pub struct Control {
+    node: OwnedFd,
+    info: Info,
+}
+
+impl Control {
+    /// Opens `/dev/zosbd2ctl` and checks that it is the control node of a module that speaks version 2.
+    pub fn open() -> Result<Self> {
+        Self::open_at(Path::new(zosbd2_abi::CONTROL_PATH))
+    }
+
+    /// As [`open`](Self::open), with another path to the node, such as a bind mount in a container.
+    pub fn open_at(path: &Path) -> Result<Self> {
+        let node = open_node(path)?;
+        let wrong = |problem| Error::WrongNode { path: path.to_owned(), problem };
+        let kind = rustix::fs::fstat(&node).map(|stat| FileType::from_raw_mode(stat.st_mode));
+        // The ping comes first: it carries no pointer, so that it is harmless with a foreign driver.
+        if kind != Ok(FileType::CharacterDevice) || ioctl::ping(node.as_fd()).is_err() {
+            return Err(wrong("it is not a control node of zosbd2"));
+        }
+        let mut raw = v2::Info::default();
+        match ioctl2::info(node.as_fd(), &mut raw) {
+            Ok(()) if raw.version >= 2 => Ok(Self { node, info: Info::from(&raw) }),
+            Ok(()) | Err(Errno::NOTTY | Errno::INVAL) => {
+                Err(wrong("the kernel module zosbd2 is too old for interface version 2"))
+            }
+            Err(source) => Err(failed("ask what", "the module can do", source)),
+        }
+    }
+
+    /// What the module can do, as of when this was opened.
+    #[must_use]
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// Makes a device. It has no block node until [`Server::start`] or [`Server::serve`].
+    pub fn create(&self, builder: &Builder) -> Result<Server> {
+        let mut raw = builder.to_raw(&self.info)?;
+        let fd = ioctl2::create(self.fd(), &mut raw)
+            .map_err(|source| failed("create device", builder.name(), source))?;
+        Server::from_fd(fd)
+    }
+
+    /// Becomes the server of a device: requests that no server answered come again, marked
+    /// `REQUEST_MAYBE_EXECUTED`.
+    pub fn attach(&self, name: &str, take_over: TakeOver) -> Result<Server> {
+        let flags = if take_over == TakeOver::Yes { v2::ATTACH_TAKE_OVER } else { 0 };
+        let mut raw = v2::Attach { flags, name: name::field(name)?, ..v2::Attach::default() };
+        let fd = ioctl2::attach(self.fd(), &mut raw).map_err(|source| {
+            let hint = match source {
+                Errno::BUSY => " (it has a server)",
+                other => hint(other),
+            };
+            Error::Control { operation: "attach to device", object: name.to_owned(), hint, source }
+        })?;
+        Server::from_fd(fd)
+    }
+
+    /// Destroys a device of either version and returns when it is gone. Without `force` it fails with
+    /// `EBUSY` while anybody has the block node open; what is dirty is written by the server first. With it,
+    /// what cannot be written in bounded time fails with I/O errors.
+    pub fn destroy(&self, name: &str, force: bool) -> Result<()> {
+        let flags = if force { v2::DESTROY_FORCE } else { 0 };
+        let mut raw = v2::Destroy { flags, name: name::field(name)?, ..v2::Destroy::default() };
+        ioctl2::destroy(self.fd(), &mut raw).map_err(|source| failed("destroy device", name, source))
+    }
+
+    /// All devices of both versions, oldest first.
+    pub fn list(&self) -> Result<Vec<Listed>> {
+        let mut room = 16;
+        loop {
+            let mut entries = vec![v2::ListEntry::default(); room];
+            let (count, total) =
+                ioctl2::list(self.fd(), &mut entries).map_err(|source| failed("list", "devices", source))?;
+            if total <= room {
+                return Ok(entries.iter().take(count).map(Listed::from).collect());
+            }
+            // More may come while we ask again.
+            room = total.saturating_add(16);
+        }
+    }
+
+    /// What a device of either version is and how it is.
+    pub fn status(&self, name: &str) -> Result<Status> {
+        let mut raw = v2::Status { name: name::field(name)?, ..v2::Status::default() };
+        ioctl2::status(self.fd(), &mut raw)
+            .map_err(|source| failed("ask for the status of device", name, source))?;
+        Ok(Status::from(&raw))
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.node.as_fd()
+    }
+}
+
+impl AsFd for Control {
+    /// For calls that this library does not make.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd()
+    }
+}
+
+fn open_node(path: &Path) -> Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|source| {
+        let hint = match source {
+            Errno::NOENT | Errno::NODEV | Errno::NXIO => " (is the kernel module zosbd2 loaded?)",
+            Errno::ACCESS | Errno::PERM => " (only root may use zosbd2, are you root?)",
+            _ => "",
+        };
+        Error::Open { path: path.to_owned(), hint, source }
+    })
+}
+
+/// An error of a control call, with what the number means here.
+pub(super) fn failed(operation: &'static str, object: &str, source: Errno) -> Error {
+    Error::Control { operation, object: object.to_owned(), hint: hint(source), source }
+}
+
+fn hint(source: Errno) -> &'static str {
+    match source {
+        Errno::EXIST => " (a device of that name exists)",
+        Errno::BUSY => " (it is in use)",
+        Errno::NOENT => " (there is no such device)",
+        Errno::NODEV => " (the device is gone)",
+        Errno::SHUTDOWN => " (another server has taken over)",
+        Errno::NOSPC => " (there are as many devices as the module allows)",
+        Errno::INVAL | Errno::RANGE | Errno::OVERFLOW => " (the kernel module does not accept these values)",
+        Errno::PERM | Errno::ACCESS => " (it belongs to another user)",
+        Errno::TOOBIG => " (the kernel module is older than this program)",
+        Errno::NOTTY => " (the kernel module does not know this call)",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error as _;
+
+    #[test]
+    fn a_missing_node_asks_for_the_module() {
+        let error = Control::open_at(Path::new("/nonexistent/zosbd2ctl")).expect_err("no node");
+        assert_eq!(error.to_string(), "open /nonexistent/zosbd2ctl (is the kernel module zosbd2 loaded?)");
+        assert!(error.source().is_some());
+    }
+
+    #[test]
+    fn a_foreign_node_is_refused() {
+        for path in ["/dev/null", "/proc/self/status", "/"] {
+            let error = Control::open_at(Path::new(path)).expect_err("foreign node");
+            assert!(matches!(error, Error::WrongNode { .. }), "{path}: {error}");
+        }
+    }
+
+    #[test]
+    fn errors_name_operation_and_object() {
+        let error = failed("create device", "mydisk", Errno::EXIST);
+        assert_eq!(error.to_string(), "create device mydisk (a device of that name exists)");
+    }
+}

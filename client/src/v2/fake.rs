@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A double of the kernel for the tests of the serve loop.
+//!
+//! It hands out a script and then says that the device is gone, or sleeps until it is destroyed. It moves
+//! data as the kernel does, checks every answer against the interface, and records it. A write carries its
+//! fill byte in all of its bytes.
+
+use super::serve::Channel;
+use super::{Batch, Entered, Fetch, Request, ServerId, Status};
+use crate::{Errno, Result};
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex};
+use zosbd2_abi::v2;
+
+/// A request of the script.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spec {
+    pub(super) op: u32,
+    pub(super) flags: u32,
+    pub(super) offset: u64,
+    pub(super) length: u64,
+    /// Contents of a write.
+    pub(super) fill: u8,
+    /// The data of a write does not come with it, although it would fit.
+    pub(super) withheld: bool,
+    /// Why the first answer is refused.
+    pub(super) refuse: Option<Errno>,
+}
+
+impl Spec {
+    pub(super) fn new(op: u32, offset: u64, length: u64) -> Self {
+        Self { op, flags: 0, offset, length, fill: 0, withheld: false, refuse: None }
+    }
+
+    pub(super) fn write(offset: u64, length: u64, fill: u8) -> Self {
+        Self { fill, ..Self::new(v2::OP_WRITE, offset, length) }
+    }
+}
+
+/// What a call of the script does.
+#[derive(Clone, Debug)]
+pub(super) enum Step {
+    /// Looks at all answers and gives these requests; those without room come in the next call.
+    Requests(Vec<Spec>),
+    /// Looks at no answer and fails.
+    Fail(Errno),
+    /// Looks at this many answers and no more, and fetches nothing.
+    Partial(usize),
+    /// Looks at all answers and fails.
+    FailAfterAnswers(Errno),
+}
+
+/// An answer as the kernel saw it, by the request's place in the script.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) index: u64,
+    pub(super) result: i64,
+    /// Of a read.
+    pub(super) data: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Held {
+    spec: Spec,
+    /// The server has the data of the write.
+    given: bool,
+}
+
+#[derive(Default)]
+struct State {
+    steps: VecDeque<Step>,
+    fetched: u64,
+    held: HashMap<u64, Held>,
+    answers: Vec<Answer>,
+    /// Number of answers in each call that had any, and whether it fetched.
+    calls: Vec<(usize, bool)>,
+    /// Bytes of the arena in each call that fetched.
+    arenas: Vec<usize>,
+    destroyed: bool,
+    asleep: usize,
+}
+
+pub(super) struct Fake {
+    id: ServerId,
+    status: Status,
+    size: AtomicU64,
+    /// What asking for the size gives.
+    pub(super) true_size: AtomicU64,
+    sleeps: bool,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// Handles have nothing to do with places, and have their topmost bit set.
+fn handle(index: u64) -> u64 {
+    (1 << 63) | (index << 20) | 0xABCDE
+}
+
+impl Fake {
+    pub(super) fn new(size: u64, max_io: u32, steps: impl IntoIterator<Item = Step>) -> Self {
+        let status = v2::Status {
+            size_bytes: size,
+            logical_block_size: 512,
+            max_io_bytes: max_io,
+            queues: 1,
+            version: 2,
+            name: super::name::field("fake").expect("a name"),
+            ..v2::Status::default()
+        };
+        Self {
+            id: ServerId::next(),
+            status: Status::from(&status),
+            size: AtomicU64::new(size),
+            true_size: AtomicU64::new(size),
+            sleeps: false,
+            state: Mutex::new(State { steps: steps.into_iter().collect(), ..State::default() }),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Sleeps at the end of the script until it is destroyed.
+    pub(super) fn sleeping(mut self, queues: u32) -> Self {
+        self.sleeps = true;
+        self.status.queues = queues;
+        self
+    }
+
+    pub(super) fn destroy(&self) {
+        self.state.lock().expect("state").destroyed = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until this many threads are asleep in a call.
+    pub(super) fn wait_asleep(&self, count: usize) {
+        let state = self.state.lock().expect("state");
+        drop(self.changed.wait_while(state, |state| state.asleep < count).expect("state"));
+    }
+
+    /// The answers, in the order of the script.
+    pub(super) fn answers(&self) -> Vec<Answer> {
+        let mut answers = self.state.lock().expect("state").answers.clone();
+        answers.sort_by_key(|answer| answer.index);
+        answers
+    }
+
+    /// The results alone.
+    pub(super) fn results(&self) -> Vec<(u64, i64)> {
+        self.answers().iter().map(|answer| (answer.index, answer.result)).collect()
+    }
+
+    pub(super) fn calls(&self) -> Vec<(usize, bool)> {
+        self.state.lock().expect("state").calls.clone()
+    }
+
+    pub(super) fn arenas(&self) -> Vec<usize> {
+        self.state.lock().expect("state").arenas.clone()
+    }
+
+    /// Requests that were fetched and never answered.
+    pub(super) fn left(&self) -> usize {
+        self.state.lock().expect("state").held.len()
+    }
+}
+
+impl State {
+    /// Looks at up to `most` answers.
+    fn process(&mut self, batch: &mut Batch<'_>, most: usize) -> Entered {
+        let mut entered = Entered::default();
+        while let Some(commit) = batch.next().filter(|_| entered.processed < most) {
+            let refused = self.commit(&commit, batch).err();
+            batch.process(refused.map_or(0, |errno| -errno.raw_os_error()));
+            entered.processed += 1;
+            entered.refused += usize::from(refused.is_some());
+        }
+        entered
+    }
+
+    fn commit(&mut self, commit: &v2::Commit, batch: &mut Batch<'_>) -> Result<(), Errno> {
+        let held = self.held.get_mut(&commit.handle).ok_or(Errno::STALE)?;
+        let Spec { op, length, fill, .. } = held.spec;
+        assert_eq!((commit.reserved, commit.iovec_count, commit.status), (0, 0, 0));
+        if let Some(errno) = held.spec.refuse.take() {
+            if errno == Errno::STALE {
+                self.held.remove(&commit.handle);
+            }
+            return Err(errno);
+        }
+        let bytes = usize::try_from(length).expect("length");
+        if commit.flags == v2::COMMIT_COPY_ONLY {
+            assert!(op == v2::OP_WRITE && commit.address != 0 && !held.given);
+            batch.copy_to_server(&vec![fill; bytes]);
+            held.given = true;
+            return Ok(());
+        }
+        assert_eq!(commit.flags, 0);
+        let mut data = Vec::new();
+        if commit.result >= 0 {
+            assert_eq!(commit.result.cast_unsigned(), length, "nothing is done in part");
+            match op {
+                v2::OP_READ => {
+                    assert_ne!(commit.address, 0);
+                    data = batch.copy_from_server(bytes);
+                }
+                v2::OP_WRITE => {
+                    assert_eq!(held.given, commit.address == 0, "data goes one way");
+                    if commit.address != 0 {
+                        batch.copy_to_server(&vec![fill; bytes]);
+                    }
+                }
+                _ => assert_eq!(commit.address, 0),
+            }
+        } else {
+            assert!(commit.result >= -4095 && commit.address == 0);
+        }
+        self.held.remove(&commit.handle);
+        let index = (commit.handle & !(1 << 63)) >> 20;
+        self.answers.push(Answer { index, result: commit.result, data });
+        Ok(())
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "as it was given")]
+    fn fetch(&mut self, specs: &mut VecDeque<Spec>, id: ServerId, fetch: Fetch<'_>) -> usize {
+        assert_eq!(fetch.minimum, 1);
+        self.arenas.push(fetch.arena.len());
+        let mut used = 0_usize;
+        let mut count = 0;
+        while count < fetch.requests.len() {
+            let Some(spec) = specs.pop_front() else { break };
+            let handle = handle(self.fetched);
+            let mut raw = v2::Request {
+                handle,
+                offset: spec.offset,
+                length: spec.length,
+                op: spec.op,
+                flags: spec.flags,
+                ..v2::Request::default()
+            };
+            let end = usize::try_from(spec.length).ok().and_then(|length| used.checked_add(length));
+            let place = end.and_then(|end| fetch.arena.get_mut(used..end));
+            let mut given = false;
+            if let (v2::OP_WRITE, false, Some(place)) = (spec.op, spec.withheld, place) {
+                place.fill(spec.fill);
+                raw.flags |= v2::REQUEST_DATA;
+                raw.data = used as u64;
+                used += place.len();
+                given = true;
+            }
+            fetch.requests[count] = Request::forge(raw, id);
+            self.held.insert(handle, Held { spec, given });
+            self.fetched += 1;
+            count += 1;
+        }
+        count
+    }
+}
+
+impl Channel for Fake {
+    fn enter(&self, batch: &mut Batch<'_>, fetch: Fetch<'_>) -> Entered {
+        let mut state = self.state.lock().expect("state");
+        let fetches = !fetch.requests.is_empty();
+        let ready = match state.steps.front() {
+            Some(Step::Requests(_)) => fetches,
+            other => other.is_some(),
+        };
+        let step = if ready { state.steps.pop_front() } else { None };
+        match step {
+            Some(Step::Fail(errno)) => return Entered { error: Some(errno), ..Entered::default() },
+            Some(Step::Partial(most)) => return state.process(batch, most),
+            _ => {}
+        }
+        let mut entered = state.process(batch, usize::MAX);
+        if entered.processed > 0 {
+            state.calls.push((entered.processed, fetches));
+        }
+        match step {
+            Some(Step::Requests(specs)) => {
+                let mut specs = VecDeque::from(specs);
+                entered.fetched = state.fetch(&mut specs, self.id, fetch);
+                if !specs.is_empty() {
+                    state.steps.push_front(Step::Requests(specs.into()));
+                }
+            }
+            Some(Step::FailAfterAnswers(errno)) => entered.error = Some(errno),
+            _ if !fetches => {}
+            _ if self.sleeps => {
+                state.asleep += 1;
+                self.changed.notify_all();
+                let mut state = self.changed.wait_while(state, |state| !state.destroyed).expect("state");
+                state.asleep -= 1;
+                entered.error = Some(Errno::NODEV);
+            }
+            // The last answer was refused: as if a signal came.
+            _ if !state.held.is_empty() => {}
+            _ => entered.error = Some(Errno::NODEV),
+        }
+        entered
+    }
+
+    fn id(&self) -> ServerId {
+        self.id
+    }
+
+    fn status(&self) -> &Status {
+        &self.status
+    }
+
+    fn size(&self) -> u64 {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    fn refresh_size(&self) -> Result<u64> {
+        self.size.store(self.true_size.load(Ordering::Relaxed), Ordering::Relaxed);
+        Ok(self.size())
+    }
+}

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Interface version 2: many queues, all operations, and servers that may come and go.
+//!
+//! [`Builder`] describes a device, and [`Builder::serve`] is a whole program. [`Control`] makes, finds,
+//! lists and destroys devices. [`Server`] is the right to serve one: [`Server::serve`] runs a [`Backend`]
+//! on it, and [`Server::enter`] is the call below that, for programs with a loop of their own.
+//!
+//! All of it is at the root of the crate too.
+
+mod backend;
+mod builder;
+mod control;
+#[cfg(test)]
+mod fake;
+mod name;
+mod report;
+mod request;
+mod serve;
+mod server;
+#[cfg(test)]
+mod tests;
+
+pub use crate::sys::enter::{Answers, Batch, Entered, Fetch, Request, ServerId};
+pub use crate::sys::memory::{Buffer, Region};
+pub use backend::{Backend, Capabilities, ThreadModel, Zero};
+pub use builder::{Builder, UNLIMITED};
+pub use control::{Control, TakeOver};
+pub use report::{Info, Listed, OperationCounts, State, Stats, Status};
+pub use serve::{End, MemoryLock, ServeOptions};
+pub use server::Server;
+pub use zosbd2_abi::v2 as abi;

@@ -1,0 +1,784 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Runs a backend on a device: threads that answer a batch of requests and fetch the next in one call.
+//!
+//! The calling thread waits; serving threads run beside it and have all ended when it returns. Each has its
+//! own buffers, made before the device is started; serving a request allocates nothing. A stop request makes
+//! the device be destroyed while the threads still serve, so that the kernel can write out what is dirty.
+
+use super::request::{Geometry, Wanted, operation_name};
+use super::{
+    Answers, Backend, Batch, Buffer, Entered, Fetch, Region, Request, ServerId, Status, ThreadModel, Zero,
+};
+use crate::serving::prepare_thread;
+use crate::{BadRequest, Errno, Error, Result, StopToken};
+use rustix::mm::{MlockAllFlags, mlockall};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::thread::Scope;
+use std::time::Duration;
+use zosbd2_abi::v2;
+
+/// How often in a row a call may fail before its thread gives up.
+const MAX_FAILURES: u32 = 20;
+/// Time between a failed call and the next one.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Time between two looks whether a device that shall go is still in use.
+const BUSY_PAUSE: Duration = Duration::from_millis(500);
+
+/// How a device is served.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    threads_per_queue: usize,
+    cpus: Vec<Vec<usize>>,
+    memory_lock: MemoryLock,
+    batch: usize,
+    spin: Duration,
+}
+
+/// Which memory of the process must stay in memory.
+///
+/// A process that serves a disk on which the system swaps, or whose dirty pages fill the memory, may be
+/// needed for any of its own pages to come back. Needs `CAP_IPC_LOCK` or a high enough `RLIMIT_MEMLOCK`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MemoryLock {
+    /// None.
+    #[default]
+    None,
+    /// What is or will be in memory. Right for a backend with large mappings that it uses in part.
+    Present,
+    /// All that is or will be mapped; it is brought in at once.
+    All,
+}
+
+impl Default for ServeOptions {
+    /// One thread for each queue, on any CPU, up to 32 requests at a time, no spinning.
+    fn default() -> Self {
+        Self {
+            threads_per_queue: 1,
+            cpus: Vec::new(),
+            memory_lock: MemoryLock::None,
+            batch: 32,
+            spin: Duration::ZERO,
+        }
+    }
+}
+
+impl ServeOptions {
+    /// Threads for each queue, 1 to 1024.
+    #[must_use]
+    pub fn threads_per_queue(mut self, threads: usize) -> Self {
+        self.threads_per_queue = threads;
+        self
+    }
+
+    /// CPUs of each thread: the first list is for the first thread of the first queue, and so on; when there
+    /// are fewer lists than threads they are used again. None, the default: any CPU.
+    #[must_use]
+    pub fn cpus(mut self, cpus: Vec<Vec<usize>>) -> Self {
+        self.cpus = cpus;
+        self
+    }
+
+    /// Locks the memory of the process before serving begins, and leaves it so.
+    #[must_use]
+    pub fn memory_lock(mut self, memory_lock: MemoryLock) -> Self {
+        self.memory_lock = memory_lock;
+        self
+    }
+
+    /// Most requests that a thread takes at a time, 1 to 1024. It answers them together when the last is
+    /// done: a backend that waits for something wants small batches and many threads.
+    #[must_use]
+    pub fn batch(mut self, batch: usize) -> Self {
+        self.batch = batch;
+        self
+    }
+
+    /// Time that a thread looks for requests before it sleeps, up to 10 ms. Costs CPU, saves latency.
+    #[must_use]
+    pub fn spin(mut self, spin: Duration) -> Self {
+        self.spin = spin;
+        self
+    }
+
+    /// Whether a device of that name can be served so.
+    pub(super) fn check(&self, name: &str, queues: u32, threads: ThreadModel) -> Result<()> {
+        let range = |option, value, min, max| {
+            if (min..=max).contains(&value) {
+                return Ok(());
+            }
+            Err(Error::Range { operation: "serve", name: name.to_owned(), option, value, min, max })
+        };
+        let wrong = |option, value: String, problem: &str| {
+            let (name, problem) = (name.to_owned(), problem.to_owned());
+            Err(Error::Option { operation: "serve", name, option, value, problem })
+        };
+        range("threads per queue", self.threads_per_queue as u64, 1, 1024)?;
+        range("batch", self.batch as u64, 1, v2::MAX_BATCH.into())?;
+        let spin = u64::try_from(self.spin.as_micros()).unwrap_or(u64::MAX);
+        range("spin in microseconds", spin, 0, v2::MAX_SPIN_US.into())?;
+        for cpus in &self.cpus {
+            if cpus.is_empty() {
+                return wrong("CPU list", "[]".to_owned(), "is empty");
+            }
+            for cpu in cpus {
+                range("CPU", *cpu as u64, 0, CpuSet::MAX_CPU as u64 - 1)?;
+            }
+        }
+        match threads {
+            ThreadModel::One if queues > 1 => {
+                wrong("number of queues", queues.to_string(), "does not suit a backend for one thread in all")
+            }
+            ThreadModel::One | ThreadModel::OnePerQueue if self.threads_per_queue > 1 => wrong(
+                "threads per queue",
+                self.threads_per_queue.to_string(),
+                "does not suit a backend for one thread",
+            ),
+            ThreadModel::Any | ThreadModel::OnePerQueue | ThreadModel::One => Ok(()),
+        }
+    }
+
+    fn spin_us(&self) -> u32 {
+        u32::try_from(self.spin.as_micros()).unwrap_or(v2::MAX_SPIN_US)
+    }
+
+    fn lock_memory(&self) -> Result<()> {
+        let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE;
+        let flags = match self.memory_lock {
+            MemoryLock::None => return Ok(()),
+            MemoryLock::Present => all | MlockAllFlags::ONFAULT,
+            MemoryLock::All => all,
+        };
+        mlockall(flags).map_err(|source| {
+            let hint = match source {
+                Errno::NOMEM | Errno::PERM | Errno::AGAIN => " (see RLIMIT_MEMLOCK)",
+                _ => "",
+            };
+            Error::LockMemory { hint, source }
+        })
+    }
+}
+
+/// Why serving ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The device is gone.
+    Gone,
+    /// Another server has taken over.
+    TakenOver,
+}
+
+/// Where a thread answers and fetches: a [`Server`](super::Server), or a double of it in tests.
+pub(super) trait Channel: Sync {
+    fn enter(&self, batch: &mut Batch<'_>, fetch: Fetch<'_>) -> Entered;
+    fn id(&self) -> ServerId;
+    /// What does not change about the device.
+    fn status(&self) -> &Status;
+    /// Size of the device as last heard.
+    fn size(&self) -> u64;
+    /// Asks the kernel for the size.
+    fn refresh_size(&self) -> Result<u64>;
+}
+
+/// Serves `channel` until it is gone or taken over. `start` is called once when all threads are ready; if it
+/// fails the device is destroyed by force. `destroy` is told whether to use force.
+pub(super) fn serve_with<C, B>(
+    channel: &C,
+    backend: &B,
+    options: &ServeOptions,
+    stop: &StopToken,
+    start: impl FnOnce() -> Result<()>,
+    destroy: impl Fn(bool) -> Result<()> + Sync,
+) -> Result<End>
+where
+    C: Channel,
+    B: Backend + ?Sized,
+{
+    let status = channel.status();
+    options.check(&status.name, status.queues, backend.capabilities().threads)?;
+    options.lock_memory()?;
+    let mut session = Session {
+        channel,
+        backend,
+        options,
+        stop,
+        regions: false,
+        running: AtomicUsize::new(0),
+        taken_over: AtomicBool::new(false),
+        first: Mutex::new(None),
+    };
+    session.regions = session.offers_regions();
+    let session = session;
+    let panicked = std::thread::scope(|scope| {
+        let (ready, all_ready) = mpsc::channel();
+        for queue in 0..status.queues {
+            for index in 0..options.threads_per_queue {
+                session.spawn(scope, queue, index, ready.clone());
+            }
+        }
+        drop(ready);
+        // Ends when every thread has dropped its end, ready or not.
+        for () in all_ready {}
+        let mut panicked = None;
+        if !session.ended() {
+            match catch_unwind(AssertUnwindSafe(start)) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    session.note(error);
+                    session.destroy(&destroy, true);
+                }
+                Err(payload) => {
+                    session.destroy(&destroy, true);
+                    panicked = Some(payload);
+                }
+            }
+        }
+        session.wait(scope, &destroy);
+        panicked
+    });
+    if let Some(payload) = panicked {
+        resume_unwind(payload);
+    }
+    let end = if session.taken_over.load(Ordering::Relaxed) { End::TakenOver } else { End::Gone };
+    let first = session.first.into_inner().unwrap_or_else(PoisonError::into_inner);
+    first.map_or(Ok(end), Err)
+}
+
+/// What the threads of one `serve` share.
+struct Session<'a, C, B: ?Sized> {
+    channel: &'a C,
+    backend: &'a B,
+    options: &'a ServeOptions,
+    stop: &'a StopToken,
+    /// The kernel copies to and from the backend's memory: no arena for writes.
+    regions: bool,
+    running: AtomicUsize,
+    taken_over: AtomicBool,
+    first: Mutex<Option<Error>>,
+}
+
+/// Counts a thread out when it ends in any way.
+struct CountOut<'a> {
+    running: &'a AtomicUsize,
+    stop: &'a StopToken,
+}
+
+impl Drop for CountOut<'_> {
+    fn drop(&mut self) {
+        self.running.fetch_sub(1, Ordering::Release);
+        self.stop.wake();
+    }
+}
+
+impl<C: Channel, B: Backend + ?Sized> Session<'_, C, B> {
+    fn spawn<'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        queue: u32,
+        index: usize,
+        ready: mpsc::Sender<()>,
+    ) {
+        self.running.fetch_add(1, Ordering::Relaxed);
+        let name = format!("zosbd2-{queue}.{index}");
+        let run = move || self.thread(queue, index, ready);
+        if let Err(source) = std::thread::Builder::new().name(name).spawn_scoped(scope, run) {
+            self.running.fetch_sub(1, Ordering::Relaxed);
+            // Those that run suffice to serve; the caller hears of it in the end.
+            self.note(Error::Spawn { device: self.device(), source });
+        }
+    }
+
+    fn thread(&self, queue: u32, index: usize, ready: mpsc::Sender<()>) {
+        let _count_out = CountOut { running: &self.running, stop: self.stop };
+        prepare_thread();
+        self.bind(queue as usize * self.options.threads_per_queue + index);
+        let memory = match Memory::new(self.channel.status(), self.options, self.regions) {
+            Ok(memory) => memory,
+            Err(error) => return self.note(error),
+        };
+        let worker = Worker::new(self, queue);
+        drop(ready);
+        match worker.work(memory) {
+            Ok(End::Gone) => {}
+            Ok(End::TakenOver) => self.taken_over.store(true, Ordering::Relaxed),
+            Err(error) => self.note(error),
+        }
+    }
+
+    /// Binds the calling thread to its CPUs, if it has any.
+    fn bind(&self, thread: usize) {
+        let lists = &self.options.cpus;
+        let Some(cpus) = thread.checked_rem(lists.len()).and_then(|list| lists.get(list)) else {
+            return;
+        };
+        let mut set = CpuSet::new();
+        for cpu in cpus {
+            set.set(*cpu);
+        }
+        if let Err(source) = sched_setaffinity(None, &set) {
+            self.note(Error::Cpus { device: self.device(), source });
+        }
+    }
+
+    /// Waits for the end of all threads and turns stop requests into destroys.
+    fn wait<'scope, D>(&'scope self, scope: &'scope Scope<'scope, '_>, destroy: &'scope D)
+    where
+        D: Fn(bool) -> Result<()> + Sync,
+    {
+        let mut seen = 0;
+        loop {
+            seen = self.stop.wait(seen, || self.ended());
+            if self.ended() {
+                return;
+            }
+            if seen > 1 {
+                self.destroy(destroy, true);
+                continue;
+            }
+            // Beside this thread, which listens for the request to use force.
+            let name = "zosbd2-stop".to_owned();
+            let run = || self.destroy_when_unused(destroy);
+            if let Err(source) = std::thread::Builder::new().name(name).spawn_scoped(scope, run) {
+                self.note(Error::Spawn { device: self.device(), source });
+                self.destroy_when_unused(destroy);
+            }
+        }
+    }
+
+    /// Destroys the device without force, as soon as nobody has it open; gives up when force is asked for.
+    fn destroy_when_unused(&self, destroy: &impl Fn(bool) -> Result<()>) {
+        let mut told = false;
+        while self.destroy(destroy, false) && self.stop.requests() < 2 {
+            if !told {
+                tracing::warn!(device = self.device(), "in use: will be destroyed when it is closed");
+                told = true;
+            }
+            self.stop.pause_unless(BUSY_PAUSE, || self.ended());
+            if self.ended() {
+                return;
+            }
+        }
+    }
+
+    /// Destroys the device; true if somebody has it open.
+    fn destroy(&self, destroy: &impl Fn(bool) -> Result<()>, force: bool) -> bool {
+        match destroy(force) {
+            // Somebody else was faster.
+            Ok(()) | Err(Error::Control { source: Errno::NOENT | Errno::NODEV, .. }) => false,
+            Err(Error::Control { source: Errno::BUSY, .. }) if !force => true,
+            Err(error) => {
+                self.note(error);
+                false
+            }
+        }
+    }
+
+    fn ended(&self) -> bool {
+        self.running.load(Ordering::Acquire) == 0
+    }
+
+    /// Whether the backend keeps all in memory, as far as its first block shows.
+    fn offers_regions(&self) -> bool {
+        let block = self.channel.status().logical_block_size as usize;
+        let offered = self.guard("region", || self.backend.region(0, block).is_some());
+        offered.unwrap_or(false)
+    }
+
+    /// Size that the backend and the kernel agree about, when the kernel says `size`.
+    fn agreed_size(&self, size: u64) -> u64 {
+        self.guard("size", || self.backend.size()).map_or(0, |own| own.min(size))
+    }
+
+    /// Calls the backend. A panic is noted and becomes `EIO`.
+    #[inline]
+    fn guard<T>(&self, operation: &'static str, run: impl FnOnce() -> T) -> Result<T, Errno> {
+        catch_unwind(AssertUnwindSafe(run)).map_err(|_| self.panicked(operation))
+    }
+
+    #[cold]
+    fn panicked(&self, operation: &'static str) -> Errno {
+        self.note(Error::BackendPanicked { device: self.device(), operation });
+        Errno::IO
+    }
+
+    /// Keeps the first error for the caller.
+    #[cold]
+    fn note(&self, error: Error) {
+        tracing::error!(error = &error as &dyn std::error::Error, "while serving");
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+
+    #[cold]
+    fn device(&self) -> String {
+        self.channel.status().name.clone()
+    }
+}
+
+/// The memory of one thread.
+struct Memory {
+    requests: Vec<Request>,
+    answers: Answers,
+    /// What reads bring; it is the kernel's until the answers are given.
+    reads: Buffer,
+    /// Where the data of writes comes, with the requests or asked for.
+    arena: Buffer,
+}
+
+impl Memory {
+    fn new(status: &Status, options: &ServeOptions, regions: bool) -> Result<Self> {
+        // With regions the buffers are for exceptions: they take no memory until there is one.
+        let buffer = || {
+            Buffer::new(status.max_io_bytes as usize, !regions)
+                .map_err(|source| Error::Buffers { device: status.name.clone(), source })
+        };
+        Ok(Self {
+            requests: vec![Request::EMPTY; options.batch],
+            answers: Answers::with_capacity(options.batch),
+            reads: buffer()?,
+            arena: buffer()?,
+        })
+    }
+}
+
+/// What is left of a buffer.
+struct Room<'b> {
+    free: &'b mut [u8],
+}
+
+impl<'b> Room<'b> {
+    #[inline]
+    fn take(&mut self, length: usize) -> Option<&'b mut [u8]> {
+        self.free.split_off_mut(..length)
+    }
+}
+
+/// What became of a request.
+enum Taken<'b> {
+    Done,
+    Failed(Errno),
+    Data(&'b [u8]),
+    Source(Region<'b>),
+    Target(Region<'b>),
+    /// It wants room for what it reads, or its data.
+    Later,
+}
+
+/// What came of giving a batch.
+#[derive(Clone, Copy)]
+struct Given {
+    fetched: usize,
+    refused: usize,
+    gone: bool,
+}
+
+/// One serving thread.
+struct Worker<'s, C, B: ?Sized> {
+    session: &'s Session<'s, C, B>,
+    queue: u32,
+    spin_us: u32,
+    geometry: Geometry,
+    /// What the channel said when `geometry.size` was set.
+    told_size: u64,
+    failures: u32,
+    /// Another server gets the requests now.
+    taken_over: bool,
+}
+
+impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
+    fn new(session: &'s Session<'s, C, B>, queue: u32) -> Self {
+        let status = session.channel.status();
+        let told_size = session.channel.size();
+        let geometry = Geometry {
+            size: session.agreed_size(told_size),
+            block: u64::from(status.logical_block_size).max(1),
+            max_io: u64::from(status.max_io_bytes),
+        };
+        let spin_us = session.options.spin_us();
+        Self { session, queue, spin_us, geometry, told_size, failures: 0, taken_over: false }
+    }
+
+    /// Serves until there is nothing to serve.
+    ///
+    /// In each round every request that is at hand is answered or kept. Once none is kept, the call that
+    /// gives the answers fetches more. Otherwise it makes room in the buffer for reads and gets the data of
+    /// writes that came without; so at least one more is answered in the next round.
+    fn work(mut self, memory: Memory) -> Result<End> {
+        let Memory { mut requests, mut answers, mut reads, mut arena } = memory;
+        let mut pending = 0;
+        loop {
+            let mut batch = answers.begin(self.session.channel.id());
+            let mut room = Room { free: &mut reads };
+            let kept = self.round(&mut requests[..pending], &arena, &mut room, &mut batch);
+            let given = if kept == 0 && !self.taken_over {
+                let fetch = Fetch {
+                    requests: &mut requests,
+                    arena: if self.session.regions { &mut [] } else { &mut arena },
+                    queue: self.queue,
+                    minimum: 1,
+                    spin_us: self.spin_us,
+                    timeout_ms: None,
+                };
+                let given = self.give(&mut batch, fetch)?;
+                pending = given.fetched;
+                given
+            } else {
+                ask_for_data(&mut requests[..kept], &mut arena, &mut batch);
+                pending = kept;
+                self.give(&mut batch, Fetch::nothing())?
+            };
+            if given.gone {
+                return Ok(End::Gone);
+            }
+            if given.refused != 0 {
+                let keeps = kept != 0;
+                pending = self.refused(&mut batch, &mut requests[..pending], keeps)?;
+            }
+            if self.taken_over && pending == 0 {
+                return Ok(End::TakenOver);
+            }
+            if self.session.channel.size() != self.told_size {
+                self.resized(self.session.channel.size());
+            }
+        }
+    }
+
+    /// Answers what can be answered; moves the others to the front and returns their number.
+    #[inline]
+    fn round<'b>(
+        &mut self,
+        requests: &mut [Request],
+        arena: &[u8],
+        room: &mut Room<'b>,
+        batch: &mut Batch<'b>,
+    ) -> usize
+    where
+        's: 'b,
+    {
+        let mut kept = 0;
+        for at in 0..requests.len() {
+            let request = requests[at];
+            let wanted = match self.geometry.look(&request) {
+                Ok(wanted) => wanted,
+                Err(bad) => match self.look_again(&request, bad) {
+                    Ok(wanted) => wanted,
+                    Err(error) => {
+                        batch.fail(&request, error);
+                        continue;
+                    }
+                },
+            };
+            match self.take(&request, wanted, arena, room) {
+                Taken::Done => batch.done(&request),
+                Taken::Failed(error) => batch.fail(&request, error),
+                Taken::Data(data) => batch.read(&request, data),
+                Taken::Source(region) => batch.read_region(&request, region),
+                Taken::Target(region) => batch.write_region(&request, region),
+                Taken::Later => {
+                    requests[kept] = request;
+                    kept += 1;
+                }
+            }
+        }
+        kept
+    }
+
+    /// Lets the backend carry out one request.
+    #[inline]
+    fn take<'b>(&self, request: &Request, wanted: Wanted, arena: &[u8], room: &mut Room<'b>) -> Taken<'b>
+    where
+        's: 'b,
+    {
+        let session = self.session;
+        let backend: &'s B = session.backend;
+        let (offset, long) = (request.offset(), request.length());
+        // Of reads and writes, whose length was compared with that of a buffer.
+        #[expect(clippy::cast_possible_truncation, reason = "see above; others use `long`")]
+        let length = long as usize;
+        let flag = |flag| request.flags() & flag != 0;
+        let done = |result: Result<(), Errno>| result.map_or_else(Taken::Failed, |()| Taken::Done);
+        let run = || match wanted {
+            Wanted::Read => match backend.region(offset, length) {
+                Some(region) => {
+                    session.fits(region, offset, length).map_or_else(Taken::Failed, Taken::Source)
+                }
+                None => match room.take(length) {
+                    Some(place) => match backend.read(offset, place) {
+                        Ok(()) => Taken::Data(place),
+                        Err(error) => Taken::Failed(error),
+                    },
+                    None => Taken::Later,
+                },
+            },
+            Wanted::Write(at) => done(backend.write(offset, &arena[at..at + length], flag(v2::REQUEST_FUA))),
+            Wanted::WriteWithoutData if flag(v2::REQUEST_FUA) => Taken::Later,
+            Wanted::WriteWithoutData => match backend.region(offset, length) {
+                Some(region) => {
+                    session.fits(region, offset, length).map_or_else(Taken::Failed, Taken::Target)
+                }
+                None => Taken::Later,
+            },
+            Wanted::Discard => done(backend.discard(offset, long)),
+            Wanted::Flush => done(backend.flush()),
+            Wanted::WriteZeroes => {
+                let zero = Zero { unmap: !flag(v2::REQUEST_NO_UNMAP), fua: flag(v2::REQUEST_FUA) };
+                done(backend.write_zeroes(offset, long, zero))
+            }
+            Wanted::SecureErase => done(backend.secure_erase(offset, long)),
+        };
+        catch_unwind(AssertUnwindSafe(run))
+            .unwrap_or_else(|_| Taken::Failed(session.panicked(operation_name(request.op()))))
+    }
+
+    /// A request that seems to make no sense: perhaps the device has grown without our knowing.
+    #[cold]
+    fn look_again(&mut self, request: &Request, bad: BadRequest) -> Result<Wanted, Errno> {
+        let device = self.session.device();
+        if !matches!(bad, BadRequest::OutOfDevice { .. }) {
+            let error = if matches!(bad, BadRequest::Opcode(_)) { Errno::OPNOTSUPP } else { Errno::IO };
+            self.session.note(Error::Request { device, op_id: request.handle(), source: bad });
+            return Err(error);
+        }
+        match self.session.channel.refresh_size() {
+            Ok(size) => self.resized(size),
+            Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "while serving"),
+        }
+        self.geometry.look(request).map_err(|bad| {
+            // It may have come before the device shrank.
+            tracing::debug!(device, %bad, "request failed");
+            Errno::IO
+        })
+    }
+
+    #[cold]
+    fn resized(&mut self, size: u64) {
+        self.told_size = size;
+        self.geometry.size = self.session.agreed_size(size);
+    }
+
+    /// Gives all answers and fetches, whatever interrupts it.
+    #[inline]
+    fn give(&mut self, batch: &mut Batch<'_>, mut fetch: Fetch<'_>) -> Result<Given> {
+        let entered = self.session.channel.enter(batch, fetch.again());
+        if entered.error.is_none() && batch.is_processed() {
+            self.failures = 0;
+            return Ok(Given { fetched: entered.fetched, refused: entered.refused, gone: false });
+        }
+        self.give_rest(batch, fetch, entered)
+    }
+
+    /// Goes on after a call that failed or did not do all.
+    #[cold]
+    fn give_rest(
+        &mut self,
+        batch: &mut Batch<'_>,
+        mut fetch: Fetch<'_>,
+        mut entered: Entered,
+    ) -> Result<Given> {
+        let mut given = Given { fetched: 0, refused: 0, gone: false };
+        loop {
+            given.refused += entered.refused;
+            if entered.fetched > 0 {
+                // What was fetched stays where it is while the rest of the answers is given.
+                given.fetched = entered.fetched;
+                fetch = Fetch::nothing();
+            }
+            let progress = entered.processed > 0 || entered.fetched > 0;
+            match entered.error {
+                None if batch.is_processed() => {
+                    self.failures = 0;
+                    return Ok(given);
+                }
+                None if progress => {}
+                Some(Errno::INTR) => {}
+                Some(Errno::NODEV) => return Ok(Given { gone: true, ..given }),
+                Some(Errno::SHUTDOWN) => {
+                    self.taken_over = true;
+                    if batch.is_processed() || !progress {
+                        return Ok(given);
+                    }
+                    fetch = Fetch::nothing();
+                }
+                failed => self.failed(failed.unwrap_or(Errno::IO))?,
+            }
+            entered = self.session.channel.enter(batch, fetch.again());
+        }
+    }
+
+    /// Waits after a call that failed for no good reason, or gives up.
+    fn failed(&mut self, source: Errno) -> Result<()> {
+        let error = Error::Fetch { device: self.session.device(), source };
+        self.failures += 1;
+        if self.failures >= MAX_FAILURES {
+            return Err(error);
+        }
+        let failures = self.failures;
+        tracing::warn!(error = &error as &dyn std::error::Error, failures, "will fetch again");
+        self.session.stop.pause(PAUSE);
+        Ok(())
+    }
+
+    /// Fails the requests whose answers were refused, unless they are not ours any more. With `kept` they
+    /// may be among `pending`, and are taken out; returns how many are left.
+    #[cold]
+    fn refused(&mut self, batch: &mut Batch<'_>, pending: &mut [Request], kept: bool) -> Result<usize> {
+        let mut left = pending.len();
+        if kept {
+            left = 0;
+            for at in 0..pending.len() {
+                if batch.refused().all(|(handle, _)| handle != pending[at].handle()) {
+                    pending[left] = pending[at];
+                    left += 1;
+                }
+            }
+        }
+        self.note_refused(batch);
+        batch.fail_refused(Errno::IO);
+        if !batch.is_empty() {
+            self.give(batch, Fetch::nothing())?;
+            self.note_refused(batch);
+        }
+        Ok(left)
+    }
+
+    fn note_refused(&self, batch: &Batch<'_>) {
+        for (handle, source) in batch.refused() {
+            let device = self.session.device();
+            if source == Errno::STALE {
+                // It passed its deadline, or the device is being destroyed.
+                tracing::debug!(device, handle, "answer came too late");
+            } else {
+                self.session.note(Error::Refused { device, handle, source });
+            }
+        }
+    }
+}
+
+impl<C: Channel, B: Backend + ?Sized> Session<'_, C, B> {
+    #[inline]
+    fn fits<'r>(&self, region: Region<'r>, offset: u64, length: usize) -> Result<Region<'r>, Errno> {
+        if region.length() == length {
+            return Ok(region);
+        }
+        let device = self.device();
+        self.note(Error::Region { device, offset, length, given: region.length() });
+        Err(Errno::IO)
+    }
+}
+
+/// Asks for the data of as many writes as the arena has room for.
+fn ask_for_data<'b>(requests: &mut [Request], arena: &'b mut [u8], batch: &mut Batch<'b>) {
+    let mut room = Room { free: arena };
+    let mut at = 0;
+    for request in requests {
+        if request.op() != v2::OP_WRITE {
+            continue;
+        }
+        let place = usize::try_from(request.length()).ok().and_then(|length| room.take(length));
+        let Some(place) = place else { return };
+        batch.copy(request, place);
+        request.set_data(at);
+        at += request.length();
+    }
+}

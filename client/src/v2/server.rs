@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The right to serve a device.
+//!
+//! Any number of threads may use one `Server` at a time. Its descriptor can be passed to another process
+//! ([`AsFd`], `OwnedFd::from`), which makes a `Server` of it again with [`Server::from_fd`]. When the last
+//! one is closed the server is dead: requests it had come to the next server, and I/O waits for that as
+//! long as the device's grace lasts.
+
+use super::control::failed;
+use super::report::node_path;
+use super::serve::{Channel, serve_with};
+use super::{
+    Answers, Backend, Batch, Control, End, Entered, Fetch, ServeOptions, ServerId, State, Stats, Status,
+};
+use crate::sys::enter::ServerFd;
+use crate::sys::ioctl2;
+use crate::{Errno, Error, Result, StopToken};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use zosbd2_abi::v2;
+
+/// A server descriptor and what does not change about its device.
+#[derive(Debug)]
+pub struct Server {
+    fd: ServerFd,
+    created: Status,
+    size: AtomicU64,
+}
+
+impl Server {
+    /// Takes a descriptor that came from another process, and checks that it is one of a server.
+    pub fn from_fd(fd: OwnedFd) -> Result<Self> {
+        let mut raw = v2::Status::default();
+        match ioctl2::status(fd.as_fd(), &mut raw) {
+            Ok(()) if raw.version >= 2 => {
+                let created = Status::from(&raw);
+                let size = AtomicU64::new(created.size_bytes);
+                Ok(Self { fd: ServerFd::new(fd), created, size })
+            }
+            Err(source @ Errno::NODEV) => {
+                Err(failed("ask for the status of", "the descriptor's device", source))
+            }
+            Ok(()) | Err(_) => {
+                Err(Error::WrongDescriptor { problem: "it is not a server descriptor of zosbd2" })
+            }
+        }
+    }
+
+    /// Name of the device.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.created.name
+    }
+
+    /// Path of the block node, which is there once the device is started.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        node_path(self.name(), 2)
+    }
+
+    /// Size of the device in bytes, as far as this `Server` was told.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+
+    /// What the device was when this `Server` was made; all but state, size and the counts of servers
+    /// stays so.
+    #[must_use]
+    pub fn created(&self) -> &Status {
+        &self.created
+    }
+
+    /// Makes the block node. Somebody should be serving soon: the kernel looks for partitions.
+    pub fn start(&self) -> Result<()> {
+        let mut raw = v2::Start::default();
+        ioctl2::start(self.as_fd(), &mut raw).map_err(|source| failed("start device", self.name(), source))
+    }
+
+    /// Changes the size. A backend must have grown before, and may shrink after; requests that came
+    /// before may reach behind the new end, and fail when this `Server` serves them.
+    pub fn resize(&self, size_bytes: u64) -> Result<()> {
+        let block = u64::from(self.created.logical_block_size).max(1);
+        let range = |min, max| Error::Range {
+            operation: "resize",
+            name: self.name().to_owned(),
+            option: "size in bytes",
+            value: size_bytes,
+            min,
+            max,
+        };
+        if !(block..=v2::MAX_SIZE_BYTES).contains(&size_bytes) {
+            return Err(range(block, v2::MAX_SIZE_BYTES));
+        }
+        if !size_bytes.is_multiple_of(block) {
+            return Err(Error::Option {
+                operation: "resize",
+                name: self.name().to_owned(),
+                option: "size in bytes",
+                value: size_bytes.to_string(),
+                problem: format!("is not a multiple of the logical block of {block}"),
+            });
+        }
+        // Requests for what is new may come before the call returns.
+        self.size.fetch_max(size_bytes, Ordering::AcqRel);
+        let mut raw = v2::Resize { size_bytes, ..v2::Resize::default() };
+        let resized = ioctl2::resize(self.as_fd(), &mut raw);
+        // What holds now is for the kernel to say: others may resize too, and this may have failed.
+        let _ = self.refresh_size();
+        resized.map_err(|source| failed("resize device", self.name(), source))
+    }
+
+    /// What the device is and how it is.
+    pub fn status(&self) -> Result<Status> {
+        let mut raw = v2::Status::default();
+        ioctl2::status(self.as_fd(), &mut raw)
+            .map_err(|source| failed("ask for the status of device", self.name(), source))?;
+        Ok(Status::from(&raw))
+    }
+
+    /// The counters of one queue.
+    pub fn stats(&self, queue: u32) -> Result<Stats> {
+        let mut raw = v2::Stats { queue, ..v2::Stats::default() };
+        ioctl2::stats(self.as_fd(), &mut raw)
+            .map_err(|source| failed("ask for the counters of device", self.name(), source))?;
+        Ok(Stats::from(&raw))
+    }
+
+    /// Begins a batch of answers for [`enter`](Self::enter), in memory that is used again.
+    pub fn batch<'a>(&self, answers: &'a mut Answers) -> Batch<'a> {
+        answers.begin(self.fd.id())
+    }
+
+    /// The one call of a server: gives the answers of `batch` that were not given yet, then fetches. See
+    /// `Enter` in [`abi`](super::abi).
+    #[inline]
+    pub fn enter(&self, batch: &mut Batch<'_>, fetch: Fetch<'_>) -> Entered {
+        self.fd.enter(batch, fetch)
+    }
+
+    /// Serves the device with threads of its own until it is gone or another server has taken over. The
+    /// device is started if it is not yet.
+    ///
+    /// The first request on `stop` destroys the device as soon as nobody has it open; what is dirty is
+    /// written out first. Another one destroys it by force. To stop serving and leave the device to
+    /// somebody else, attach to it with [`TakeOver::Yes`](super::TakeOver::Yes).
+    ///
+    /// Returns the first thing that went wrong, if any, when all threads have ended.
+    pub fn serve<B: Backend + ?Sized>(
+        &self,
+        backend: &B,
+        options: &ServeOptions,
+        stop: &StopToken,
+    ) -> Result<End> {
+        self.serve_then(backend, options, stop, || {})
+    }
+
+    /// As [`serve`](Self::serve); calls `ready` on the calling thread when the block node is there.
+    pub fn serve_then<B: Backend + ?Sized>(
+        &self,
+        backend: &B,
+        options: &ServeOptions,
+        stop: &StopToken,
+        ready: impl FnOnce(),
+    ) -> Result<End> {
+        let start = || {
+            if self.status()?.device_number.is_none() {
+                self.start()?;
+            }
+            ready();
+            Ok(())
+        };
+        let destroy = |force| Control::open()?.destroy(self.name(), force);
+        serve_with(self, backend, options, stop, start, destroy)
+    }
+}
+
+impl Channel for Server {
+    #[inline]
+    fn enter(&self, batch: &mut Batch<'_>, fetch: Fetch<'_>) -> Entered {
+        self.fd.enter(batch, fetch)
+    }
+
+    fn id(&self) -> ServerId {
+        self.fd.id()
+    }
+
+    fn status(&self) -> &Status {
+        &self.created
+    }
+
+    #[inline]
+    fn size(&self) -> u64 {
+        self.size.load(Ordering::Acquire)
+    }
+
+    fn refresh_size(&self) -> Result<u64> {
+        let status = Server::status(self)?;
+        if status.state != State::Destroyed {
+            self.size.store(status.size_bytes, Ordering::Release);
+        }
+        Ok(self.size_bytes())
+    }
+}
+
+impl AsFd for Server {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl From<Server> for OwnedFd {
+    fn from(server: Server) -> Self {
+        server.fd.into_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_foreign_descriptor_is_refused() {
+        let null = std::fs::File::open("/dev/null").expect("null");
+        let error = Server::from_fd(null.into()).expect_err("not a server");
+        assert_eq!(error.to_string(), "take over descriptor: it is not a server descriptor of zosbd2");
+    }
+}
