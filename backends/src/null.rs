@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A device that takes everything and keeps nothing.
+
+use zosbd2::{Backend, Capabilities, Errno, MemoryError, Region, SparseMemory, Zero};
+
+/// Longest request of the interface.
+const SCRATCH_BYTES: usize = zosbd2::v2::abi::MAX_IO_BYTES as usize;
+
+/// Measures what serving itself costs: the kernel moves the data of every request to or from the same memory,
+/// so reads bring what some write left there, or zeros.
+#[derive(Debug)]
+pub struct Null {
+    size: u64,
+    scratch: SparseMemory,
+}
+
+impl Null {
+    /// A device of `size` bytes.
+    pub fn new(size: u64) -> Result<Self, MemoryError> {
+        Ok(Self { size, scratch: SparseMemory::new(SCRATCH_BYTES as u64)? })
+    }
+}
+
+impl Backend for Null {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Capabilities::default();
+        capabilities.discard = true;
+        capabilities.write_zeroes = true;
+        capabilities
+    }
+
+    fn read(&self, _: u64, buffer: &mut [u8]) -> Result<(), Errno> {
+        buffer.fill(0);
+        Ok(())
+    }
+
+    fn write(&self, _: u64, _: &[u8], _: bool) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn discard(&self, _: u64, _: u64) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn write_zeroes(&self, _: u64, _: u64, _: Zero) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    #[inline]
+    fn region(&self, _: u64, length: usize) -> Option<Region<'_>> {
+        self.scratch.region(0, length).ok()
+    }
+}
