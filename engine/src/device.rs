@@ -1,18 +1,29 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The life of a device, and how long a teardown waits for its server.
+//! The life of a device: its servers, the grace after the last of them, its destruction.
 //!
 //! ```text
-//!            destroy                give up              disk deleted
-//!   LIVE ------------> DRAINING --------------> FAILING --------------> GONE
-//!                          |                                              ^
-//!                          +----------------------------------------------+
-//!                                          disk deleted
+//!                    last server closed            grace over
+//!   LIVE ------------------------------> ORPHANED ------------> FAILED
+//!    |  ^                                  |   |                 | |
+//!    |  +----------------------------------+---)-----------------+ |
+//!    |              attach                     |                   |
+//!    | destroy                                 | destroy           | destroy
+//!    v       server closed, or gives up        v                   |
+//!   DRAINING ------------------------------> FAILING <-------------+
+//!    |                                         |
+//!    |               disk deleted              v
+//!    +--------------------------------------> GONE
 //! ```
 //!
-//! * LIVE: opened, served, listed.
+//! * LIVE: served, or not started yet. Devices of version 1, whose servers are not known, are always LIVE
+//!   until they are destroyed.
+//! * ORPHANED: no server; requests wait for one until the grace is over.
+//! * FAILED: no server came; every request ends with `EIO` until one does. Also at once, without a grace.
 //! * DRAINING: not listed, not opened any more; what is dirty is written through the server.
-//! * FAILING: the server did not keep up; every request ends with `EIO`, present and future ones.
+//! * FAILING: the server did not keep up, or is gone; every request ends with `EIO`, future ones too.
 //! * GONE: no request exists or can come; servers are told to go.
+
+use crate::errno::Errno;
 
 /// Where a device is in its life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -21,6 +32,10 @@ pub enum Phase {
     /// In service.
     #[default]
     Live,
+    /// Waiting for a server.
+    Orphaned,
+    /// Without a server for too long.
+    Failed,
     /// Being destroyed, with its server still asked.
     Draining,
     /// Being destroyed, without its server.
@@ -33,17 +48,233 @@ impl Phase {
     /// Whether requests are queued for servers; otherwise they fail at once.
     #[must_use]
     pub const fn takes_requests(self) -> bool {
-        matches!(self, Self::Live | Self::Draining)
+        matches!(self, Self::Live | Self::Orphaned | Self::Draining)
+    }
+
+    /// Whether the device is there to be used.
+    #[must_use]
+    pub const fn is_there(self) -> bool {
+        matches!(self, Self::Live | Self::Orphaned | Self::Failed)
     }
 }
 
 /// Every edge of the drawing as (from, to).
 pub const EDGES: &[(Phase, Phase)] = &[
+    (Phase::Live, Phase::Orphaned),
+    (Phase::Live, Phase::Failed),
+    (Phase::Orphaned, Phase::Live),
+    (Phase::Orphaned, Phase::Failed),
+    (Phase::Failed, Phase::Live),
     (Phase::Live, Phase::Draining),
+    (Phase::Live, Phase::Failing),
+    (Phase::Orphaned, Phase::Failing),
+    (Phase::Failed, Phase::Failing),
     (Phase::Draining, Phase::Failing),
     (Phase::Draining, Phase::Gone),
     (Phase::Failing, Phase::Gone),
 ];
+
+/// What a device was made with that decides about its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Its servers are known: version 2.
+    pub attached: bool,
+    /// How long I/O waits for a server, in milliseconds; 0: it fails.
+    pub grace_ms: u32,
+    /// The device goes when the grace is over.
+    pub auto_destroy: bool,
+}
+
+/// What the caller must do after a change of a device's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Change {
+    /// Nothing.
+    None,
+    /// Call [`Life::grace_over`] after so many milliseconds.
+    Grace(u32),
+    /// The phase became one that takes no requests: end those that are queued or held.
+    Fail,
+    /// As `Fail`, and destroy the device if [`Life::unwanted`] still says so then.
+    Destroy,
+}
+
+/// The life of one device. Every method is called with the device's lock held; the caller passes a changed
+/// [`phase`](Self::phase) on to the queues before he drops it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Life {
+    phase: Phase,
+    terms: Terms,
+    started: bool,
+    /// The newest server, and whether its descriptor is open.
+    epoch: u32,
+    serving: bool,
+    /// Open descriptors, the newest and older ones.
+    servers: u32,
+    drain: Option<Drain>,
+}
+
+impl Life {
+    /// A device that was just made.
+    #[must_use]
+    pub const fn new(terms: Terms) -> Self {
+        let mut life = Self {
+            phase: Phase::Live,
+            terms,
+            started: false,
+            epoch: 0,
+            serving: false,
+            servers: 0,
+            drain: None,
+        };
+        life.serving = !terms.attached;
+        life
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub const fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Whether it was started.
+    #[must_use]
+    pub const fn started(&self) -> bool {
+        self.started
+    }
+
+    /// The newest server, 0 if there was none.
+    #[must_use]
+    pub const fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// Open server descriptors.
+    #[must_use]
+    pub const fn servers(&self) -> u32 {
+        self.servers
+    }
+
+    /// Whether the device may be started, which the caller then does, and says so by
+    /// [`set_started`](Self::set_started).
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` when it is being destroyed, `EALREADY` when it was started before.
+    pub const fn may_start(&self) -> Result<(), Errno> {
+        if !self.phase.is_there() {
+            Err(Errno::ENODEV)
+        } else if self.started {
+            Err(Errno::EALREADY)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The node was made.
+    pub const fn set_started(&mut self) {
+        self.started = true;
+    }
+
+    /// A server attaches: the requests are its from now on. Returns its epoch.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` when the device is being destroyed, `EBUSY` when there is a server and it is not to be
+    /// replaced, `EOVERFLOW` after 2^32 - 1 servers.
+    pub const fn attach(&mut self, take_over: bool) -> Result<u32, Errno> {
+        if !self.phase.is_there() {
+            return Err(Errno::ENODEV);
+        }
+        if self.serving && !take_over {
+            return Err(Errno::EBUSY);
+        }
+        let Some(epoch) = self.epoch.checked_add(1) else {
+            return Err(Errno::EOVERFLOW);
+        };
+        self.epoch = epoch;
+        self.serving = true;
+        self.servers = self.servers.wrapping_add(1);
+        self.phase = Phase::Live;
+        Ok(epoch)
+    }
+
+    /// The last descriptor of a server was closed. The requests it held are taken back by the caller.
+    pub const fn detach(&mut self, epoch: u32) -> Change {
+        self.servers = self.servers.saturating_sub(1);
+        if epoch != self.epoch || !self.serving {
+            return Change::None;
+        }
+        self.serving = false;
+        match self.phase {
+            // A device that was never started has no user who could wait.
+            Phase::Live if self.started && self.terms.grace_ms > 0 => {
+                self.phase = Phase::Orphaned;
+                Change::Grace(self.terms.grace_ms)
+            }
+            Phase::Live => self.fail(),
+            Phase::Draining => {
+                self.phase = Phase::Failing;
+                Change::Fail
+            }
+            Phase::Orphaned | Phase::Failed | Phase::Failing | Phase::Gone => Change::None,
+        }
+    }
+
+    /// The grace that [`detach`](Self::detach) asked for is over.
+    pub const fn grace_over(&mut self) -> Change {
+        // Otherwise a server came in time. A later orphan has a later grace: the caller keeps one at most.
+        match self.phase {
+            Phase::Orphaned => self.fail(),
+            _ => Change::None,
+        }
+    }
+
+    const fn fail(&mut self) -> Change {
+        self.phase = Phase::Failed;
+        if self.unwanted() { Change::Destroy } else { Change::Fail }
+    }
+
+    /// Whether nobody serves the device and it is to go in this case.
+    #[must_use]
+    pub const fn unwanted(&self) -> bool {
+        matches!(self.phase, Phase::Failed) && (self.terms.auto_destroy || !self.started)
+    }
+
+    /// The destruction begins. `answers`: those accepted until now.
+    pub const fn drain(&mut self, now_ms: u64, answers: u64) -> Change {
+        if !self.phase.is_there() {
+            return Change::None;
+        }
+        self.drain = Some(Drain::begin(now_ms, answers));
+        if self.serving {
+            self.phase = Phase::Draining;
+            Change::None
+        } else {
+            // Nobody can attach any more.
+            self.phase = Phase::Failing;
+            Change::Fail
+        }
+    }
+
+    /// Looks after a destruction; called every [`DRAIN_TICK_MS`] while DRAINING.
+    pub const fn tick(&mut self, now_ms: u64, answers: u64, outstanding: u32) -> Change {
+        let gives_up = match &mut self.drain {
+            Some(drain) => drain.gives_up(now_ms, answers, outstanding),
+            None => false,
+        };
+        if gives_up && matches!(self.phase, Phase::Draining) {
+            self.phase = Phase::Failing;
+            return Change::Fail;
+        }
+        Change::None
+    }
+
+    /// The disk is deleted.
+    pub const fn gone(&mut self) {
+        self.phase = Phase::Gone;
+    }
+}
 
 /// How often a teardown looks at its server's progress, in milliseconds.
 pub const DRAIN_TICK_MS: u32 = 100;

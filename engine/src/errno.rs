@@ -2,7 +2,7 @@
 //! Error numbers that the engine answers with, as positive Linux errno values.
 
 /// A positive Linux error number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct Errno(i32);
 
@@ -15,16 +15,49 @@ impl Errno {
     pub const EIO: Self = Self(5);
     /// The descriptor does not allow the call.
     pub const EBADF: Self = Self(9);
+    /// The argument is longer than what is known, and says something there.
+    pub const E2BIG: Self = Self(7);
+    /// The caller may not do this.
+    pub const EPERM: Self = Self(1);
     /// Out of memory; in version 1 also an unusable operation buffer.
     pub const ENOMEM: Self = Self(12);
+    /// Memory of the caller cannot be used.
+    pub const EFAULT: Self = Self(14);
     /// Somebody has the device open.
     pub const EBUSY: Self = Self(16);
     /// The name is taken.
     pub const EEXIST: Self = Self(17);
+    /// The device is being destroyed, or is gone.
+    pub const ENODEV: Self = Self(19);
     /// An argument is wrong; in version 1 also an unusable control buffer.
     pub const EINVAL: Self = Self(22);
+    /// No such call on this descriptor.
+    pub const ENOTTY: Self = Self(25);
+    /// No room for another device.
+    pub const ENOSPC: Self = Self(28);
     /// A number is outside its range.
     pub const ERANGE: Self = Self(34);
+    /// The time limit has passed.
+    pub const ETIME: Self = Self(62);
+    /// A product or sum is too large.
+    pub const EOVERFLOW: Self = Self(75);
+    /// Another server has taken over.
+    pub const ESHUTDOWN: Self = Self(108);
+    /// It was done before.
+    pub const EALREADY: Self = Self(114);
+    /// The handle names no request of the caller's.
+    pub const ESTALE: Self = Self(116);
+
+    /// The error of a server's result: -4095 to -1.
+    #[must_use]
+    pub const fn from_result(result: i64) -> Option<Self> {
+        if -4095 <= result && result < 0 {
+            #[expect(clippy::cast_possible_truncation, reason = "at most 4095")]
+            Some(Self(result.wrapping_neg() as i32))
+        } else {
+            None
+        }
+    }
 
     /// The positive error number.
     #[must_use]

@@ -10,10 +10,11 @@
 //! |---|---|
 //! | [`request`] | the states of one request, and the handles that name it |
 //! | [`queue`] | which request is fetched when, whose answer is accepted, who is woken |
-//! | [`device`] | the life of a device, and how long a teardown waits for its server |
+//! | [`device`] | the life of a device: its servers, the grace after the last one, its teardown |
 //! | [`registry`] | names, handles and the order of devices |
 //! | [`name`] | which names a device may have |
 //! | [`v1`] | interface version 1 in terms of the above |
+//! | [`v2`] | interface version 2 in terms of the above |
 //!
 //! # Panics
 //!
@@ -42,5 +43,6 @@ pub mod queue;
 pub mod registry;
 pub mod request;
 pub mod v1;
+pub mod v2;
 
 pub use errno::Errno;

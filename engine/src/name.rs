@@ -3,9 +3,11 @@
 //!
 //! The name becomes a file in `/dev`, a folder in `/sys/block` and a word in the kernel log, so it must not
 //! leave its folder nor break a line: 1 to 31 bytes, none of them a control character, `/`, or `!` (which
-//! stands for `/` in device names), and neither `.` nor `..`.
+//! stands for `/` in device names), and neither `.` nor `..`. Version 2 is stricter, so that a name is also
+//! a word in shells, rules and unit files.
 
 use zosbd2_abi::v1::NAME_BYTES;
+use zosbd2_abi::v2;
 
 use crate::errno::Errno;
 
@@ -38,6 +40,44 @@ impl Name {
             return Err(Errno::EINVAL);
         }
         Ok(Self(name))
+    }
+
+    /// Takes a name field of version 2: letters, digits, `.`, `_`, `-`, `+` and `:`, the first one a letter or
+    /// digit, at most [`v2::MAX_NAME_BYTES`], the rest NUL.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for anything else.
+    pub fn from_v2_field(field: &[u8; v2::NAME_BYTES]) -> Result<Self, Errno> {
+        let (mut length, mut ended): (usize, bool) = (0, false);
+        for &byte in field {
+            let good = match byte {
+                0 => {
+                    ended = true;
+                    continue;
+                }
+                b'.' | b'_' | b'-' | b'+' | b':' => length > 0,
+                _ => byte.is_ascii_alphanumeric(),
+            };
+            if ended || !good {
+                return Err(Errno::EINVAL);
+            }
+            length = length.wrapping_add(1);
+        }
+        if length == 0 || length > v2::MAX_NAME_BYTES {
+            return Err(Errno::EINVAL);
+        }
+        Ok(Self(*field))
+    }
+
+    /// The name of a version 2 device's disk: `zosbd2!NAME`, which is `zosbd2/NAME` in `/dev`.
+    #[must_use]
+    pub fn disk_name(&self) -> [u8; NAME_BYTES] {
+        let mut disk = [0; NAME_BYTES];
+        for (to, &from) in disk.iter_mut().zip(b"zosbd2!".iter().chain(&self.0)) {
+            *to = from;
+        }
+        disk
     }
 
     /// The name, NUL padded; the last byte is always NUL.

@@ -10,13 +10,13 @@
 //! # Who sleeps, who is woken
 //!
 //! A server that finds no work calls [`Queue::wait`] and sleeps. One wake-up is under way at a time: the
-//! woken server passes it on if, once it has taken its request, work is left and others sleep. So a burst
+//! woken server passes it on if, once it has taken what it wants, work is left and others sleep. So a burst
 //! wakes one server, not all; a queue whose servers are busy wakes none; and when no wake-up is under way,
 //! nobody sleeps while work is queued.
 
 use crate::device::Phase;
 use crate::errno::Errno;
-use crate::request::{Handle, MAX_DEPTH, NO_TAG, OP_ID_TAG_BITS, Op, Request, Slot, State};
+use crate::request::{Handle, MAX_DEPTH, MAYBE_EXECUTED, NO_TAG, OP_ID_TAG_BITS, Op, Request, Slot, State};
 
 /// Whether the caller must wake one sleeping server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +33,10 @@ pub enum Wake {
 pub struct Fetched {
     /// Names this tenure.
     pub handle: Handle,
-    /// What is asked for. A write is COPYING until [`Queue::copied`].
+    /// What is asked for.
     pub request: Request,
-    /// Whom to wake.
-    pub wake: Wake,
+    /// It is a write whose data the server gets with it: COPYING until [`Queue::copied`].
+    pub copying: bool,
 }
 
 /// What a server that asked for work gets.
@@ -45,9 +45,11 @@ pub enum Work {
     /// A request.
     Request(Fetched),
     /// A shutdown notice (version 1, `OP_SHUTDOWN_NOTICE`).
-    Notice(Wake),
+    Notice,
     /// The device is gone; do not ask again.
     Gone,
+    /// Another server has taken over; do not ask again.
+    Superseded,
     /// Nothing: the caller may [`wait`](Queue::wait).
     Nothing,
 }
@@ -79,10 +81,37 @@ pub enum Refused {
     WrongKind,
 }
 
+/// What happened so far; wraps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Requests fetched, of each operation.
+    pub fetched: [u64; Op::COUNT],
+    /// Requests that ended well, of each operation.
+    pub committed: [u64; Op::COUNT],
+    /// Bytes that reads brought.
+    pub read_bytes: u64,
+    /// Bytes that writes took.
+    pub written_bytes: u64,
+    /// Requests that a server failed.
+    pub failed: u64,
+    /// Requests that passed their deadline.
+    pub expired: u64,
+    /// Requests taken back from servers that died.
+    pub requeued: u64,
+    /// Answers that named no request of the server's.
+    pub stale: u64,
+    /// Servers woken.
+    pub wakeups: u64,
+    /// Times that a server slept.
+    pub sleeps: u64,
+}
+
 /// State of one queue besides its slots.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueState {
     phase: Phase,
+    /// The server that gets requests.
+    epoch: u32,
     first: u16,
     last: u16,
     /// Requests that are QUEUED.
@@ -97,12 +126,14 @@ pub struct QueueState {
     notices: u32,
     /// Answers accepted so far, the measure of a server's progress.
     answers: u64,
+    counters: Counters,
 }
 
 impl Default for QueueState {
     fn default() -> Self {
         Self {
             phase: Phase::Live,
+            epoch: 0,
             first: NO_TAG,
             last: NO_TAG,
             queued: 0,
@@ -111,6 +142,18 @@ impl Default for QueueState {
             waking: 0,
             notices: 0,
             answers: 0,
+            counters: Counters {
+                fetched: [0; Op::COUNT],
+                committed: [0; Op::COUNT],
+                read_bytes: 0,
+                written_bytes: 0,
+                failed: 0,
+                expired: 0,
+                requeued: 0,
+                stale: 0,
+                wakeups: 0,
+                sleeps: 0,
+            },
         }
     }
 }
@@ -135,10 +178,43 @@ impl<'a> Queue<'a> {
         self.state.phase
     }
 
-    /// Moves the queue to another phase. From [`Phase::Failing`] on, submissions are refused; the caller
+    /// Moves the queue to another phase. In one that takes no requests, submissions are refused; the caller
     /// then ends what is there with [`fail_next`](Self::fail_next).
     pub const fn set_phase(&mut self, phase: Phase) {
         self.state.phase = phase;
+    }
+
+    /// Gives the requests to another server from now on; those that the old one has stay with it. The
+    /// caller wakes all, so that the old one's threads go.
+    pub const fn set_epoch(&mut self, epoch: u32) {
+        self.state.epoch = epoch;
+    }
+
+    /// Whether a server would get something, be it a goodbye.
+    #[must_use]
+    pub fn has_work(&self, epoch: u32) -> bool {
+        self.state.queued > 0
+            || self.state.notices > 0
+            || self.state.phase == Phase::Gone
+            || self.state.epoch != epoch
+    }
+
+    /// Whether another server has taken over from this one.
+    #[must_use]
+    pub const fn superseded(&self, epoch: u32) -> bool {
+        self.state.epoch != epoch
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.state.counters
+    }
+
+    /// Requests that a server has.
+    #[must_use]
+    pub const fn held(&self) -> u32 {
+        self.state.held
     }
 
     /// Requests that are not FREE.
@@ -200,21 +276,27 @@ impl<'a> Queue<'a> {
         if work && self.state.waiting > 0 && self.state.waking == 0 {
             self.state.waiting = self.state.waiting.wrapping_sub(1);
             self.state.waking = 1;
+            self.state.counters.wakeups = self.state.counters.wakeups.wrapping_add(1);
             Wake::One
         } else {
             Wake::None
         }
     }
 
-    /// What a server that asks now gets: goodbye, a notice, the oldest request, or nothing.
+    /// What a server that asks now gets: goodbye, a notice, the oldest request, or nothing. A write of at
+    /// most `room` bytes comes with its data. When the server has taken all that it wants, it calls
+    /// [`announce`](Self::announce) in the same critical section.
     #[inline]
-    pub fn fetch(&mut self) -> Work {
+    pub fn fetch(&mut self, epoch: u32, room: u64) -> Work {
         if self.state.phase == Phase::Gone {
             return Work::Gone;
         }
+        if self.state.epoch != epoch {
+            return Work::Superseded;
+        }
         if self.state.notices > 0 {
             self.state.notices = self.state.notices.wrapping_sub(1);
-            return Work::Notice(self.announce());
+            return Work::Notice;
         }
         let tag = self.state.first;
         if tag == NO_TAG {
@@ -224,15 +306,17 @@ impl<'a> Queue<'a> {
         let Some(slot) = self.slots.get_mut(usize::from(tag)) else {
             return Work::Nothing;
         };
-        slot.generation = slot.generation.wrapping_add(1);
-        slot.state = match slot.request.op {
-            Op::Write => State::Copying,
-            Op::Read | Op::Discard => State::Held,
-        };
-        self.state.held = self.state.held.wrapping_add(1);
-        let handle = Handle { tag, generation: slot.generation };
         let request = slot.request;
-        Work::Request(Fetched { handle, request, wake: self.announce() })
+        let copying = request.op == Op::Write && u64::from(request.length) <= room;
+        slot.generation = slot.generation.wrapping_add(1);
+        slot.epoch = epoch;
+        slot.state = if copying { State::Copying } else { State::Held };
+        let handle = Handle { tag, generation: slot.generation, epoch };
+        self.state.held = self.state.held.wrapping_add(1);
+        if let Some(count) = self.state.counters.fetched.get_mut(request.op as usize) {
+            *count = count.wrapping_add(1);
+        }
+        Work::Request(Fetched { handle, request, copying })
     }
 
     /// The caller is now on the list of sleeping servers. Called in the same critical section in which
@@ -240,6 +324,7 @@ impl<'a> Queue<'a> {
     #[inline]
     pub const fn wait(&mut self) {
         self.state.waiting = self.state.waiting.wrapping_add(1);
+        self.state.counters.sleeps = self.state.counters.sleeps.wrapping_add(1);
     }
 
     /// A server that was woken by [`Wake::One`] is up. It asks for work in the same critical section, or,
@@ -272,7 +357,7 @@ impl<'a> Queue<'a> {
     pub fn handle_of(&self, op_id: u32) -> Option<Handle> {
         let tag = u16::try_from(op_id & 1_u32.wrapping_shl(OP_ID_TAG_BITS).wrapping_sub(1)).ok()?;
         let slot = self.slots.get(usize::from(tag))?;
-        let handle = Handle { tag, generation: slot.generation };
+        let handle = Handle { tag, generation: slot.generation, epoch: slot.epoch };
         (slot.state == State::Held && handle.op_id() == op_id).then_some(handle)
     }
 
@@ -284,20 +369,46 @@ impl<'a> Queue<'a> {
     /// See [`Refused`]; nothing changed.
     #[inline]
     pub fn answer(&mut self, handle: Handle, op: Op, ok: bool) -> Result<Answer, Refused> {
-        let slot = self.slots.get_mut(usize::from(handle.tag)).ok_or(Refused::Stale)?;
-        if slot.state != State::Held || slot.generation != handle.generation {
-            return Err(Refused::Stale);
-        }
-        if slot.request.op != op {
+        let request = self.request_of(handle)?;
+        if request.op != op {
             return Err(Refused::WrongKind);
         }
         if ok && op == Op::Read {
-            slot.state = State::Copying;
-            return Ok(Answer::CopyIn(handle, slot.request));
+            self.pin(handle)?;
+            return Ok(Answer::CopyIn(handle, request));
         }
-        let result = if ok { Ok(()) } else { Err(Errno::EIO) };
-        self.state.answers = self.state.answers.wrapping_add(1);
-        Ok(Answer::End(self.free(handle.tag, result)))
+        self.finish(handle, if ok { Ok(()) } else { Err(Errno::EIO) }).map(Answer::End)
+    }
+
+    /// The request that `handle` names, if it is HELD.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Stale`] when it is not with this server.
+    #[inline]
+    pub fn request_of(&mut self, handle: Handle) -> Result<Request, Refused> {
+        match self.slots.get(usize::from(handle.tag)) {
+            Some(slot) if slot.state == State::Held && slot.is(handle) => Ok(slot.request),
+            _ => {
+                self.state.counters.stale = self.state.counters.stale.wrapping_add(1);
+                Err(Refused::Stale)
+            }
+        }
+    }
+
+    /// An answer with nothing to copy: HELD to FREE.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::Stale`] when it is not with this server; nothing changed.
+    #[inline]
+    pub fn finish(&mut self, handle: Handle, result: Result<(), Errno>) -> Result<End, Refused> {
+        match self.slots.get(usize::from(handle.tag)) {
+            Some(slot) if slot.state == State::Held && slot.is(handle) => {
+                Ok(self.end_answered(handle.tag, result))
+            }
+            _ => Err(Refused::Stale),
+        }
     }
 
     /// HELD to COPYING: the copy goes on after a page fault was served.
@@ -307,7 +418,7 @@ impl<'a> Queue<'a> {
     /// [`Refused::Stale`] when the request is not with this server any more.
     pub fn pin(&mut self, handle: Handle) -> Result<(), Refused> {
         match self.slots.get_mut(usize::from(handle.tag)) {
-            Some(slot) if slot.state == State::Held && slot.generation == handle.generation => {
+            Some(slot) if slot.state == State::Held && slot.is(handle) => {
                 slot.state = State::Copying;
                 Ok(())
             }
@@ -321,7 +432,7 @@ impl<'a> Queue<'a> {
     #[must_use]
     pub fn copied(&mut self, handle: Handle) -> Option<End> {
         let slot = self.slots.get_mut(usize::from(handle.tag))?;
-        if slot.generation != handle.generation {
+        if !slot.is(handle) {
             return None;
         }
         match slot.state {
@@ -340,7 +451,7 @@ impl<'a> Queue<'a> {
     #[must_use]
     pub fn answered(&mut self, handle: Handle) -> Option<End> {
         let slot = self.slots.get_mut(usize::from(handle.tag))?;
-        if slot.generation != handle.generation {
+        if !slot.is(handle) {
             return None;
         }
         let result = match slot.state {
@@ -348,28 +459,50 @@ impl<'a> Queue<'a> {
             State::Doomed => Err(Errno::EIO),
             State::Free | State::Queued | State::Held => return None,
         };
-        self.state.answers = self.state.answers.wrapping_add(1);
-        Some(self.free(handle.tag, result))
+        Some(self.end_answered(handle.tag, result))
     }
 
     /// The server could not be given the request: HELD back to QUEUED, as the oldest. A handle that is stale
     /// meanwhile changes nothing. Nor does one whose request is COPYING or DOOMED: somebody answers it, maybe
     /// before he was told its name, and its pages are his until he is done.
-    pub fn unfetch(&mut self, handle: Handle) -> (Option<End>, Wake) {
+    pub fn unfetch(&mut self, handle: Handle) -> Wake {
         match self.slots.get_mut(usize::from(handle.tag)) {
-            Some(slot) if slot.state == State::Held && slot.generation == handle.generation => {
+            Some(slot) if slot.state == State::Held && slot.is(handle) => {
                 slot.state = State::Queued;
                 self.state.held = self.state.held.wrapping_sub(1);
                 self.link_first(handle.tag);
-                (None, self.announce())
+                self.announce()
             }
-            _ => (None, Wake::None),
+            _ => Wake::None,
         }
+    }
+
+    /// The server of `epoch` is dead, and none of its calls is under way: what it HELD is QUEUED again as the
+    /// oldest, marked as maybe executed.
+    pub fn requeue(&mut self, epoch: u32) -> Wake {
+        // From the last on, so that the first tag is the oldest.
+        for index in (0..self.slots.len()).rev() {
+            let Some(slot) = self.slots.get_mut(index) else { continue };
+            if slot.state != State::Held || slot.epoch != epoch {
+                continue;
+            }
+            slot.state = State::Queued;
+            slot.request.flags |= MAYBE_EXECUTED;
+            self.state.held = self.state.held.wrapping_sub(1);
+            self.state.counters.requeued = self.state.counters.requeued.wrapping_add(1);
+            #[expect(clippy::cast_possible_truncation, reason = "there are at most MAX_DEPTH slots")]
+            self.link_first(index as u16);
+        }
+        self.announce()
     }
 
     /// The deadline of the request of `tag` has passed: QUEUED and HELD to FREE, COPYING to DOOMED.
     #[must_use]
     pub fn expire(&mut self, tag: u16) -> Option<End> {
+        let state = self.slots.get(usize::from(tag)).map(Slot::state);
+        if matches!(state, Some(State::Queued | State::Held | State::Copying)) {
+            self.state.counters.expired = self.state.counters.expired.wrapping_add(1);
+        }
         self.fail(tag)
     }
 
@@ -403,6 +536,28 @@ impl<'a> Queue<'a> {
             }
             State::Free | State::Doomed => None,
         }
+    }
+
+    #[inline]
+    fn end_answered(&mut self, tag: u16, result: Result<(), Errno>) -> End {
+        self.state.answers = self.state.answers.wrapping_add(1);
+        let counters = &mut self.state.counters;
+        if let (Ok(()), Some(slot)) = (result, self.slots.get(usize::from(tag))) {
+            let request = slot.request;
+            if let Some(count) = counters.committed.get_mut(request.op as usize) {
+                *count = count.wrapping_add(1);
+            }
+            match request.op {
+                Op::Read => counters.read_bytes = counters.read_bytes.wrapping_add(request.length.into()),
+                Op::Write => {
+                    counters.written_bytes = counters.written_bytes.wrapping_add(request.length.into());
+                }
+                Op::Discard | Op::Flush | Op::WriteZeroes | Op::SecureErase => {}
+            }
+        } else {
+            counters.failed = counters.failed.wrapping_add(1);
+        }
+        self.free(tag, result)
     }
 
     #[inline]

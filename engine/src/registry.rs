@@ -23,6 +23,7 @@ enum Stage {
 struct Entry {
     stage: Stage,
     name: Name,
+    version: u32,
     handle: u32,
     order: u64,
     device: u64,
@@ -52,6 +53,10 @@ pub struct Found {
     pub device: u64,
     /// Its handle.
     pub handle: u32,
+    /// Version of the interface that serves it.
+    pub version: u32,
+    /// Its name.
+    pub name: Name,
     /// Goes up with every reservation.
     pub order: u64,
 }
@@ -69,20 +74,20 @@ impl<'a> Registry<'a> {
         Self { state, places }
     }
 
-    /// Takes a place and a name for a device to be.
+    /// Takes a place and a name for a device to be. Both versions share the names.
     ///
     /// # Errors
     ///
-    /// `EINVAL` when all places are taken, `EEXIST` when the name is.
-    pub fn reserve(&mut self, name: Name) -> Result<PlaceId, Errno> {
-        let free = self.places.iter().position(|place| place.0.is_none()).ok_or(Errno::EINVAL)?;
+    /// `ENOSPC` when all places are taken, `EEXIST` when the name is.
+    pub fn reserve(&mut self, name: Name, version: u32) -> Result<PlaceId, Errno> {
+        let free = self.places.iter().position(|place| place.0.is_none()).ok_or(Errno::ENOSPC)?;
         if self.places.iter().any(|place| place.0.is_some_and(|entry| entry.name == name)) {
             return Err(Errno::EEXIST);
         }
-        let place = self.places.get_mut(free).ok_or(Errno::EINVAL)?;
+        let place = self.places.get_mut(free).ok_or(Errno::ENOSPC)?;
         self.state.last_order = self.state.last_order.wrapping_add(1);
         let order = self.state.last_order;
-        place.0 = Some(Entry { stage: Stage::Reserved, name, handle: 0, order, device: 0 });
+        place.0 = Some(Entry { stage: Stage::Reserved, name, version, handle: 0, order, device: 0 });
         Ok(PlaceId(free))
     }
 
@@ -148,6 +153,13 @@ impl<'a> Registry<'a> {
         self.next(order, Stage::Sealed)
     }
 
+    /// How many devices are published.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        let published = |place: &&Place| place.0.is_some_and(|entry| entry.stage == Stage::Published);
+        u32::try_from(self.places.iter().filter(published).count()).unwrap_or(u32::MAX)
+    }
+
     fn next(&self, order: u64, stage: Stage) -> Option<Found> {
         let mut best: Option<Found> = None;
         for (index, place) in self.places.iter().enumerate() {
@@ -176,7 +188,14 @@ impl<'a> Registry<'a> {
 
 impl Entry {
     const fn found(&self, index: usize) -> Found {
-        Found { place: PlaceId(index), device: self.device, handle: self.handle, order: self.order }
+        Found {
+            place: PlaceId(index),
+            device: self.device,
+            handle: self.handle,
+            version: self.version,
+            name: self.name,
+            order: self.order,
+        }
     }
 }
 
@@ -211,17 +230,17 @@ mod tests {
         let mut places = [Place::default(); 4];
         let mut registry = Registry::new(&mut state, &mut places);
         let [first, second, third] =
-            [b'a', b'b', b'c'].map(|letter| registry.reserve(name(letter)).expect("room"));
+            [b'a', b'b', b'c'].map(|letter| registry.reserve(name(letter), 1).expect("room"));
         assert_eq!((registry.number(first), registry.number(second)), (1, 2));
         registry.state.last_handle = u32::MAX - 1;
         assert_eq!(registry.number(third), u32::MAX);
-        let fourth = registry.reserve(name(b'd')).expect("room");
+        let fourth = registry.reserve(name(b'd'), 2).expect("room");
         assert_eq!(registry.number(fourth), 3, "neither 0 nor 1 and 2, which are in use");
         // In use is in use, whatever its stage; one that is gone may be met again after the wrap.
         registry.seal(first);
         registry.remove(second);
         registry.state.last_handle = u32::MAX;
-        let again = registry.reserve(name(b'b')).expect("room");
+        let again = registry.reserve(name(b'b'), 1).expect("room");
         assert_eq!(registry.number(again), 2);
     }
 }

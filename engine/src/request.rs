@@ -2,15 +2,15 @@
 //! The states of one request, and the handles that name it.
 //!
 //! ```text
-//!         submit            fetch, not of a write      answer with nothing to copy
+//!         submit              fetch                  answer with nothing to copy
 //!   FREE ---------> QUEUED ----------------------> HELD --------------------------> FREE
 //!                    |  ^                          | ^ |
-//!                    |  |          unfetch         | | | answer of a read,
+//!                    |  |   unfetch, server died   | | | answer with data,
 //!                    |  +--------------------------+ | | or pin
 //!                    |            copied to a server | |
 //!                    |             or copy faulted   | v
 //!                    +-------------------------> COPYING --------------------------> FREE
-//!                      fetch of a write             |    answered
+//!                      fetch with data              |    answered
 //!                               deadline, teardown  |
 //!                                                   v    copy over
 //!                                                DOOMED ---------------------------> FREE
@@ -21,7 +21,8 @@
 //!
 //! * FREE: the tag is not in use, or its request has just been ended by whoever got the effect to do so.
 //! * QUEUED: waits for a server, in FIFO order.
-//! * HELD: a server has it; its handle is valid.
+//! * HELD: a server has it; its handle is valid. When the server dies it goes back to QUEUED, marked as
+//!   maybe executed.
 //! * COPYING: data is being moved between the request's pages and a server's memory, so the pages must
 //!   stay. Copies never wait for a page fault in this state: a fault ends it first, so it is short. It
 //!   belongs to whoever copies: only he, or deadline and teardown by way of DOOMED, takes it further.
@@ -38,7 +39,7 @@ pub const OP_ID_TAG_BITS: u32 = 10;
 /// Most requests one queue can hold; also bounded by [`OP_ID_TAG_BITS`].
 pub const MAX_DEPTH: u16 = 1024;
 
-/// What a request asks for.
+/// What a request asks for. The numbers are those of `abi::v2` and of the kernel shim.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Op {
@@ -49,26 +50,47 @@ pub enum Op {
     Write = 1,
     /// The range's contents are not needed any more.
     Discard = 2,
+    /// What was written before must become durable.
+    Flush = 3,
+    /// The range must read as zeros.
+    WriteZeroes = 4,
+    /// The range's contents must not be recoverable.
+    SecureErase = 5,
 }
 
 impl Op {
-    /// The number the kernel shim uses for this operation.
+    /// Number of operations.
+    pub const COUNT: usize = 6;
+
+    /// The operation of this number.
     #[must_use]
     pub const fn from_number(number: u32) -> Option<Self> {
         match number {
             0 => Some(Self::Read),
             1 => Some(Self::Write),
             2 => Some(Self::Discard),
+            3 => Some(Self::Flush),
+            4 => Some(Self::WriteZeroes),
+            5 => Some(Self::SecureErase),
             _ => None,
         }
     }
 }
+
+/// [`Request::flags`]: the write must be durable when it is answered.
+pub const FUA: u8 = 1;
+/// [`Request::flags`]: the range of a write-zeroes must stay allocated.
+pub const NO_UNMAP: u8 = 2;
+/// [`Request::flags`]: an earlier server had it and may have executed it.
+pub const MAYBE_EXECUTED: u8 = 4;
 
 /// What a submitter asked for. Offsets and lengths are in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Request {
     /// The operation.
     pub op: Op,
+    /// [`FUA`], [`NO_UNMAP`], [`MAYBE_EXECUTED`].
+    pub flags: u8,
     /// First byte on the device.
     pub offset: u64,
     /// Length in bytes.
@@ -107,12 +129,13 @@ pub const EDGES: &[(State, State)] = &[
     (State::Doomed, State::Free),
 ];
 
-/// Names one tenure of a request by a server: valid from the fetch until the answer, the deadline or the
-/// teardown, and never again.
+/// Names one tenure of a request by a server: valid from the fetch until the answer, the deadline, the
+/// teardown or the server's death, and never again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Handle {
     pub(crate) tag: u16,
     pub(crate) generation: u32,
+    pub(crate) epoch: u32,
 }
 
 impl Handle {
@@ -137,6 +160,8 @@ pub struct Slot {
     pub(crate) next: u16,
     /// Goes up at every fetch.
     pub(crate) generation: u32,
+    /// The server that fetched it last.
+    pub(crate) epoch: u32,
     pub(crate) request: Request,
 }
 
@@ -145,5 +170,11 @@ impl Slot {
     #[must_use]
     pub const fn state(&self) -> State {
         self.state
+    }
+
+    /// Whether `handle` names the present tenure, if there is one.
+    #[inline]
+    pub(crate) const fn is(&self, handle: Handle) -> bool {
+        self.generation == handle.generation && self.epoch == handle.epoch
     }
 }

@@ -113,7 +113,8 @@ pub fn request_head(request: &Request) -> abi::OperationHead {
     let (opcode, data_size) = match request.op {
         Op::Read => (abi::OP_READ, 0),
         Op::Write => (abi::OP_WRITE, total),
-        Op::Discard => (abi::OP_DISCARD, total),
+        // Nothing else is offered to the block layer for a device of version 1.
+        Op::Discard | Op::Flush | Op::WriteZeroes | Op::SecureErase => (abi::OP_DISCARD, total),
     };
     abi::OperationHead {
         opcode,
@@ -128,7 +129,7 @@ pub fn request_head(request: &Request) -> abi::OperationHead {
 #[must_use]
 pub const fn segment_count(request: &Request) -> u32 {
     match request.op {
-        Op::Discard => 1,
+        Op::Discard | Op::Flush | Op::WriteZeroes | Op::SecureErase => 1,
         Op::Read | Op::Write => request.length.div_ceil(abi::BLOCK_SIZE),
     }
 }
@@ -137,7 +138,7 @@ pub const fn segment_count(request: &Request) -> u32 {
 #[must_use]
 pub fn segment(request: &Request, index: u32) -> abi::Segment {
     let step = match request.op {
-        Op::Discard => request.length,
+        Op::Discard | Op::Flush | Op::WriteZeroes | Op::SecureErase => request.length,
         Op::Read | Op::Write => abi::BLOCK_SIZE,
     };
     let skipped = index.saturating_mul(step);

@@ -14,18 +14,25 @@
 
 /* What a disk advertises; zero means the kernel's default or "not offered". */
 struct zosbd2_limits {
+	bool volatile_cache;
+	bool fua;
+	bool rotational;
 	unsigned int logical_block_size;
 	unsigned int physical_block_size;
+	unsigned int io_min;
+	unsigned int io_opt;
 	unsigned int max_hw_sectors;
 	unsigned short max_segments;
 	unsigned int discard_granularity;
 	unsigned int max_discard_sectors;
+	unsigned int max_write_zeroes_sectors;
+	unsigned int max_secure_erase_sectors;
 };
 
 /*
- * Allocates a disk whose queue has these limits: write-through, without
- * entropy, not rotational, buffers aligned to 512 bytes. Returns an ERR_PTR()
- * on failure.
+ * Allocates a disk whose queue has these limits: without entropy, buffers
+ * aligned to 512 bytes, and requests as large as the limits allow rather than
+ * the kernel's smaller default. Returns an ERR_PTR() on failure.
  */
 #ifdef HAVE_QUEUE_LIMITS_FEATURES
 static inline struct gendisk *zosbd2_alloc_disk(struct blk_mq_tag_set *set,
@@ -33,16 +40,24 @@ static inline struct gendisk *zosbd2_alloc_disk(struct blk_mq_tag_set *set,
 						void *queuedata)
 {
 	struct queue_limits lim = {
-		.features = BLK_FEAT_IO_STAT,
+		.features = BLK_FEAT_IO_STAT |
+			    (limits->volatile_cache ? BLK_FEAT_WRITE_CACHE : 0) |
+			    (limits->fua ? BLK_FEAT_FUA : 0) |
+			    (limits->rotational ? BLK_FEAT_ROTATIONAL : 0),
 		.logical_block_size = limits->logical_block_size,
 		.physical_block_size = limits->physical_block_size,
+		.io_min = limits->io_min,
+		.io_opt = limits->io_opt,
 		.max_hw_sectors = limits->max_hw_sectors,
+		.max_user_sectors = limits->max_hw_sectors,
 		.max_segments = limits->max_segments,
 		.max_segment_size = UINT_MAX,
 		.dma_alignment = SECTOR_SIZE - 1,
 		.discard_granularity = limits->discard_granularity,
 		.max_hw_discard_sectors = limits->max_discard_sectors,
 		.max_discard_segments = 1,
+		.max_write_zeroes_sectors = limits->max_write_zeroes_sectors,
+		.max_secure_erase_sectors = limits->max_secure_erase_sectors,
 	};
 
 	return blk_mq_alloc_disk(set, &lim, queuedata);
@@ -60,14 +75,21 @@ static inline struct gendisk *zosbd2_alloc_disk(struct blk_mq_tag_set *set,
 	queue = disk->queue;
 	blk_queue_logical_block_size(queue, limits->logical_block_size);
 	blk_queue_physical_block_size(queue, limits->physical_block_size);
+	blk_queue_io_min(queue, limits->io_min);
+	blk_queue_io_opt(queue, limits->io_opt);
 	blk_queue_max_hw_sectors(queue, limits->max_hw_sectors);
+	queue->limits.max_sectors = limits->max_hw_sectors;
 	blk_queue_max_segments(queue, limits->max_segments);
 	blk_queue_max_segment_size(queue, UINT_MAX);
 	blk_queue_dma_alignment(queue, SECTOR_SIZE - 1);
 	queue->limits.discard_granularity = limits->discard_granularity;
 	blk_queue_max_discard_sectors(queue, limits->max_discard_sectors);
 	blk_queue_max_discard_segments(queue, 1);
-	blk_queue_flag_set(QUEUE_FLAG_NONROT, queue);
+	blk_queue_max_write_zeroes_sectors(queue, limits->max_write_zeroes_sectors);
+	blk_queue_max_secure_erase_sectors(queue, limits->max_secure_erase_sectors);
+	blk_queue_write_cache(queue, limits->volatile_cache, limits->fua);
+	if (!limits->rotational)
+		blk_queue_flag_set(QUEUE_FLAG_NONROT, queue);
 	blk_queue_flag_clear(QUEUE_FLAG_ADD_RANDOM, queue);
 	return disk;
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A device's gendisk: made, opened, destroyed.
+ * A device and its gendisk: made, started, opened, destroyed.
  *
- * Who owns what: zosbd2_device_create() gives its caller a device that is in
- * use at once. It ends by zosbd2_device_destroy(), called exactly once, by
- * whoever sealed it in the registry. The memory lives until the last opener
- * and the last zosbd2_device_get() are gone.
+ * Who owns what: zosbd2_device_create() gives its caller a device whose disk
+ * nobody sees until zosbd2_device_start(). It ends by zosbd2_device_destroy(),
+ * called exactly once, by whoever sealed it in the registry. The memory lives
+ * until the last opener and the last zosbd2_device_get() are gone.
  *
  * Destruction runs on a workqueue, so that a caller who is killed while it
  * waits leaves nothing half done. del_gendisk() writes back what is dirty and
@@ -17,8 +17,10 @@
 #include <linux/jiffies.h>
 #include <linux/module.h>
 #include <linux/namei.h>
+#include <linux/poll.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
+#include <linux/sysfs.h>
 #include <linux/timekeeping.h>
 
 #include "../compat/compat.h"
@@ -72,6 +74,9 @@ static int disk_ioctl(struct block_device *bdev, zosbd2_mode mode, unsigned int 
 	long result;
 
 	might_sleep();
+	/* Version 2 is served through its own descriptors. */
+	if (device->version != 1)
+		return -ENOTTY;
 	switch (command) {
 	case 53: /* ping */
 		return 0;
@@ -95,19 +100,35 @@ static int disk_getgeo(struct block_device *bdev, struct hd_geometry *geo)
 	return 0;
 }
 
-static void device_free(struct zosbd2_device *device)
+static void device_free(struct kref *kref)
 {
+	struct zosbd2_device *device = container_of(kref, struct zosbd2_device, kref);
+
 	zosbd2_queue_teardown(device);
 	kvfree(device->engine);
 	kfree(device);
-}
-
-/* The last reference to the disk is gone. May sleep. */
-static void disk_free(struct gendisk *disk)
-{
-	device_free(disk->private_data);
 	module_put(THIS_MODULE);
 }
+
+/* The last reference to a started disk is gone. May sleep. */
+static void disk_free(struct gendisk *disk)
+{
+	zosbd2_device_put(disk->private_data);
+}
+
+static ssize_t serial_show(struct device *dev, struct device_attribute *attribute, char *page)
+{
+	struct zosbd2_device *device = dev_to_disk(dev)->private_data;
+
+	return sysfs_emit(page, "%.*s\n", ZOSBD2_SERIAL_BYTES, device->serial);
+}
+static DEVICE_ATTR_RO(serial);
+
+static struct attribute *disk_attrs[] = {
+	&dev_attr_serial.attr,
+	NULL,
+};
+ATTRIBUTE_GROUPS(disk);
 
 static const struct block_device_operations disk_ops = {
 	.owner = THIS_MODULE,
@@ -127,33 +148,75 @@ static void drain_work(struct work_struct *work)
 		queue_delayed_work(drain_queue, &device->drain, msecs_to_jiffies(next_ms));
 }
 
-static void teardown_work(struct work_struct *work)
+static void grace_work(struct work_struct *work)
 {
-	struct zosbd2_device *device = container_of(work, struct zosbd2_device, teardown);
+	struct zosbd2_device *device =
+		container_of(to_delayed_work(work), struct zosbd2_device, grace);
 
-	zosbd2_rs_device_drain(device->engine, now_ms());
-	queue_delayed_work(drain_queue, &device->drain, 0);
-	del_gendisk(device->disk);
-	cancel_delayed_work_sync(&device->drain);
-	zosbd2_rs_device_gone(device->engine);
-	zosbd2_rs_registry_remove(zosbd2_registry, device->place);
-	complete_all(&device->gone);
-	put_disk(device->disk);
+	zosbd2_rs_device_grace_over(device->engine, zosbd2_registry);
 }
 
 /*
- * Makes a device and its node. On success I/O and opens may come before this
- * returns. On failure nothing is left. Process context, may sleep.
+ * Looks for partitions. Not in the call that starts the disk: it reads the
+ * disk, and the caller may be the only one who serves it.
+ */
+static void scan_work(struct work_struct *work)
+{
+	struct zosbd2_device *device = container_of(work, struct zosbd2_device, scan);
+	struct gendisk *disk = device->disk;
+
+	mutex_lock(&disk->open_mutex);
+	if (!READ_ONCE(device->sealed))
+		bdev_disk_changed(disk, false);
+	mutex_unlock(&disk->open_mutex);
+}
+
+static void teardown_work(struct work_struct *work)
+{
+	struct zosbd2_device *device = container_of(work, struct zosbd2_device, teardown);
+	bool started;
+
+	zosbd2_rs_device_drain(device->engine, now_ms());
+	/* Nobody starts it from now on, nor begins a grace. */
+	mutex_lock(&device->lock);
+	started = device->started;
+	mutex_unlock(&device->lock);
+	cancel_delayed_work_sync(&device->grace);
+	if (started) {
+		queue_delayed_work(drain_queue, &device->drain, 0);
+		cancel_work_sync(&device->scan);
+		del_gendisk(device->disk);
+		cancel_delayed_work_sync(&device->drain);
+	}
+	zosbd2_rs_device_gone(device->engine);
+	wake_up_poll(&device->poll, EPOLLHUP);
+	zosbd2_rs_registry_remove(zosbd2_registry, device->place);
+	complete_all(&device->gone);
+	put_disk(device->disk);
+	if (!started)
+		zosbd2_device_put(device);
+}
+
+/*
+ * Makes a device; its disk waits for zosbd2_device_start(). On failure nothing
+ * is left. Process context, may sleep.
  */
 int zosbd2_device_create(const struct zosbd2_params *params, struct zosbd2_device **result)
 {
 	const struct zosbd2_limits limits = {
-		.logical_block_size = params->block_size,
-		.physical_block_size = params->block_size,
+		.volatile_cache = params->flags & ZOSBD2_VOLATILE_CACHE,
+		.fua = params->flags & ZOSBD2_FUA,
+		.rotational = params->flags & ZOSBD2_ROTATIONAL,
+		.logical_block_size = params->logical_block_size,
+		.physical_block_size = params->physical_block_size,
+		.io_min = params->io_min,
+		.io_opt = params->io_opt,
 		.max_hw_sectors = params->max_data_bytes >> SECTOR_SHIFT,
 		.max_segments = USHRT_MAX,
-		.discard_granularity = params->block_size,
+		.discard_granularity = params->discard_granularity,
 		.max_discard_sectors = params->max_discard_bytes >> SECTOR_SHIFT,
+		.max_write_zeroes_sectors = params->max_write_zeroes_bytes >> SECTOR_SHIFT,
+		.max_secure_erase_sectors = params->max_secure_erase_bytes >> SECTOR_SHIFT,
 	};
 	struct zosbd2_device *device;
 	struct gendisk *disk;
@@ -163,23 +226,32 @@ int zosbd2_device_create(const struct zosbd2_params *params, struct zosbd2_devic
 	device = zosbd2_fault(ZOSBD2_FAULT_DEVICE) ? NULL : kzalloc(sizeof(*device), GFP_KERNEL);
 	if (!device)
 		return -ENOMEM;
-	device->place = params->place;
+	kref_init(&device->kref);
+	mutex_init(&device->lock);
+	init_waitqueue_head(&device->poll);
 	init_completion(&device->gone);
 	INIT_WORK(&device->teardown, teardown_work);
+	INIT_WORK(&device->scan, scan_work);
 	INIT_DELAYED_WORK(&device->drain, drain_work);
+	INIT_DELAYED_WORK(&device->grace, grace_work);
+	device->version = params->version;
+	device->flags = params->flags;
+	device->place = params->place;
+	device->queue_count = params->queues;
+	memcpy(device->serial, params->serial, sizeof(device->serial));
 
 	device->engine = zosbd2_fault(ZOSBD2_FAULT_ENGINE) ? NULL :
-		kvzalloc(zosbd2_rs_device_bytes(params->depth), GFP_KERNEL);
+		kvzalloc(zosbd2_rs_device_bytes(params->queues, params->depth), GFP_KERNEL);
 	if (!device->engine)
 		goto free_device;
-	zosbd2_rs_device_init(device->engine, params, &device->queue);
-	device->tag_set.timeout = msecs_to_jiffies(params->timeout_ms);
+	zosbd2_rs_device_init(device->engine, params, device);
+	device->tag_set.timeout = msecs_to_jiffies(params->deadline_ms);
 	error = zosbd2_queue_setup(device, params->depth);
 	if (error)
 		goto free_engine;
 
 	disk = zosbd2_fault(ZOSBD2_FAULT_DISK) ? ERR_PTR(-ENOMEM) :
-		zosbd2_alloc_disk(&device->tag_set, &limits, &device->queue);
+		zosbd2_alloc_disk(&device->tag_set, &limits, device->queues);
 	if (IS_ERR(disk)) {
 		error = PTR_ERR(disk);
 		goto undo_queue;
@@ -187,22 +259,20 @@ int zosbd2_device_create(const struct zosbd2_params *params, struct zosbd2_devic
 	device->disk = disk;
 	disk->fops = &disk_ops;
 	disk->private_data = device;
-	disk->flags |= GENHD_FL_NO_PART;
-	strscpy(disk->disk_name, params->name, sizeof(disk->disk_name));
+	strscpy(disk->disk_name, params->disk_name, sizeof(disk->disk_name));
+	if (params->version == 1)
+		disk->flags |= GENHD_FL_NO_PART;
+	/* scan_work() looks for partitions when the time is right. */
+	set_bit(GD_SUPPRESS_PART_SCAN, &disk->state);
 	set_capacity(disk, params->size_bytes >> SECTOR_SHIFT);
+	if (params->flags & ZOSBD2_READ_ONLY)
+		set_disk_ro(disk, true);
 
-	/* Dropped by disk_free(): code of ours runs until then. */
+	/* Dropped by device_free(): code of ours runs until then. */
 	__module_get(THIS_MODULE);
-	error = zosbd2_fault(ZOSBD2_FAULT_ADD_DISK) ? -EEXIST : add_disk(disk);
-	if (error)
-		goto put_disk;
 	*result = device;
 	return 0;
 
-put_disk:
-	/* disk_free() is only called for a disk that was added. */
-	put_disk(disk);
-	module_put(THIS_MODULE);
 undo_queue:
 	zosbd2_queue_teardown(device);
 free_engine:
@@ -212,22 +282,89 @@ free_device:
 	return error;
 }
 
+/*
+ * Makes the node of a device that is neither started nor being destroyed. I/O
+ * and opens may come before this returns; none is waited for. The caller holds
+ * the device's lock.
+ */
+int zosbd2_device_start(struct zosbd2_device *device)
+{
+	struct gendisk *disk = device->disk;
+	int error;
+
+	lockdep_assert_held(&device->lock);
+	error = zosbd2_fault(ZOSBD2_FAULT_ADD_DISK) ? -EEXIST :
+		device_add_disk(NULL, disk, disk_groups);
+	if (error)
+		return error;
+	device->started = true;
+	clear_bit(GD_SUPPRESS_PART_SCAN, &disk->state);
+	if (!(disk->flags & GENHD_FL_NO_PART) && !(device->flags & ZOSBD2_NO_PARTITION_SCAN))
+		queue_work(teardown_queue, &device->scan);
+	return 0;
+}
+
+/* Changes the size. The caller holds the device's lock; it is not being destroyed. */
+void zosbd2_device_resize(struct zosbd2_device *device, u64 size_bytes)
+{
+	lockdep_assert_held(&device->lock);
+	set_capacity_and_notify(device->disk, size_bytes >> SECTOR_SHIFT);
+}
+
+/*
+ * Major above minor number of the node, 0 if there is none yet. The caller
+ * holds the registry's lock or a server descriptor's right to a live device.
+ */
+u64 zosbd2_device_number(struct zosbd2_device *device)
+{
+	struct gendisk *disk = device->disk;
+
+	lockdep_assert_held(&device->lock);
+	return device->started ? (u64)disk->major << 32 | disk->first_minor : 0;
+}
+
+/* The last server is gone. The caller holds the device's lock. */
+void zosbd2_device_begin_grace(struct zosbd2_device *device, u32 ms)
+{
+	lockdep_assert_held(&device->lock);
+	mod_delayed_work(drain_queue, &device->grace, msecs_to_jiffies(ms));
+}
+
+/* Takes the device's lock. Returns -EINTR if the caller is being killed. */
+int zosbd2_device_lock(struct zosbd2_device *device)
+{
+	might_sleep();
+	return mutex_lock_killable(&device->lock);
+}
+
+/* As zosbd2_device_lock(), for those who must finish what they began. */
+void zosbd2_device_lock_always(struct zosbd2_device *device)
+{
+	might_sleep();
+	mutex_lock(&device->lock);
+}
+
+void zosbd2_device_unlock(struct zosbd2_device *device)
+{
+	mutex_unlock(&device->lock);
+}
+
 void *zosbd2_device_engine(struct zosbd2_device *device)
 {
 	return device->engine;
 }
 
-/* Keeps the device's memory. The caller holds the registry's lock. */
+/* Keeps the device's memory. The caller has a reference or the registry's lock. */
 void zosbd2_device_get(struct zosbd2_device *device)
 {
-	get_device(disk_to_dev(device->disk));
+	kref_get(&device->kref);
 }
 
 /* May free the device, so may sleep. */
 void zosbd2_device_put(struct zosbd2_device *device)
 {
 	might_sleep();
-	put_disk(device->disk);
+	kref_put(&device->kref, device_free);
 }
 
 /*

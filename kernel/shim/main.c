@@ -2,18 +2,24 @@
 /*
  * The module: its parameters, the control node, and the registry's lock.
  *
- * The control node takes version 1's ioctls (docs/abi-v1.md); what they mean is
- * decided in Rust. An open control node pins the module, and so does every
- * device until it is freed, so unloading cannot meet a live one.
+ * The control node takes the ioctls of both versions (docs/abi-v1.md and
+ * docs/abi-v2.md); what they mean is decided in Rust. An open control node pins
+ * the module, and so does every device until it is freed, so unloading cannot
+ * meet a live one.
  */
+#include <linux/compat.h>
+#include <linux/cpumask.h>
 #include <linux/fs.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/vmalloc.h>
 
 #include "zosbd2.h"
+
+#define ZOSBD2_MODULE_VERSION "0.1.0"
 
 static unsigned int max_devices = 50;
 module_param(max_devices, uint, 0444);
@@ -65,14 +71,50 @@ void zosbd2_registry_unlock(void)
 	mutex_unlock(&registry_lock);
 }
 
+/* For INFO. @version has room for 32 bytes, all zero. */
+void zosbd2_version(u8 *version)
+{
+	strscpy(version, ZOSBD2_MODULE_VERSION, 32);
+}
+
+u32 zosbd2_cpus(void)
+{
+	return nr_cpu_ids;
+}
+
+u32 zosbd2_page_size(void)
+{
+	return PAGE_SIZE;
+}
+
+static long control_run(u32 command, u64 argument, bool compat)
+{
+	/* Memory for what we make must not be waited for on our own disks. */
+	unsigned int noio = memalloc_noio_save();
+	long result = zosbd2_rs_control(zosbd2_registry, command, argument, compat);
+
+	memalloc_noio_restore(noio);
+	return result;
+}
+
 static long control_ioctl(struct file *file, unsigned int command, unsigned long argument)
 {
-	return zosbd2_rs_control(zosbd2_registry, command, argument);
+	return control_run(command, argument, false);
 }
+
+#ifdef CONFIG_COMPAT
+static long control_compat_ioctl(struct file *file, unsigned int command, unsigned long argument)
+{
+	return control_run(command, (unsigned long)compat_ptr(argument), true);
+}
+#endif
 
 static const struct file_operations control_ops = {
 	.owner = THIS_MODULE,
 	.unlocked_ioctl = control_ioctl,
+#ifdef CONFIG_COMPAT
+	.compat_ioctl = control_compat_ioctl,
+#endif
 	.llseek = noop_llseek,
 };
 
@@ -124,4 +166,4 @@ module_exit(zosbd2_exit);
 MODULE_LICENSE("GPL");
 MODULE_AUTHOR("The zosbd2 authors");
 MODULE_DESCRIPTION("Block devices implemented by userspace programs");
-MODULE_VERSION("0.1.0");
+MODULE_VERSION(ZOSBD2_MODULE_VERSION);

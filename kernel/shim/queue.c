@@ -8,6 +8,7 @@
  */
 #include <linux/blkdev.h>
 #include <linux/highmem.h>
+#include <linux/poll.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
@@ -26,6 +27,7 @@ static blk_status_t queue_rq(struct blk_mq_hw_ctx *hctx, const struct blk_mq_que
 {
 	struct zosbd2_queue *queue = hctx->driver_data;
 	struct request *request = data->rq;
+	u32 flags = 0;
 	enum zosbd2_op op;
 
 	switch (req_op(request)) {
@@ -38,15 +40,31 @@ static blk_status_t queue_rq(struct blk_mq_hw_ctx *hctx, const struct blk_mq_que
 	case REQ_OP_DISCARD:
 		op = ZOSBD2_DISCARD;
 		break;
+	case REQ_OP_FLUSH:
+		op = ZOSBD2_FLUSH;
+		break;
+	case REQ_OP_WRITE_ZEROES:
+		op = ZOSBD2_WRITE_ZEROES;
+		if (request->cmd_flags & REQ_NOUNMAP)
+			flags |= ZOSBD2_REQUEST_NO_UNMAP;
+		break;
+	case REQ_OP_SECURE_ERASE:
+		op = ZOSBD2_SECURE_ERASE;
+		break;
 	default:
 		return BLK_STS_NOTSUPP;
 	}
+	if (request->cmd_flags & REQ_FUA)
+		flags |= ZOSBD2_REQUEST_FUA;
 	queue->requests[request->tag] = request;
 	blk_mq_start_request(request);
-	if (zosbd2_rs_queue_submit(queue->engine, request->tag, op,
-				   (u64)blk_rq_pos(request) << SECTOR_SHIFT,
+	/* A flush is sent with the position of a write that it has no part in. */
+	if (zosbd2_rs_queue_submit(queue->engine, request->tag, op, flags,
+				   op == ZOSBD2_FLUSH ? 0 : (u64)blk_rq_pos(request) << SECTOR_SHIFT,
 				   blk_rq_bytes(request), data->last))
 		return BLK_STS_IOERR;
+	if (data->last)
+		zosbd2_queue_wake_pollers(queue);
 	return BLK_STS_OK;
 }
 
@@ -55,6 +73,7 @@ static void commit_rqs(struct blk_mq_hw_ctx *hctx)
 	struct zosbd2_queue *queue = hctx->driver_data;
 
 	zosbd2_rs_queue_announce(queue->engine);
+	zosbd2_queue_wake_pollers(queue);
 }
 
 /* The engine ends the request now, or whoever copies its data ends it soon. */
@@ -62,15 +81,16 @@ static enum blk_eh_timer_return timeout(struct request *request)
 {
 	struct zosbd2_queue *queue = request->mq_hctx->driver_data;
 
-	zosbd2_rs_queue_expire(queue->engine, request->tag);
-	return BLK_EH_DONE;
+	if (zosbd2_rs_queue_expire(queue->engine, request->tag))
+		return BLK_EH_DONE;
+	return BLK_EH_RESET_TIMER;
 }
 
 static int init_hctx(struct blk_mq_hw_ctx *hctx, void *data, unsigned int index)
 {
 	struct zosbd2_device *device = data;
 
-	hctx->driver_data = &device->queue;
+	hctx->driver_data = &device->queues[index];
 	return 0;
 }
 
@@ -81,37 +101,60 @@ const struct blk_mq_ops zosbd2_queue_ops = {
 	.init_hctx = init_hctx,
 };
 
-/* Allocates what the queue needs; the device's engine is initialised. */
+/*
+ * Allocates what the queues need; the device's engine is initialised.
+ * @device->queue_count is at most the number of CPUs, and with @depth small
+ * enough for the products not to overflow.
+ */
 int zosbd2_queue_setup(struct zosbd2_device *device, u32 depth)
 {
-	struct zosbd2_queue *queue = &device->queue;
 	struct blk_mq_tag_set *set = &device->tag_set;
+	struct request **requests;
+	u32 index;
 	int error;
 
-	spin_lock_init(&queue->lock);
-	INIT_LIST_HEAD(&queue->waiters);
-	queue->engine = device->engine;
-	queue->requests = zosbd2_fault(ZOSBD2_FAULT_REQUESTS) ? NULL :
-		kvcalloc(depth, sizeof(*queue->requests), GFP_KERNEL);
-	if (!queue->requests)
+	device->queues = kvcalloc(device->queue_count, sizeof(*device->queues), GFP_KERNEL);
+	if (!device->queues)
 		return -ENOMEM;
+	requests = zosbd2_fault(ZOSBD2_FAULT_REQUESTS) ? NULL :
+		kvcalloc(array_size(device->queue_count, depth), sizeof(*requests), GFP_KERNEL);
+	if (!requests) {
+		error = -ENOMEM;
+		goto free_queues;
+	}
+	for (index = 0; index < device->queue_count; index++) {
+		struct zosbd2_queue *queue = &device->queues[index];
+
+		spin_lock_init(&queue->lock);
+		INIT_LIST_HEAD(&queue->waiters);
+		queue->device = device;
+		queue->requests = requests + (size_t)index * depth;
+		queue->engine = zosbd2_rs_queue_init(device->engine, index, queue);
+	}
 
 	set->ops = &zosbd2_queue_ops;
-	set->nr_hw_queues = 1;
+	set->nr_hw_queues = device->queue_count;
 	set->queue_depth = depth;
 	set->numa_node = NUMA_NO_NODE;
 	set->flags = ZOSBD2_TAG_SET_FLAGS;
 	set->driver_data = device;
 	error = zosbd2_fault(ZOSBD2_FAULT_TAG_SET) ? -ENOMEM : blk_mq_alloc_tag_set(set);
 	if (error)
-		kvfree(queue->requests);
+		goto free_requests;
+	return 0;
+
+free_requests:
+	kvfree(requests);
+free_queues:
+	kvfree(device->queues);
 	return error;
 }
 
 void zosbd2_queue_teardown(struct zosbd2_device *device)
 {
 	blk_mq_free_tag_set(&device->tag_set);
-	kvfree(device->queue.requests);
+	kvfree(device->queues[0].requests);
+	kvfree(device->queues);
 }
 
 unsigned long zosbd2_queue_lock(struct zosbd2_queue *queue) __acquires(&queue->lock)
@@ -129,11 +172,12 @@ void zosbd2_queue_unlock(struct zosbd2_queue *queue, unsigned long flags)
 }
 
 /*
- * Sleeps until woken by zosbd2_queue_wake_one() or _all(), or a signal. Called
- * and returns with the lock held; it is dropped while sleeping. Returns 0 when
- * woken, even if a signal came too, and -EINTR when not.
+ * Sleeps until woken by zosbd2_queue_wake_one() or _all(), a signal, or the end
+ * of the time @left (zosbd2_timeout()), from which the time slept is taken.
+ * Called and returns with the lock held; it is dropped while sleeping. Returns
+ * 0 when woken, whatever else happened; otherwise -EINTR or -ETIME.
  */
-int zosbd2_queue_sleep(struct zosbd2_queue *queue, unsigned long *flags)
+int zosbd2_queue_sleep(struct zosbd2_queue *queue, unsigned long *flags, long *left)
 	__must_hold(&queue->lock)
 {
 	struct waiter waiter = { .task = current };
@@ -143,17 +187,17 @@ int zosbd2_queue_sleep(struct zosbd2_queue *queue, unsigned long *flags)
 	list_add(&waiter.link, &queue->waiters);
 	for (;;) {
 		set_current_state(TASK_INTERRUPTIBLE);
-		if (waiter.woken || signal_pending(current))
+		if (waiter.woken || signal_pending(current) || !*left)
 			break;
 		spin_unlock_irqrestore(&queue->lock, *flags);
-		schedule();
+		*left = schedule_timeout(*left);
 		spin_lock_irqsave(&queue->lock, *flags);
 	}
 	__set_current_state(TASK_RUNNING);
 	if (waiter.woken)
 		return 0;
 	list_del(&waiter.link);
-	return -EINTR;
+	return signal_pending(current) ? -EINTR : -ETIME;
 }
 
 /* Wakes one sleeping server. The engine knows that there is one. */
@@ -177,9 +221,19 @@ void zosbd2_queue_wake_all(struct zosbd2_queue *queue) __must_hold(&queue->lock)
 		zosbd2_queue_wake_one(queue);
 }
 
+/* Tells those who poll a server descriptor that there is something to see. */
+void zosbd2_queue_wake_pollers(struct zosbd2_queue *queue)
+{
+	struct wait_queue_head *poll = &queue->device->poll;
+
+	/* Full barrier: they enter the list before they look at the queue. */
+	if (wq_has_sleeper(poll))
+		wake_up_poll(poll, EPOLLIN | EPOLLRDNORM);
+}
+
 /*
  * Ends the block request of a tag that the engine has just freed: nobody else
- * does. No lock is held. @error is 0 or a negative errno, which is EIO.
+ * does. No lock is held. @error is 0 or a negative errno.
  */
 void zosbd2_request_end(struct zosbd2_queue *queue, u32 tag, int error)
 {
@@ -189,55 +243,97 @@ void zosbd2_request_end(struct zosbd2_queue *queue, u32 tag, int error)
 	 * release is left to a worker, and the server is free to serve it.
 	 */
 	local_bh_disable();
-	blk_mq_end_request(queue->requests[tag], error ? BLK_STS_IOERR : BLK_STS_OK);
+	blk_mq_end_request(queue->requests[tag], errno_to_blk_status(error));
+	local_bh_enable();
+}
+
+/* As zosbd2_request_end() with success, for several tags at once. */
+void zosbd2_requests_end(struct zosbd2_queue *queue, const u16 *tags, u32 count)
+{
+	DEFINE_IO_COMP_BATCH(batch);
+	u32 index;
+
+	local_bh_disable();
+	for (index = 0; index < count; index++) {
+		struct request *request = queue->requests[tags[index]];
+
+		if (!blk_mq_add_to_batch(request, &batch, 0, blk_mq_end_request_batch))
+			blk_mq_end_request(request, BLK_STS_OK);
+	}
+	if (batch.complete)
+		blk_mq_end_request_batch(&batch);
 	local_bh_enable();
 }
 
 /*
- * Copies between the request's pages and user memory at @user, from byte @done
- * on, and adds to @done what was copied. The engine has the request COPYING,
- * so the pages stay. Never waits for a page: returns -EFAULT at the first one
- * that is not there, and the caller, with the request unpinned, calls
- * zosbd2_user_fault_in().
+ * Copies @bytes of the request's data, from its byte @start on, to or from user
+ * memory at @user. Skips the first @done of them, and adds to @done what was
+ * copied. The engine has the request COPYING, so the pages stay. Never waits for
+ * a page: returns -EFAULT at the first one that is not there, and the caller,
+ * with the request unpinned, calls zosbd2_user_fault_in().
  */
-int zosbd2_request_copy(struct zosbd2_queue *queue, u32 tag, u64 user, u32 *done, bool to_user)
+int zosbd2_request_copy(struct zosbd2_queue *queue, u32 tag, u64 user, u32 start, u32 bytes,
+			u32 *done, bool to_user)
 {
 	struct request *request = queue->requests[tag];
-	u32 start = *done, at = 0;
+	u32 from = start + *done, end = start + bytes, at = 0;
 	struct req_iterator iterator;
 	struct bio_vec segment;
 
-	if (!access_ok((void __user *)(unsigned long)user, blk_rq_bytes(request)))
+	if (!access_ok((void __user *)(unsigned long)user, bytes))
 		return -EFAULT;
 	rq_for_each_segment(segment, request, iterator) {
+		u32 skip = at < from ? from - at : 0;
 		unsigned long left;
 		void __user *peer;
-		u32 skip = 0;
-		u32 bytes;
+		u32 part;
 		char *page;
 
-		if (at + segment.bv_len <= start) {
+		if (skip >= segment.bv_len) {
 			at += segment.bv_len;
 			continue;
 		}
-		if (at < start)
-			skip = start - at;
-		bytes = segment.bv_len - skip;
-		peer = (void __user *)(unsigned long)(user + at + skip);
+		at += skip;
+		if (at >= end)
+			break;
+		part = min(segment.bv_len - skip, end - at);
+		peer = (void __user *)(unsigned long)(user + (at - start));
 		page = bvec_kmap_local(&segment);
 		pagefault_disable();
 		if (to_user)
-			left = __copy_to_user_inatomic(peer, page + skip, bytes);
+			left = __copy_to_user_inatomic(peer, page + skip, part);
 		else
-			left = __copy_from_user_inatomic(page + skip, peer, bytes);
+			left = __copy_from_user_inatomic(page + skip, peer, part);
 		pagefault_enable();
 		if (!to_user)
 			flush_dcache_page(segment.bv_page);
 		kunmap_local(page);
-		at += segment.bv_len;
-		*done = at - left;
+		at += part;
+		*done = at - left - start;
 		if (left)
 			return -EFAULT;
+		if (skip + part < segment.bv_len)
+			break;
 	}
 	return 0;
+}
+
+/* Zeroes the request's data from its byte @start on. It is COPYING, as above. */
+void zosbd2_request_zero(struct zosbd2_queue *queue, u32 tag, u32 start)
+{
+	struct request *request = queue->requests[tag];
+	struct req_iterator iterator;
+	struct bio_vec segment;
+	u32 at = 0;
+
+	rq_for_each_segment(segment, request, iterator) {
+		u32 skip = at < start ? start - at : 0;
+
+		at += segment.bv_len;
+		if (skip >= segment.bv_len)
+			continue;
+		segment.bv_offset += skip;
+		segment.bv_len -= skip;
+		memzero_bvec(&segment);
+	}
 }

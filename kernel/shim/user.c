@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The calling process: its memory and its signals. Process context; what
- * touches memory may sleep, and is called with no lock held.
+ * The calling process: its memory, its signals, its rights, its time. Process
+ * context; what touches memory may sleep, and is called with no lock held.
  *
  * User addresses are integers in Rust; every one is checked here.
  */
+#include <linux/capability.h>
+#include <linux/cred.h>
+#include <linux/jiffies.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/sched/signal.h>
+#include <linux/timekeeping.h>
 #include <linux/uaccess.h>
+#include <linux/uidgid.h>
 
 #include "zosbd2.h"
 
@@ -65,4 +70,40 @@ u32 zosbd2_signal_pending(void)
 bool zosbd2_signal_fatal(void)
 {
 	return fatal_signal_pending(current);
+}
+
+/* 1 if all bytes are zero, 0 if not, -EFAULT. */
+int zosbd2_user_tail_is_zero(u64 user, u32 bytes)
+{
+	might_sleep();
+	return check_zeroed_user(user_pointer(user), bytes);
+}
+
+u32 zosbd2_current_uid(void)
+{
+	return from_kuid(&init_user_ns, current_fsuid());
+}
+
+/* Whether the caller may become the server of a device that @owner_uid made. */
+bool zosbd2_may_serve(u32 owner_uid)
+{
+	return zosbd2_current_uid() == owner_uid || capable(CAP_SYS_ADMIN);
+}
+
+/* The time limit of @ms from now, for zosbd2_queue_sleep(); U32_MAX for none. */
+long zosbd2_timeout(u32 ms)
+{
+	return ms == U32_MAX ? MAX_SCHEDULE_TIMEOUT : (long)msecs_to_jiffies(ms);
+}
+
+u64 zosbd2_now_ns(void)
+{
+	return ktime_get_ns();
+}
+
+/* One turn of a loop that waits busily: false when it is time to stop. */
+bool zosbd2_spin(u64 until_ns)
+{
+	cpu_relax();
+	return !need_resched() && !signal_pending(current) && ktime_get_ns() < until_ns;
 }

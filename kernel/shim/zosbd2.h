@@ -13,32 +13,64 @@
 
 #include <linux/blk-mq.h>
 #include <linux/completion.h>
+#include <linux/kref.h>
 #include <linux/list.h>
+#include <linux/mutex.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
+#include <linux/wait.h>
 #include <linux/workqueue.h>
 
 #define ZOSBD2_NAME_BYTES 32
+#define ZOSBD2_SERIAL_BYTES 32
 
-/* Operations, as engine/src/request.rs numbers them. */
+/* Operations, as engine/src/request.rs and abi/src/v2.rs number them. */
 enum zosbd2_op {
 	ZOSBD2_READ,
 	ZOSBD2_WRITE,
 	ZOSBD2_DISCARD,
+	ZOSBD2_FLUSH,
+	ZOSBD2_WRITE_ZEROES,
+	ZOSBD2_SECURE_ERASE,
 };
 
-/* What the shim needs to make a device; filled by Rust. */
+/* What may come with an operation; numbered as above. */
+#define ZOSBD2_REQUEST_FUA 1
+#define ZOSBD2_REQUEST_NO_UNMAP 2
+
+/* What a disk is besides its limits; CREATE_ in abi/src/v2.rs. */
+#define ZOSBD2_READ_ONLY 1
+#define ZOSBD2_ROTATIONAL 2
+#define ZOSBD2_VOLATILE_CACHE 4
+#define ZOSBD2_FUA 8
+#define ZOSBD2_NO_PARTITION_SCAN 16
+
+/*
+ * What the shim needs to make a device; filled by Rust. @disk_name may hold a
+ * '!', which is a '/' in the path of the node.
+ */
 struct zosbd2_params {
-	u8 name[ZOSBD2_NAME_BYTES];
+	u8 disk_name[ZOSBD2_NAME_BYTES];
+	u8 serial[ZOSBD2_SERIAL_BYTES];
 	u64 size_bytes;
-	u32 block_size;
+	u32 flags;
+	u32 version;
+	u32 logical_block_size;
+	u32 physical_block_size;
+	u32 io_min;
+	u32 io_opt;
 	u32 max_data_bytes;
+	u32 discard_granularity;
 	u32 max_discard_bytes;
-	u32 timeout_ms;
+	u32 max_write_zeroes_bytes;
+	u32 max_secure_erase_bytes;
+	u32 deadline_ms;
+	u32 grace_ms;
+	u32 queues;
 	u32 depth;
+	u32 owner_uid;
 	u32 place;
 	u32 handle;
-	u32 reserved;
 };
 
 /*
@@ -52,22 +84,46 @@ struct zosbd2_queue {
 	struct list_head waiters;
 	void *engine;
 	struct request **requests;
-};
+	struct zosbd2_device *device;
+} ____cacheline_aligned;
 
 /*
- * A device. It lives as long as its gendisk: zosbd2_disk_free() is called when
- * the last opener is gone. @engine is Rust's block for the device.
+ * A device. Its memory lives until nobody references it: its gendisk until
+ * that is freed, every server descriptor, and control calls for their
+ * duration. @engine is Rust's block for the device.
+ *
+ * @lock: covers the engine's life of the device. Taken after the registry's
+ *	lock and before a queue's.
+ * @poll: who polls a server descriptor.
+ * @started: the disk was added. Changes under @lock, false to true.
  */
 struct zosbd2_device {
+	struct kref kref;
 	struct gendisk *disk;
 	void *engine;
+	struct mutex lock; /* see above */
 	struct blk_mq_tag_set tag_set;
-	struct zosbd2_queue queue;
-	struct work_struct teardown;
-	struct delayed_work drain;
-	struct completion gone;
+	struct zosbd2_queue *queues;
+	u32 queue_count;
+	u32 version;
+	u32 flags;
 	u32 place;
+	bool started;
 	bool sealed;
+	bool no_deadline;
+	struct wait_queue_head poll;
+	struct work_struct teardown;
+	struct work_struct scan;
+	struct delayed_work drain;
+	struct delayed_work grace;
+	struct completion gone;
+	u8 serial[ZOSBD2_SERIAL_BYTES];
+};
+
+/* What a server descriptor is: the right to serve, until it is closed. */
+struct zosbd2_server {
+	struct zosbd2_device *device;
+	u32 epoch;
 };
 
 /* Steps of module and device creation that the faults variant can make fail. */
@@ -80,6 +136,8 @@ enum zosbd2_fault {
 	ZOSBD2_FAULT_DISK,
 	ZOSBD2_FAULT_ADD_DISK,
 	ZOSBD2_FAULT_BACKTRACE,
+	ZOSBD2_FAULT_SERVER,
+	ZOSBD2_FAULT_SERVER_FILE,
 };
 
 #ifdef ZOSBD2_FAULTS
@@ -95,9 +153,7 @@ static inline bool zosbd2_fault(enum zosbd2_fault step)
 int zosbd2_disk_init(void);
 void zosbd2_disk_exit(void);
 
-/*
- * queue.c, for disk.c
- */
+/* queue.c, for disk.c */
 extern const struct blk_mq_ops zosbd2_queue_ops;
 int zosbd2_queue_setup(struct zosbd2_device *device, u32 depth);
 void zosbd2_queue_teardown(struct zosbd2_device *device);
@@ -108,20 +164,32 @@ void zosbd2_queue_teardown(struct zosbd2_device *device);
 unsigned long zosbd2_queue_lock(struct zosbd2_queue *queue) __acquires(&queue->lock);
 void zosbd2_queue_unlock(struct zosbd2_queue *queue, unsigned long flags)
 	__releases(&queue->lock);
-int zosbd2_queue_sleep(struct zosbd2_queue *queue, unsigned long *flags)
+int zosbd2_queue_sleep(struct zosbd2_queue *queue, unsigned long *flags, long *left)
 	__must_hold(&queue->lock);
 void zosbd2_queue_wake_one(struct zosbd2_queue *queue) __must_hold(&queue->lock);
 void zosbd2_queue_wake_all(struct zosbd2_queue *queue) __must_hold(&queue->lock);
+void zosbd2_queue_wake_pollers(struct zosbd2_queue *queue);
 void zosbd2_request_end(struct zosbd2_queue *queue, u32 tag, int error);
-int zosbd2_request_copy(struct zosbd2_queue *queue, u32 tag, u64 user, u32 *done,
-			bool to_user);
+void zosbd2_requests_end(struct zosbd2_queue *queue, const u16 *tags, u32 count);
+int zosbd2_request_copy(struct zosbd2_queue *queue, u32 tag, u64 user, u32 start, u32 bytes,
+			u32 *done, bool to_user);
+void zosbd2_request_zero(struct zosbd2_queue *queue, u32 tag, u32 start);
 
 int zosbd2_user_read(void *to, u64 user, u32 bytes);
 int zosbd2_user_write(u64 user, const void *from, u32 bytes);
 int zosbd2_user_clear(u64 user, u32 bytes);
 int zosbd2_user_fault_in(u64 user, u32 bytes, bool write);
+int zosbd2_user_tail_is_zero(u64 user, u32 bytes);
 u32 zosbd2_signal_pending(void);
 bool zosbd2_signal_fatal(void);
+u32 zosbd2_current_uid(void);
+bool zosbd2_may_serve(u32 owner_uid);
+long zosbd2_timeout(u32 ms);
+u64 zosbd2_now_ns(void);
+bool zosbd2_spin(u64 until_ns);
+u32 zosbd2_cpus(void);
+u32 zosbd2_page_size(void);
+void zosbd2_version(u8 *version);
 
 int zosbd2_registry_lock(void);
 void zosbd2_registry_lock_always(void);
@@ -129,11 +197,21 @@ void zosbd2_registry_unlock(void);
 bool zosbd2_node_exists(const u8 *name);
 int zosbd2_device_create(const struct zosbd2_params *params, struct zosbd2_device **device);
 void *zosbd2_device_engine(struct zosbd2_device *device);
+int zosbd2_device_lock(struct zosbd2_device *device);
+void zosbd2_device_lock_always(struct zosbd2_device *device);
+void zosbd2_device_unlock(struct zosbd2_device *device);
 void zosbd2_device_get(struct zosbd2_device *device);
 void zosbd2_device_put(struct zosbd2_device *device);
+int zosbd2_device_start(struct zosbd2_device *device);
+void zosbd2_device_resize(struct zosbd2_device *device, u64 size_bytes);
+u64 zosbd2_device_number(struct zosbd2_device *device);
+void zosbd2_device_begin_grace(struct zosbd2_device *device, u32 ms);
 bool zosbd2_device_seal(struct zosbd2_device *device, bool force);
 void zosbd2_device_destroy(struct zosbd2_device *device);
 int zosbd2_device_wait_gone(struct zosbd2_device *device);
+int zosbd2_server_open(struct zosbd2_device *device, u32 epoch, struct file **file);
+void zosbd2_server_install(int fd, struct file *file);
+void zosbd2_server_abandon(int fd, struct file *file);
 void zosbd2_backtrace(void);
 
 /*
@@ -142,20 +220,25 @@ void zosbd2_backtrace(void);
 size_t zosbd2_rs_registry_bytes(u32 max_devices);
 void zosbd2_rs_registry_init(void *registry, u32 max_devices);
 void zosbd2_rs_registry_remove(void *registry, u32 place);
-long zosbd2_rs_control(void *registry, u32 command, u64 argument);
+long zosbd2_rs_control(void *registry, u32 command, u64 argument, bool compat);
 
-size_t zosbd2_rs_device_bytes(u32 depth);
+size_t zosbd2_rs_device_bytes(u32 queues, u32 depth);
 void zosbd2_rs_device_init(void *engine, const struct zosbd2_params *params,
-			   struct zosbd2_queue *queue);
+			   struct zosbd2_device *device);
+void *zosbd2_rs_queue_init(void *engine, u32 index, struct zosbd2_queue *queue);
 void zosbd2_rs_device_drain(void *engine, u64 now_ms);
 u32 zosbd2_rs_device_tick(void *engine, u64 now_ms);
 void zosbd2_rs_device_gone(void *engine);
+void zosbd2_rs_device_grace_over(void *engine, void *registry);
 
-int zosbd2_rs_queue_submit(void *engine, u32 tag, u32 op, u64 offset, u32 length,
+int zosbd2_rs_queue_submit(void *engine, u32 tag, u32 op, u32 flags, u64 offset, u32 length,
 			   bool last);
 void zosbd2_rs_queue_announce(void *engine);
-void zosbd2_rs_queue_expire(void *engine, u32 tag);
+bool zosbd2_rs_queue_expire(void *engine, u32 tag);
 long zosbd2_rs_operation(void *engine, bool may_write, u64 argument);
+long zosbd2_rs_server(void *engine, u32 epoch, u32 command, u64 argument);
+u32 zosbd2_rs_server_poll(void *engine, u32 epoch);
+void zosbd2_rs_server_closed(void *engine, void *registry, u32 epoch);
 
 /* The registry's memory, made at module load and initialised by Rust. */
 extern void *zosbd2_registry;

@@ -83,7 +83,7 @@ pub(crate) fn build(kdir: &Path, faults: bool, root: &Path, out: &Path) -> Resul
         for earlier in objects.iter().map(PathBuf::as_path) {
             command.arg(extern_argument(earlier, &work)?);
         }
-        command.arg("--check-cfg=cfg(zosbd2_faults,zosbd2_kernel)");
+        command.arg("--check-cfg=cfg(test,zosbd2_faults,zosbd2_kernel)");
         run_quiet(&mut command)?;
         objects.push(work.join(format!("{name}.o")));
     }

@@ -1,71 +1,131 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The memory that the shim keeps for the engine, and the locks around it.
 //!
-//! A device's block is one allocation: [`Device`], then its [`Slot`]s. It is shared between contexts; what
-//! changes after initialisation is behind the queue's lock and reached through [`Locked`] alone. The
-//! registry's block is [`Registry`], then its places, behind the registry's lock.
+//! A device's block is one allocation: [`Device`], then for each queue a [`QueueBlock`] and its [`Slot`]s.
+//! It is shared between contexts; what changes after initialisation is behind the device's lock and reached
+//! through [`LockedDevice`], or behind a queue's lock and reached through [`Locked`]. The registry's block is
+//! [`Registry`], then its places, behind the registry's lock.
+//!
+//! Locks are taken in the order registry, device, queue.
 
 use core::cell::UnsafeCell;
 use core::ffi::c_void;
 use core::mem::{align_of, size_of};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use core::{ptr, slice};
 
-use zosbd2_abi::v1 as abi;
 use zosbd2_engine::Errno;
-use zosbd2_engine::device::Drain;
+use zosbd2_engine::device::{Change, Life, Terms};
 use zosbd2_engine::queue::{End, Queue, QueueState, Wake};
 use zosbd2_engine::registry::{self, Place, RegistryState};
-use zosbd2_engine::request::Slot;
+use zosbd2_engine::request::{Handle, Slot};
+use zosbd2_engine::v2::tag_bits;
 
 use crate::shim;
 
-/// A device's block. The slots follow it in memory.
+/// A device's block. The queues follow it in memory.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct Device {
     params: shim::Params,
+    shim: *mut shim::Device,
+    /// Bytes from one queue's block to the next.
+    stride: usize,
+    tag_bits: u32,
+    size_bytes: AtomicU64,
+    life: UnsafeCell<Life>,
+}
+
+/// A queue's block. Its slots follow it in memory.
+#[derive(Debug)]
+#[repr(align(64))]
+pub struct QueueBlock {
+    device: *const Device,
     queue: *mut shim::Queue,
+    index: u32,
     /// Number of slots; never changes.
     depth: usize,
-    locked: UnsafeCell<Changing>,
+    /// Whether requests are queued, for those who look without the lock.
+    busy: AtomicU32,
+    state: UnsafeCell<QueueState>,
 }
 
-#[derive(Debug)]
-struct Changing {
-    state: QueueState,
-    drain: Option<Drain>,
-}
+const _: () = assert!(size_of::<Device>().is_multiple_of(align_of::<QueueBlock>()));
+const _: () = assert!(size_of::<QueueBlock>().is_multiple_of(align_of::<Slot>()));
 
-// The slots start right behind the header.
-const _: () = assert!(size_of::<Device>().is_multiple_of(align_of::<Slot>()));
+/// Bytes of a queue's block and its slots, so that the next one is aligned.
+const fn stride(depth: u32) -> usize {
+    let bytes = size_of::<QueueBlock>().saturating_add((depth as usize).saturating_mul(size_of::<Slot>()));
+    bytes.saturating_add(align_of::<QueueBlock>().wrapping_sub(1)) & !align_of::<QueueBlock>().wrapping_sub(1)
+}
 
 impl Device {
-    /// Bytes of a block with `depth` slots.
+    /// Bytes of a block with so many queues of `depth` slots.
     #[must_use]
-    pub const fn bytes(depth: u32) -> usize {
-        size_of::<Self>().saturating_add((depth as usize).saturating_mul(size_of::<Slot>()))
+    pub const fn bytes(queues: u32, depth: u32) -> usize {
+        size_of::<Self>().saturating_add((queues as usize).saturating_mul(stride(depth)))
     }
 
-    /// Initialises a block.
+    /// Initialises a block, all but its queues.
     ///
     /// # Safety
     ///
-    /// `memory` is [`bytes`](Self::bytes) long, aligned to 8, and not in use. `queue` stays valid as long
+    /// `memory` is [`bytes`](Self::bytes) long, aligned to 64, and not in use. `device` stays valid as long
     /// as the block is used.
-    pub unsafe fn initialise(memory: *mut c_void, params: shim::Params, queue: *mut shim::Queue) {
-        let depth = params.depth as usize;
-        let changing = Changing { state: QueueState::default(), drain: None };
-        let device = Self { params, queue, depth, locked: UnsafeCell::new(changing) };
-        let block = memory.cast::<Self>();
+    pub unsafe fn initialise(
+        memory: *mut c_void,
+        params: shim::Params,
+        terms: Terms,
+        device: *mut shim::Device,
+    ) {
+        let block = Self {
+            params,
+            shim: device,
+            stride: stride(params.depth),
+            tag_bits: tag_bits(params.depth),
+            size_bytes: AtomicU64::new(params.size_bytes),
+            life: UnsafeCell::new(Life::new(terms)),
+        };
         // SAFETY: the caller's promise; the header is at the start of the block.
-        unsafe { block.write(device) };
-        // SAFETY: one header on is still within the block, or its end when there are no slots.
+        unsafe { memory.cast::<Self>().write(block) };
+    }
+
+    /// Initialises the block of one queue and returns it.
+    ///
+    /// # Safety
+    ///
+    /// `memory` is an initialised block and is not shared yet; `index` is below its number of queues. `queue`
+    /// stays valid as long as the block is used.
+    pub unsafe fn initialise_queue(
+        memory: *mut c_void,
+        index: u32,
+        queue: *mut shim::Queue,
+    ) -> *mut QueueBlock {
+        // SAFETY: the caller's promise.
+        let device = unsafe { Self::from_memory(memory) };
+        let depth = device.params.depth as usize;
+        let offset = size_of::<Self>().wrapping_add((index as usize).wrapping_mul(device.stride));
+        // SAFETY: within the block, which has room for `index` + 1 queues.
+        let block = unsafe { memory.byte_add(offset) }.cast::<QueueBlock>();
+        let header = QueueBlock {
+            device: ptr::from_ref(device),
+            queue,
+            index,
+            depth,
+            busy: AtomicU32::new(0),
+            state: UnsafeCell::new(QueueState::default()),
+        };
+        // SAFETY: within the block, and aligned because the stride is a multiple of the alignment.
+        unsafe { block.write(header) };
+        // SAFETY: one header on is still within the block.
         let slots = unsafe { block.add(1) }.cast::<Slot>();
-        for index in 0..depth {
-            // SAFETY: `index` is below the number of slots the block has room for.
-            let slot = unsafe { slots.add(index) };
+        for number in 0..depth {
+            // SAFETY: `number` is below the number of slots the block has room for.
+            let slot = unsafe { slots.add(number) };
             // SAFETY: within the block, aligned because the header's size is a multiple of the alignment.
             unsafe { slot.write(Slot::default()) };
         }
+        block
     }
 
     /// The block that `memory` is.
@@ -76,40 +136,214 @@ impl Device {
     #[must_use]
     pub unsafe fn from_memory<'a>(memory: *mut c_void) -> &'a Self {
         // SAFETY: the caller's promise; only shared references to the header are ever made, and what
-        // changes is in an `UnsafeCell`.
+        // changes is in an `UnsafeCell` or atomic.
         unsafe { &*memory.cast::<Self>() }
     }
 
-    /// The handle in the registry.
+    /// What the device was made with. The size may have changed since.
     #[must_use]
-    pub const fn handle(&self) -> u32 {
-        self.params.handle
+    pub const fn params(&self) -> &shim::Params {
+        &self.params
     }
 
-    /// What STATUS answers.
+    /// The device as the shim knows it.
     #[must_use]
-    pub const fn status(&self) -> abi::Status {
-        let params = &self.params;
-        abi::Status {
-            query: params.handle,
-            reserved: 0,
-            size_bytes: params.size_bytes,
-            block_count: params.size_bytes >> abi::BLOCK_SIZE.trailing_zeros(),
-            block_size: params.block_size,
-            max_segments: params.max_data_bytes >> abi::BLOCK_SIZE.trailing_zeros(),
-            timeout_ms: params.timeout_ms,
-            handle: params.handle,
-            name: params.name,
+    pub const fn device(&self) -> *mut shim::Device {
+        self.shim
+    }
+
+    /// Bits of a tag in the handles of this device.
+    #[inline]
+    #[must_use]
+    pub const fn tag_bits(&self) -> u32 {
+        self.tag_bits
+    }
+
+    /// Present size in bytes.
+    #[inline]
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Changes the size.
+    pub fn set_size_bytes(&self, size_bytes: u64) {
+        self.size_bytes.store(size_bytes, Ordering::Relaxed);
+    }
+
+    /// One of the queues.
+    #[inline]
+    #[must_use]
+    pub fn queue(&self, index: u32) -> Option<&QueueBlock> {
+        if index >= self.params.queues {
+            return None;
         }
+        let offset = size_of::<Self>().wrapping_add((index as usize).wrapping_mul(self.stride));
+        // SAFETY: the block has `queues` queues from there on.
+        let block = unsafe { ptr::from_ref(self).byte_add(offset) }.cast::<QueueBlock>();
+        // SAFETY: initialised before the device was shared; what changes is in an `UnsafeCell` or atomic.
+        Some(unsafe { &*block })
+    }
+
+    /// All queues.
+    pub fn queues(&self) -> impl Iterator<Item = &QueueBlock> {
+        (0..self.params.queues).filter_map(|index| self.queue(index))
+    }
+
+    /// Takes the device's lock. Process context.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR` when the caller is being killed.
+    pub fn lock(&self) -> Result<LockedDevice<'_>, Errno> {
+        // SAFETY: the device lives as long as its block.
+        let code = unsafe { shim::zosbd2_device_lock(self.shim) };
+        Errno::from_negative(code).map_or(Ok(LockedDevice { device: self }), |_| Err(Errno::EINTR))
+    }
+
+    /// As [`lock`](Self::lock), whatever happens to the caller.
+    #[must_use]
+    pub fn lock_always(&self) -> LockedDevice<'_> {
+        // SAFETY: the device lives as long as its block.
+        unsafe { shim::zosbd2_device_lock_always(self.shim) };
+        LockedDevice { device: self }
+    }
+
+    /// Ends every request that is queued or held: the phase takes none any more. No lock of a queue is held.
+    pub fn fail_requests(&self) {
+        for queue in self.queues() {
+            let mut from = Some(0);
+            while let Some(tag) = from {
+                let end = queue.lock().queue().fail_next(tag);
+                queue.end_if(end);
+                from = end.and_then(|end| end.tag.checked_add(1));
+            }
+        }
+    }
+}
+
+/// A device's lock, held until dropped.
+#[derive(Debug)]
+pub struct LockedDevice<'a> {
+    device: &'a Device,
+}
+
+impl LockedDevice<'_> {
+    /// The engine's life of the device.
+    pub fn life(&mut self) -> &mut Life {
+        // SAFETY: the lock is held, and `&mut self` makes this the only reference under it.
+        unsafe { &mut *self.device.life.get() }
+    }
+
+    /// Passes the phase on to the queues, then carries out what the engine asks for. Returns whether the
+    /// device is to be destroyed, which the caller does after he dropped the lock.
+    pub fn carry_out(&mut self, change: Change) -> bool {
+        let phase = self.life().phase();
+        for queue in self.device.queues() {
+            queue.lock().queue().set_phase(phase);
+        }
+        match change {
+            Change::None => {}
+            Change::Grace(ms) => {
+                // SAFETY: the device lives as long as its block; its lock is held.
+                unsafe { shim::zosbd2_device_begin_grace(self.device.shim, ms) };
+            }
+            Change::Fail | Change::Destroy => self.device.fail_requests(),
+        }
+        change == Change::Destroy
+    }
+
+    /// Makes the node.
+    ///
+    /// # Errors
+    ///
+    /// As the engine and the block layer say.
+    pub fn start(&mut self) -> Result<(), Errno> {
+        self.life().may_start()?;
+        // SAFETY: the device's lock is held, and it is not being destroyed, so its disk is there.
+        let code = unsafe { shim::zosbd2_device_start(self.device.shim) };
+        Errno::from_negative(code).map_or(Ok(()), Err)?;
+        self.life().set_started();
+        Ok(())
+    }
+
+    /// Changes the size.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` when the device is being destroyed.
+    pub fn resize(&mut self, size_bytes: u64) -> Result<(), Errno> {
+        if !self.life().phase().is_there() {
+            return Err(Errno::ENODEV);
+        }
+        self.device.set_size_bytes(size_bytes);
+        // SAFETY: the device's lock is held, and it is not being destroyed, so its disk is there.
+        unsafe { shim::zosbd2_device_resize(self.device.shim, size_bytes) };
+        Ok(())
+    }
+
+    /// Major and minor number of the node, 0 and 0 if there is none.
+    pub fn number(&mut self) -> (u32, u32) {
+        if !self.life().phase().is_there() {
+            return (0, 0);
+        }
+        // SAFETY: the device's lock is held, and it is not being destroyed, so its disk is there.
+        let number = unsafe { shim::zosbd2_device_number(self.device.shim) };
+        #[expect(clippy::cast_possible_truncation, reason = "splits a word into its halves")]
+        ((number >> 32) as u32, number as u32)
+    }
+}
+
+impl Drop for LockedDevice<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the lock is held.
+        unsafe { shim::zosbd2_device_unlock(self.device.shim) };
+    }
+}
+
+impl QueueBlock {
+    /// The block that `memory` is.
+    ///
+    /// # Safety
+    ///
+    /// `memory` was initialised and lives for `'a`.
+    #[inline]
+    #[must_use]
+    pub unsafe fn from_memory<'a>(memory: *mut c_void) -> &'a Self {
+        // SAFETY: the caller's promise; only shared references to the header are ever made, and what
+        // changes is in an `UnsafeCell` or atomic.
+        unsafe { &*memory.cast::<Self>() }
+    }
+
+    /// The device.
+    #[inline]
+    #[must_use]
+    pub const fn device(&self) -> &Device {
+        // SAFETY: a queue's block is part of its device's.
+        unsafe { &*self.device }
+    }
+
+    /// Which of the device's queues this is.
+    #[inline]
+    #[must_use]
+    pub const fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Whether requests seem to be queued. Only a hint: the lock is not held.
+    #[inline]
+    #[must_use]
+    pub fn seems_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) != 0
     }
 
     /// Takes the queue's lock.
     #[inline]
     #[must_use]
     pub fn lock(&self) -> Locked<'_> {
-        // SAFETY: the queue lives as long as the block (`initialise`).
+        // SAFETY: the queue lives as long as the block (`initialise_queue`).
         let flags = unsafe { shim::zosbd2_queue_lock(self.queue) };
-        Locked { device: self, flags }
+        Locked { block: self, flags }
     }
 
     /// Ends the block request of an effect. The lock is not held.
@@ -128,7 +362,22 @@ impl Device {
         }
     }
 
-    /// Copies between a request's pages and user memory from byte `done` on, without waiting for pages.
+    /// Ends the block requests of tags whose effects were successes. The lock is not held.
+    #[inline]
+    pub fn end_well(&self, tags: &[u16]) {
+        let count = u32::try_from(tags.len()).unwrap_or(0);
+        // SAFETY: the engine freed the tags just now and named us to end their requests, once.
+        unsafe { shim::zosbd2_requests_end(self.queue, tags.as_ptr(), count) };
+    }
+
+    /// Tells those who poll that the queue changed. The lock is not held.
+    pub fn wake_pollers(&self) {
+        // SAFETY: the queue lives as long as the block.
+        unsafe { shim::zosbd2_queue_wake_pollers(self.queue) };
+    }
+
+    /// Copies `bytes` of a request's data, from its byte `start` on, between its pages and user memory,
+    /// without waiting for pages. `done` of them were copied before.
     ///
     /// # Errors
     ///
@@ -136,19 +385,38 @@ impl Device {
     ///
     /// # Safety
     ///
-    /// The caller made the request of `tag` COPYING and has not unpinned it.
+    /// The caller made the request of `handle` COPYING and has not unpinned it, and `start` + `bytes` is
+    /// within it.
     #[inline]
-    pub unsafe fn copy(&self, tag: u16, user: u64, done: &mut u32, to_user: bool) -> Result<(), Errno> {
+    pub unsafe fn copy(
+        &self,
+        handle: Handle,
+        user: u64,
+        (start, bytes): (u32, u32),
+        done: &mut u32,
+        to_user: bool,
+    ) -> Result<(), Errno> {
+        let tag = u32::from(handle.tag());
         // SAFETY: the request cannot be ended while it is COPYING, so its pages stay.
-        let code = unsafe { shim::zosbd2_request_copy(self.queue, u32::from(tag), user, done, to_user) };
+        let code = unsafe { shim::zosbd2_request_copy(self.queue, tag, user, start, bytes, done, to_user) };
         Errno::from_negative(code).map_or(Ok(()), Err)
+    }
+
+    /// Zeroes a request's data from its byte `start` on.
+    ///
+    /// # Safety
+    ///
+    /// The caller made the request of `handle` COPYING and has not unpinned it.
+    pub unsafe fn zero(&self, handle: Handle, start: u32) {
+        // SAFETY: the request cannot be ended while it is COPYING, so its pages stay.
+        unsafe { shim::zosbd2_request_zero(self.queue, u32::from(handle.tag()), start) };
     }
 }
 
-/// The queue's lock, held until dropped.
+/// A queue's lock, held until dropped.
 #[derive(Debug)]
 pub struct Locked<'a> {
-    device: &'a Device,
+    block: &'a QueueBlock,
     flags: usize,
 }
 
@@ -156,22 +424,13 @@ impl Locked<'_> {
     /// The engine's queue.
     #[inline]
     pub fn queue(&mut self) -> Queue<'_> {
-        // SAFETY: one header on is where the slots start (`initialise`).
-        let slots = unsafe { ptr::from_ref(self.device).cast_mut().add(1) }.cast::<Slot>();
+        // SAFETY: one header on is where the slots start (`initialise_queue`).
+        let slots = unsafe { ptr::from_ref(self.block).cast_mut().add(1) }.cast::<Slot>();
         // SAFETY: `depth` slots were initialised there; the lock makes this the only reference to them.
-        let slots = unsafe { slice::from_raw_parts_mut(slots, self.device.depth) };
-        Queue::new(&mut self.changing().state, slots)
-    }
-
-    /// The teardown's clock, from its start on.
-    pub fn drain(&mut self) -> &mut Option<Drain> {
-        &mut self.changing().drain
-    }
-
-    #[inline]
-    fn changing(&mut self) -> &mut Changing {
+        let slots = unsafe { slice::from_raw_parts_mut(slots, self.block.depth) };
         // SAFETY: the lock is held, and `&mut self` makes this the only reference under it.
-        unsafe { &mut *self.device.locked.get() }
+        let state = unsafe { &mut *self.block.state.get() };
+        Queue::new(state, slots)
     }
 
     /// Carries out a wake-up.
@@ -179,7 +438,7 @@ impl Locked<'_> {
     pub fn wake(&mut self, wake: Wake) {
         if wake == Wake::One {
             // SAFETY: the lock is held.
-            unsafe { shim::zosbd2_queue_wake_one(self.device.queue) };
+            unsafe { shim::zosbd2_queue_wake_one(self.block.queue) };
         }
     }
 
@@ -187,19 +446,19 @@ impl Locked<'_> {
     pub fn wake_all(&mut self) {
         self.queue().wake_all();
         // SAFETY: the lock is held.
-        unsafe { shim::zosbd2_queue_wake_all(self.device.queue) };
+        unsafe { shim::zosbd2_queue_wake_all(self.block.queue) };
     }
 
-    /// Sleeps as a server until woken or signalled; the lock is dropped meanwhile. The engine was told by
-    /// `wait`.
+    /// Sleeps as a server until woken or signalled, at most for the time `left`, from which the time slept
+    /// is taken; the lock is dropped meanwhile. The engine was told by `wait`.
     ///
     /// # Errors
     ///
-    /// `EINTR` when a signal came and no wake-up.
+    /// `EINTR` or `ETIME` when no wake-up came.
     #[inline]
-    pub fn sleep(&mut self) -> Result<(), Errno> {
+    pub fn sleep(&mut self, left: &mut isize) -> Result<(), Errno> {
         // SAFETY: the lock is held, taken with these flags; C gives it back held.
-        let code = unsafe { shim::zosbd2_queue_sleep(self.device.queue, &raw mut self.flags) };
+        let code = unsafe { shim::zosbd2_queue_sleep(self.block.queue, &raw mut self.flags, left) };
         Errno::from_negative(code).map_or(Ok(()), Err)
     }
 }
@@ -207,8 +466,10 @@ impl Locked<'_> {
 impl Drop for Locked<'_> {
     #[inline]
     fn drop(&mut self) {
+        let queued = self.queue().queued();
+        self.block.busy.store(queued, Ordering::Relaxed);
         // SAFETY: the lock is held, taken with these flags.
-        unsafe { shim::zosbd2_queue_unlock(self.device.queue, self.flags) };
+        unsafe { shim::zosbd2_queue_unlock(self.block.queue, self.flags) };
     }
 }
 
@@ -265,6 +526,14 @@ impl LockedRegistry {
     #[must_use]
     pub unsafe fn new(memory: *mut c_void, lock: shim::RegistryLock) -> Self {
         Self { memory: memory.cast(), _lock: lock }
+    }
+
+    /// How many devices can exist.
+    #[must_use]
+    pub fn capacity(&self) -> u32 {
+        // SAFETY: the lock makes this the only access to the header.
+        let places = unsafe { (*self.memory).places };
+        u32::try_from(places).unwrap_or(u32::MAX)
     }
 
     /// The engine's registry.

@@ -6,14 +6,15 @@
 
 use core::ffi::c_void;
 
+use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
-use zosbd2_engine::device::{DRAIN_TICK_MS, Drain, Phase};
+use zosbd2_engine::device::{Change, DRAIN_TICK_MS, Phase, Terms};
 use zosbd2_engine::registry::PlaceId;
 use zosbd2_engine::request::{Op, Request};
 
-use crate::block::{Device, LockedRegistry, Registry};
-use crate::control::Control;
-use crate::{operation, shim};
+use crate::block::{Device, LockedRegistry, QueueBlock, Registry};
+use crate::devices::Devices;
+use crate::{shim, v1, v2};
 
 const fn code(result: Result<(), Errno>) -> i32 {
     match result {
@@ -57,37 +58,82 @@ pub unsafe extern "C" fn zosbd2_rs_registry_remove(registry: *mut c_void, place:
 ///
 /// `registry` is initialised.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn zosbd2_rs_control(registry: *mut c_void, command: u32, argument: u64) -> isize {
+pub unsafe extern "C" fn zosbd2_rs_control(
+    registry: *mut c_void,
+    command: u32,
+    argument: u64,
+    compat: bool,
+) -> isize {
     // SAFETY: the caller's promise.
-    let control = unsafe { Control::new(registry) };
-    code(control.run(command, argument)) as isize
+    let devices = unsafe { Devices::new(registry) };
+    if command >> 8 & 0xff == abi::IOCTL_TYPE {
+        return match v2::control::run(devices, command, argument) {
+            Ok(fd) => fd as isize,
+            Err(errno) => errno.negative() as isize,
+        };
+    }
+    if compat {
+        // The layouts of version 1 are those of 64-bit programs.
+        return Errno::ENOTTY.negative() as isize;
+    }
+    code(v1::control::Control::new(devices).run(command, argument)) as isize
 }
 
 /// Bytes of a device's block.
 #[unsafe(no_mangle)]
-pub extern "C" fn zosbd2_rs_device_bytes(depth: u32) -> usize {
-    Device::bytes(depth)
+pub extern "C" fn zosbd2_rs_device_bytes(queues: u32, depth: u32) -> usize {
+    Device::bytes(queues, depth)
 }
 
 /// Initialises a device's block.
 ///
 /// # Safety
 ///
-/// `engine` is as long as [`zosbd2_rs_device_bytes`] says, aligned to 8, and not in use; `params` is
-/// readable; `queue` lives as long as the block.
+/// `engine` is as long as [`zosbd2_rs_device_bytes`] says, aligned to 64, and not in use; `params` is
+/// readable; `device` lives as long as the block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zosbd2_rs_device_init(
     engine: *mut c_void,
     params: *const shim::Params,
-    queue: *mut shim::Queue,
+    device: *mut shim::Device,
 ) {
     // SAFETY: the caller's promise.
     let params = unsafe { params.read() };
+    let terms = Terms {
+        attached: params.version != 1,
+        grace_ms: params.grace_ms,
+        auto_destroy: params.flags & abi::CREATE_AUTO_DESTROY != 0,
+    };
     // SAFETY: the caller's promise.
-    unsafe { Device::initialise(engine, params, queue) };
+    unsafe { Device::initialise(engine, params, terms, device) };
 }
 
-/// A teardown begins: the server is asked to take what is dirty.
+/// Initialises the block of one queue and returns it.
+///
+/// # Safety
+///
+/// `engine` is initialised and not shared yet; `index` is below the number of queues; `queue` lives as long
+/// as the block.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn zosbd2_rs_queue_init(
+    engine: *mut c_void,
+    index: u32,
+    queue: *mut shim::Queue,
+) -> *mut c_void {
+    // SAFETY: the caller's promise.
+    unsafe { Device::initialise_queue(engine, index, queue) }.cast()
+}
+
+/// How many answers were accepted, and how many requests are outstanding.
+fn progress(device: &Device) -> (u64, u32) {
+    device.queues().fold((0, 0), |(answers, outstanding), block| {
+        let mut locked = block.lock();
+        let queue = locked.queue();
+        (answers.wrapping_add(queue.answers()), outstanding.saturating_add(queue.outstanding()))
+    })
+}
+
+/// A destruction begins: the server is asked to take what is dirty. May sleep.
 ///
 /// # Safety
 ///
@@ -96,15 +142,14 @@ pub unsafe extern "C" fn zosbd2_rs_device_init(
 pub unsafe extern "C" fn zosbd2_rs_device_drain(engine: *mut c_void, now_ms: u64) {
     // SAFETY: the caller's promise.
     let device = unsafe { Device::from_memory(engine) };
-    let mut locked = device.lock();
-    let mut queue = locked.queue();
-    queue.set_phase(Phase::Draining);
-    let answers = queue.answers();
-    *locked.drain() = Some(Drain::begin(now_ms, answers));
+    let mut locked = device.lock_always();
+    let (answers, _) = progress(device);
+    let change = locked.life().drain(now_ms, answers);
+    locked.carry_out(change);
 }
 
-/// Looks after a teardown. Returns in how many milliseconds to look again, 0 for never. When the server had
-/// its time, ends every request with `EIO`, those that come too.
+/// Looks after a destruction. Returns in how many milliseconds to look again, 0 for never. When the server
+/// had its time, ends every request with `EIO`, those that come too. May sleep.
 ///
 /// # Safety
 ///
@@ -113,33 +158,16 @@ pub unsafe extern "C" fn zosbd2_rs_device_drain(engine: *mut c_void, now_ms: u64
 pub unsafe extern "C" fn zosbd2_rs_device_tick(engine: *mut c_void, now_ms: u64) -> u32 {
     // SAFETY: the caller's promise.
     let device = unsafe { Device::from_memory(engine) };
-    let mut locked = device.lock();
-    let queue = locked.queue();
-    let (phase, answers, outstanding) = (queue.phase(), queue.answers(), queue.outstanding());
-    let gives_up = locked.drain().as_mut().is_some_and(|drain| drain.gives_up(now_ms, answers, outstanding));
-    if phase != Phase::Draining {
-        return 0;
+    let mut locked = device.lock_always();
+    let (answers, outstanding) = progress(device);
+    let change = locked.life().tick(now_ms, answers, outstanding);
+    if change != Change::None {
+        locked.carry_out(change);
     }
-    if !gives_up {
-        return DRAIN_TICK_MS;
-    }
-    locked.queue().set_phase(Phase::Failing);
-    drop(locked);
-    let mut from = 0;
-    while let Some(end) = fail_next(device, from) {
-        from = end;
-    }
-    0
+    if locked.life().phase() == Phase::Draining { DRAIN_TICK_MS } else { 0 }
 }
 
-/// Fails one request; returns where to go on, `None` when there is no more.
-fn fail_next(device: &Device, from: u16) -> Option<u16> {
-    let end = device.lock().queue().fail_next(from)?;
-    device.end(end);
-    end.tag.checked_add(1)
-}
-
-/// The disk is deleted and has no request: servers are sent away.
+/// The disk is deleted and has no request: servers are sent away. May sleep.
 ///
 /// # Safety
 ///
@@ -148,9 +176,32 @@ fn fail_next(device: &Device, from: u16) -> Option<u16> {
 pub unsafe extern "C" fn zosbd2_rs_device_gone(engine: *mut c_void) {
     // SAFETY: the caller's promise.
     let device = unsafe { Device::from_memory(engine) };
-    let mut locked = device.lock();
-    locked.queue().set_phase(Phase::Gone);
-    locked.wake_all();
+    let mut locked = device.lock_always();
+    locked.life().gone();
+    locked.carry_out(Change::None);
+    for queue in device.queues() {
+        queue.lock().wake_all();
+    }
+}
+
+/// The grace after the last server is over. May sleep.
+///
+/// # Safety
+///
+/// `engine` and `registry` are initialised; the device is not freed before this returns.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn zosbd2_rs_device_grace_over(engine: *mut c_void, registry: *mut c_void) {
+    // SAFETY: the caller's promise.
+    let device = unsafe { Device::from_memory(engine) };
+    // SAFETY: the caller's promise.
+    let devices = unsafe { Devices::new(registry) };
+    let mut locked = device.lock_always();
+    let change = locked.life().grace_over();
+    let destroy = change != Change::None && locked.carry_out(change);
+    drop(locked);
+    if destroy {
+        devices.destroy_unwanted(device.params().handle);
+    }
 }
 
 /// A block request comes. Any context that may take a spinlock. On error the shim fails it.
@@ -163,17 +214,23 @@ pub unsafe extern "C" fn zosbd2_rs_queue_submit(
     engine: *mut c_void,
     tag: u32,
     op: u32,
+    flags: u32,
     offset: u64,
     length: u32,
     last: bool,
 ) -> i32 {
     // SAFETY: the caller's promise.
-    let device = unsafe { Device::from_memory(engine) };
-    let (Ok(tag), Some(op)) = (u16::try_from(tag), Op::from_number(op)) else {
+    let block = unsafe { QueueBlock::from_memory(engine) };
+    let (Ok(tag), Some(op), Ok(flags)) = (u16::try_from(tag), Op::from_number(op), u8::try_from(flags))
+    else {
         return Errno::EIO.negative();
     };
-    let mut locked = device.lock();
-    match locked.queue().submit(tag, Request { op, offset, length }, last) {
+    // The device may have become smaller since the block layer looked.
+    if offset.saturating_add(length.into()) > block.device().size_bytes() {
+        return Errno::EIO.negative();
+    }
+    let mut locked = block.lock();
+    match locked.queue().submit(tag, Request { op, flags, offset, length }, last) {
         Ok(wake) => {
             locked.wake(wake);
             0
@@ -186,38 +243,87 @@ pub unsafe extern "C" fn zosbd2_rs_queue_submit(
 ///
 /// # Safety
 ///
-/// `engine` is initialised.
+/// `engine` is a queue's block, initialised.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zosbd2_rs_queue_announce(engine: *mut c_void) {
     // SAFETY: the caller's promise.
-    let device = unsafe { Device::from_memory(engine) };
-    let mut locked = device.lock();
+    let block = unsafe { QueueBlock::from_memory(engine) };
+    let mut locked = block.lock();
     let wake = locked.queue().announce();
     locked.wake(wake);
 }
 
-/// The deadline of a block request has passed.
+/// The deadline of a block request has passed. Returns whether the device has deadlines: otherwise nothing
+/// happened and the clock starts anew.
 ///
 /// # Safety
 ///
-/// `engine` is initialised; blk-mq keeps the block request of `tag` until this returns.
+/// `engine` is a queue's block, initialised; blk-mq keeps the block request of `tag` until this returns.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn zosbd2_rs_queue_expire(engine: *mut c_void, tag: u32) {
+pub unsafe extern "C" fn zosbd2_rs_queue_expire(engine: *mut c_void, tag: u32) -> bool {
     // SAFETY: the caller's promise.
-    let device = unsafe { Device::from_memory(engine) };
-    let Ok(tag) = u16::try_from(tag) else { return };
-    let end = device.lock().queue().expire(tag);
-    device.end_if(end);
+    let block = unsafe { QueueBlock::from_memory(engine) };
+    if block.device().params().deadline_ms == 0 {
+        return false;
+    }
+    if let Ok(tag) = u16::try_from(tag) {
+        let end = block.lock().queue().expire(tag);
+        block.end_if(end);
+    }
+    true
 }
 
 /// The operation call of version 1 on the block node. Process context, may sleep.
 ///
 /// # Safety
 ///
-/// `engine` is initialised and stays so, because the caller has the node open.
+/// `engine` is a device's block, initialised, and stays so, because the caller has the node open.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zosbd2_rs_operation(engine: *mut c_void, may_write: bool, argument: u64) -> isize {
     // SAFETY: the caller's promise.
     let device = unsafe { Device::from_memory(engine) };
-    code(operation::run(device, may_write, argument)) as isize
+    let Some(queue) = device.queue(0) else { return Errno::ENOENT.negative() as isize };
+    code(v1::operation::run(queue, may_write, argument)) as isize
+}
+
+/// An ioctl on a server descriptor. Process context, may sleep.
+///
+/// # Safety
+///
+/// `engine` is a device's block, initialised, and stays so, because the descriptor keeps it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn zosbd2_rs_server(
+    engine: *mut c_void,
+    epoch: u32,
+    command: u32,
+    argument: u64,
+) -> isize {
+    // SAFETY: the caller's promise.
+    let device = unsafe { Device::from_memory(engine) };
+    code(v2::server::run(device, epoch, command, argument)) as isize
+}
+
+/// What a server descriptor is ready for, as poll(2) says it.
+///
+/// # Safety
+///
+/// `engine` is a device's block, initialised, and stays so, because the descriptor keeps it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn zosbd2_rs_server_poll(engine: *mut c_void, epoch: u32) -> u32 {
+    // SAFETY: the caller's promise.
+    let device = unsafe { Device::from_memory(engine) };
+    v2::server::poll(device, epoch)
+}
+
+/// The last close of a server descriptor. May sleep.
+///
+/// # Safety
+///
+/// `engine` is a device's block; it and `registry` are initialised and stay so until this returns.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn zosbd2_rs_server_closed(engine: *mut c_void, registry: *mut c_void, epoch: u32) {
+    // SAFETY: the caller's promise.
+    let device = unsafe { Device::from_memory(engine) };
+    // SAFETY: the caller's promise.
+    v2::server::closed(device, unsafe { Devices::new(registry) }, epoch);
 }

@@ -22,7 +22,9 @@
 )]
 
 pub mod block;
-pub mod control;
+pub mod devices;
 pub mod entry;
-pub mod operation;
 pub mod shim;
+pub mod transfer;
+pub mod v1;
+pub mod v2;

@@ -9,7 +9,9 @@ use core::ffi::c_void;
 use core::mem::{size_of, size_of_val};
 
 use zosbd2_abi::v1::NAME_BYTES;
+use zosbd2_abi::v2;
 use zosbd2_engine::Errno;
+use zosbd2_engine::v2::Machine;
 
 /// `struct zosbd2_queue`.
 #[repr(C)]
@@ -25,61 +27,130 @@ pub struct Device {
     opaque: [u8; 0],
 }
 
+/// `struct file`.
+#[repr(C)]
+#[derive(Debug)]
+pub struct File {
+    opaque: [u8; 0],
+}
+
 /// `struct zosbd2_params`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Params {
+    /// Name of the disk, NUL padded; `!` stands for `/`.
+    pub disk_name: [u8; NAME_BYTES],
     /// NUL padded.
-    pub name: [u8; NAME_BYTES],
+    pub serial: [u8; v2::SERIAL_BYTES],
     /// Capacity.
     pub size_bytes: u64,
+    /// `CREATE_` flags of version 2.
+    pub flags: u32,
+    /// Version of the interface that serves it.
+    pub version: u32,
     /// Logical block size.
-    pub block_size: u32,
+    pub logical_block_size: u32,
+    /// Physical block size.
+    pub physical_block_size: u32,
+    /// Smallest I/O without extra cost.
+    pub io_min: u32,
+    /// Best I/O size; 0: none.
+    pub io_opt: u32,
     /// Most data of a read or write.
     pub max_data_bytes: u32,
-    /// Longest discard.
+    /// What discards are best made in multiples of.
+    pub discard_granularity: u32,
+    /// Longest discard; 0: none.
     pub max_discard_bytes: u32,
-    /// Request deadline.
-    pub timeout_ms: u32,
-    /// Number of tags.
+    /// Longest write-zeroes; 0: none.
+    pub max_write_zeroes_bytes: u32,
+    /// Longest secure erase; 0: none.
+    pub max_secure_erase_bytes: u32,
+    /// Request deadline; 0: none.
+    pub deadline_ms: u32,
+    /// Wait for another server; 0: none.
+    pub grace_ms: u32,
+    /// Number of queues.
+    pub queues: u32,
+    /// Number of tags of each queue.
     pub depth: u32,
+    /// User who made it.
+    pub owner_uid: u32,
     /// Where the registry keeps the device.
     pub place: u32,
     /// Handle of the device.
     pub handle: u32,
-    /// Padding.
-    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<Params>() == 72);
+const _: () = assert!(size_of::<Params>() == 144);
+
+impl Params {
+    /// Name of the device, NUL padded: that of the disk without its folder.
+    #[must_use]
+    pub fn name(&self) -> [u8; NAME_BYTES] {
+        let mut name = [0; NAME_BYTES];
+        let folder = if self.version == 1 { 0 } else { FOLDER_BYTES };
+        for (to, &from) in name.iter_mut().zip(self.disk_name.iter().skip(folder)) {
+            *to = from;
+        }
+        name
+    }
+}
+
+/// Bytes of `zosbd2!`.
+const FOLDER_BYTES: usize = 7;
 
 unsafe extern "C" {
     pub(crate) fn zosbd2_queue_lock(queue: *mut Queue) -> usize;
     pub(crate) fn zosbd2_queue_unlock(queue: *mut Queue, flags: usize);
-    pub(crate) fn zosbd2_queue_sleep(queue: *mut Queue, flags: *mut usize) -> i32;
+    pub(crate) fn zosbd2_queue_sleep(queue: *mut Queue, flags: *mut usize, left: *mut isize) -> i32;
     pub(crate) fn zosbd2_queue_wake_one(queue: *mut Queue);
     pub(crate) fn zosbd2_queue_wake_all(queue: *mut Queue);
+    pub(crate) fn zosbd2_queue_wake_pollers(queue: *mut Queue);
     pub(crate) fn zosbd2_request_end(queue: *mut Queue, tag: u32, error: i32);
+    pub(crate) fn zosbd2_requests_end(queue: *mut Queue, tags: *const u16, count: u32);
     pub(crate) fn zosbd2_request_copy(
         queue: *mut Queue,
         tag: u32,
         user: u64,
+        start: u32,
+        bytes: u32,
         done: *mut u32,
         to_user: bool,
     ) -> i32;
+    pub(crate) fn zosbd2_request_zero(queue: *mut Queue, tag: u32, start: u32);
     pub(crate) fn zosbd2_device_create(params: *const Params, device: *mut *mut Device) -> i32;
     pub(crate) fn zosbd2_device_engine(device: *mut Device) -> *mut c_void;
+    pub(crate) fn zosbd2_device_lock(device: *mut Device) -> i32;
+    pub(crate) fn zosbd2_device_lock_always(device: *mut Device);
+    pub(crate) fn zosbd2_device_unlock(device: *mut Device);
     pub(crate) fn zosbd2_device_get(device: *mut Device);
     pub(crate) fn zosbd2_device_put(device: *mut Device);
+    pub(crate) fn zosbd2_device_start(device: *mut Device) -> i32;
+    pub(crate) fn zosbd2_device_resize(device: *mut Device, size_bytes: u64);
+    pub(crate) fn zosbd2_device_number(device: *mut Device) -> u64;
+    pub(crate) fn zosbd2_device_begin_grace(device: *mut Device, ms: u32);
     pub(crate) fn zosbd2_device_seal(device: *mut Device, force: bool) -> bool;
     pub(crate) fn zosbd2_device_destroy(device: *mut Device);
     pub(crate) fn zosbd2_device_wait_gone(device: *mut Device) -> i32;
+    pub(crate) fn zosbd2_server_open(device: *mut Device, epoch: u32, file: *mut *mut File) -> i32;
+    pub(crate) fn zosbd2_server_install(fd: i32, file: *mut File);
+    pub(crate) fn zosbd2_server_abandon(fd: i32, file: *mut File);
     fn zosbd2_user_read(to: *mut c_void, user: u64, bytes: u32) -> i32;
     fn zosbd2_user_write(user: u64, from: *const c_void, bytes: u32) -> i32;
     safe fn zosbd2_user_clear(user: u64, bytes: u32) -> i32;
     safe fn zosbd2_user_fault_in(user: u64, bytes: u32, write: bool) -> i32;
+    safe fn zosbd2_user_tail_is_zero(user: u64, bytes: u32) -> i32;
     safe fn zosbd2_signal_pending() -> u32;
     safe fn zosbd2_signal_fatal() -> bool;
+    safe fn zosbd2_current_uid() -> u32;
+    safe fn zosbd2_may_serve(owner_uid: u32) -> bool;
+    safe fn zosbd2_timeout(ms: u32) -> isize;
+    safe fn zosbd2_now_ns() -> u64;
+    safe fn zosbd2_spin(until_ns: u64) -> bool;
+    safe fn zosbd2_cpus() -> u32;
+    safe fn zosbd2_page_size() -> u32;
+    fn zosbd2_version(version: *mut u8);
     safe fn zosbd2_registry_lock() -> i32;
     safe fn zosbd2_registry_lock_always();
     safe fn zosbd2_registry_unlock();
@@ -121,6 +192,34 @@ unsafe impl Plain for zosbd2_abi::v1::Status {}
 unsafe impl Plain for zosbd2_abi::v1::OperationTail {}
 // SAFETY: integers only; padding is spelled out as fields (size asserted in abi).
 unsafe impl Plain for zosbd2_abi::v1::Create {}
+// SAFETY: integers only, no padding (size asserted in abi).
+unsafe impl Plain for v2::Info {}
+// SAFETY: integers only, no padding (size asserted in abi).
+unsafe impl Plain for v2::Create {}
+// SAFETY: integers only, no padding (size asserted in abi).
+unsafe impl Plain for v2::Attach {}
+// SAFETY: integers only, no padding (size asserted in abi).
+unsafe impl Plain for v2::Destroy {}
+// SAFETY: integers only, no padding (size asserted in abi).
+unsafe impl Plain for v2::List {}
+// SAFETY: integers only, no padding (size asserted in abi).
+unsafe impl Plain for v2::ListEntry {}
+// SAFETY: integers only, no padding (size asserted in abi).
+unsafe impl Plain for v2::Status {}
+// SAFETY: integers only, no padding (size asserted in abi).
+unsafe impl Plain for v2::Start {}
+// SAFETY: integers only, no padding (size asserted in abi).
+unsafe impl Plain for v2::Resize {}
+// SAFETY: integers only, no padding (size asserted in abi).
+unsafe impl Plain for v2::Stats {}
+// SAFETY: integers only, no padding (size asserted in abi).
+unsafe impl Plain for v2::Enter {}
+// SAFETY: integers only, no padding (size asserted in abi).
+unsafe impl Plain for v2::Commit {}
+// SAFETY: integers only, no padding (size asserted in abi).
+unsafe impl Plain for v2::Iovec {}
+// SAFETY: integers only, no padding (size asserted in abi).
+unsafe impl Plain for v2::Request {}
 
 /// Reads a whole value from user memory.
 ///
@@ -158,27 +257,38 @@ pub fn user_write<T: Plain>(user: u64, value: &T) -> Result<(), Errno> {
     result(unsafe { zosbd2_user_write(user, (&raw const *value).cast(), bytes) })
 }
 
-/// Writes words to user memory.
+/// Reads values from user memory, one after the other.
+///
+/// # Errors
+///
+/// `EFAULT` when not all of them are readable.
+#[inline]
+pub fn user_read_all<T: Plain>(user: u64, values: &mut [T]) -> Result<(), Errno> {
+    let bytes = u32::try_from(size_of_val(values)).unwrap_or(0);
+    // SAFETY: `values` has room for `bytes`, and any bytes make valid values (`Plain`).
+    result(unsafe { zosbd2_user_read(values.as_mut_ptr().cast(), user, bytes) })
+}
+
+/// Writes values to user memory, one after the other.
 ///
 /// # Errors
 ///
 /// `EFAULT` when not all of the target is writable; a part may have been written.
 #[inline]
-pub fn user_write_words(user: u64, words: &[u64]) -> Result<(), Errno> {
-    let bytes = u32::try_from(size_of_val(words)).unwrap_or(0);
-    // SAFETY: `words` is `bytes` long; integers have no padding.
-    result(unsafe { zosbd2_user_write(user, words.as_ptr().cast(), bytes) })
+pub fn user_write_all<T: Plain>(user: u64, values: &[T]) -> Result<(), Errno> {
+    let bytes = u32::try_from(size_of_val(values)).unwrap_or(0);
+    // SAFETY: `values` is `bytes` long and has no padding (`Plain`).
+    result(unsafe { zosbd2_user_write(user, values.as_ptr().cast(), bytes) })
 }
 
-/// Writes the words of a LIST answer to user memory.
+/// Whether all bytes of a piece of user memory are zero.
 ///
 /// # Errors
 ///
-/// `EFAULT` when not all of the target is writable; a part may have been written.
-pub fn user_write_list(user: u64, words: &[u32]) -> Result<(), Errno> {
-    let bytes = u32::try_from(size_of_val(words)).unwrap_or(0);
-    // SAFETY: `words` is `bytes` long; integers have no padding.
-    result(unsafe { zosbd2_user_write(user, words.as_ptr().cast(), bytes) })
+/// `EFAULT` when not all of them are readable.
+pub fn user_is_zero(user: u64, bytes: u32) -> Result<bool, Errno> {
+    let code = zosbd2_user_tail_is_zero(user, bytes);
+    Errno::from_negative(code).map_or(Ok(code != 0), Err)
 }
 
 /// Zeroes user memory.
@@ -210,6 +320,52 @@ pub fn signal_pending() -> u32 {
 #[must_use]
 pub fn signal_fatal() -> bool {
     zosbd2_signal_fatal()
+}
+
+/// The caller's user, who becomes the owner of what he makes.
+#[must_use]
+pub fn current_uid() -> u32 {
+    zosbd2_current_uid()
+}
+
+/// Whether the caller may serve the devices of this user.
+#[must_use]
+pub fn may_serve(owner_uid: u32) -> bool {
+    zosbd2_may_serve(owner_uid)
+}
+
+/// The time limit of so many milliseconds, `None` for none, as [`Locked::sleep`](crate::block::Locked::sleep)
+/// takes it.
+#[must_use]
+pub fn timeout(ms: Option<u32>) -> isize {
+    zosbd2_timeout(ms.map_or(u32::MAX, |ms| ms.min(v2::MAX_MILLISECONDS)))
+}
+
+/// A monotonic clock.
+#[must_use]
+pub fn now_ns() -> u64 {
+    zosbd2_now_ns()
+}
+
+/// One turn of waiting busily: `false` when it is time to stop.
+#[must_use]
+pub fn spin(until_ns: u64) -> bool {
+    zosbd2_spin(until_ns)
+}
+
+/// What the machine sets limits by.
+#[must_use]
+pub fn machine() -> Machine {
+    Machine { cpus: zosbd2_cpus(), page_bytes: zosbd2_page_size() }
+}
+
+/// The module's version, NUL padded.
+#[must_use]
+pub fn version() -> [u8; 32] {
+    let mut version = [0; 32];
+    // SAFETY: C writes at most 32 bytes.
+    unsafe { zosbd2_version(version.as_mut_ptr()) };
+    version
 }
 
 /// Whether `/dev` or `/sys/class/block` has this name already.

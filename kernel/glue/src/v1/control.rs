@@ -2,61 +2,25 @@
 //! Version 1's calls on the control node.
 //!
 //! Called by any process that could open the node, in its own context; may sleep. Arguments are copied in
-//! once, whole and no further than the interface defines, and checked as copies.
-//!
-//! Who destroys a device is whoever sealed it in the registry; the work itself is done by a worker of the
-//! shim, so a caller killed while waiting leaves nothing behind.
+//! once, whole and no further than the interface defines, and checked as copies. Devices of version 2 are
+//! not seen by these calls.
 
-use core::ffi::c_void;
 use core::mem::offset_of;
-use core::ptr;
 
 use zosbd2_abi::v1 as abi;
 use zosbd2_engine::Errno;
 use zosbd2_engine::name::Name;
-use zosbd2_engine::registry::{Found, PlaceId};
+use zosbd2_engine::registry::Found;
 use zosbd2_engine::v1::{DEPTH, Params};
 
 use crate::block::{Device, LockedRegistry};
+use crate::devices::{Devices, Reference};
 use crate::shim;
 
-/// The registry, from which each call takes the lock as it needs.
+/// The control node.
 #[derive(Clone, Copy, Debug)]
 pub struct Control {
-    registry: *mut c_void,
-}
-
-/// A reference to a device; put when dropped.
-#[derive(Debug)]
-struct Reference(*mut shim::Device);
-
-impl Reference {
-    /// Takes a reference. The registry's lock is held, so the device is there.
-    fn take(_registry: &LockedRegistry, found: Found) -> Self {
-        let device = ptr::with_exposed_provenance_mut(usize::try_from(found.device).unwrap_or(0));
-        // SAFETY: a device that the registry knows exists, and the registry is locked.
-        unsafe { shim::zosbd2_device_get(device) };
-        Self(device)
-    }
-
-    fn destroy(&self) {
-        // SAFETY: a reference is held; the caller sealed the device, so this happens once.
-        unsafe { shim::zosbd2_device_destroy(self.0) };
-    }
-
-    fn wait_gone(&self) -> Result<(), Errno> {
-        // SAFETY: a reference is held.
-        let code = unsafe { shim::zosbd2_device_wait_gone(self.0) };
-        // Only a fatal signal ends the wait early, so nobody sees which error it was.
-        Errno::from_negative(code).map_or(Ok(()), |_| Err(Errno::EINTR))
-    }
-}
-
-impl Drop for Reference {
-    fn drop(&mut self) {
-        // SAFETY: taken once, put once.
-        unsafe { shim::zosbd2_device_put(self.0) };
-    }
+    devices: Devices,
 }
 
 /// Bytes behind a name field of a struct at `user`.
@@ -73,25 +37,10 @@ const fn error_field(result: Result<(), Errno>) -> u32 {
 }
 
 impl Control {
-    /// The control node over this registry.
-    ///
-    /// # Safety
-    ///
-    /// `registry` was initialised, and lives as long as the module.
+    /// The control node over these devices.
     #[must_use]
-    pub const unsafe fn new(registry: *mut c_void) -> Self {
-        Self { registry }
-    }
-
-    fn lock(self) -> Result<LockedRegistry, Errno> {
-        let lock = shim::RegistryLock::take()?;
-        // SAFETY: as `new` demands.
-        Ok(unsafe { LockedRegistry::new(self.registry, lock) })
-    }
-
-    fn lock_always(self) -> LockedRegistry {
-        // SAFETY: as `new` demands.
-        unsafe { LockedRegistry::new(self.registry, shim::RegistryLock::take_always()) }
+    pub const fn new(devices: Devices) -> Self {
+        Self { devices }
     }
 
     /// One ioctl.
@@ -127,53 +76,48 @@ impl Control {
             .and_then(|()| shim::user_write(error_at, &error));
         if told.is_err() {
             // Nobody knows of the device, so nobody would destroy it.
-            self.destroy(true, |registry| registry.get().by_handle(handle))?;
+            self.devices.destroy(true, |registry| by_handle(registry, handle))?;
         }
         told
     }
 
     fn make(self, params: &Params) -> Result<u32, Errno> {
-        let place = self.lock()?.get().reserve(params.name)?;
-        let made = self.make_at(params, place);
-        let mut registry = self.lock_always();
-        match made {
-            Ok((handle, device)) => {
-                registry.get().publish(place, device.expose_provenance() as u64);
-                Ok(handle)
-            }
-            Err(errno) => {
-                registry.get().remove(place);
-                Err(errno)
-            }
-        }
-    }
-
-    fn make_at(self, params: &Params, place: PlaceId) -> Result<(u32, *mut shim::Device), Errno> {
-        if shim::node_exists(params.name.bytes()) {
-            return Err(Errno::EEXIST);
-        }
-        let handle = self.lock_always().get().number(place);
-        let params = shim::Params {
-            name: *params.name.bytes(),
+        let wanted = shim::Params {
+            disk_name: *params.name.bytes(),
+            serial: [0; _],
             size_bytes: params.block_count.wrapping_mul(u64::from(abi::BLOCK_SIZE)),
-            block_size: abi::BLOCK_SIZE,
+            flags: 0,
+            version: 1,
+            logical_block_size: abi::BLOCK_SIZE,
+            physical_block_size: abi::BLOCK_SIZE,
+            io_min: abi::BLOCK_SIZE,
+            io_opt: 0,
             max_data_bytes: params.max_data_bytes(),
+            discard_granularity: abi::BLOCK_SIZE,
             max_discard_bytes: abi::MAX_DISCARD_BYTES,
-            timeout_ms: params.timeout_ms,
+            max_write_zeroes_bytes: 0,
+            max_secure_erase_bytes: 0,
+            deadline_ms: params.timeout_ms,
+            grace_ms: 0,
+            queues: 1,
             depth: u32::from(DEPTH),
-            place: u32::try_from(place.to_raw()).map_err(|_| Errno::EINVAL)?,
-            handle,
-            reserved: 0,
+            owner_uid: shim::current_uid(),
+            place: 0,
+            handle: 0,
         };
-        let mut device = ptr::null_mut();
-        // SAFETY: `params` is complete; `device` is written on success.
-        let code = unsafe { shim::zosbd2_device_create(&raw const params, &raw mut device) };
-        Errno::from_negative(code).map_or(Ok((handle, device)), Err)
+        let name_is_free =
+            || if shim::node_exists(params.name.bytes()) { Err(Errno::EEXIST) } else { Ok(()) };
+        let start = |device: &Reference| device.block().lock_always().start();
+        match self.devices.make(params.name, wanted, name_is_free, start) {
+            // The original's word for it.
+            Err(Errno::ENOSPC) => Err(Errno::EINVAL),
+            made => made.map(|(handle, ())| handle),
+        }
     }
 
     fn destroy_by_handle(self, user: u64) -> Result<(), Errno> {
         let destroy: abi::DestroyByHandle = shim::user_read(user)?;
-        let done = self.destroy(destroy.force != 0, |registry| registry.get().by_handle(destroy.handle));
+        let done = self.devices.destroy(destroy.force != 0, |registry| by_handle(registry, destroy.handle));
         shim::user_write(user, &abi::DestroyByHandle { error: error_field(done).cast_signed(), ..destroy })?;
         done
     }
@@ -181,33 +125,9 @@ impl Control {
     fn destroy_by_name(self, user: u64) -> Result<(), Errno> {
         let destroy: abi::DestroyByName = shim::user_read(user)?;
         let done = Name::from_field(&destroy.name)
-            .and_then(|name| self.destroy(destroy.force != 0, |registry| registry.get().by_name(&name)));
+            .and_then(|name| self.devices.destroy(destroy.force != 0, |registry| by_name(registry, &name)));
         shim::user_write(user, &abi::DestroyByName { error: error_field(done).cast_signed(), ..destroy })?;
         done
-    }
-
-    /// Finds, seals and destroys one device, and waits until it is gone.
-    fn destroy(
-        self,
-        force: bool,
-        find: impl FnOnce(&mut LockedRegistry) -> Option<Found>,
-    ) -> Result<(), Errno> {
-        let mut registry = self.lock()?;
-        let found = find(&mut registry).ok_or(Errno::ENOENT)?;
-        let device = Self::seal(&mut registry, found, force)?;
-        drop(registry);
-        device.destroy();
-        device.wait_gone()
-    }
-
-    fn seal(registry: &mut LockedRegistry, found: Found, force: bool) -> Result<Reference, Errno> {
-        let device = Reference::take(registry, found);
-        // SAFETY: a reference is held, and the registry is locked.
-        if !unsafe { shim::zosbd2_device_seal(device.0, force) } {
-            return Err(Errno::EBUSY);
-        }
-        registry.get().seal(found.place);
-        Ok(device)
     }
 
     /// Starts the destruction of every device that can go, then waits for all of them. Busy ones are left
@@ -217,10 +137,10 @@ impl Control {
         let mut result = Ok(());
         let mut order = 0;
         loop {
-            let mut registry = self.lock()?;
-            let Some(found) = registry.get().after(order) else { break };
+            let mut registry = self.devices.lock()?;
+            let Some(found) = after(&mut registry, order) else { break };
             order = found.order;
-            match Self::seal(&mut registry, found, force != 0) {
+            match Devices::seal(&mut registry, found, force != 0) {
                 Ok(device) => device.destroy(),
                 Err(errno) => result = Err(errno),
             }
@@ -228,12 +148,15 @@ impl Control {
         let last = order;
         order = 0;
         loop {
-            let mut registry = self.lock()?;
+            let mut registry = self.devices.lock()?;
             let Some(found) = registry.get().sealed_after(order) else { break };
             if found.order > last {
                 break;
             }
             order = found.order;
+            if found.version != VERSION {
+                continue;
+            }
             let device = Reference::take(&registry, found);
             drop(registry);
             device.wait_gone()?;
@@ -244,7 +167,7 @@ impl Control {
     fn handle_by_name(self, user: u64) -> Result<(), Errno> {
         let query: abi::HandleByName = shim::user_read(user)?;
         let found = Name::from_field(&query.name).and_then(|name| {
-            let found = self.lock()?.get().by_name(&name);
+            let found = by_name(&mut self.devices.lock()?, &name);
             found.map(|found| found.handle).ok_or(Errno::ENOENT)
         });
         let error = error_field(found.map(|_| ())).cast_signed();
@@ -255,10 +178,10 @@ impl Control {
 
     fn list(self, user: u64) -> Result<(), Errno> {
         let mut words = [0_u32; abi::LIST_ENTRIES + 1];
-        let mut registry = self.lock()?;
+        let mut registry = self.devices.lock()?;
         let (mut order, mut count) = (0, 0_u32);
         for handle in words.iter_mut().skip(1) {
-            let Some(found) = registry.get().after(order) else { break };
+            let Some(found) = after(&mut registry, order) else { break };
             *handle = found.handle;
             order = found.order;
             count = count.wrapping_add(1);
@@ -267,22 +190,53 @@ impl Control {
         if let Some(first) = words.first_mut() {
             *first = count;
         }
-        shim::user_write_list(user, &words)
+        shim::user_write_all(user, &words)
     }
 
     fn status(self, user: u64) -> Result<(), Errno> {
         let handle: u32 = shim::user_read(user)?;
-        let mut registry = self.lock()?;
-        let found = registry.get().by_handle(handle).ok_or(Errno::ENOENT)?;
-        let device = ptr::with_exposed_provenance_mut(usize::try_from(found.device).unwrap_or(0));
-        // SAFETY: a device that the registry knows exists, and the registry is locked.
-        let engine = unsafe { shim::zosbd2_device_engine(device) };
-        // SAFETY: the block lives as long as the device.
-        let status = unsafe { Device::from_memory(engine) }.status();
+        let mut registry = self.devices.lock()?;
+        let found = by_handle(&mut registry, handle).ok_or(Errno::ENOENT)?;
+        let device = Reference::take(&registry, found);
         drop(registry);
-        shim::user_write(user, &status)
+        shim::user_write(user, &status(device.block()))
     }
 }
 
+fn by_handle(registry: &mut LockedRegistry, handle: u32) -> Option<Found> {
+    registry.get().by_handle(handle).filter(|found| found.version == VERSION)
+}
+
+fn by_name(registry: &mut LockedRegistry, name: &Name) -> Option<Found> {
+    registry.get().by_name(name).filter(|found| found.version == VERSION)
+}
+
+fn after(registry: &mut LockedRegistry, mut order: u64) -> Option<Found> {
+    loop {
+        let found = registry.get().after(order)?;
+        if found.version == VERSION {
+            return Some(found);
+        }
+        order = found.order;
+    }
+}
+
+/// What STATUS answers.
+fn status(device: &Device) -> abi::Status {
+    let params = device.params();
+    abi::Status {
+        query: params.handle,
+        reserved: 0,
+        size_bytes: params.size_bytes,
+        block_count: params.size_bytes >> abi::BLOCK_SIZE.trailing_zeros(),
+        block_size: params.logical_block_size,
+        max_segments: params.max_data_bytes >> abi::BLOCK_SIZE.trailing_zeros(),
+        timeout_ms: params.deadline_ms,
+        handle: params.handle,
+        name: params.disk_name,
+    }
+}
+
+const VERSION: u32 = 1;
 /// What the shim says of memory that cannot be used; version 1 has another word for it.
-const EFAULT: i32 = 14;
+const EFAULT: i32 = Errno::EFAULT.get();

@@ -14,24 +14,14 @@ use zosbd2_engine::queue::{Answer, Fetched, Refused, Work};
 use zosbd2_engine::request::{Handle, Op, Request};
 use zosbd2_engine::v1::{self, Call};
 
-use crate::block::Device;
+use crate::block::QueueBlock;
 use crate::shim;
+use crate::transfer::{self, Copied};
 
 /// Segments that are written to the server together with the head.
 const SEGMENTS_AT_ONCE: u32 = 30;
 const HEAD_WORDS: usize = 6;
 const SEGMENT_BYTES: u32 = 16;
-/// Bytes brought in at once when a copy meets a page that is not there.
-const FAULT_IN_BYTES: u32 = 65536;
-
-/// Whether a copy between a request and the server came to its end.
-enum Copied {
-    /// All is copied; the request is still COPYING.
-    All,
-    /// The request is not ours any more (deadline, teardown).
-    Lost,
-}
-
 /// Answers as the buffer at `user` says, then fetches into it.
 ///
 /// # Errors
@@ -39,7 +29,7 @@ enum Copied {
 /// As `docs/abi-v1.md`: `EBADF` without write permission, `ENOMEM` for an unusable buffer, `ENOENT` when
 /// the handle is not this device's or the device is gone, `EINVAL` for an opcode that is none or an answer
 /// of the wrong kind, `EINTR`.
-pub fn run(device: &Device, may_write: bool, user: u64) -> Result<(), Errno> {
+pub fn run(block: &QueueBlock, may_write: bool, user: u64) -> Result<(), Errno> {
     #[cfg(zosbd2_faults)]
     shim::backtrace();
     if !may_write {
@@ -48,14 +38,14 @@ pub fn run(device: &Device, may_write: bool, user: u64) -> Result<(), Errno> {
     // The handle, its padding, the opcode, its padding.
     let front: [u32; 4] = read_front(user)?;
     let [handle, _, opcode, _] = front;
-    if handle != device.handle() {
+    if handle != block.device().params().handle {
         return Err(Errno::ENOENT);
     }
     match Call::decode(opcode)? {
         Call::Fetch => {}
-        Call::Answer(op) => answer(device, op, user)?,
+        Call::Answer(op) => answer(block, op, user)?,
         Call::Notice => {
-            let mut locked = device.lock();
+            let mut locked = block.lock();
             if locked.queue().phase() == Phase::Gone {
                 return Err(Errno::ENOENT);
             }
@@ -63,7 +53,7 @@ pub fn run(device: &Device, may_write: bool, user: u64) -> Result<(), Errno> {
             locked.wake(wake);
         }
     }
-    fetch(device, user)
+    fetch(block, user)
 }
 
 fn read_front(user: u64) -> Result<[u32; 4], Errno> {
@@ -74,10 +64,10 @@ fn read_front(user: u64) -> Result<[u32; 4], Errno> {
     Ok([first as u32, (first >> 32) as u32, second as u32, (second >> 32) as u32])
 }
 
-fn answer(device: &Device, op: Op, user: u64) -> Result<(), Errno> {
+fn answer(block: &QueueBlock, op: Op, user: u64) -> Result<(), Errno> {
     let tail: abi::OperationTail =
         shim::user_read(user.wrapping_add(abi::OPERATION_TAIL_OFFSET as u64)).map_err(|_| Errno::ENOMEM)?;
-    let mut locked = device.lock();
+    let mut locked = block.lock();
     let mut queue = locked.queue();
     if queue.phase() == Phase::Gone {
         return Err(Errno::ENOENT);
@@ -88,12 +78,12 @@ fn answer(device: &Device, op: Op, user: u64) -> Result<(), Errno> {
         .and_then(|handle| queue.answer(handle, op, tail.error == 0));
     drop(locked);
     match answer {
-        Ok(Answer::End(end)) => device.end(end),
+        Ok(Answer::End(end)) => block.end(end),
         Ok(Answer::CopyIn(handle, request)) => {
             let data = user.wrapping_add(abi::OPERATION_DATA_OFFSET as u64);
-            if let Copied::All = copy(device, handle, &request, data, false)? {
-                let end = device.lock().queue().answered(handle);
-                device.end_if(end);
+            if let Copied::All = copy(block, handle, &request, data, false)? {
+                let end = block.lock().queue().answered(handle);
+                block.end_if(end);
             }
         }
         // Late or twice: clients repeat an answer after a signal and must get their next request.
@@ -103,61 +93,42 @@ fn answer(device: &Device, op: Op, user: u64) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Copies a request's data, COPYING on entry. Page faults are served with the request unpinned, so that
-/// deadline and teardown need not wait for the server's memory. On error the request is HELD or lost.
+/// Copies a request's data, COPYING on entry; errors in the words of version 1.
 fn copy(
-    device: &Device,
+    block: &QueueBlock,
     handle: Handle,
     request: &Request,
     user: u64,
     to_user: bool,
 ) -> Result<Copied, Errno> {
-    let mut done = 0;
-    loop {
-        // SAFETY: COPYING on entry, and again after each `pin` below.
-        if unsafe { device.copy(handle.tag(), user, &mut done, to_user) }.is_ok() {
-            return Ok(Copied::All);
-        }
-        let end = device.lock().queue().copied(handle);
-        if end.is_some() {
-            device.end_if(end);
-            return Ok(Copied::Lost);
-        }
-        if shim::signal_fatal() {
-            return Err(Errno::EINTR);
-        }
-        let bytes = request.length.saturating_sub(done).min(FAULT_IN_BYTES);
-        let wanted = user.wrapping_add(u64::from(done));
-        // All of the next stretch, or at least the next byte: the stretch may be longer than what the
-        // server gave, and the copy then fails at the right place.
-        if shim::user_fault_in(wanted, bytes, to_user).is_err() {
-            shim::user_fault_in(wanted, 1, to_user).map_err(|_| Errno::ENOMEM)?;
-        }
-        if device.lock().queue().pin(handle).is_err() {
-            return Ok(Copied::Lost);
-        }
-    }
+    transfer::copy(block, handle, user, (0, request.length), to_user).map_err(|errno| match errno {
+        Errno::EFAULT => Errno::ENOMEM,
+        other => other,
+    })
 }
 
-fn fetch(device: &Device, user: u64) -> Result<(), Errno> {
+fn fetch(block: &QueueBlock, user: u64) -> Result<(), Errno> {
     let mut slept = false;
-    let mut locked = device.lock();
+    let mut forever = shim::timeout(None);
+    let mut locked = block.lock();
     loop {
-        match locked.queue().fetch() {
+        match locked.queue().fetch(0, u64::MAX) {
             Work::Request(fetched) => {
-                locked.wake(fetched.wake);
+                let wake = locked.queue().announce();
+                locked.wake(wake);
                 drop(locked);
-                if deliver(device, &fetched, user)? {
+                if deliver(block, &fetched, user)? {
                     return Ok(());
                 }
-                locked = device.lock();
+                locked = block.lock();
             }
-            Work::Notice(wake) => {
+            Work::Notice => {
+                let wake = locked.queue().announce();
                 locked.wake(wake);
                 drop(locked);
                 return write_plain(user, abi::OP_SHUTDOWN_NOTICE, 0);
             }
-            Work::Gone => {
+            Work::Gone | Work::Superseded => {
                 drop(locked);
                 // Who was in the call when the device went is told so; who comes later finds nothing.
                 return if slept { write_plain(user, abi::OP_GONE, 0) } else { Err(Errno::ENOENT) };
@@ -165,7 +136,7 @@ fn fetch(device: &Device, user: u64) -> Result<(), Errno> {
             Work::Nothing => {
                 slept = true;
                 locked.queue().wait();
-                let woken = locked.sleep();
+                let woken = locked.sleep(&mut forever);
                 if woken.is_ok() {
                     locked.queue().arrive();
                 } else {
@@ -186,28 +157,26 @@ fn fetch(device: &Device, user: u64) -> Result<(), Errno> {
 }
 
 /// Gives a fetched request to the server. `false`: the request was lost meanwhile, fetch another.
-fn deliver(device: &Device, fetched: &Fetched, user: u64) -> Result<bool, Errno> {
-    let delivered = deliver_parts(device, fetched, user);
+fn deliver(block: &QueueBlock, fetched: &Fetched, user: u64) -> Result<bool, Errno> {
+    let delivered = deliver_parts(block, fetched, user);
     if delivered.is_err() {
-        let mut locked = device.lock();
-        let (end, wake) = locked.queue().unfetch(fetched.handle);
+        let mut locked = block.lock();
+        let wake = locked.queue().unfetch(fetched.handle);
         locked.wake(wake);
-        drop(locked);
-        device.end_if(end);
     }
     delivered
 }
 
-fn deliver_parts(device: &Device, fetched: &Fetched, user: u64) -> Result<bool, Errno> {
+fn deliver_parts(block: &QueueBlock, fetched: &Fetched, user: u64) -> Result<bool, Errno> {
     let Fetched { handle, request, .. } = fetched;
     if request.op == Op::Write {
         let data = user.wrapping_add(abi::OPERATION_DATA_OFFSET as u64);
-        let Copied::All = copy(device, *handle, request, data, true)? else {
+        let Copied::All = copy(block, *handle, request, data, true)? else {
             return Ok(false);
         };
-        let end = device.lock().queue().copied(*handle);
+        let end = block.lock().queue().copied(*handle);
         if end.is_some() {
-            device.end_if(end);
+            block.end_if(end);
             return Ok(false);
         }
     }
@@ -248,7 +217,7 @@ fn write_request(user: u64, request: &Request) -> Result<(), Errno> {
         filled = filled.wrapping_add(2);
         index = index.wrapping_add(1);
         if filled == WORDS || index == count {
-            shim::user_write_words(at, words.get(..filled).ok_or(Errno::ENOMEM)?)?;
+            shim::user_write_all(at, words.get(..filled).ok_or(Errno::ENOMEM)?)?;
             at = at.wrapping_add((filled as u64).wrapping_mul(8));
             filled = 0;
         }
@@ -261,7 +230,7 @@ fn write_request(user: u64, request: &Request) -> Result<(), Errno> {
 fn write_plain(user: u64, opcode: u32, signal_no: u32) -> Result<(), Errno> {
     let head = head_words(&v1::plain_head(opcode, signal_no));
     let rest = u32::try_from(abi::OPERATION_DATA_OFFSET.saturating_sub(abi::OPERATION_SEGMENTS_OFFSET));
-    shim::user_write_words(user, &head).map_err(|_| Errno::ENOMEM)?;
+    shim::user_write_all(user, &head).map_err(|_| Errno::ENOMEM)?;
     shim::user_clear(user.wrapping_add(abi::OPERATION_SEGMENTS_OFFSET as u64), rest.unwrap_or(0))
         .map_err(|_| Errno::ENOMEM)
 }

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Interface version 2 in terms of the engine: what a create may ask for, what an answer leads to, and how a
+//! request is named and shown to a server.
+
+use zosbd2_abi::v2 as abi;
+
+use crate::errno::Errno;
+use crate::name::Name;
+use crate::request::{FUA, Handle, MAYBE_EXECUTED, NO_UNMAP, Op, Request};
+
+// Flags are passed on as they are.
+const _: () = {
+    assert!(abi::REQUEST_FUA == FUA as u32);
+    assert!(abi::REQUEST_NO_UNMAP == NO_UNMAP as u32);
+    assert!(abi::REQUEST_MAYBE_EXECUTED == MAYBE_EXECUTED as u32);
+    assert!(abi::OP_READ == Op::Read as u32 && abi::OP_WRITE == Op::Write as u32);
+    assert!(abi::OP_DISCARD == Op::Discard as u32 && abi::OP_FLUSH == Op::Flush as u32);
+    assert!(abi::OP_WRITE_ZEROES == Op::WriteZeroes as u32);
+    assert!(abi::OP_SECURE_ERASE == Op::SecureErase as u32);
+    assert!(abi::OPERATIONS == Op::COUNT);
+};
+
+/// What the machine sets limits by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Number of CPUs.
+    pub cpus: u32,
+    /// Bytes of a page.
+    pub page_bytes: u32,
+}
+
+/// Bits of a tag in a queue of this depth.
+#[must_use]
+pub const fn tag_bits(depth: u32) -> u32 {
+    match depth.checked_next_power_of_two() {
+        Some(power) => power.trailing_zeros(),
+        None => 32,
+    }
+}
+
+const fn or(value: u32, default: u32) -> u32 {
+    if value == 0 { default } else { value }
+}
+
+const fn within(value: u32, least: u32, most: u32) -> Result<(), Errno> {
+    if least <= value && value <= most { Ok(()) } else { Err(Errno::ERANGE) }
+}
+
+const fn holds(condition: bool) -> Result<(), Errno> {
+    if condition { Ok(()) } else { Err(Errno::EINVAL) }
+}
+
+/// Whether the size of a device can be had.
+///
+/// # Errors
+///
+/// `ERANGE` when it is none or too large, `EINVAL` when it is not a multiple of the logical block.
+pub fn check_size(size_bytes: u64, logical_block_size: u32) -> Result<(), Errno> {
+    if size_bytes == 0 || size_bytes > abi::MAX_SIZE_BYTES {
+        return Err(Errno::ERANGE);
+    }
+    holds(size_bytes.is_multiple_of(logical_block_size.into()))
+}
+
+fn check_serial(serial: &[u8; abi::SERIAL_BYTES]) -> Result<(), Errno> {
+    let length = serial.iter().take_while(|byte| (0x20..0x7f).contains(*byte)).count();
+    holds(length < abi::SERIAL_BYTES && serial.iter().skip(length).all(|byte| *byte == 0))
+}
+
+/// Checks a create and fills in what 0 stands for. The device's number is not touched.
+///
+/// # Errors
+///
+/// `ERANGE` for a number outside its range, `EINVAL` for one of the wrong form, for flags and for names.
+pub fn check_create(create: &abi::Create, machine: Machine) -> Result<(Name, abi::Create), Errno> {
+    let mut full = *create;
+    holds(create.flags & !abi::CREATE_FLAGS == 0)?;
+    let (fua, cache) = (create.flags & abi::CREATE_FUA, create.flags & abi::CREATE_VOLATILE_CACHE);
+    holds(fua == 0 || cache != 0)?;
+    let name = Name::from_v2_field(&create.name)?;
+    check_serial(&create.serial)?;
+
+    full.logical_block_size = or(create.logical_block_size, abi::MIN_BLOCK_SIZE);
+    let logical = full.logical_block_size;
+    within(logical, abi::MIN_BLOCK_SIZE, machine.page_bytes)?;
+    holds(logical.is_power_of_two())?;
+    full.physical_block_size = or(create.physical_block_size, logical);
+    within(full.physical_block_size, logical, abi::MAX_PHYSICAL_BLOCK_SIZE)?;
+    holds(full.physical_block_size.is_power_of_two())?;
+    full.io_min = or(create.io_min, full.physical_block_size);
+    within(full.io_min, full.physical_block_size, abi::MAX_PHYSICAL_BLOCK_SIZE)?;
+    holds(full.io_min.is_multiple_of(full.physical_block_size))?;
+    within(full.io_opt, 0, abi::MAX_PHYSICAL_BLOCK_SIZE)?;
+    holds(full.io_opt.is_multiple_of(full.io_min))?;
+    full.max_io_bytes = or(create.max_io_bytes, abi::DEFAULT_IO_BYTES);
+    within(full.max_io_bytes, machine.page_bytes, abi::MAX_IO_BYTES)?;
+    holds(full.max_io_bytes.is_multiple_of(logical))?;
+
+    full.queues = or(create.queues, 1);
+    within(full.queues, 1, machine.cpus)?;
+    full.depth = or(create.depth, abi::DEFAULT_DEPTH);
+    within(full.depth, 1, abi::MAX_DEPTH)?;
+    let tags = full.queues.checked_shl(tag_bits(full.depth)).ok_or(Errno::EOVERFLOW)?;
+    // `depth` is at most 2^10, so nothing was shifted out of a number of CPUs that is below 2^22.
+    holds(full.queues < 1 << 16 && tags <= abi::MAX_TAGS).map_err(|_| Errno::EOVERFLOW)?;
+
+    full.discard_granularity = or(create.discard_granularity, full.physical_block_size);
+    within(full.discard_granularity, logical, abi::MAX_PHYSICAL_BLOCK_SIZE)?;
+    holds(full.discard_granularity.is_power_of_two())?;
+    for most in [full.max_discard_bytes, full.max_write_zeroes_bytes, full.max_secure_erase_bytes] {
+        holds(most.is_multiple_of(logical))?;
+    }
+    within(full.deadline_ms, 0, abi::MAX_MILLISECONDS)?;
+    within(full.grace_ms, 0, abi::MAX_MILLISECONDS)?;
+    check_size(full.size_bytes, logical)?;
+    Ok((name, full))
+}
+
+/// The form in which a server gets a handle: epoch, generation, then queue and tag. `tag_bits` is that of
+/// the device's depth.
+#[inline]
+#[must_use]
+pub fn encode_handle(handle: Handle, queue: u32, tag_bits: u32) -> u64 {
+    let index = queue.wrapping_shl(tag_bits) | u32::from(handle.tag);
+    u64::from(handle.epoch) << 48 | u64::from(handle.generation) << 16 | u64::from(index & 0xffff)
+}
+
+/// The queue and the handle that a number from a server names, if it may be one of `epoch`.
+#[inline]
+#[must_use]
+pub fn decode_handle(raw: u64, epoch: u32, tag_bits: u32) -> Option<(u32, Handle)> {
+    #[expect(clippy::cast_possible_truncation, reason = "splits a word into its parts")]
+    let (index, generation, low) = (raw as u16, (raw >> 16) as u32, (raw >> 48) as u16);
+    #[expect(clippy::cast_possible_truncation, reason = "a handle carries the low bits")]
+    let own = epoch as u16;
+    let mask = 1_u32.wrapping_shl(tag_bits).wrapping_sub(1);
+    let tag = u16::try_from(u32::from(index) & mask).ok()?;
+    (low == own).then_some((u32::from(index).wrapping_shr(tag_bits), Handle { tag, generation, epoch }))
+}
+
+/// A request as a server sees it. `data`: where in the arena the data of a write is, if it is there.
+#[inline]
+#[must_use]
+pub fn describe(
+    handle: Handle,
+    request: &Request,
+    queue: u32,
+    tag_bits: u32,
+    data: Option<u64>,
+) -> abi::Request {
+    abi::Request {
+        handle: encode_handle(handle, queue, tag_bits),
+        offset: request.offset,
+        length: request.length.into(),
+        data: data.unwrap_or(0),
+        op: request.op as u32,
+        flags: u32::from(request.flags) | if data.is_some() { abi::REQUEST_DATA } else { 0 },
+        queue,
+        reserved: 0,
+    }
+}
+
+/// What an answer leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// The request ends with this.
+    Finish(Result<(), Errno>),
+    /// So many bytes are copied from the server to the request, the rest of it is zeroed, and it ends well.
+    CopyIn(u32),
+    /// The request's data is copied to the server, and it ends well.
+    CopyOut,
+    /// The request's data is copied to the server, who keeps the request.
+    CopyOnly,
+}
+
+/// Checks what can be said of an answer before its request is known.
+///
+/// # Errors
+///
+/// `EINVAL`.
+#[inline]
+pub const fn check_commit(commit: &abi::Commit) -> Result<(), Errno> {
+    let pieces = if commit.flags & abi::COMMIT_IOVEC == 0 {
+        commit.iovec_count == 0
+    } else {
+        commit.address != 0 && commit.iovec_count >= 1 && commit.iovec_count <= abi::MAX_IOVECS
+    };
+    holds(commit.flags & !abi::COMMIT_FLAGS == 0 && commit.reserved == 0 && commit.status == 0 && pieces)
+}
+
+/// What the answer `commit`, which [`check_commit`] found right, does to `request`.
+///
+/// # Errors
+///
+/// `EINVAL` when it makes no sense for this request, which stays as it is.
+#[inline]
+pub fn plan(request: &Request, commit: &abi::Commit) -> Result<Plan, Errno> {
+    let has_address = commit.address != 0;
+    let zero_fill = commit.flags & abi::COMMIT_ZERO_FILL != 0;
+    if commit.flags & abi::COMMIT_COPY_ONLY != 0 {
+        let room = commit.result >= i64::from(request.length);
+        holds(request.op == Op::Write && has_address && !zero_fill && room)?;
+        return Ok(Plan::CopyOnly);
+    }
+    holds(!zero_fill || request.op == Op::Read)?;
+    let Ok(done) = u64::try_from(commit.result) else {
+        return Errno::from_result(commit.result).map(|errno| Plan::Finish(Err(errno))).ok_or(Errno::EINVAL);
+    };
+    let done = u32::try_from(done).ok().filter(|done| *done <= request.length).ok_or(Errno::EINVAL)?;
+    let short = done < request.length;
+    match request.op {
+        Op::Read => {
+            holds(has_address || done == 0)?;
+            Ok(if short && !zero_fill { Plan::Finish(Err(Errno::EIO)) } else { Plan::CopyIn(done) })
+        }
+        Op::Write if short => Ok(Plan::Finish(Err(Errno::EIO))),
+        Op::Write => Ok(if has_address { Plan::CopyOut } else { Plan::Finish(Ok(())) }),
+        Op::Discard | Op::Flush | Op::WriteZeroes | Op::SecureErase => {
+            holds(!has_address)?;
+            Ok(Plan::Finish(if short { Err(Errno::EIO) } else { Ok(()) }))
+        }
+    }
+}
+
+/// Checks what an enter asks for, besides its memory.
+///
+/// # Errors
+///
+/// `EINVAL`.
+#[inline]
+pub const fn check_enter(enter: &abi::Enter) -> Result<(), Errno> {
+    holds(
+        enter.flags & !abi::ENTER_FLAGS == 0
+            && enter.reserved == 0
+            && enter.commit_count <= abi::MAX_BATCH
+            && enter.capacity <= abi::MAX_BATCH
+            && enter.minimum <= enter.capacity
+            && enter.spin_us <= abi::MAX_SPIN_US
+            && (enter.flags & abi::ENTER_TIMEOUT != 0 || enter.timeout_ms == 0)
+            && (enter.arena != 0 || enter.arena_bytes == 0),
+    )
+}

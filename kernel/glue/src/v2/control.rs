@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Version 2's calls on the control node.
+//!
+//! Called by any process that could open the node, in its own context; may sleep. Waits are ended by fatal
+//! signals, and what was begun is then finished by workers.
+
+use core::ptr;
+
+use zosbd2_abi::v2 as abi;
+use zosbd2_engine::Errno;
+use zosbd2_engine::name::Name;
+use zosbd2_engine::v2::check_create;
+
+use super::argument::{self, holds};
+use super::server;
+use crate::devices::{Devices, Reference};
+use crate::shim;
+
+/// Known operations: the lowest bits.
+const OPERATIONS: u64 = (1 << abi::OPERATIONS) - 1;
+
+/// One ioctl. Returns what it returns.
+///
+/// # Errors
+///
+/// As `docs/abi-v2.md`; `ENOTTY` for an unknown command.
+pub fn run(devices: Devices, command: u32, user: u64) -> Result<i32, Errno> {
+    match command {
+        abi::IOCTL_INFO => info(devices, user).map(|()| 0),
+        abi::IOCTL_CREATE => create(devices, user),
+        abi::IOCTL_ATTACH => attach(devices, user),
+        abi::IOCTL_DESTROY => destroy(devices, user).map(|()| 0),
+        abi::IOCTL_LIST => list(devices, user).map(|()| 0),
+        abi::IOCTL_STATUS => status(devices, user).map(|()| 0),
+        _ => Err(Errno::ENOTTY),
+    }
+}
+
+fn info(devices: Devices, user: u64) -> Result<(), Errno> {
+    let asked: abi::Info = argument::read(user)?;
+    holds(asked.flags == 0 && asked.reserved == 0)?;
+    let machine = shim::machine();
+    let info = abi::Info {
+        version: 2,
+        max_devices: devices.lock()?.capacity(),
+        operations: OPERATIONS,
+        max_queues: machine.cpus,
+        max_depth: abi::MAX_DEPTH,
+        max_block_size: machine.page_bytes,
+        max_io_bytes: abi::MAX_IO_BYTES,
+        max_batch: abi::MAX_BATCH,
+        features: 0,
+        module_version: shim::version(),
+        ..asked
+    };
+    shim::user_write(user, &info)
+}
+
+/// A server descriptor that its process does not see yet; abandoned when dropped.
+struct Opened(Option<(i32, *mut shim::File)>);
+
+impl Opened {
+    /// A descriptor for the server of `epoch`, which it closes with it.
+    fn new(device: &Reference, epoch: u32) -> Result<Self, Errno> {
+        let block = device.block();
+        let mut file = ptr::null_mut();
+        // SAFETY: a reference is held; `file` is written on success.
+        let fd = unsafe { shim::zosbd2_server_open(block.device(), epoch, &raw mut file) };
+        Errno::from_negative(fd).map_or(Ok(Self(Some((fd, file)))), Err)
+    }
+
+    fn install(mut self) -> i32 {
+        // It is there until now.
+        let Some((fd, file)) = self.0.take() else { return 0 };
+        // SAFETY: opened by `new`, and neither installed nor abandoned before.
+        unsafe { shim::zosbd2_server_install(fd, file) };
+        fd
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if let Some((fd, file)) = self.0.take() {
+            // SAFETY: opened by `new`, and neither installed nor abandoned before.
+            unsafe { shim::zosbd2_server_abandon(fd, file) };
+        }
+    }
+}
+
+fn create(devices: Devices, user: u64) -> Result<i32, Errno> {
+    let asked: abi::Create = argument::read(user)?;
+    let (name, create) = check_create(&asked, shim::machine())?;
+    let params = shim::Params {
+        disk_name: name.disk_name(),
+        serial: create.serial,
+        size_bytes: create.size_bytes,
+        flags: create.flags,
+        version: 2,
+        logical_block_size: create.logical_block_size,
+        physical_block_size: create.physical_block_size,
+        io_min: create.io_min,
+        io_opt: create.io_opt,
+        max_data_bytes: create.max_io_bytes,
+        discard_granularity: create.discard_granularity,
+        max_discard_bytes: create.max_discard_bytes,
+        max_write_zeroes_bytes: create.max_write_zeroes_bytes,
+        max_secure_erase_bytes: create.max_secure_erase_bytes,
+        deadline_ms: create.deadline_ms,
+        grace_ms: create.grace_ms,
+        queues: create.queues,
+        depth: create.depth,
+        owner_uid: shim::current_uid(),
+        place: 0,
+        handle: 0,
+    };
+    let begin = |device: &Reference| open(device, false);
+    let (handle, (opened, _)) = devices.make(name, params, || Ok(()), begin)?;
+    // A process that does not learn of its device must not keep it: closing the descriptor destroys it.
+    shim::user_write(user, &abi::Create { handle, ..asked })?;
+    Ok(opened.install())
+}
+
+/// Attaches the caller to a device.
+fn open(device: &Reference, take_over: bool) -> Result<(Opened, u32), Errno> {
+    let block = device.block();
+    let epoch = server::attach(block, take_over)?;
+    match Opened::new(device, epoch) {
+        Ok(opened) => Ok((opened, epoch)),
+        Err(errno) => {
+            server::detach(block, epoch);
+            Err(errno)
+        }
+    }
+}
+
+fn attach(devices: Devices, user: u64) -> Result<i32, Errno> {
+    let asked: abi::Attach = argument::read(user)?;
+    holds(asked.flags & !abi::ATTACH_FLAGS == 0)?;
+    let device = find(devices, &asked.name)?;
+    let params = *device.block().params();
+    if params.version != 2 {
+        return Err(Errno::EINVAL);
+    }
+    if !shim::may_serve(params.owner_uid) {
+        return Err(Errno::EPERM);
+    }
+    let (opened, epoch) = open(&device, asked.flags & abi::ATTACH_TAKE_OVER != 0)?;
+    shim::user_write(user, &abi::Attach { handle: params.handle, epoch, ..asked })?;
+    Ok(opened.install())
+}
+
+fn find(devices: Devices, name: &[u8; abi::NAME_BYTES]) -> Result<Reference, Errno> {
+    // Devices of version 1 are named more freely.
+    let name = Name::from_field(name)?;
+    let mut registry = devices.lock()?;
+    let found = registry.get().by_name(&name).ok_or(Errno::ENOENT)?;
+    Ok(Reference::take(&registry, found))
+}
+
+fn destroy(devices: Devices, user: u64) -> Result<(), Errno> {
+    let asked: abi::Destroy = argument::read(user)?;
+    holds(asked.flags & !abi::DESTROY_FLAGS == 0)?;
+    let name = Name::from_field(&asked.name)?;
+    devices.destroy(asked.flags & abi::DESTROY_FORCE != 0, |registry| registry.get().by_name(&name))
+}
+
+fn list(devices: Devices, user: u64) -> Result<(), Errno> {
+    let asked: abi::List = argument::read(user)?;
+    holds(asked.flags == 0 && asked.reserved == 0)?;
+    let (mut order, mut count) = (0, 0_u32);
+    while count < asked.capacity {
+        let found = devices.lock()?.get().after(order);
+        let Some(found) = found else { break };
+        order = found.order;
+        let entry =
+            abi::ListEntry { handle: found.handle, version: found.version, name: *found.name.bytes() };
+        let offset = u64::from(count).wrapping_mul(size_of::<abi::ListEntry>() as u64);
+        shim::user_write(asked.entries.wrapping_add(offset), &entry)?;
+        count = count.wrapping_add(1);
+    }
+    let total = devices.lock()?.get().count();
+    shim::user_write(user, &abi::List { count, total, ..asked })
+}
+
+fn status(devices: Devices, user: u64) -> Result<(), Errno> {
+    let asked: abi::Status = argument::read(user)?;
+    holds(asked.flags == 0)?;
+    let device = find(devices, &asked.name)?;
+    let status = server::status(device.block(), asked.size)?;
+    shim::user_write(user, &status)
+}

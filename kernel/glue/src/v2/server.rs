@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A server's calls on its descriptor, besides ENTER; attaching and detaching.
+//!
+//! Called in process context; may sleep. The descriptor keeps the device's memory, but not the device: any
+//! call may find it gone.
+
+use zosbd2_abi::v2 as abi;
+use zosbd2_engine::Errno;
+use zosbd2_engine::device::Phase;
+use zosbd2_engine::v2::check_size;
+
+use super::argument::{self, holds};
+use super::enter;
+use crate::block::Device;
+use crate::devices::Devices;
+use crate::shim;
+
+/// One ioctl.
+///
+/// # Errors
+///
+/// As `docs/abi-v2.md`; `ENOTTY` for an unknown command.
+#[inline]
+pub fn run(device: &Device, epoch: u32, command: u32, user: u64) -> Result<(), Errno> {
+    if command == abi::IOCTL_ENTER {
+        return enter::run(device, epoch, user);
+    }
+    others(device, command, user)
+}
+
+#[inline(never)]
+fn others(device: &Device, command: u32, user: u64) -> Result<(), Errno> {
+    match command {
+        abi::IOCTL_START => start(device, user),
+        abi::IOCTL_RESIZE => resize(device, user),
+        abi::IOCTL_STATS => stats(device, user),
+        abi::IOCTL_STATUS => own_status(device, user),
+        _ => Err(Errno::ENOTTY),
+    }
+}
+
+/// Becomes the server: threads of an older one are sent away.
+///
+/// # Errors
+///
+/// As the engine says; `EINTR`.
+pub fn attach(device: &Device, take_over: bool) -> Result<u32, Errno> {
+    let mut locked = device.lock()?;
+    let epoch = locked.life().attach(take_over)?;
+    let phase = locked.life().phase();
+    for block in device.queues() {
+        let mut queue = block.lock();
+        queue.queue().set_phase(phase);
+        queue.queue().set_epoch(epoch);
+        queue.wake_all();
+        drop(queue);
+        block.wake_pollers();
+    }
+    Ok(epoch)
+}
+
+/// The server of `epoch` is dead, and none of its calls is under way. Returns whether the device is to be
+/// destroyed.
+pub fn detach(device: &Device, epoch: u32) -> bool {
+    let mut locked = device.lock_always();
+    for block in device.queues() {
+        let mut queue = block.lock();
+        let wake = queue.queue().requeue(epoch);
+        queue.wake(wake);
+        drop(queue);
+        block.wake_pollers();
+    }
+    let change = locked.life().detach(epoch);
+    locked.carry_out(change)
+}
+
+/// The last close of a server's descriptor.
+pub fn closed(device: &Device, devices: Devices, epoch: u32) {
+    if detach(device, epoch) {
+        devices.destroy_unwanted(device.params().handle);
+    }
+}
+
+const POLLIN: u32 = 0x1;
+const POLLHUP: u32 = 0x10;
+const POLLRDNORM: u32 = 0x40;
+
+/// What the descriptor is ready for: input when a fetch would bring something from any queue, hang-up when
+/// it would say that the device is gone or another server has taken over.
+pub fn poll(device: &Device, epoch: u32) -> u32 {
+    let mut ready = 0;
+    for block in device.queues() {
+        let mut locked = block.lock();
+        let queue = locked.queue();
+        if queue.superseded(epoch) || queue.phase() == Phase::Gone {
+            return POLLHUP;
+        }
+        if queue.queued() > 0 {
+            ready = POLLIN | POLLRDNORM;
+        }
+    }
+    ready
+}
+
+fn start(device: &Device, user: u64) -> Result<(), Errno> {
+    let asked: abi::Start = argument::read(user)?;
+    holds(asked.flags == 0)?;
+    device.lock()?.start()
+}
+
+fn resize(device: &Device, user: u64) -> Result<(), Errno> {
+    let asked: abi::Resize = argument::read(user)?;
+    holds(asked.flags == 0)?;
+    check_size(asked.size_bytes, device.params().logical_block_size)?;
+    device.lock()?.resize(asked.size_bytes)
+}
+
+fn stats(device: &Device, user: u64) -> Result<(), Errno> {
+    let asked: abi::Stats = argument::read(user)?;
+    holds(asked.flags == 0)?;
+    let block = device.queue(asked.queue).ok_or(Errno::EINVAL)?;
+    let mut locked = block.lock();
+    let queue = locked.queue();
+    let counters = queue.counters();
+    let stats = abi::Stats {
+        size: asked.size,
+        flags: 0,
+        queue: asked.queue,
+        queued: queue.queued(),
+        held: queue.held(),
+        waiting: queue.waiting(),
+        fetched: counters.fetched,
+        committed: counters.committed,
+        read_bytes: counters.read_bytes,
+        written_bytes: counters.written_bytes,
+        failed: counters.failed,
+        expired: counters.expired,
+        requeued: counters.requeued,
+        stale: counters.stale,
+        wakeups: counters.wakeups,
+        sleeps: counters.sleeps,
+    };
+    drop(locked);
+    shim::user_write(user, &stats)
+}
+
+fn own_status(device: &Device, user: u64) -> Result<(), Errno> {
+    let asked: abi::Status = argument::read(user)?;
+    let status = status(device, asked.size)?;
+    let named = asked.name.iter().any(|byte| *byte != 0);
+    holds(asked.flags == 0 && (!named || asked.name == status.name))?;
+    shim::user_write(user, &status)
+}
+
+/// What STATUS answers to an argument of `size`.
+///
+/// # Errors
+///
+/// `EINTR`.
+pub fn status(device: &Device, size: u32) -> Result<abi::Status, Errno> {
+    let params = device.params();
+    let mut locked = device.lock()?;
+    let (major, minor) = locked.number();
+    let life = *locked.life();
+    drop(locked);
+    let state = match life.phase() {
+        Phase::Live if !life.started() => abi::STATE_CREATED,
+        Phase::Live => abi::STATE_LIVE,
+        Phase::Orphaned => abi::STATE_ORPHANED,
+        Phase::Failed => abi::STATE_FAILED,
+        Phase::Draining | Phase::Failing | Phase::Gone => abi::STATE_DESTROYED,
+    };
+    Ok(abi::Status {
+        size,
+        flags: 0,
+        name: params.name(),
+        serial: params.serial,
+        size_bytes: device.size_bytes(),
+        logical_block_size: params.logical_block_size,
+        physical_block_size: params.physical_block_size,
+        io_min: params.io_min,
+        io_opt: params.io_opt,
+        max_io_bytes: params.max_data_bytes,
+        queues: params.queues,
+        depth: params.depth,
+        discard_granularity: params.discard_granularity,
+        max_discard_bytes: params.max_discard_bytes,
+        max_write_zeroes_bytes: params.max_write_zeroes_bytes,
+        max_secure_erase_bytes: params.max_secure_erase_bytes,
+        deadline_ms: params.deadline_ms,
+        grace_ms: params.grace_ms,
+        handle: params.handle,
+        create_flags: params.flags,
+        state,
+        epoch: life.epoch(),
+        servers: life.servers(),
+        owner_uid: params.owner_uid,
+        version: params.version,
+        major,
+        minor,
+    })
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Server descriptors: files that are the right to serve a device.
+ *
+ * A descriptor keeps the device's memory, not the disk. Its last close is the
+ * death of that server, whoever the process was that had it last; calls under
+ * way keep the file, so none is in progress then.
+ */
+#include <linux/anon_inodes.h>
+#include <linux/compat.h>
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/module.h>
+#include <linux/poll.h>
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
+
+#include "zosbd2.h"
+
+static long server_ioctl(struct file *file, unsigned int command, unsigned long argument)
+{
+	struct zosbd2_server *server = file->private_data;
+	unsigned int noio;
+	long result;
+
+	might_sleep();
+	/* Memory for the server must not be waited for on our own disk. */
+	noio = memalloc_noio_save();
+	result = zosbd2_rs_server(server->device->engine, server->epoch, command, argument);
+	memalloc_noio_restore(noio);
+	return result;
+}
+
+#ifdef CONFIG_COMPAT
+/* The layouts are the same; addresses in them are 64-bit integers. */
+static long server_compat_ioctl(struct file *file, unsigned int command, unsigned long argument)
+{
+	return server_ioctl(file, command, (unsigned long)compat_ptr(argument));
+}
+#endif
+
+static __poll_t server_poll(struct file *file, struct poll_table_struct *table)
+{
+	struct zosbd2_server *server = file->private_data;
+
+	poll_wait(file, &server->device->poll, table);
+	return (__force __poll_t)zosbd2_rs_server_poll(server->device->engine, server->epoch);
+}
+
+static int server_release(struct inode *inode, struct file *file)
+{
+	struct zosbd2_server *server = file->private_data;
+
+	zosbd2_rs_server_closed(server->device->engine, zosbd2_registry, server->epoch);
+	zosbd2_device_put(server->device);
+	kfree(server);
+	return 0;
+}
+
+static const struct file_operations server_ops = {
+	.owner = THIS_MODULE,
+	.unlocked_ioctl = server_ioctl,
+#ifdef CONFIG_COMPAT
+	.compat_ioctl = server_compat_ioctl,
+#endif
+	.poll = server_poll,
+	.release = server_release,
+	.llseek = noop_llseek,
+};
+
+/*
+ * Makes a descriptor that nobody can use yet: ends with
+ * zosbd2_server_install() or zosbd2_server_abandon(). Returns its number, or a
+ * negative errno, and then the epoch is the caller's to close. Process context.
+ */
+int zosbd2_server_open(struct zosbd2_device *device, u32 epoch, struct file **file)
+{
+	struct zosbd2_server *server;
+	int fd;
+
+	might_sleep();
+	server = zosbd2_fault(ZOSBD2_FAULT_SERVER) ? NULL : kmalloc(sizeof(*server), GFP_KERNEL);
+	if (!server)
+		return -ENOMEM;
+	server->device = device;
+	server->epoch = epoch;
+	fd = get_unused_fd_flags(O_CLOEXEC);
+	if (fd < 0)
+		goto free_server;
+	*file = zosbd2_fault(ZOSBD2_FAULT_SERVER_FILE) ? ERR_PTR(-ENFILE) :
+		anon_inode_getfile("[zosbd2]", &server_ops, server, O_RDWR);
+	if (IS_ERR(*file)) {
+		put_unused_fd(fd);
+		fd = PTR_ERR(*file);
+		goto free_server;
+	}
+	zosbd2_device_get(device);
+	return fd;
+
+free_server:
+	kfree(server);
+	return fd;
+}
+
+/* From now on the process has the descriptor. */
+void zosbd2_server_install(int fd, struct file *file)
+{
+	fd_install(fd, file);
+}
+
+/* The process never sees the descriptor; it is closed on return to user mode. */
+void zosbd2_server_abandon(int fd, struct file *file)
+{
+	put_unused_fd(fd);
+	fput(file);
+}
