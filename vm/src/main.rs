@@ -44,6 +44,19 @@ mod tests;
 
 use std::process::ExitCode;
 
+/// Ends a role.
+fn role(operation: &str, result: Result<(), Box<dyn std::error::Error>>) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    eprint!("{operation}: {error}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        eprint!(": {cause}");
+        source = cause.source();
+    }
+    eprintln!();
+    ExitCode::FAILURE
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -64,6 +77,9 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        ["--serve-v2", arguments @ ..] => role("serve", tests::v2::support::serve_role(arguments)),
+        ["--serve-passed"] => role("serve", tests::v2::serving::passed_role()),
+        ["--destroy-v2", name] => role("destroy", tests::v2::support::destroy_role(name)),
         ["--demo", module, trees @ ..] => {
             tests::demo::native(module, trees);
             ExitCode::SUCCESS

@@ -128,6 +128,76 @@ impl Drop for Pages {
     }
 }
 
+/// Types that are plain bytes: any will do, and none of theirs is padding.
+///
+/// # Safety
+///
+/// The type must be exactly that.
+pub(crate) unsafe trait Plain: Copy {}
+
+macro_rules! plain {
+    ($($name:ident)*) => { $(
+        // SAFETY: integers only, no padding (sizes asserted in abi).
+        unsafe impl Plain for zosbd2_abi::v2::$name {}
+    )* };
+}
+
+plain!(Info Create Attach Destroy List ListEntry Status Start Resize Stats Enter Commit Iovec Request);
+
+/// The bytes of a value.
+pub(crate) fn bytes_of<T: Plain>(value: &T) -> Vec<u8> {
+    // SAFETY: `value` is that long and has no padding (`Plain`).
+    unsafe { std::slice::from_raw_parts((&raw const *value).cast::<u8>(), size_of::<T>()) }.to_vec()
+}
+
+/// The value of bytes.
+pub(crate) fn value_of<T: Plain>(bytes: &[u8]) -> T {
+    assert_eq!(bytes.len(), size_of::<T>());
+    // SAFETY: that many bytes are there, and any will do (`Plain`).
+    unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
+}
+
+impl Pages {
+    /// Puts a value at an address inside.
+    pub(crate) fn put_value<T: Plain>(&self, address: usize, value: &T) {
+        self.put(address, &bytes_of(value));
+    }
+
+    /// Takes a value from an address inside.
+    pub(crate) fn get_value<T: Plain>(&self, address: usize) -> T {
+        value_of(&self.get(address, size_of::<T>()))
+    }
+}
+
+/// A mapping of a file, shared, of which no reference is ever made.
+#[derive(Debug)]
+pub(crate) struct FilePages {
+    base: *mut libc::c_void,
+    bytes: usize,
+}
+
+impl FilePages {
+    pub(crate) fn new(file: BorrowedFd<'_>, bytes: usize) -> Self {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping anywhere.
+        let base =
+            unsafe { libc::mmap(ptr::null_mut(), bytes, protection, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+        assert!(base != libc::MAP_FAILED, "map a file: {}", last_errno());
+        Self { base, bytes }
+    }
+
+    pub(crate) fn address(&self) -> usize {
+        self.base.addr()
+    }
+}
+
+impl Drop for FilePages {
+    fn drop(&mut self) {
+        // SAFETY: our mapping, used by nobody any more.
+        unsafe { libc::munmap(self.base, self.bytes) };
+    }
+}
+
 static HANDLED: AtomicU32 = AtomicU32::new(0);
 
 extern "C" fn count(_signal: libc::c_int) {

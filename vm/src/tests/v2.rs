@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Tests of interface version 2.
+
+mod data;
+mod hostile;
+mod operations;
+pub(crate) mod serving;
+pub(crate) mod support;
+
+use crate::guest::Test;
+
+pub(super) const TABLES: &[&[Test]] = &[operations::TESTS, data::TESTS, serving::TESTS, hostile::TESTS];

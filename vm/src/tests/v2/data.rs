@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What is written is what is read: the conformance suite through the block device, fio, file systems.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use zosbd2::{Backend, Builder, ServeOptions};
+use zosbd2_backends::conformance::{self, Check};
+use zosbd2_backends::{FileOptions, Ram};
+
+use super::support::{Buffered, Disk, threads};
+use crate::guest::{Context, Mounted, Need, Test, run};
+
+pub(super) const TESTS: &[Test] = &[
+    Test::new("v2_conformance_ram", conformance_ram).needs(&[Need::Module]).timeout(120),
+    Test::new("v2_conformance_buffered", conformance_buffered).needs(&[Need::Module]).timeout(120),
+    Test::new("v2_conformance_file", conformance_file).needs(&[Need::Module]).timeout(120),
+    Test::new("v2_conformance_direct_file", conformance_direct).needs(&[Need::Module]).timeout(120),
+    Test::new("v2_conformance_of_4096_byte_blocks", conformance_4096).needs(&[Need::Module]).timeout(120),
+    Test::new("v2_fio_verify_depth_128", fio_verify).needs(&[Need::Module, Need::Tool("fio")]).timeout(150),
+    Test::new("v2_ext4", ext4).needs(&[Need::Module, Need::Tool("mkfs.ext4")]).timeout(120),
+    Test::new("v2_xfs", xfs).needs(&[Need::Module, Need::Tool("mkfs.xfs")]).timeout(180),
+];
+
+const MIB: u64 = 1 << 20;
+
+/// Runs the suite on a device with so many queues and threads; returns what was skipped.
+fn conform<B: Backend + Send + 'static>(
+    context: &Context,
+    builder: &Builder,
+    backend: B,
+    options: ServeOptions,
+) -> Vec<&'static str> {
+    let (disk, serving) = Disk::serve(&builder.clone().partition_scan(false), &Arc::new(backend), options);
+    let target = conformance::Disk::open(&disk.path(), &disk.sysfs()).expect("open the disk");
+    let report = conformance::run(&target, context.seed()).unwrap_or_else(|failure| panic!("{failure}"));
+    drop(target);
+    disk.destroy_and_join(serving);
+    report.iter().filter(|Check { skipped, .. }| skipped.is_some()).map(|check| check.name).collect()
+}
+
+/// The block layer keeps what is outside away from a server.
+const SKIPPED: [&str; 1] = ["outside"];
+
+fn conformance_ram(context: &mut Context) {
+    context.load_module("");
+    let ram = Ram::new(64 * MIB).expect("memory");
+    let skipped = conform(context, &Builder::new("ram").queues(2), ram, threads(2));
+    assert_eq!(skipped, SKIPPED);
+}
+
+fn conformance_buffered(context: &mut Context) {
+    context.load_module("");
+    let buffered = Buffered(Ram::new(64 * MIB).expect("memory"));
+    // A depth and a batch that meet every limit of the loop.
+    let options = threads(3).batch(5);
+    let skipped = conform(context, &Builder::new("buffered").depth(7), buffered, options);
+    assert_eq!(skipped, SKIPPED);
+}
+
+/// A file of 64 MiB on a file system that is not in memory alone, where there is one.
+fn file_store(context: &mut Context) -> Mounted {
+    // tmpfs knows no direct I/O; ext4 on a RAM disk of the kernel does.
+    context.load_kernel_module("brd", "rd_nr=1 rd_size=131072");
+    context.load_kernel_module("ext4", "");
+    run(30, "mkfs.ext4", &["-q", "/dev/ram0"]);
+    let mounted = Mounted::new("/dev/ram0", "/run/disk", "ext4", "");
+    std::fs::File::create("/run/disk/file").expect("create").set_len(64 * MIB).expect("size");
+    mounted
+}
+
+fn conformance_file(context: &mut Context) {
+    context.load_module("");
+    let mounted = file_store(context);
+    let file = FileOptions::default().open(Path::new("/run/disk/file")).expect("open");
+    assert_eq!(conform(context, &Builder::new("file").queues(2), file, threads(2)), SKIPPED);
+    drop(mounted);
+}
+
+fn conformance_direct(context: &mut Context) {
+    context.load_module("");
+    let mounted = file_store(context);
+    let file = FileOptions::default().direct(true).open(Path::new("/run/disk/file")).expect("open");
+    assert_eq!(conform(context, &Builder::new("direct"), file, threads(2)), SKIPPED);
+    drop(mounted);
+}
+
+fn conformance_4096(context: &mut Context) {
+    context.load_module("");
+    let ram = Ram::new(64 * MIB).expect("memory");
+    let builder = Builder::new("large").logical_block_size(4096).max_io_bytes(65536);
+    assert_eq!(conform(context, &builder, ram, threads(2)), SKIPPED);
+}
+
+fn fio_verify(context: &mut Context) {
+    context.load_module("");
+    let ram = Arc::new(Ram::new(128 * MIB).expect("memory"));
+    let (disk, serving) = Disk::serve(&Builder::new("fio").queues(2).depth(128), &ram, threads(2));
+    let (seed, file) =
+        (format!("--randseed={}", context.seed()), format!("--filename={}", disk.path().display()));
+    let common = [
+        "--name=verify",
+        "--ioengine=libaio",
+        "--direct=1",
+        "--rw=randrw",
+        "--bsrange=512-1m",
+        "--blockalign=512",
+        "--iodepth=128",
+        "--numjobs=2",
+        "--offset_increment=64m",
+        "--size=64m",
+        "--verify=crc32c",
+        "--verify_backlog=64",
+        "--verify_fatal=1",
+        "--serialize_overlap=1",
+        "--thread",
+    ];
+    run(120, "fio", &[&common[..], &[&seed, &file]].concat());
+    let queues = [0, 1].map(|queue| disk.server.stats(queue).expect("stats"));
+    for stats in queues {
+        assert_eq!((stats.queued, stats.held, stats.failed, stats.stale), (0, 0, 0, 0), "{stats:?}");
+        assert!(stats.written_bytes > 0, "a queue was not used: {stats:?}");
+    }
+    disk.destroy_and_join(serving);
+}
+
+/// Makes a file system, fills it, and finds everything again after mounting it anew.
+fn file_system(context: &mut Context, kind: &str, make: &[&str], check: &[&str]) {
+    context.load_module("");
+    context.load_kernel_module(kind, "");
+    let ram = Arc::new(Ram::new(400 * MIB).expect("memory"));
+    let (disk, serving) = Disk::serve(&Builder::new(kind).queues(2), &ram, threads(2));
+    let path = disk.path();
+    let node = path.to_str().expect("a plain path");
+    run(120, make[0], &[&make[1..], &[node]].concat());
+    let mut random = context.random("files");
+    let files: Vec<(String, Vec<u8>)> = (0..60)
+        .map(|index| {
+            let length = usize::try_from(random.below(300_000)).expect("small");
+            (format!("/mnt/d{}/f{index}", index % 7), random.bytes(length))
+        })
+        .collect();
+    let mounted = Mounted::new(node, "/mnt", kind, "");
+    for (path, bytes) in &files {
+        let path = Path::new(path);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("make a folder");
+        std::fs::write(path, bytes).expect("write a file");
+    }
+    for (path, _) in files.iter().skip(50) {
+        std::fs::remove_file(path).expect("remove a file");
+    }
+    run(60, "fstrim", &["/mnt"]);
+    drop(mounted);
+    run(120, check[0], &[&check[1..], &[node]].concat());
+    let mounted = Mounted::new(node, "/mnt", kind, "");
+    for (path, bytes) in &files[..50] {
+        assert!(std::fs::read(path).expect("read a file") == *bytes, "{path} has changed");
+    }
+    for (path, _) in &files[50..] {
+        assert!(!Path::new(path).exists(), "{path} is back");
+    }
+    drop(mounted);
+    let discarded = disk.server.stats(0).expect("stats").operations[2].committed
+        + disk.server.stats(1).expect("stats").operations[2].committed;
+    assert!(discarded > 0, "nothing was discarded");
+    // Nobody has it open: no force is needed, and nothing is lost.
+    disk.destroy(false);
+    super::support::join(serving);
+}
+
+fn ext4(context: &mut Context) {
+    file_system(context, "ext4", &["mkfs.ext4", "-q"], &["e2fsck", "-fn"]);
+}
+
+fn xfs(context: &mut Context) {
+    file_system(context, "xfs", &["mkfs.xfs", "-q", "-f"], &["xfs_repair", "-n"]);
+}

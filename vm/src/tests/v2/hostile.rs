@@ -1,0 +1,724 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Bad input of every kind: a precise error for that entry alone, and no request lost.
+
+use std::fs::File;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+use zosbd2::v2::abi;
+use zosbd2::{Builder, Request, Server};
+
+use super::super::support::{Aligned, read_in_thread, write_in_thread};
+use super::support::{Disk, Manual, control};
+use crate::guest::raw::{PAGE, Pages, Plain};
+use crate::guest::{Context, Need, Test, raw, wait_until};
+
+pub(super) const TESTS: &[Test] = &[
+    Test::new("v2_sizes_flags_and_reserved_fields", sizes_and_flags).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_create_at_the_extremes", create_extremes).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_unknown_ioctls", unknown_ioctls).needs(&[Need::Module]).timeout(120),
+    Test::new("v2_enter_at_the_extremes", enter_extremes).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_stale_and_invented_handles", handles).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_arrays_that_end_too_early", arrays_that_end).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_read_only_memory", read_only_memory).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_overlapping_arrays", overlapping).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_arrays_in_the_own_disk", own_disk).needs(&[Need::Module]).timeout(120),
+    Test::new("v2_iovecs", iovecs).needs(&[Need::Module]).timeout(120),
+    Test::new("v2_server_memory_that_never_comes", memory_that_never_comes)
+        .needs(&[Need::Module])
+        .timeout(60),
+];
+
+const MIB: u64 = 1 << 20;
+
+/// Makes something wrong.
+type Change<T> = fn(&mut T);
+
+fn control_node() -> File {
+    File::open(zosbd2_abi::CONTROL_PATH).expect("open the control node")
+}
+
+/// A started device of 16 MiB that nobody reads on his own account.
+fn by_hand(name: &str) -> (Disk, Manual) {
+    let disk = Disk::create(&Builder::new(name).size_bytes(16 * MIB).partition_scan(false));
+    disk.server.start().expect("start");
+    let manual = Manual::new(&disk);
+    (disk, manual)
+}
+
+fn name(text: &str) -> [u8; abi::NAME_BYTES] {
+    let mut name = [0; abi::NAME_BYTES];
+    name[..text.len()].copy_from_slice(text.as_bytes());
+    name
+}
+
+/// A call with an argument that ends where the memory does.
+fn call<T: Plain>(fd: BorrowedFd<'_>, command: u32, argument: &T) -> (Result<i32, Errno>, T) {
+    let pages = Pages::new(PAGE);
+    let at = pages.at_end(size_of::<T>());
+    pages.put_value(at, argument);
+    let result = raw::ioctl(fd, command, at);
+    (result, pages.get_value(at))
+}
+
+/// ENTER with this argument.
+fn enter(server: &Server, argument: &abi::Enter) -> (Result<i32, Errno>, abi::Enter) {
+    let argument = abi::Enter { size: abi::ENTER_BYTES, ..*argument };
+    call(server.as_fd(), abi::IOCTL_ENTER, &argument)
+}
+
+/// Commits these entries, which are put at the start of `pages`; returns their statuses.
+pub(super) fn commit_raw(server: &Server, pages: &Pages, entries: &[abi::Commit]) -> Vec<i32> {
+    let own = Pages::new(size_of_val(entries));
+    let at = own.at_end(size_of_val(entries));
+    let place = |index: usize| at + index * size_of::<abi::Commit>();
+    for (index, entry) in entries.iter().enumerate() {
+        own.put_value(place(index), entry);
+    }
+    let count = u32::try_from(entries.len()).expect("a count");
+    let (result, after) =
+        enter(server, &abi::Enter { commits: at as u64, commit_count: count, ..abi::Enter::default() });
+    assert_eq!((result, after.processed), (Ok(0), count), "{pages:?}");
+    let statuses: Vec<i32> =
+        (0..entries.len()).map(|index| own.get_value::<abi::Commit>(place(index)).status).collect();
+    let refused = statuses.iter().filter(|status| **status != 0).count();
+    assert_eq!(after.refused as usize, refused);
+    statuses
+}
+
+/// Sizes around the known one; all other fields stay as they are.
+fn sizes<T: Plain>(fd: BorrowedFd<'_>, command: u32, good: &T, what: &str) {
+    let known = size_of::<T>();
+    let pages = Pages::new(4 * PAGE);
+    let with_size = |size: usize| {
+        let mut bytes = raw::bytes_of(good);
+        bytes[..4].copy_from_slice(&u32::try_from(size).expect("a size").to_ne_bytes());
+        bytes
+    };
+    for size in [0, 1, 4, known - 1] {
+        // Only as much memory as it says, or as the size field needs.
+        let bytes = with_size(size);
+        let bytes = &bytes[..size.max(4)];
+        let at = pages.at_end(bytes.len());
+        pages.put(at, bytes);
+        assert_eq!(raw::ioctl(fd, command, at), Err(Errno::INVAL), "{what} of {size} bytes");
+    }
+    for (size, tail, wanted) in [
+        (known + 8, 1, Err(Errno::TOOBIG)),
+        (PAGE, 1, Err(Errno::TOOBIG)),
+        (PAGE + 1, 0, Err(Errno::TOOBIG)),
+        (usize::try_from(u32::MAX).expect("64 bits"), 0, Err(Errno::TOOBIG)),
+    ] {
+        let mut bytes = with_size(size);
+        bytes.resize(size.min(2 * PAGE), 0);
+        *bytes.last_mut().expect("bytes") = tail;
+        let at = pages.at_end(bytes.len());
+        pages.put(at, &bytes);
+        assert_eq!(raw::ioctl(fd, command, at), wanted, "{what} of {size} bytes with tail {tail}");
+    }
+    // A tail that should be there and is not.
+    let bytes = with_size(known + 8);
+    let at = pages.at_end(bytes.len());
+    pages.put(at, &bytes);
+    assert_eq!(raw::ioctl(fd, command, at), Err(Errno::FAULT), "{what} whose tail is missing");
+    // A longer one with a tail of zeros is as good as the known one.
+    let mut bytes = with_size(PAGE);
+    bytes.resize(PAGE, 0);
+    let at = pages.at_end(bytes.len());
+    pages.put(at, &bytes);
+    assert!(raw::ioctl(fd, command, at).is_ok(), "{what} of a page: {:?}", raw::ioctl(fd, command, at));
+    for address in [0, 1, PAGE, usize::MAX - 7, 1 << 63] {
+        let result = raw::ioctl(fd, command, address);
+        assert_eq!(result, Err(Errno::FAULT), "{what} at {address:#x}");
+    }
+}
+
+/// Each of these words, set to something, must be `EINVAL`.
+fn must_be_zero<T: Plain>(fd: BorrowedFd<'_>, command: u32, good: &T, offsets: &[usize], what: &str) {
+    for &offset in offsets {
+        for value in [1 << 31, u32::MAX] {
+            let mut bytes = raw::bytes_of(good);
+            bytes[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
+            let (result, _) = call(fd, command, &raw::value_of::<T>(&bytes));
+            assert_eq!(result, Err(Errno::INVAL), "{what} with {value:#x} at {offset}");
+        }
+    }
+}
+
+fn sizes_and_flags(context: &mut Context) {
+    context.load_module("");
+    let node = control_node();
+    let info = abi::Info { size: abi::INFO_BYTES, ..abi::Info::default() };
+    sizes(node.as_fd(), abi::IOCTL_INFO, &info, "INFO");
+    must_be_zero(node.as_fd(), abi::IOCTL_INFO, &info, &[4, 52], "INFO");
+    let list = abi::List { size: abi::LIST_BYTES, ..abi::List::default() };
+    sizes(node.as_fd(), abi::IOCTL_LIST, &list, "LIST");
+    must_be_zero(node.as_fd(), abi::IOCTL_LIST, &list, &[4, 28], "LIST");
+
+    let (disk, _server) = by_hand("sizes");
+    let fd = disk.server.as_fd();
+    let status = abi::Status { size: abi::STATUS_BYTES, name: name("sizes"), ..abi::Status::default() };
+    sizes(node.as_fd(), abi::IOCTL_STATUS, &status, "STATUS");
+    sizes(fd, abi::IOCTL_STATUS, &status, "STATUS of a server");
+    must_be_zero(fd, abi::IOCTL_STATUS, &status, &[4], "STATUS");
+    let other = abi::Status { name: name("other"), ..status };
+    assert_eq!(call(fd, abi::IOCTL_STATUS, &other).0, Err(Errno::INVAL), "STATUS of another's device");
+    let attach = abi::Attach { size: abi::ATTACH_BYTES, name: name("sizes"), ..abi::Attach::default() };
+    must_be_zero(node.as_fd(), abi::IOCTL_ATTACH, &attach, &[4], "ATTACH");
+    assert_eq!(call(node.as_fd(), abi::IOCTL_ATTACH, &attach).0, Err(Errno::BUSY));
+    let nobody = abi::Attach { name: name("nobody"), ..attach };
+    assert_eq!(call(node.as_fd(), abi::IOCTL_ATTACH, &nobody).0, Err(Errno::NOENT));
+    let destroy = abi::Destroy { size: abi::DESTROY_BYTES, name: name("sizes"), ..abi::Destroy::default() };
+    must_be_zero(node.as_fd(), abi::IOCTL_DESTROY, &destroy, &[4], "DESTROY");
+    let resize = abi::Resize { size: abi::RESIZE_BYTES, flags: 0, size_bytes: 16 * MIB };
+    sizes(fd, abi::IOCTL_RESIZE, &resize, "RESIZE");
+    must_be_zero(fd, abi::IOCTL_RESIZE, &resize, &[4], "RESIZE");
+    for (size_bytes, errno) in [(0, Errno::RANGE), (u64::MAX, Errno::RANGE), (16 * MIB + 1, Errno::INVAL)] {
+        let (result, _) = call(fd, abi::IOCTL_RESIZE, &abi::Resize { size_bytes, ..resize });
+        assert_eq!(result, Err(errno), "RESIZE to {size_bytes}");
+    }
+    let counters = abi::Stats { size: abi::STATS_BYTES, ..abi::Stats::default() };
+    sizes(fd, abi::IOCTL_STATS, &counters, "STATS");
+    must_be_zero(fd, abi::IOCTL_STATS, &counters, &[4, 8], "STATS");
+    let start = abi::Start { size: abi::START_BYTES, flags: 0 };
+    must_be_zero(fd, abi::IOCTL_START, &start, &[4], "START");
+    let enter = abi::Enter { size: abi::ENTER_BYTES, ..abi::Enter::default() };
+    sizes(fd, abi::IOCTL_ENTER, &enter, "ENTER");
+    must_be_zero(fd, abi::IOCTL_ENTER, &enter, &[4, 48, 76], "ENTER");
+    disk.destroy(true);
+}
+
+fn create_extremes(context: &mut Context) {
+    context.load_module("");
+    let node = control_node();
+    let good = abi::Create {
+        size: abi::CREATE_BYTES,
+        name: name("extreme"),
+        size_bytes: MIB,
+        ..abi::Create::default()
+    };
+    let (range, invalid, overflow) = (Errno::RANGE, Errno::INVAL, Errno::OVERFLOW);
+    let cases: [(Change<abi::Create>, Errno); 40] = [
+        (|create| create.flags = 64, invalid),
+        (|create| create.flags = u32::MAX, invalid),
+        (|create| create.flags = abi::CREATE_FUA, invalid),
+        (|create| create.name = [0; 32], invalid),
+        (|create| create.name = [b'a'; 32], invalid),
+        (|create| create.name[24] = b'x', invalid),
+        (|create| create.name = name("a/b"), invalid),
+        (|create| create.name = name("../x"), invalid),
+        (|create| create.name = name(".x"), invalid),
+        (|create| create.name = name("a b"), invalid),
+        (|create| create.name[3] = 0xff, invalid),
+        (|create| create.serial = [b'a'; 32], invalid),
+        (|create| create.serial[1] = b'x', invalid),
+        (|create| create.serial[0] = b'\n', invalid),
+        (|create| create.size_bytes = 0, range),
+        (|create| create.size_bytes = u64::MAX, range),
+        (|create| create.size_bytes = abi::MAX_SIZE_BYTES + 512, range),
+        (|create| create.size_bytes = MIB + 1, invalid),
+        (|create| create.logical_block_size = 1, range),
+        (|create| create.logical_block_size = 8192, range),
+        (|create| create.logical_block_size = 513, invalid),
+        (|create| create.physical_block_size = 256, range),
+        (|create| create.physical_block_size = u32::MAX, range),
+        (|create| create.physical_block_size = 1536, invalid),
+        (|create| create.io_min = 511, range),
+        (|create| create.io_min = 1000, invalid),
+        (|create| create.io_opt = u32::MAX, range),
+        (|create| create.io_opt = 1000, invalid),
+        (|create| create.max_io_bytes = 512, range),
+        (|create| create.max_io_bytes = u32::MAX, range),
+        (|create| create.max_io_bytes = 4097, invalid),
+        (|create| create.queues = 1 << 20, range),
+        (|create| create.queues = u32::MAX, range),
+        (|create| create.depth = 1025, range),
+        (|create| create.depth = u32::MAX, range),
+        (|create| create.discard_granularity = 1 << 30, range),
+        (|create| create.max_discard_bytes = u32::MAX, invalid),
+        (|create| create.max_write_zeroes_bytes = 1, invalid),
+        (|create| create.deadline_ms = u32::MAX, range),
+        (|create| create.grace_ms = u32::MAX, range),
+    ];
+    for (index, (change, errno)) in cases.into_iter().enumerate() {
+        let mut create = good;
+        change(&mut create);
+        let (result, _) = call(node.as_fd(), abi::IOCTL_CREATE, &create);
+        assert!(
+            result == Err(errno) || result == Err(overflow),
+            "case {index}: {result:?}, not {errno:?}: {create:?}"
+        );
+    }
+    assert!(control().list().expect("list").is_empty(), "a device was made");
+    // The largest of everything can be had.
+    let control = control();
+    let info = control.info();
+    let largest = Builder::new("abcdefghijklmnopqrstuvwx")
+        .size_bytes(abi::MAX_SIZE_BYTES)
+        .queues(info.max_queues)
+        .depth(info.max_depth)
+        .max_io_bytes(info.max_io_bytes)
+        .partition_scan(false);
+    let disk = Disk::create(&largest);
+    disk.server.start().expect("start");
+    assert_eq!(disk.setting("size"), (abi::MAX_SIZE_BYTES / 512).to_string());
+    disk.destroy(true);
+}
+
+/// Every number that is not known, on every kind of descriptor.
+fn unknown_ioctls(context: &mut Context) {
+    context.load_module("");
+    let (disk, _server) = by_hand("numbers");
+    let node = control_node();
+    let block = open(disk.path(), OFlags::RDWR, Mode::empty()).expect("open the node");
+    let control_calls = [
+        abi::IOCTL_INFO,
+        abi::IOCTL_CREATE,
+        abi::IOCTL_ATTACH,
+        abi::IOCTL_DESTROY,
+        abi::IOCTL_LIST,
+        abi::IOCTL_STATUS,
+    ];
+    let server_calls =
+        [abi::IOCTL_START, abi::IOCTL_RESIZE, abi::IOCTL_STATS, abi::IOCTL_ENTER, abi::IOCTL_STATUS];
+    for number in 0..256 {
+        for size in [0, 8, 16, 80, 136] {
+            for direction in [0, 1, 2, 3] {
+                let command = direction << 30 | size << 16 | abi::IOCTL_TYPE << 8 | number;
+                if !control_calls.contains(&command) {
+                    assert_eq!(raw::ioctl(node.as_fd(), command, 0), Err(Errno::NOTTY), "{command:#x}");
+                }
+                if !server_calls.contains(&command) {
+                    let result = raw::ioctl(disk.server.as_fd(), command, 0);
+                    assert_eq!(result, Err(Errno::NOTTY), "{command:#x}");
+                }
+            }
+        }
+    }
+    for command in control_calls.into_iter().chain(server_calls) {
+        assert_eq!(raw::ioctl(block.as_fd(), command, 0), Err(Errno::NOTTY), "{command:#x} on the node");
+    }
+    // The node of a device of version 2 gives no right to serve it.
+    for command in [zosbd2_abi::v1::IOCTL_OPERATION, zosbd2_abi::v1::IOCTL_BLOCK_PING] {
+        assert_eq!(raw::ioctl(block.as_fd(), command, 0), Err(Errno::NOTTY), "{command} on the node");
+        assert_eq!(raw::ioctl(disk.server.as_fd(), command, 0), Err(Errno::NOTTY), "{command}");
+    }
+    drop(block);
+    disk.destroy(true);
+}
+
+fn enter_extremes(context: &mut Context) {
+    context.load_module("");
+    let (disk, mut server) = by_hand("enter");
+    let good = abi::Enter::default();
+    let cases: [(Change<abi::Enter>, Errno); 12] = [
+        (|enter| enter.flags = 2, Errno::INVAL),
+        (|enter| enter.commit_count = abi::MAX_BATCH + 1, Errno::INVAL),
+        (|enter| enter.commit_count = u32::MAX, Errno::INVAL),
+        (|enter| enter.capacity = abi::MAX_BATCH + 1, Errno::INVAL),
+        (|enter| enter.capacity = u32::MAX, Errno::INVAL),
+        (|enter| enter.minimum = 1, Errno::INVAL),
+        (|enter| enter.queue = 1, Errno::INVAL),
+        (|enter| enter.queue = u32::MAX, Errno::INVAL),
+        (|enter| enter.spin_us = abi::MAX_SPIN_US + 1, Errno::INVAL),
+        (|enter| enter.timeout_ms = 1, Errno::INVAL),
+        (|enter| enter.reserved = 1, Errno::INVAL),
+        (|enter| enter.arena_bytes = 1, Errno::INVAL),
+    ];
+    for (index, (change, errno)) in cases.into_iter().enumerate() {
+        let mut argument = good;
+        change(&mut argument);
+        assert_eq!(enter(&disk.server, &argument).0, Err(errno), "case {index}");
+    }
+    // Arrays of nothing need no memory.
+    let nothing = abi::Enter { commits: u64::MAX, requests: 1, ..good };
+    assert_eq!(enter(&disk.server, &nothing).0, Ok(0));
+    // Flags of commits, one by one, each beside a good entry.
+    let reads: Vec<_> = (0..2).map(|index| read_in_thread(disk.path(), index * 4096, 4096)).collect();
+    let requests = server.fetch(0, 2, 2).expect("fetch");
+    let pages = Pages::new(4096);
+    let data = pages.at_end(4096) as u64;
+    let entry = |request: &Request| abi::Commit {
+        handle: request.handle(),
+        result: 4096,
+        address: data,
+        ..abi::Commit::default()
+    };
+    let bad = entry(&requests[0]);
+    for (entry, errno) in [
+        (abi::Commit { flags: 8, ..bad }, Errno::INVAL),
+        (abi::Commit { flags: u32::MAX, ..bad }, Errno::INVAL),
+        (abi::Commit { reserved: 1, ..bad }, Errno::INVAL),
+        (abi::Commit { status: -1, ..bad }, Errno::INVAL),
+        (abi::Commit { iovec_count: 1, ..bad }, Errno::INVAL),
+        (abi::Commit { flags: abi::COMMIT_IOVEC, ..bad }, Errno::INVAL),
+        (abi::Commit { flags: abi::COMMIT_IOVEC, iovec_count: 1025, ..bad }, Errno::INVAL),
+        (abi::Commit { result: i64::MAX, ..bad }, Errno::INVAL),
+        (abi::Commit { result: i64::MIN, ..bad }, Errno::INVAL),
+        (abi::Commit { result: 1 << 32 | 4096, ..bad }, Errno::INVAL),
+        (abi::Commit { address: 1 << 63, ..bad }, Errno::FAULT),
+        (abi::Commit { address: u64::MAX - 100, ..bad }, Errno::FAULT),
+        (abi::Commit { address: 4096, ..bad }, Errno::FAULT),
+        (abi::Commit { address: data + 1, ..bad }, Errno::FAULT),
+    ] {
+        let status = commit_raw(&disk.server, &pages, &[entry])[0];
+        assert_eq!(status, if entry.status == -1 { -22 } else { -errno.raw_os_error() }, "{entry:?}");
+    }
+    let worse = abi::Commit { flags: 8, ..bad };
+    let statuses =
+        commit_raw(&disk.server, &pages, &[worse, entry(&requests[1]), worse, entry(&requests[0]), worse]);
+    assert_eq!(statuses, [-22, 0, -22, 0, -22], "the rest of the batch is done");
+    for read in reads {
+        assert_eq!(read.join().expect("reader"), Ok(vec![0; 4096]));
+    }
+    disk.destroy(true);
+}
+
+fn handles(context: &mut Context) {
+    context.load_module("");
+    let (disk, mut server) = by_hand("handles");
+    let pages = Pages::new(4096);
+    let data = pages.at_end(4096) as u64;
+    let read = read_in_thread(disk.path(), 0, 4096);
+    let request = server.fetch_one();
+    let stale = -Errno::STALE.raw_os_error();
+    let entry = |handle: u64| abi::Commit { handle, result: 4096, address: data, ..abi::Commit::default() };
+    let mut random = context.random("handles");
+    let mut wrong: Vec<u64> = vec![0, 1, u64::MAX, !request.handle()];
+    wrong.extend((0..64).map(|bit| request.handle() ^ 1 << bit));
+    wrong.extend((0..5000).map(|_| random.below(u64::MAX)));
+    wrong.retain(|handle| *handle != request.handle());
+    for handles in wrong.chunks(1000) {
+        let entries: Vec<_> = handles.iter().map(|handle| entry(*handle)).collect();
+        let statuses = commit_raw(&disk.server, &pages, &entries);
+        let good = statuses.iter().position(|status| *status != stale);
+        assert_eq!(good, None, "a handle that is none was accepted: {:?}", good.map(|index| handles[index]));
+    }
+    // Of several with the same name the first counts.
+    let statuses = commit_raw(&disk.server, &pages, &[entry(request.handle()); 3]);
+    assert_eq!(statuses, [0, stale, stale]);
+    assert!(read.join().expect("reader").is_ok());
+    // Thirty-two tenures on, on the same tag maybe, the old name is still none.
+    for _ in 0..32 {
+        let read = read_in_thread(disk.path(), 0, 4096);
+        let next = server.fetch_one();
+        assert_eq!(commit_raw(&disk.server, &pages, &[entry(request.handle())]), [stale]);
+        server.complete(&next);
+        assert!(read.join().expect("reader").is_ok());
+    }
+    let stats = disk.server.stats(0).expect("stats");
+    assert!(stats.stale >= 34, "{stats:?}");
+    disk.destroy(true);
+}
+
+fn arrays_that_end(context: &mut Context) {
+    context.load_module("");
+    let (disk, mut server) = by_hand("ends");
+    let pages = Pages::new(4096);
+    let data = pages.at_end(4096) as u64;
+    // Three commits, and memory for twenty is claimed.
+    let reads: Vec<_> = (0..3).map(|index| read_in_thread(disk.path(), index * 4096, 4096)).collect();
+    let requests = server.fetch(0, 3, 3).expect("fetch");
+    let size = size_of::<abi::Commit>();
+    let commits = Pages::new(PAGE);
+    let at = commits.at_end(3 * size);
+    for (index, request) in requests.iter().enumerate() {
+        let entry =
+            abi::Commit { handle: request.handle(), result: 4096, address: data, ..Default::default() };
+        commits.put_value(at + index * size, &entry);
+    }
+    let (result, after) =
+        enter(&disk.server, &abi::Enter { commits: at as u64, commit_count: 20, ..abi::Enter::default() });
+    assert_eq!((result, after.processed, after.refused), (Err(Errno::FAULT), 3, 0));
+    for read in reads {
+        assert!(read.join().expect("reader").is_ok());
+    }
+    // Descriptors, or the data of a write, that cannot be written: the request is not lost.
+    let write = write_in_thread(disk.path(), 8192, 5, 8192);
+    wait_until(20, "the write", || disk.server.stats(0).expect("stats").queued == 1);
+    let places = Pages::new(PAGE);
+    let short = places.at_end(size_of::<abi::Request>() - 8) as u64;
+    let fetch = abi::Enter { requests: short, capacity: 1, minimum: 1, ..abi::Enter::default() };
+    let (result, after) = enter(&disk.server, &fetch);
+    assert_eq!((result, after.fetched), (Err(Errno::FAULT), 0));
+    let place = places.at_end(size_of::<abi::Request>()) as u64;
+    let arena = pages.at_end(4096) as u64;
+    let fetch = abi::Enter { requests: place, arena, arena_bytes: 8192, ..fetch };
+    let (result, after) = enter(&disk.server, &fetch);
+    assert_eq!((result, after.fetched), (Err(Errno::FAULT), 0), "an arena that is half there");
+    let stats = disk.server.stats(0).expect("stats");
+    assert_eq!((stats.queued, stats.held), (1, 0));
+    let request = server.fetch_one();
+    let mut wanted = Aligned::new(8192, 0);
+    wanted.fill(5);
+    assert_eq!((request.op(), request.offset()), (abi::OP_WRITE, 8192));
+    assert!(server.arena[..8192] == *wanted.bytes());
+    server.complete(&request);
+    assert_eq!(write.join().expect("writer"), Ok(8192));
+    disk.destroy(true);
+}
+
+fn read_only_memory(context: &mut Context) {
+    context.load_module("");
+    let (disk, mut server) = by_hand("readonly");
+    let read = read_in_thread(disk.path(), 0, 4096);
+    wait_until(20, "the read", || disk.server.stats(0).expect("stats").queued == 1);
+    // An argument that cannot be written: nothing is done.
+    let pages = Pages::new(2 * PAGE);
+    let places = pages.at_end(PAGE);
+    let argument = pages.at_end(2 * PAGE);
+    let fetch = abi::Enter {
+        size: abi::ENTER_BYTES,
+        requests: places as u64,
+        capacity: 1,
+        minimum: 1,
+        ..abi::Enter::default()
+    };
+    pages.put_value(argument, &fetch);
+    pages.forbid_writing();
+    assert_eq!(raw::ioctl(disk.server.as_fd(), abi::IOCTL_ENTER, argument), Err(Errno::FAULT));
+    let (result, _) = enter(&disk.server, &fetch);
+    assert_eq!(result, Err(Errno::FAULT), "places that cannot be written");
+    assert_eq!(disk.server.stats(0).expect("stats").queued, 1);
+    let request = server.fetch_one();
+    // Commits are only read, as long as none is refused; so is the data of a read.
+    let memory = Pages::new(2 * PAGE);
+    let (data, commits) = (memory.at_end(PAGE), memory.at_end(2 * PAGE));
+    let good =
+        abi::Commit { handle: request.handle(), result: 4096, address: data as u64, ..Default::default() };
+    let bad = abi::Commit { flags: 8, ..good };
+    memory.put(data, &[6; PAGE]);
+    memory.put_value(commits, &good);
+    memory.put_value(commits + size_of::<abi::Commit>(), &bad);
+    memory.forbid_writing();
+    let both = abi::Enter { commits: commits as u64, commit_count: 2, ..abi::Enter::default() };
+    let (result, after) = enter(&disk.server, &both);
+    assert_eq!((result, after.processed, after.refused), (Err(Errno::FAULT), 2, 1));
+    assert_eq!(read.join().expect("reader"), Ok(vec![6; 4096]));
+    // A write whose data has nowhere to go stays.
+    let write = write_in_thread(disk.path(), 0, 1, 4096);
+    let request = server.fetch_one();
+    let entry =
+        abi::Commit { handle: request.handle(), result: 4096, address: data as u64, ..Default::default() };
+    let status = commit_raw(&disk.server, &memory, &[entry]);
+    assert_eq!(status, [-Errno::FAULT.raw_os_error()]);
+    server.complete(&request);
+    assert_eq!(write.join().expect("writer"), Ok(4096));
+    disk.destroy(true);
+}
+
+/// Commits, requests, arena and argument on top of each other: the kernel uses its copies.
+fn overlapping(context: &mut Context) {
+    context.load_module("");
+    let (disk, mut server) = by_hand("overlap");
+    let pages = Pages::new(4 * PAGE);
+    let at = pages.at_end(4 * PAGE);
+    for round in 0..8 {
+        let read = read_in_thread(disk.path(), 0, 4096);
+        let write = write_in_thread(disk.path(), 8192, round, 4096);
+        let request = server.fetch_one();
+        let entry = abi::Commit {
+            handle: request.handle(),
+            result: 4096,
+            address: if request.op() == abi::OP_READ { at as u64 } else { 0 },
+            ..Default::default()
+        };
+        let commits = at + PAGE;
+        pages.put_value(commits, &entry);
+        let places = commits + usize::try_from(round).expect("small") * 8;
+        let argument = abi::Enter {
+            commits: commits as u64,
+            commit_count: 1,
+            requests: places as u64,
+            capacity: 2,
+            minimum: 1,
+            // The data of the write may be where its descriptor goes afterwards.
+            arena: places as u64,
+            arena_bytes: 8192,
+            ..abi::Enter::default()
+        };
+        let (result, after) = enter(&disk.server, &argument);
+        assert_eq!((result, after.processed, after.refused, after.fetched), (Ok(0), 1, 0, 1));
+        let second: abi::Request = pages.get_value(places);
+        let entry = abi::Commit {
+            handle: second.handle,
+            result: 4096,
+            address: if second.op == abi::OP_READ { at as u64 } else { 0 },
+            ..Default::default()
+        };
+        assert_eq!(commit_raw(&disk.server, &pages, &[entry]), [0], "round {round}");
+        assert!(read.join().expect("reader").is_ok());
+        assert!(write.join().expect("writer").is_ok());
+    }
+    // The argument, too: what it says later is not looked at. What the caller then reads is his affair.
+    let read = read_in_thread(disk.path(), 0, 4096);
+    wait_until(20, "the read", || disk.server.stats(0).expect("stats").queued == 1);
+    let argument = abi::Enter {
+        size: abi::ENTER_BYTES,
+        requests: at as u64,
+        capacity: 1,
+        minimum: 1,
+        ..abi::Enter::default()
+    };
+    pages.put_value(at, &argument);
+    assert_eq!(raw::ioctl(disk.server.as_fd(), abi::IOCTL_ENTER, at), Ok(0));
+    assert_eq!(disk.server.stats(0).expect("stats").held, 1);
+    disk.destroy(true);
+    assert_eq!(read.join().expect("reader"), Err(Errno::IO));
+}
+
+/// A thread of the server uses memory that only the server itself can bring in.
+fn own_disk(context: &mut Context) {
+    context.load_module("");
+    let (disk, _server) = by_hand("own");
+    let node = open(disk.path(), OFlags::RDWR, Mode::empty()).expect("open the node");
+    let mapped = raw::FilePages::new(node.as_fd(), 16 * PAGE);
+    let address = mapped.address() as u64;
+    drop(node);
+    let write = write_in_thread(disk.path(), MIB, 1, 4096);
+    let server = Arc::clone(&disk.server);
+    let stuck = std::thread::spawn(move || {
+        let argument = abi::Enter {
+            requests: address,
+            capacity: 1,
+            minimum: 1,
+            arena: address + 4 * PAGE as u64,
+            arena_bytes: 8192,
+            ..abi::Enter::default()
+        };
+        enter(&server, &argument).0
+    });
+    // The fault asks for a page of the disk: the only thread that serves waits for it.
+    wait_until(20, "the fault's read", || disk.server.stats(0).expect("stats").queued >= 1);
+    disk.destroy(true);
+    let result = stuck.join().expect("the stuck thread");
+    assert!(matches!(result, Err(Errno::FAULT | Errno::NODEV)), "{result:?}");
+    assert_eq!(write.join().expect("writer"), Err(Errno::IO));
+    drop(mapped);
+}
+
+fn iovecs(context: &mut Context) {
+    context.load_module("");
+    let (disk, mut server) = by_hand("iovecs");
+    let pages = Pages::new(1 << 17);
+    let data = pages.at_end(1 << 17);
+    let mut random = context.random("iovecs");
+    let bytes: Vec<u8> = random.bytes(1 << 17);
+    pages.put(data, &bytes);
+    let size = size_of::<abi::Iovec>();
+    let array = Pages::new(1024 * size);
+    // The array ends where the memory does.
+    let put = |pieces: &[abi::Iovec]| {
+        let at = array.at_end(size_of_val(pieces));
+        for (index, piece) in pieces.iter().enumerate() {
+            array.put_value(at + index * size, piece);
+        }
+        at as u64
+    };
+    let commit = |handle: u64, address: u64, count: usize| abi::Commit {
+        handle,
+        result: 65536,
+        address,
+        iovec_count: u32::try_from(count).expect("a count"),
+        flags: abi::COMMIT_IOVEC,
+        ..abi::Commit::default()
+    };
+    let piece =
+        |from: usize, length: usize| abi::Iovec { address: (data + from) as u64, length: length as u64 };
+    for round in 0..60 {
+        // Random pieces from random places, some empty, until there is enough.
+        let (mut pieces, mut wanted) = (Vec::new(), Vec::new());
+        while wanted.len() < 65536 {
+            let longest = if round % 2 == 0 { 300 } else { 20_000 };
+            let length = usize::try_from(random.below(longest)).expect("small");
+            let from = usize::try_from(random.below((bytes.len() - length) as u64)).expect("small");
+            if pieces.len() == 1023 {
+                pieces.push(piece(0, 1 << 17));
+                wanted.extend(&bytes);
+                break;
+            }
+            pieces.push(piece(from, length));
+            wanted.extend(&bytes[from..from + length]);
+        }
+        wanted.truncate(65536);
+        let read = read_in_thread(disk.path(), 0, 65536);
+        let request = server.fetch_one();
+        assert_eq!(request.length(), 65536);
+        let entry = commit(request.handle(), put(&pieces), pieces.len());
+        assert_eq!(commit_raw(&disk.server, &pages, &[entry]), [0]);
+        assert!(read.join().expect("reader") == Ok(wanted), "round {round}: {} pieces", pieces.len());
+    }
+    // A write scattered the same way.
+    let write = write_in_thread(disk.path(), 0, 99, 65536);
+    server.arena.truncate(0);
+    let request = server.fetch_one();
+    let pieces: Vec<_> = (0..64).rev().map(|index| piece(index * 1024, 1024)).collect();
+    let entry = commit(request.handle(), put(&pieces), pieces.len());
+    assert_eq!(commit_raw(&disk.server, &pages, &[entry]), [0]);
+    assert_eq!(write.join().expect("writer"), Ok(65536));
+    let mut wanted = Aligned::new(65536, 0);
+    wanted.fill(99);
+    for (index, part) in wanted.bytes().chunks(1024).enumerate() {
+        assert!(pages.get(data + (63 - index) * 1024, 1024) == part, "piece {index}");
+    }
+    // What makes no sense is refused, and the request stays.
+    let read = read_in_thread(disk.path(), 0, 65536);
+    let request = server.fetch_one();
+    let fault = -Errno::FAULT.raw_os_error();
+    let wrapping = abi::Iovec { address: u64::MAX - 100, length: 65536 };
+    let endless = abi::Iovec { address: data as u64, length: u64::MAX };
+    let beyond = abi::Iovec { address: (data + (1 << 17) - 4096) as u64, length: 65536 };
+    for (pieces, status) in [
+        (vec![wrapping], fault),
+        (vec![abi::Iovec { address: 0, length: 65536 }], fault),
+        (vec![abi::Iovec { address: 1 << 63, length: 65536 }], fault),
+        (vec![beyond], fault),
+        (vec![piece(0, 65535)], -22),
+        (vec![piece(0, 0); 1024], -22),
+        (vec![piece(0, 1000), wrapping], fault),
+    ] {
+        let entry = commit(request.handle(), put(&pieces), pieces.len());
+        assert_eq!(commit_raw(&disk.server, &pages, &[entry]), [status], "{pieces:?}");
+    }
+    // The array is shorter than it is said to be.
+    let entry = commit(request.handle(), put(&[piece(0, 10)]), 20);
+    assert_eq!(commit_raw(&disk.server, &pages, &[entry]), [fault]);
+    // A piece longer than what is left is used as far as it is needed.
+    let entry = commit(request.handle(), put(&[endless]), 1);
+    assert_eq!(commit_raw(&disk.server, &pages, &[entry]), [0]);
+    assert!(read.join().expect("reader") == Ok(pages.get(data, 65536)));
+    disk.destroy(true);
+}
+
+/// Destroying a device does not wait for its server's memory.
+fn memory_that_never_comes(context: &mut Context) {
+    context.load_module("");
+    let (disk, mut server) = by_hand("never");
+    let read = read_in_thread(disk.path(), 0, 4096);
+    let request = server.fetch_one();
+    let pages = Arc::new(Pages::new(PAGE));
+    let keeper = match pages.withhold() {
+        Ok(keeper) => keeper,
+        Err(errno) => panic!("userfaultfd: {errno}"),
+    };
+    let data = pages.at_end(PAGE) as u64;
+    let (stuck_server, handle) = (Arc::clone(&disk.server), request.handle());
+    let stuck = std::thread::spawn(move || {
+        let commits = Pages::new(PAGE);
+        let at = commits.at_end(size_of::<abi::Commit>());
+        let entry = abi::Commit { handle, result: 4096, address: data, ..abi::Commit::default() };
+        commits.put_value(at, &entry);
+        let argument = abi::Enter { commits: at as u64, commit_count: 1, ..abi::Enter::default() };
+        let (result, after) = enter(&stuck_server, &argument);
+        (result, after, commits.get_value::<abi::Commit>(at).status)
+    });
+    // By force, while the thread waits in its own fault: the reader gets an error, the device goes.
+    disk.destroy(true);
+    assert_eq!(read.join().expect("reader"), Err(Errno::IO));
+    assert!(!stuck.is_finished(), "the memory came");
+    drop(keeper);
+    let (result, after, status) = stuck.join().expect("the stuck thread");
+    assert_eq!((result, after.refused, status), (Ok(0), 1, -Errno::STALE.raw_os_error()));
+}
