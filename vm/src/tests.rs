@@ -10,6 +10,7 @@ mod protocol;
 mod selftest;
 mod smoke;
 pub(crate) mod support;
+pub(crate) mod v2;
 mod walkthrough;
 
 use crate::guest::Test;
@@ -28,7 +29,7 @@ const TABLES: &[&[Test]] = &[
 
 /// Every test, in order.
 pub(crate) fn all() -> impl Iterator<Item = &'static Test> {
-    TABLES.iter().copied().flatten()
+    TABLES.iter().chain(v2::TABLES).copied().flatten()
 }
 
 #[cfg(test)]
