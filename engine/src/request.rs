@@ -131,7 +131,7 @@ pub const EDGES: &[(State, State)] = &[
 
 /// Names one tenure of a request by a server: valid from the fetch until the answer, the deadline, the
 /// teardown or the server's death, and never again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Handle {
     pub(crate) tag: u16,
     pub(crate) generation: u32,

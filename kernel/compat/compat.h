@@ -103,6 +103,33 @@ static inline struct gendisk *zosbd2_alloc_disk(struct blk_mq_tag_set *set,
 #endif
 #define ZOSBD2_TAG_SET_FLAGS (ZOSBD2_MQ_MERGE | BLK_MQ_F_NO_SCHED_BY_DEFAULT)
 
+/* A list of requests, as queue_rqs() gets it. */
+#ifdef HAVE_RQ_LIST
+#define zosbd2_rq_list struct rq_list
+
+static inline struct request *zosbd2_rq_list_peek(struct rq_list *list)
+{
+	return rq_list_peek(list);
+}
+#else
+#define zosbd2_rq_list struct request *
+
+static inline struct request *zosbd2_rq_list_peek(struct request **list)
+{
+	return rq_list_peek(list);
+}
+#endif
+
+/*
+ * The pieces of a request's data: as long as memory is contiguous where all of
+ * it is mapped and needs no care of its caches, else no longer than a page.
+ */
+#if defined(CONFIG_HIGHMEM) || ARCH_IMPLEMENTS_FLUSH_DCACHE_PAGE
+#define zosbd2_for_each_piece rq_for_each_segment
+#else
+#define zosbd2_for_each_piece rq_for_each_bvec
+#endif
+
 /*
  * What open() and ioctl() of a block device are given: the mode, what it says
  * of a writer, and what open() names the disk by.

@@ -8,6 +8,7 @@
  */
 #include <linux/blkdev.h>
 #include <linux/highmem.h>
+#include <linux/instrumented.h>
 #include <linux/poll.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
@@ -23,10 +24,10 @@ struct waiter {
 	bool woken;
 };
 
-static blk_status_t queue_rq(struct blk_mq_hw_ctx *hctx, const struct blk_mq_queue_data *data)
+/* Gives a request to the engine. @last: no other follows at once. */
+static blk_status_t submit(struct zosbd2_queue *queue, struct request *request, bool last)
 {
-	struct zosbd2_queue *queue = hctx->driver_data;
-	struct request *request = data->rq;
+	u64 offset = (u64)blk_rq_pos(request) << SECTOR_SHIFT;
 	u32 flags = 0;
 	enum zosbd2_op op;
 
@@ -42,6 +43,8 @@ static blk_status_t queue_rq(struct blk_mq_hw_ctx *hctx, const struct blk_mq_que
 		break;
 	case REQ_OP_FLUSH:
 		op = ZOSBD2_FLUSH;
+		/* It is sent with the position of a write that it has no part in. */
+		offset = 0;
 		break;
 	case REQ_OP_WRITE_ZEROES:
 		op = ZOSBD2_WRITE_ZEROES;
@@ -58,14 +61,20 @@ static blk_status_t queue_rq(struct blk_mq_hw_ctx *hctx, const struct blk_mq_que
 		flags |= ZOSBD2_REQUEST_FUA;
 	queue->requests[request->tag] = request;
 	blk_mq_start_request(request);
-	/* A flush is sent with the position of a write that it has no part in. */
-	if (zosbd2_rs_queue_submit(queue->engine, request->tag, op, flags,
-				   op == ZOSBD2_FLUSH ? 0 : (u64)blk_rq_pos(request) << SECTOR_SHIFT,
-				   blk_rq_bytes(request), data->last))
+	if (zosbd2_rs_queue_submit(queue->engine, request->tag, op, flags, offset,
+				   blk_rq_bytes(request), last))
 		return BLK_STS_IOERR;
+	return BLK_STS_OK;
+}
+
+static blk_status_t queue_rq(struct blk_mq_hw_ctx *hctx, const struct blk_mq_queue_data *data)
+{
+	struct zosbd2_queue *queue = hctx->driver_data;
+	blk_status_t status = submit(queue, data->rq, data->last);
+
 	if (data->last)
 		zosbd2_queue_wake_pollers(queue);
-	return BLK_STS_OK;
+	return status;
 }
 
 static void commit_rqs(struct blk_mq_hw_ctx *hctx)
@@ -74,6 +83,26 @@ static void commit_rqs(struct blk_mq_hw_ctx *hctx)
 
 	zosbd2_rs_queue_announce(queue->engine);
 	zosbd2_queue_wake_pollers(queue);
+}
+
+/* All that a submitter plugged, at once; takes every request off the list. */
+static void queue_rqs(zosbd2_rq_list *list)
+{
+	struct request *request;
+
+	while ((request = rq_list_pop(list))) {
+		struct zosbd2_queue *queue = request->mq_hctx->driver_data;
+		struct request *next = zosbd2_rq_list_peek(list);
+		bool last = !next || next->mq_hctx != request->mq_hctx;
+		blk_status_t status = submit(queue, request, last);
+
+		if (status)
+			blk_mq_end_request(request, status);
+		if (last && status)
+			zosbd2_rs_queue_announce(queue->engine);
+		if (last)
+			zosbd2_queue_wake_pollers(queue);
+	}
 }
 
 /* The engine ends the request now, or whoever copies its data ends it soon. */
@@ -97,6 +126,7 @@ static int init_hctx(struct blk_mq_hw_ctx *hctx, void *data, unsigned int index)
 const struct blk_mq_ops zosbd2_queue_ops = {
 	.queue_rq = queue_rq,
 	.commit_rqs = commit_rqs,
+	.queue_rqs = queue_rqs,
 	.timeout = timeout,
 	.init_hctx = init_hctx,
 };
@@ -266,6 +296,50 @@ void zosbd2_requests_end(struct zosbd2_queue *queue, const u16 *tags, u32 count)
 }
 
 /*
+ * Copies between user memory that access_ok() was asked for and a piece of a
+ * page. Without the check of what object the piece is part of (hardened
+ * usercopy): data of less than a page may well be in a slab, such as the copies
+ * of metadata that jbd2 writes, and the block layer vouches for its bounds.
+ */
+static unsigned long copy_part(void __user *peer, void *piece, u32 bytes, bool to_user)
+{
+	unsigned long left;
+
+	pagefault_disable();
+	if (to_user) {
+		instrument_copy_to_user(peer, piece, bytes);
+		left = raw_copy_to_user(peer, piece, bytes);
+	} else {
+		instrument_copy_from_user_before(piece, peer, bytes);
+		left = raw_copy_from_user(piece, peer, bytes);
+		instrument_copy_from_user_after(piece, peer, bytes, left);
+	}
+	pagefault_enable();
+	return left;
+}
+
+/*
+ * The way of small requests: copies the first @bytes if they are in one piece
+ * of one page. False if they are not, or a page is not there; the caller then
+ * begins anew.
+ */
+static bool copy_single(struct request *request, u64 user, u32 bytes, bool to_user)
+{
+	struct bio_vec piece = bio_iovec(request->bio);
+	unsigned long left;
+	void *page;
+
+	if (piece.bv_len < bytes)
+		return false;
+	page = bvec_kmap_local(&piece);
+	left = copy_part((void __user *)(unsigned long)user, page, bytes, to_user);
+	if (!to_user)
+		flush_dcache_page(piece.bv_page);
+	kunmap_local(page);
+	return !left;
+}
+
+/*
  * Copies @bytes of the request's data, from its byte @start on, to or from user
  * memory at @user. Skips the first @done of them, and adds to @done what was
  * copied. The engine has the request COPYING, so the pages stay. Never waits for
@@ -282,7 +356,11 @@ int zosbd2_request_copy(struct zosbd2_queue *queue, u32 tag, u64 user, u32 start
 
 	if (!access_ok((void __user *)(unsigned long)user, bytes))
 		return -EFAULT;
-	rq_for_each_segment(segment, request, iterator) {
+	if (!from && copy_single(request, user, bytes, to_user)) {
+		*done = bytes;
+		return 0;
+	}
+	zosbd2_for_each_piece(segment, request, iterator) {
 		u32 skip = at < from ? from - at : 0;
 		unsigned long left;
 		void __user *peer;
@@ -299,12 +377,7 @@ int zosbd2_request_copy(struct zosbd2_queue *queue, u32 tag, u64 user, u32 start
 		part = min(segment.bv_len - skip, end - at);
 		peer = (void __user *)(unsigned long)(user + (at - start));
 		page = bvec_kmap_local(&segment);
-		pagefault_disable();
-		if (to_user)
-			left = __copy_to_user_inatomic(peer, page + skip, part);
-		else
-			left = __copy_from_user_inatomic(page + skip, peer, part);
-		pagefault_enable();
+		left = copy_part(peer, page + skip, part, to_user);
 		if (!to_user)
 			flush_dcache_page(segment.bv_page);
 		kunmap_local(page);

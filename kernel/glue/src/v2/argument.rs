@@ -3,6 +3,7 @@
 
 use core::mem::size_of;
 
+use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
 
 use crate::shim::{self, Plain};
@@ -17,22 +18,48 @@ const MAX_BYTES: u32 = 4096;
 /// `EINVAL` when it is shorter than the first version of it, `E2BIG` when it is longer than what is known and
 /// not zero there, or longer than a page; `EFAULT`.
 #[inline]
-pub fn read<T: Plain>(user: u64) -> Result<T, Errno> {
-    let value = shim::user_read::<T>(user);
-    let size: u32 = shim::user_read(user)?;
+pub fn read<T: Argument>(user: u64) -> Result<T, Errno> {
     let known = u32::try_from(size_of::<T>()).unwrap_or(u32::MAX);
-    if size < known {
-        // What is too short may end where the memory does.
-        return Err(Errno::EINVAL);
+    let value = shim::user_read::<T>(user);
+    match &value {
+        Ok(value) if value.size() == known => {}
+        _ => check_size(user, known)?,
     }
+    value
+}
+
+#[cold]
+fn check_size(user: u64, known: u32) -> Result<(), Errno> {
+    // What is too short may end where the memory does.
+    let size: u32 = shim::user_read(user)?;
+    holds(size >= known)?;
     if size > known {
         let tail = user.wrapping_add(known.into());
         if size > MAX_BYTES || !shim::user_is_zero(tail, size.wrapping_sub(known))? {
             return Err(Errno::E2BIG);
         }
     }
-    value
+    Ok(())
 }
+
+/// An argument.
+pub trait Argument: Plain {
+    /// What it says of its own size.
+    fn size(&self) -> u32;
+}
+
+macro_rules! arguments {
+    ($($name:ident)*) => { $(
+        impl Argument for abi::$name {
+            #[inline]
+            fn size(&self) -> u32 {
+                self.size
+            }
+        }
+    )* };
+}
+
+arguments!(Info Create Attach Destroy List Status Start Resize Stats Enter);
 
 /// `EINVAL` unless `condition` holds.
 pub const fn holds(condition: bool) -> Result<(), Errno> {

@@ -102,7 +102,7 @@ fn process(device: &Device, epoch: u32, entries: &mut [abi::Commit], progress: &
                 note(first, progress, scattered(block, named.handle, first));
                 1
             }
-            Ok((block, _)) => run(device, epoch, block, rest, progress),
+            Ok((block, named)) => run(device, epoch, block, named, rest, progress),
             Err(errno) => {
                 note(first, progress, Err(errno));
                 1
@@ -141,25 +141,31 @@ struct Copying {
     length: u32,
 }
 
-/// Carries out the entries from the first one on that are of the queue `block` and have their data in one
-/// piece. Returns how many they are, at least one.
+/// Carries out the entries from the first one on, which names `first`, that are of the queue `block` and
+/// have their data in one piece. Returns how many they are, at least one.
 #[inline]
 fn run(
     device: &Device,
     epoch: u32,
     block: &QueueBlock,
+    first: Named,
     entries: &mut [abi::Commit],
     progress: &mut Progress,
 ) -> usize {
     let mut steps = [Step::Done; CHUNK];
     let (mut done, mut copies) = (0_usize, 0_usize);
+    let mut known = Some(first);
     let mut locked = block.lock();
     for (entry, step) in entries.iter_mut().zip(&mut steps) {
-        let handle = match name(device, epoch, entry) {
-            Ok(named) if named.queue == block.index() && entry.flags & abi::COMMIT_IOVEC == 0 => named.handle,
-            // Of another kind; the first entry never is.
-            _ => break,
+        let named = match known.take() {
+            Some(named) => named,
+            None => match name(device, epoch, entry) {
+                Ok(named) if named.queue == first.queue && entry.flags & abi::COMMIT_IOVEC == 0 => named,
+                // Of another kind.
+                _ => break,
+            },
         };
+        let handle = named.handle;
         done = done.wrapping_add(1);
         let mut queue = locked.queue();
         let planned = queue
@@ -192,7 +198,7 @@ fn run(
             }
         }
         let mut locked = block.lock();
-        for step in &mut steps {
+        for step in steps.iter_mut().take(done) {
             let Step::Copy(copy) = *step else { continue };
             let end = match copy.plan {
                 Plan::CopyOnly => locked.queue().copied(copy.handle),
@@ -202,13 +208,13 @@ fn run(
         }
         drop(locked);
     }
-    finish(block, &steps);
+    finish(block, steps.get(..done).unwrap_or_default());
     done
 }
 
 /// Ends the block requests, those that succeeded together.
 #[inline]
-fn finish(block: &QueueBlock, steps: &[Step; CHUNK]) {
+fn finish(block: &QueueBlock, steps: &[Step]) {
     let mut tags = [0; CHUNK];
     let mut count = 0;
     for step in steps {

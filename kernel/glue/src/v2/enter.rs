@@ -10,7 +10,7 @@ use core::mem::{offset_of, size_of};
 use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
 use zosbd2_engine::queue::{Fetched, Work};
-use zosbd2_engine::request::{Handle, Request};
+use zosbd2_engine::request::Handle;
 use zosbd2_engine::v2::{check_enter, describe};
 
 use super::argument;
@@ -57,13 +57,58 @@ struct Fetch<'a> {
     arena: u64,
 }
 
-/// A request on its way to the server.
-#[derive(Clone, Copy)]
-struct Parcel {
-    handle: Handle,
-    request: Request,
-    /// Where in the arena its data goes.
-    data: Option<u64>,
+/// Requests on their way to the server.
+struct Parcels {
+    handles: [Handle; CHUNK],
+    described: [abi::Request; CHUNK],
+    count: usize,
+    /// Some are COPYING.
+    copying: bool,
+}
+
+impl Parcels {
+    #[inline]
+    fn new() -> Self {
+        Self {
+            handles: [Handle::default(); CHUNK],
+            described: [abi::Request::default(); CHUNK],
+            count: 0,
+            copying: false,
+        }
+    }
+
+    #[inline]
+    fn push(&mut self, handle: Handle, described: abi::Request) {
+        if let (Some(name), Some(place)) =
+            (self.handles.get_mut(self.count), self.described.get_mut(self.count))
+        {
+            *name = handle;
+            *place = described;
+            self.count = self.count.wrapping_add(1);
+        }
+    }
+
+    /// The request at `index` is not the server's any more.
+    #[cold]
+    fn drop_at(&mut self, index: usize) {
+        close_gap(&mut self.handles, index);
+        close_gap(&mut self.described, index);
+        self.count = self.count.saturating_sub(1);
+    }
+
+    #[inline]
+    fn described(&self) -> &[abi::Request] {
+        self.described.get(..self.count).unwrap_or_default()
+    }
+}
+
+/// Moves everything behind `index` one place forward.
+fn close_gap<T: Copy>(places: &mut [T], index: usize) {
+    let mut rest = places.get_mut(index..).unwrap_or_default();
+    while let [place, next, ..] = rest {
+        *place = *next;
+        rest = rest.get_mut(1..).unwrap_or_default();
+    }
 }
 
 /// Why no more was taken from the queue.
@@ -84,21 +129,26 @@ impl<'a> Fetch<'a> {
     fn run(&mut self, progress: &mut Progress) -> Result<(), Errno> {
         let mut left = None;
         let mut spun = self.enter.spin_us == 0;
-        let mut parcels = [None::<Parcel>; CHUNK];
+        let mut parcels = Parcels::new();
+        let tag_bits = self.block.device().tag_bits();
         let mut locked = self.block.lock();
         loop {
-            let mut count = 0;
-            let mut copies = false;
+            let most = (self.enter.capacity.wrapping_sub(progress.fetched) as usize).min(CHUNK);
+            parcels.count = 0;
             let stop = loop {
-                let taken = progress.fetched.wrapping_add(count);
-                let place = parcels.get_mut(count as usize);
-                let (true, Some(place)) = (taken < self.enter.capacity, place) else { break Stop::Enough };
+                if parcels.count == most {
+                    break Stop::Enough;
+                }
                 let room = self.enter.arena_bytes.saturating_sub(self.arena);
                 match locked.queue().fetch(self.epoch, room) {
-                    Work::Request(fetched) => {
-                        copies |= fetched.copying;
-                        *place = Some(self.address(&fetched));
-                        count = count.wrapping_add(1);
+                    Work::Request(Fetched { handle, request, copying }) => {
+                        let data = copying.then_some(self.arena);
+                        if copying {
+                            parcels.copying = true;
+                            self.arena = self.arena.wrapping_add(request.length.into());
+                        }
+                        let described = describe(handle, &request, self.block.index(), tag_bits, data);
+                        parcels.push(handle, described);
                     }
                     // Not a thing of version 2.
                     Work::Notice => {}
@@ -107,12 +157,11 @@ impl<'a> Fetch<'a> {
                     Work::Superseded => break Stop::Never(Errno::ESHUTDOWN),
                 }
             };
-            if count > 0 {
+            if parcels.count > 0 {
                 let wake = locked.queue().announce();
                 locked.wake(wake);
                 drop(locked);
-                let parcels = parcels.get_mut(..count as usize).unwrap_or_default();
-                self.hand_over(parcels, copies, progress)?;
+                self.hand_over(&mut parcels, progress)?;
                 let enough = progress.fetched >= self.enter.minimum.max(1);
                 match stop {
                     Stop::Never(errno) => return Err(errno),
@@ -158,80 +207,69 @@ impl<'a> Fetch<'a> {
         }
     }
 
-    /// Finds the place for a request's data.
-    #[inline]
-    fn address(&mut self, fetched: &Fetched) -> Parcel {
-        let Fetched { handle, request, copying } = *fetched;
-        let data = copying.then_some(self.arena);
-        if copying {
-            self.arena = self.arena.wrapping_add(request.length.into());
-        }
-        Parcel { handle, request, data }
-    }
-
     /// Gives the requests to the server: first the data of writes, which are COPYING, then the
     /// descriptors.
     #[inline]
-    fn hand_over(
-        &self,
-        parcels: &mut [Option<Parcel>],
-        copies: bool,
-        progress: &mut Progress,
-    ) -> Result<(), Errno> {
-        if copies {
+    fn hand_over(&self, parcels: &mut Parcels, progress: &mut Progress) -> Result<(), Errno> {
+        if parcels.copying {
             self.copy(parcels)?;
         }
-        let mut described = [abi::Request::default(); CHUNK];
-        let mut count = 0_u32;
-        let tag_bits = self.block.device().tag_bits();
-        for (place, parcel) in described.iter_mut().zip(parcels.iter().flatten()) {
-            *place = describe(parcel.handle, &parcel.request, self.block.index(), tag_bits, parcel.data);
-            count = count.wrapping_add(1);
-        }
         let offset = u64::from(progress.fetched).wrapping_mul(size_of::<abi::Request>() as u64);
-        let described = described.get(..count as usize).unwrap_or_default();
+        let described = parcels.described();
         if shim::user_write_all(self.enter.requests.wrapping_add(offset), described).is_err() {
             self.take_back(parcels);
             return Err(Errno::EFAULT);
         }
-        progress.fetched = progress.fetched.wrapping_add(count);
+        progress.fetched = progress.fetched.wrapping_add(u32::try_from(parcels.count).unwrap_or(0));
         Ok(())
     }
 
     /// Copies the data of writes into the arena. Those that were lost meanwhile are dropped. After an error
     /// every request is back in the queue.
-    fn copy(&self, parcels: &mut [Option<Parcel>]) -> Result<(), Errno> {
+    #[inline(never)]
+    fn copy(&self, parcels: &mut Parcels) -> Result<(), Errno> {
+        parcels.copying = false;
         let mut result = Ok(());
-        for place in parcels.iter_mut() {
-            let Some(Parcel { handle, request, data: Some(at) }) = *place else { continue };
-            if result.is_err() {
-                break;
+        // Whose copy this call still has to end.
+        let mut pinned = [false; CHUNK];
+        for (described, pinned) in parcels.described().iter().zip(&mut pinned) {
+            *pinned = described.flags & abi::REQUEST_DATA != 0;
+        }
+        let mut lost = [false; CHUNK];
+        let requests = parcels.handles.iter().zip(parcels.described());
+        for ((handle, described), (pinned, lost)) in requests.zip(pinned.iter_mut().zip(&mut lost)) {
+            if !*pinned || result.is_err() {
+                continue;
             }
-            let to = self.enter.arena.wrapping_add(at);
-            match transfer::copy(self.block, handle, to, (0, request.length), true) {
+            let to = self.enter.arena.wrapping_add(described.data);
+            let bytes = u32::try_from(described.length).unwrap_or(0);
+            match transfer::copy(self.block, *handle, to, (0, bytes), true) {
                 Ok(Copied::All) => {}
-                Ok(Copied::Lost) => *place = None,
+                Ok(Copied::Lost) => (*pinned, *lost) = (false, true),
                 Err(errno) => {
-                    // No copy of it is under way any more.
-                    *place = Some(Parcel { handle, request, data: None });
+                    *pinned = false;
                     result = Err(errno);
                 }
             }
         }
-        // Ends the copies that were made, and those that were not begun.
         let mut ends = [None; CHUNK];
         let mut locked = self.block.lock();
-        for (parcel, end) in parcels.iter_mut().zip(&mut ends) {
-            if let Some(Parcel { handle, data: Some(_), .. }) = *parcel {
-                *end = locked.queue().copied(handle);
-                if end.is_some() {
-                    *parcel = None;
-                }
+        for ((handle, pinned), (lost, end)) in
+            parcels.handles.iter().zip(pinned).zip(lost.iter_mut().zip(&mut ends))
+        {
+            if pinned {
+                *end = locked.queue().copied(*handle);
+                *lost |= end.is_some();
             }
         }
         drop(locked);
         for end in ends.into_iter().flatten() {
             self.block.end(end);
+        }
+        for index in (0..CHUNK).rev() {
+            if lost.get(index).is_some_and(|lost| *lost) {
+                parcels.drop_at(index);
+            }
         }
         if result.is_err() {
             self.take_back(parcels);
@@ -241,10 +279,10 @@ impl<'a> Fetch<'a> {
 
     /// Puts requests that are HELD back into the queue, in their order.
     #[cold]
-    fn take_back(&self, parcels: &[Option<Parcel>]) {
+    fn take_back(&self, parcels: &Parcels) {
         let mut locked = self.block.lock();
-        for parcel in parcels.iter().rev().flatten() {
-            let wake = locked.queue().unfetch(parcel.handle);
+        for handle in parcels.handles.iter().take(parcels.count).rev() {
+            let wake = locked.queue().unfetch(*handle);
             locked.wake(wake);
         }
         drop(locked);

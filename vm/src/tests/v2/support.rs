@@ -304,7 +304,8 @@ pub(crate) fn serve_role(arguments: &[&str]) -> Result<(), Box<dyn std::error::E
         return Err("usage: --serve-v2 null|ram|file|direct NAME QUEUES THREADS [FILE]".into());
     };
     let options = ServeOptions::default().threads_per_queue(threads.parse()?);
-    let builder = Builder::new(name).queues(queues.parse()?).serving(options).partition_scan(false);
+    let builder =
+        Builder::new(name).queues(queues.parse()?).depth(256).serving(options).partition_scan(false);
     let ready = |_: &Path| println!("serving");
     match (*kind, rest) {
         ("null", []) => builder.serve_then(&Null::new(SIZE)?, ready)?,
