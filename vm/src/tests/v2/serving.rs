@@ -89,9 +89,9 @@ fn batches(context: &mut Context) {
     for (index, read) in (0..).zip(reads) {
         assert_eq!(read.join().expect("reader"), Ok(vec![index; 4096]));
     }
-    // Fewer places than requests: the rest stays, and comes in order.
+    // Fewer places than requests: the rest stays, and comes in order. None is beside another: they would merge.
     let writes: Vec<_> =
-        (0..8).map(|index| write_in_thread(disk.path(), index * 4096, index, 4096)).collect();
+        (0..8).map(|index| write_in_thread(disk.path(), index * 8192, index, 4096)).collect();
     let first = server.fetch(0, 3, 3).expect("fetch");
     wait_until(20, "the other five", || disk.server.stats(0).expect("stats").queued == 5);
     assert_eq!((first.len(), disk.server.stats(0).expect("stats").held), (3, 3));
