@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the guest finds in its root file system.
 //!
-//! Three archives, one after the other: host tools with their libraries, which is large and the same for all
-//! kernels; kernel modules; and what changes with every run. The first two are cached under names made of what
-//! went in. [`write`] leaves one file for QEMU.
+//! Archives, one after the other: host tools with their libraries, which is large and the same for all kernels;
+//! kernel modules; files that seldom change; and what changes with every run. All but the last are cached under
+//! names made of what went in. [`write`] leaves one file for QEMU.
 
 use crate::cpio::Archive;
 use crate::error::file;
@@ -44,6 +44,8 @@ pub struct Contents {
     pub programs: Vec<PathBuf>,
     /// Other files and folders: path in the guest, path on the host.
     pub files: Vec<(String, PathBuf)>,
+    /// Groups of files that seldom change, as in `files`, but no folders. Each group is packed once.
+    pub cached: Vec<Vec<(String, PathBuf)>>,
     /// More kernel modules than [`KERNEL_MODULES`].
     pub kernel_modules: Vec<String>,
     /// More host programs than [`TOOLS`], with their packages.
@@ -54,9 +56,10 @@ pub struct Contents {
 pub fn write(to: &Path, kernel: &Kernel, contents: &Contents, plan: &Plan) -> Result<()> {
     let tools = tools_archive(&contents.tools)?;
     let modules = modules_archive(kernel, &contents.kernel_modules)?;
+    let groups = contents.cached.iter().map(|group| group_archive(group)).collect::<Result<Vec<_>>>()?;
     let small = small_archive(contents, plan)?;
     let mut out = BufWriter::new(File::create(to).map_err(file("create", to))?);
-    for part in [tools, modules] {
+    for part in [tools, modules].into_iter().chain(groups) {
         let mut part_file = File::open(&part).map_err(file("read", &part))?;
         std::io::copy(&mut part_file, &mut out).map_err(file("write", to))?;
     }
@@ -110,6 +113,21 @@ fn tools_archive(more: &[(String, String)]) -> Result<PathBuf> {
         }
         for library in libraries {
             archive.host(&library, Path::new(&library))?;
+        }
+        Ok(archive.finish())
+    })
+}
+
+fn group_archive(files: &[(String, PathBuf)]) -> Result<PathBuf> {
+    let mut key = DefaultHasher::new();
+    for (path, host) in files {
+        // Not the time: what is built again seldom differs.
+        (path, fs::read(host).map_err(file("read", host))?).hash(&mut key);
+    }
+    cached(&format!("files-{:016x}", key.finish()), || {
+        let mut archive = Archive::new();
+        for (path, host) in files {
+            archive.host(path, host)?;
         }
         Ok(archive.finish())
     })

@@ -5,6 +5,7 @@ mod bench;
 mod data;
 pub(crate) mod demo;
 mod hostile;
+mod languages;
 mod lifecycle;
 mod protocol;
 mod selftest;
@@ -22,6 +23,7 @@ const TABLES: &[&[Test]] = &[
     protocol::TESTS,
     lifecycle::TESTS,
     hostile::TESTS,
+    languages::TESTS,
     selftest::TESTS,
     bench::TESTS,
     demo::TESTS,

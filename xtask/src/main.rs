@@ -9,6 +9,7 @@ mod apt;
 mod bench;
 mod core_lib;
 mod demo;
+mod examples;
 mod fetch;
 mod gates;
 mod kmod;

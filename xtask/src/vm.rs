@@ -5,7 +5,7 @@
 //! by side. Every test gives one line; the last line has the counts, and the command fails unless nothing
 //! failed. Console logs stay in `target/vm`.
 
-use crate::{fetch, kmod, paths};
+use crate::{examples, fetch, kmod, paths};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum as _;
 use std::fs::{self, File};
@@ -20,7 +20,7 @@ use zosbd2_vm::protocol::{Line, Outcome, Plan};
 use zosbd2_vm::suite::{self, Report, TestInfo};
 
 /// What the guest's programs are built for: linked statically, they need nothing of the guest.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The variant of the module that users get.
 const RELEASE: &str = "release";
@@ -133,12 +133,13 @@ pub(crate) fn reports(arguments: &Arguments, runs: &[Run]) -> Result<Vec<Report>
     // Two builds at once would write into the same folders.
     let building = lock(&kernels::target().join("vm/build.lock"))?;
     let programs = guest_programs()?;
+    let cached = vec![examples::python()?, examples::build()?];
     let all = suite::list(&programs.init)?;
     let tests = suite::select(&all, &arguments.tests)?;
     let mut prepared = Vec::new();
     for run in runs {
         for (variant, tests) in by_variant(arguments.variant, &tests)? {
-            prepared.push(prepare(arguments, run, &programs, variant, tests)?);
+            prepared.push(prepare(arguments, run, &programs, &cached, variant, tests)?);
         }
     }
     drop(building);
@@ -277,6 +278,7 @@ fn prepare(
     arguments: &Arguments,
     run: &Run,
     programs: &Programs,
+    cached: &[Vec<(String, PathBuf)>],
     variant: kmod::Variant,
     tests: Vec<String>,
 ) -> Result<Job> {
@@ -321,6 +323,7 @@ fn prepare(
             module,
             programs: own,
             files: arguments.files.clone(),
+            cached: cached.to_vec(),
             kernel_modules: arguments.kernel_modules.clone(),
             tools: arguments.tools.clone(),
         },

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+/*
+ * RAM disk in C, on interface version 2: `ram NAME SIZE_MIB [QUEUES [DEPTH]]` makes /dev/zosbd2/NAME and
+ * serves it, one thread per queue, until it is destroyed: by SIGINT or SIGTERM, unless it is in use, or by
+ * anyone. Exits with 0 then. The kernel destroys it if this process dies. Memory is taken as it is written.
+ *
+ * cc -std=c11 -pedantic -Wall -Wextra -Werror -O2 -pthread -I abi/include -o ram examples/c/ram.c
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+#include <zosbd2.h>
+
+#define BATCH 32U
+
+static unsigned char *disk;
+static size_t page;
+static int server;
+static atomic_uint serving;
+
+_Noreturn static void fail(const char *what)
+{
+	fprintf(stderr, "ram: %s: %s\n", what, strerror(errno));
+	exit(1);
+}
+
+/* Clears memory; whole pages are given back unless they must stay. */
+static void clear(unsigned char *from, size_t length, int stay)
+{
+	size_t head = -(uintptr_t)from & (page - 1);
+	size_t whole = length > head && !stay ? (length - head) & ~(page - 1) : 0;
+
+	if (whole == 0 || madvise(from + head, whole, MADV_DONTNEED) != 0)
+		head = length, whole = 0;
+	memset(from, 0, head);
+	memset(from + head + whole, 0, length - head - whole);
+}
+
+/* The answer to a request, which never reaches over the end. The kernel moves the data: one copy. */
+static struct zosbd2_v2_commit answer(const struct zosbd2_v2_request *request)
+{
+	struct zosbd2_v2_commit commit = { .handle = request->handle, .result = (__s64)request->length };
+
+	if (request->op == ZOSBD2_V2_OP_READ || request->op == ZOSBD2_V2_OP_WRITE)
+		commit.address = (uintptr_t)(disk + request->offset);
+	else if (request->op == ZOSBD2_V2_OP_DISCARD || request->op == ZOSBD2_V2_OP_WRITE_ZEROES)
+		clear(disk + request->offset, request->length, request->flags & ZOSBD2_V2_REQUEST_NO_UNMAP);
+	else
+		commit.result = -EOPNOTSUPP; /* none that was announced */
+	return commit;
+}
+
+/* Serves the queue until the device is gone or another server has taken over. */
+static void *serve(void *queue)
+{
+	struct zosbd2_v2_request requests[BATCH];
+	struct zosbd2_v2_commit commits[BATCH];
+	struct zosbd2_v2_enter enter = { .size = sizeof(enter), .queue = (__u32)(uintptr_t)queue,
+		.requests = (uintptr_t)requests, .capacity = BATCH, .minimum = 1, .commits = (uintptr_t)commits };
+	__u32 i;
+
+	/* Getting memory must not wait for I/O, which may be this disk's own. */
+	if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0)
+		fail("prctl(PR_SET_IO_FLUSHER)");
+	for (;;) {
+		if (ioctl(server, ZOSBD2_V2_IOCTL_ENTER, &enter) != 0) {
+			if (errno == EINTR)
+				continue; /* nothing was committed: the same again */
+			if (errno == ENODEV || errno == ESHUTDOWN)
+				break;
+			fail("serve");
+		}
+		for (i = 0; i < enter.processed && enter.refused != 0; i++) {
+			errno = -commits[i].status;
+			if (errno == ESTALE) /* the request is not ours any more */
+				fprintf(stderr, "ram: a commit came too late\n");
+			else if (errno != 0)
+				fail("commit");
+		}
+		for (i = 0; i < enter.fetched; i++)
+			commits[i] = answer(&requests[i]);
+		enter.commit_count = enter.fetched;
+	}
+	serving--;
+	kill(getpid(), SIGUSR1); /* for main to look */
+	return NULL;
+}
+
+int main(int argc, char **argv)
+{
+	struct zosbd2_v2_create create = { .size = sizeof(create), .flags = ZOSBD2_V2_CREATE_AUTO_DESTROY,
+		.max_discard_bytes = 1U << 30, .max_write_zeroes_bytes = 1U << 30 };
+	struct zosbd2_v2_destroy destroy = { .size = sizeof(destroy) };
+	struct zosbd2_v2_start start = { .size = sizeof(start) };
+	unsigned long mib = argc > 2 ? strtoul(argv[2], NULL, 10) : 0, queue;
+	int control = open(ZOSBD2_CONTROL_PATH, O_RDWR | O_CLOEXEC), number;
+	pthread_t thread;
+	sigset_t signals;
+
+	if (argc < 3 || argc > 5 || strlen(argv[1]) > ZOSBD2_V2_MAX_NAME_BYTES || mib == 0 || mib > SIZE_MAX >> 20)
+		return fprintf(stderr, "usage: ram NAME SIZE_MIB [QUEUES [DEPTH]]\n"), 2;
+	if (control < 0)
+		fail("open " ZOSBD2_CONTROL_PATH " (is the kernel module zosbd2 loaded?)");
+	page = (size_t)sysconf(_SC_PAGESIZE);
+	create.physical_block_size = (__u32)page;
+	create.size_bytes = (__u64)mib << 20;
+	create.queues = argc > 3 && atoi(argv[3]) != 0 ? (__u32)atoi(argv[3]) : 1;
+	create.depth = argc > 4 ? (__u32)atoi(argv[4]) : 0;
+	memcpy(create.name, argv[1], strlen(argv[1]));
+	memcpy(destroy.name, create.name, sizeof(destroy.name));
+	disk = mmap(NULL, mib << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (disk == MAP_FAILED)
+		fail("get memory for the disk");
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGINT);
+	sigaddset(&signals, SIGTERM);
+	sigaddset(&signals, SIGUSR1);
+	pthread_sigmask(SIG_BLOCK, &signals, NULL); /* of all threads: the loop below takes them */
+	server = ioctl(control, ZOSBD2_V2_IOCTL_CREATE, &create);
+	if (server < 0)
+		fail("create");
+	for (queue = 0; queue < create.queues; queue++) {
+		serving++;
+		errno = pthread_create(&thread, NULL, serve, (void *)(uintptr_t)queue);
+		if (errno != 0)
+			fail("start a thread");
+	}
+	if (ioctl(server, ZOSBD2_V2_IOCTL_START, &start) != 0)
+		fail("start");
+	printf("serving " ZOSBD2_V2_NODE_FOLDER "/%s\n", argv[1]);
+	fflush(stdout);
+	while (serving != 0)
+		if (sigwait(&signals, &number) == 0 && number != SIGUSR1 &&
+		    ioctl(control, ZOSBD2_V2_IOCTL_DESTROY, &destroy) != 0 && errno != ENOENT)
+			fprintf(stderr, "ram: destroy: %s\n", strerror(errno));
+	return 0;
+}

@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT OR Apache-2.0
+"""RAM disk in Python, on interface version 2: `ram.py NAME SIZE_MIB [QUEUES [DEPTH]]` makes
+/dev/zosbd2/NAME and serves it with one thread until it is destroyed: by SIGINT or SIGTERM, unless it is in
+use, or by anyone. Exits with 0 then. The kernel destroys it if this process dies. Memory is taken as it is
+written. Numbers and structures are those of abi/include/zosbd2.h; a test compares them."""
+
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+import select
+import signal
+import sys
+import threading
+from ctypes import c_char, c_int32, c_int64, c_uint32, c_uint64
+
+MAX_NAME_BYTES = 24
+CREATE_AUTO_DESTROY, REQUEST_NO_UNMAP = 32, 2
+OP_READ, OP_WRITE, OP_DISCARD, OP_WRITE_ZEROES = 0, 1, 2, 4
+IOCTL_CREATE = 3230186753
+IOCTL_DESTROY = 3223895299
+IOCTL_START = 3221798160
+IOCTL_ENTER = 3226516755
+
+MAP_NORESERVE, PR_SET_IO_FLUSHER = 0x4000, 57
+BATCH = 32
+
+
+def structure(name, text):
+    kinds = {"u32": c_uint32, "s32": c_int32, "u64": c_uint64, "s64": c_int64, "text": c_char * 32}
+    lists = (part.split() for part in text.split(";"))
+    fields = [(field, kinds[kind]) for kind, *names in lists for field in names]
+    return type(name, (ctypes.Structure,), {"_fields_": fields})
+
+
+Create = structure("Create", """u32 size flags; text name serial; u64 size_bytes;
+    u32 logical_block_size physical_block_size io_min io_opt max_io_bytes queues depth discard_granularity
+    max_discard_bytes max_write_zeroes_bytes max_secure_erase_bytes deadline_ms grace_ms handle""")
+Destroy = structure("Destroy", "u32 size flags; text name")
+Start = structure("Start", "u32 size flags")
+Enter = structure("Enter", """u32 size flags; u64 commits requests arena arena_bytes; u32 commit_count
+    capacity queue minimum spin_us timeout_ms processed refused fetched reserved""")
+Commit = structure("Commit", """u64 handle; s64 result; u64 address; u32 iovec_count flags; s32 status;
+    u32 reserved""")
+Request = structure("Request", "u64 handle offset length data; u32 op flags queue reserved")
+
+
+def make(kind, **fields):
+    return kind(size=ctypes.sizeof(kind), **fields)
+
+
+class Ram:
+    """The device and its memory."""
+
+    def __init__(self, name, size, queues, depth):
+        self.queues, self.serving = queues, True
+        self.memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+        self.address = ctypes.addressof(c_char.from_buffer(self.memory))
+        self.control = os.open("/dev/zosbd2ctl", os.O_RDWR | os.O_CLOEXEC)
+        self.server = fcntl.ioctl(self.control, IOCTL_CREATE, make(
+            Create, name=name, flags=CREATE_AUTO_DESTROY, size_bytes=size, queues=queues, depth=depth,
+            physical_block_size=mmap.PAGESIZE, max_discard_bytes=1 << 30, max_write_zeroes_bytes=1 << 30))
+        self.commits, self.requests = (Commit * BATCH)(), (Request * BATCH)()
+        self.enter = make(Enter, commits=ctypes.addressof(self.commits),
+                          requests=ctypes.addressof(self.requests), capacity=BATCH, minimum=int(queues == 1))
+
+    def clear(self, start, length, stay):
+        """Clears memory; whole pages are given back unless they must stay."""
+        head = -start % mmap.PAGESIZE
+        whole = 0 if stay else max(length - head, 0) // mmap.PAGESIZE * mmap.PAGESIZE
+        if whole > 0:
+            self.memory.madvise(mmap.MADV_DONTNEED, start + head, whole)
+        else:
+            head = length
+        ctypes.memset(self.address + start, 0, head)
+        ctypes.memset(self.address + start + head + whole, 0, length - head - whole)
+
+    def answer(self, request, commit):
+        """The answer to a request, which never reaches over the end. The kernel moves the data: one copy."""
+        address, result = 0, request.length
+        if request.op in (OP_READ, OP_WRITE):
+            address = self.address + request.offset
+        elif request.op in (OP_DISCARD, OP_WRITE_ZEROES):
+            self.clear(request.offset, request.length, request.flags & REQUEST_NO_UNMAP)
+        else:
+            result = -errno.EOPNOTSUPP  # none that was announced
+        commit.handle, commit.result, commit.address, commit.status = request.handle, result, address, 0
+
+    def call(self, queue):
+        """One ENTER: commits what the last one fetched, and fetches from this queue."""
+        enter = self.enter
+        enter.queue = queue
+        try:
+            fcntl.ioctl(self.server, IOCTL_ENTER, enter)
+        except InterruptedError:
+            return  # nothing was committed: the same again
+        for commit in self.commits[:enter.processed] if enter.refused else ():
+            if commit.status == -errno.ESTALE:  # the request is not ours any more
+                print("ram.py: a commit came too late", file=sys.stderr)
+            elif commit.status != 0:
+                raise OSError(-commit.status, os.strerror(-commit.status))
+        for index in range(enter.fetched):
+            self.answer(self.requests[index], self.commits[index])
+        enter.commit_count = enter.fetched
+
+    def serve(self):
+        """Serves until the device is gone or another server has taken over."""
+        poll = select.poll()
+        poll.register(self.server, select.POLLIN)
+        try:
+            # Getting memory must not wait for I/O, which may be this disk's own.
+            if ctypes.CDLL(None).prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0:
+                raise PermissionError("prctl(PR_SET_IO_FLUSHER)")
+            while True:
+                for queue in range(self.queues):
+                    self.call(queue)
+                if self.queues > 1 and self.enter.commit_count == 0:
+                    poll.poll()
+        except Exception as error:
+            if getattr(error, "errno", None) not in (errno.ENODEV, errno.ESHUTDOWN):
+                print(f"ram.py: serve: {error}", file=sys.stderr)
+                os._exit(1)
+        self.serving = False
+        os.kill(os.getpid(), signal.SIGUSR1)  # for main to look
+
+
+def main(name, mib, queues="1", depth="0"):
+    signals = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # of all threads: the loop below takes them
+    ram = Ram(name.encode(), int(mib) << 20, max(int(queues), 1), int(depth))
+    threading.Thread(target=ram.serve, daemon=True).start()
+    fcntl.ioctl(ram.server, IOCTL_START, make(Start))
+    print(f"serving /dev/zosbd2/{name}", flush=True)
+    while ram.serving:
+        if signal.sigwait(signals) != signal.SIGUSR1:
+            try:
+                fcntl.ioctl(ram.control, IOCTL_DESTROY, make(Destroy, name=name.encode()))
+            except OSError as error:
+                print(f"ram.py: destroy: {error.strerror}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    if not 3 <= len(sys.argv) <= 5 or len(sys.argv[1]) > MAX_NAME_BYTES:
+        sys.exit("usage: ram.py NAME SIZE_MIB [QUEUES [DEPTH]]")
+    try:
+        main(*sys.argv[1:])
+    except OSError as failure:
+        sys.exit(f"ram.py: {failure}")
