@@ -12,7 +12,7 @@ use zosbd2_vm::kernels;
 const NEED: u64 = 4096;
 
 /// What is needed, and for what.
-const PACKAGES: [(&str, &str); 16] = [
+const PACKAGES: [(&str, &str); 18] = [
     ("qemu-system-x86", "boots the kernels"),
     ("fio", "measures and verifies devices"),
     ("e2fsprogs", "ext4"),
@@ -22,6 +22,7 @@ const PACKAGES: [(&str, &str); 16] = [
     ("xz-utils", "unpacks kernel modules"),
     ("debian-archive-keyring", "verifies fetched kernels"),
     ("gcc", "links programs, compiles the C sample"),
+    ("gcc-multilib", "compiles 32-bit programs, whose calls are compared with 64-bit ones"),
     ("gcc-12", "compiles modules for Debian's kernels"),
     ("binutils", "reads objects"),
     ("make", "builds modules"),
@@ -29,6 +30,7 @@ const PACKAGES: [(&str, &str); 16] = [
     ("libelf-dev", "kernel build tools"),
     ("dwarves", "pahole, which kernels with BTF need to build modules"),
     ("sparse", "checks the C sources"),
+    ("python3", "runs the Python sample in the guest"),
 ];
 
 /// Arguments of the command.
@@ -52,9 +54,22 @@ pub(crate) fn install() -> Result<()> {
 fn go(check: bool) -> Result<()> {
     kernels::require_free(&kernels::target(), NEED)?;
     kernels::require_free(&kernels::cache(), NEED)?;
-    let missing: Vec<_> = PACKAGES.iter().filter(|(package, _)| !installed(package)).collect();
-    if missing.is_empty() {
+    if PACKAGES.iter().all(|(package, _)| installed(package)) {
         println!("all {} host packages are installed", PACKAGES.len());
+        return Ok(());
+    }
+    install_missing(&PACKAGES, check)
+}
+
+/// Installs what is missing of these, which only one command needs; says nothing if nothing is.
+pub(crate) fn install_packages(packages: &[(&str, &str)]) -> Result<()> {
+    install_missing(packages, false)
+}
+
+/// Packages and what they are for.
+fn install_missing(packages: &[(&str, &str)], check: bool) -> Result<()> {
+    let missing: Vec<_> = packages.iter().filter(|(package, _)| !installed(package)).collect();
+    if missing.is_empty() {
         return Ok(());
     }
     println!("missing on this machine:");

@@ -1,98 +1,274 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The benchmark of `cargo xtask bench`: fio over every device in one boot. Not a test: it only runs when named.
+//! The benchmark of `cargo xtask bench`: fio over every device in one boot. Not tests: they only run when named.
 //!
-//! Each row goes to the host as `DEVICE RW BS QD IOPS KIB_PER_S`. A region of each device is written once before
-//! it is measured, so that no row pays for first touches.
+//! Each row goes to the host as `DEVICE RW BS QD JOBS VCPUS IOPS KIB_PER_S`, a device that cannot be had here as
+//! `missing DEVICE REASON`. A region of each device is written once before it is measured, so that no row pays
+//! for first touches. `--set device=A,B` leaves all others out; the words are beginnings of names.
 
+use std::fs;
 use std::path::Path;
+use std::thread::available_parallelism;
 
-use crate::guest::{Context, Mounted, Need, Test, run, wait_until};
+use crate::guest::{Context, Mounted, Need, Spawned, Test, run, wait_until};
 
-pub(super) const TESTS: &[Test] = &[Test::new("bench", bench)
-    .needs(&[Need::Module, Need::Tool("fio"), Need::Tool("losetup"), Need::Program("zosbd2_sample_ramdisk")])
-    .timeout(600)
-    .hidden()];
-
-/// What is measured: fio's name, block size in bytes, depth.
-const WORKLOADS: [(&str, u32, u32); 6] = [
-    ("randread", 4096, 1),
-    ("randread", 4096, 32),
-    ("randwrite", 4096, 1),
-    ("randwrite", 4096, 32),
-    ("read", 1 << 20, 4),
-    ("write", 1 << 20, 4),
+pub(super) const TESTS: &[Test] = &[
+    Test::new("bench_v1", bench_v1)
+        .needs(&[
+            Need::Module,
+            Need::Tool("fio"),
+            Need::Tool("losetup"),
+            Need::Program("zosbd2_sample_ramdisk"),
+        ])
+        .timeout(600)
+        .hidden(),
+    Test::new("bench_v2", bench_v2).needs(&[Need::Tool("fio"), Need::Tool("losetup")]).timeout(1200).hidden(),
 ];
 
-fn bench(context: &mut Context) {
+/// Where files of file-backed devices are; a file is MiB of [`SIZE`].
+const STORE: &str = "/run/store";
+const SIZE: &str = "256m";
+
+/// One row: fio's name, block size in bytes, depth of each job, jobs.
+#[derive(Clone, Copy, Debug)]
+struct Workload {
+    rw: &'static str,
+    bytes: u32,
+    depth: u32,
+    jobs: u32,
+}
+
+/// What a form measures of each device, and with which of fio's options, the same for all.
+#[derive(Debug)]
+struct Form {
+    workloads: Vec<Workload>,
+    options: &'static [&'static str],
+}
+
+impl Form {
+    fn v1() -> Self {
+        let random = [1, 32].map(|depth| ["randread", "randwrite"].map(|rw| (rw, 4096, depth)));
+        let sequential = [("read", 1 << 20, 4), ("write", 1 << 20, 4)];
+        let all = random.into_iter().flatten().chain(sequential);
+        let workloads = all.map(|(rw, bytes, depth)| Workload { rw, bytes, depth, jobs: 1 }).collect();
+        Self { workloads, options: &["--runtime=1s", "--ramp_time=200ms"] }
+    }
+
+    fn v2() -> Self {
+        let mut workloads = Vec::new();
+        for jobs in [1, 2] {
+            for depth in [1, 8, 32, 128] {
+                workloads.extend(["randread", "randwrite"].map(|rw| Workload {
+                    rw,
+                    bytes: 4096,
+                    depth,
+                    jobs,
+                }));
+            }
+        }
+        for (bytes, depth) in [(64 << 10, 8), (1 << 20, 4)] {
+            workloads.extend(["read", "write"].map(|rw| Workload { rw, bytes, depth, jobs: 1 }));
+        }
+        // Each job is bound to a processor of its own, for which ones the scheduler takes differs from run to run,
+        // and with them rows of two jobs by a third. Servers run where it likes.
+        let options =
+            &["--runtime=400ms", "--ramp_time=100ms", "--cpus_allowed=0,1", "--cpus_allowed_policy=split"];
+        Self { workloads, options }
+    }
+
+    fn measure(&self, context: &Context, device: &str, node: &str) {
+        wait_until(20, "the node", || Path::new(node).exists());
+        let file = format!("--filename={node}");
+        let common = [
+            "--name=bench",
+            "--ioengine=libaio",
+            "--direct=1",
+            "--size=200m",
+            "--thread",
+            "--norandommap",
+            "--group_reporting",
+            &file,
+        ];
+        run(60, "fio", &[&common[..], &["--rw=write", "--bs=1m", "--iodepth=4"]].concat());
+        let vcpus = available_parallelism().expect("the number of processors");
+        for Workload { rw, bytes, depth, jobs } in &self.workloads {
+            let own = [
+                format!("--rw={rw}"),
+                format!("--bs={bytes}"),
+                format!("--iodepth={depth}"),
+                format!("--numjobs={jobs}"),
+            ];
+            let own = own.each_ref().map(String::as_str);
+            let timed = ["--time_based", "--output-format=terse", "--terse-version=3"];
+            let output = run(60, "fio", &[&common[..], self.options, &timed, &own].concat()).stdout;
+            let line = output.lines().find(|line| line.starts_with("3;")).expect("fio's terse line");
+            let fields: Vec<&str> = line.split(';').collect();
+            let number = |at: usize| fields[at].parse::<u64>().expect("a number in fio's terse line");
+            // Reads, and 41 fields on the same of writes.
+            let (bandwidth, iops) = (number(6) + number(47), number(7) + number(48));
+            assert!(iops > 0, "{device} {rw}: fio did nothing:\n{output}");
+            context.data(&format!("{device} {rw} {bytes} {depth} {jobs} {vcpus} {iops} {bandwidth}"));
+            context.say(&format!("{device} {rw} {bytes} at depth {depth}, {jobs} jobs: {iops} IOPS"));
+        }
+    }
+}
+
+fn wanted(context: &Context, device: &str) -> bool {
+    let among = |only: &str| only.split(',').any(|beginning| device.starts_with(beginning));
+    context.setting("device").is_none_or(among)
+}
+
+fn bench_v1(context: &mut Context) {
+    let form = Form::v1();
     let _shm = Mounted::new("shm", "/dev/shm", "tmpfs", "");
-    let wanted = |device: &str| context.setting("device").is_none_or(|only| device.starts_with(only));
-    let (kernel, loops, brd) = (wanted("null_blk"), wanted("loop"), wanted("brd"));
-    if kernel {
-        context.load_kernel_module(
-            "null_blk",
-            "nr_devices=1 queue_mode=2 irqmode=0 gb=4 submit_queues=1 hw_queue_depth=256",
-        );
-        measure(context, "null_blk", "/dev/nullb0");
-    }
-    if brd {
-        context.load_kernel_module("brd", "rd_nr=1 rd_size=262144");
-        measure(context, "brd", "/dev/ram0");
-    }
-    if loops {
-        context.load_kernel_module("loop", "");
-        let store = Mounted::new("store", "/run/store", "tmpfs", "");
-        std::fs::write("/run/store/file", "").expect("make the loop's file");
-        run(
-            10,
-            "fio",
-            &["--name=size", "--filename=/run/store/file", "--size=256m", "--rw=write", "--bs=1m"],
-        );
-        run(10, "losetup", &["/dev/loop0", "/run/store/file"]);
-        measure(context, "loop", "/dev/loop0");
-        run(10, "losetup", &["-d", "/dev/loop0"]);
-        drop(store);
+    for (device, go) in KERNELS {
+        if wanted(context, device) {
+            go(context, &form, device);
+        }
     }
     context.load_module("");
     for threads in ["1", "4", "16"] {
         let device = format!("v1-{threads}");
-        if context.setting("device").is_some_and(|only| !device.starts_with(only)) {
+        if !wanted(context, &device) {
             continue;
         }
         let mut server = context.spawn("zosbd2_sample_ramdisk", &["-t", threads]);
         wait_until(20, "the server to say that it is ready", || server.stdout().contains("ready"));
-        measure(context, &device, "/dev/zosbd2ramdisk");
+        form.measure(context, &device, "/dev/zosbd2ramdisk");
         run(20, "zosbd2_sample_ramdisk", &["-d"]);
         assert!(server.wait(20).success());
     }
 }
 
-fn measure(context: &Context, device: &str, node: &str) {
-    wait_until(20, "the node", || Path::new(node).exists());
-    let file = format!("--filename={node}");
-    let common = [
-        "--name=bench",
-        "--ioengine=libaio",
-        "--direct=1",
-        "--size=200m",
-        "--thread",
-        "--norandommap",
-        &file,
-    ];
-    run(60, "fio", &[&common[..], &["--rw=write", "--bs=1m", "--iodepth=4"]].concat());
-    for (rw, bytes, depth) in WORKLOADS {
-        let (rw_word, bs_word) = (format!("--rw={rw}"), format!("--bs={bytes}"));
-        let depth_word = format!("--iodepth={depth}");
-        let timing =
-            ["--time_based", "--runtime=1", "--ramp_time=0.2", "--output-format=terse", "--terse-version=3"];
-        let own = [rw_word.as_str(), &bs_word, &depth_word];
-        let output = run(60, "fio", &[&common[..], &timing, &own].concat()).stdout;
-        let line = output.lines().find(|line| line.starts_with("3;")).expect("fio's terse line");
-        let fields: Vec<&str> = line.split(';').collect();
-        let number = |at: usize| fields[at].parse::<u64>().expect("a number in fio's terse line");
-        // Reads, and 41 fields on the same of writes.
-        let (bandwidth, iops) = (number(6) + number(47), number(7) + number(48));
-        assert!(iops > 0, "{device} {rw}: fio did nothing:\n{output}");
-        context.data(&format!("{device} {rw} {bytes} {depth} {iops} {bandwidth}"));
-        context.say(&format!("{device} {rw} {bytes} at depth {depth}: {iops} IOPS"));
+/// Starts a device of this name, measures it, and removes it.
+type Go = fn(&mut Context, &Form, &str);
+
+/// The kernel's own devices.
+const KERNELS: [(&str, Go); 3] = [("null_blk", null_blk), ("brd", brd), ("loop", kernel_loop)];
+
+/// Devices of others, and what they need that not every machine has.
+const PEERS: [(&str, Go, &[Need]); 3] = [
+    ("ublk-null", ublk_null, &[Need::KernelModule("ublk_drv"), Need::Tool("rublk")]),
+    ("ublk-loop", ublk_loop, &[Need::KernelModule("ublk_drv"), Need::Tool("rublk")]),
+    ("nbd", nbd, &[Need::KernelModule("nbd"), Need::Tool("nbdkit"), Need::Tool("nbd-client")]),
+];
+
+/// Our devices: the backend, and the threads of its one queue.
+const OURS: [(&str, &str, &str); 4] =
+    [("null", "null", "1"), ("ram", "ram", "1"), ("file", "file", "1"), ("ram-4", "ram", "4")];
+
+fn bench_v2(context: &mut Context) {
+    let form = Form::v2();
+    for (device, go) in KERNELS {
+        if wanted(context, device) {
+            go(context, &form, device);
+        }
     }
+    for (device, go, needs) in PEERS {
+        if !wanted(context, device) {
+            continue;
+        }
+        let unmet: Vec<String> = needs.iter().filter_map(|need| need.unmet(context)).collect();
+        if unmet.is_empty() {
+            go(context, &form, device);
+        } else {
+            context.data(&format!("missing {device} {}", unmet.join(", ")));
+        }
+    }
+    if OURS.iter().any(|(device, ..)| wanted(context, device)) {
+        context.load_module("");
+    }
+    for (device, backend, threads) in OURS {
+        if wanted(context, device) {
+            ours(context, &form, device, backend, threads);
+        }
+    }
+}
+
+fn null_blk(context: &mut Context, form: &Form, device: &str) {
+    let parameters = "nr_devices=1 queue_mode=2 irqmode=0 gb=4 submit_queues=1 hw_queue_depth=256";
+    context.load_kernel_module("null_blk", parameters);
+    form.measure(context, device, "/dev/nullb0");
+}
+
+fn brd(context: &mut Context, form: &Form, device: &str) {
+    context.load_kernel_module("brd", "rd_nr=1 rd_size=262144");
+    form.measure(context, device, "/dev/ram0");
+}
+
+fn kernel_loop(context: &mut Context, form: &Form, device: &str) {
+    context.load_kernel_module("loop", "");
+    let (_store, file) = file_on_tmpfs();
+    run(10, "losetup", &["/dev/loop0", &file]);
+    form.measure(context, device, "/dev/loop0");
+    run(10, "losetup", &["-d", "/dev/loop0"]);
+}
+
+/// A written file of [`SIZE`]; its memory is free again when the mount is dropped.
+fn file_on_tmpfs() -> (Mounted, String) {
+    let store = Mounted::new("store", STORE, "tmpfs", "");
+    let file = format!("{STORE}/file");
+    let name = format!("--filename={file}");
+    run(10, "fio", &["--name=fill", &name, &format!("--size={SIZE}"), "--rw=write", "--bs=1m"]);
+    (store, file)
+}
+
+fn ublk_null(context: &mut Context, form: &Form, device: &str) {
+    rublk(context, form, device, &["null"]);
+}
+
+fn ublk_loop(context: &mut Context, form: &Form, device: &str) {
+    let (_store, file) = file_on_tmpfs();
+    rublk(context, form, device, &["loop", "--file", &file]);
+}
+
+/// One queue, as deep as `null_blk`'s. Its thread may run anywhere: by default it is bound to a processor chosen at
+/// random, which may be the job's. Buffers of 1 MiB, lest the kernel split what others get whole, and locked: else
+/// rows pay for first touches, for which of 256 are used is chance.
+fn rublk(context: &mut Context, form: &Form, device: &str, target: &[&str]) {
+    context.load_kernel_module("ublk_drv", "");
+    let options = [
+        "--number=0",
+        "--queue=1",
+        "--depth=256",
+        "--io-buf-size=1048576",
+        "--multi-cpus-affinity",
+        "--mlock",
+    ];
+    let mut server =
+        context.spawn("rublk", &[&["add"], target, &options, &["--foreground", "--quiet"]].concat());
+    form.measure(context, device, "/dev/ublkb0");
+    run(20, "rublk", &["del", "--number=0"]);
+    assert!(server.wait(20).success(), "rublk: {}", server.stderr());
+}
+
+fn nbd(context: &mut Context, form: &Form, device: &str) {
+    let socket = "/run/nbd.sock";
+    context.load_kernel_module("nbd", "nbds_max=1");
+    let memory = ["memory", &format!("size={SIZE}"), "allocator=malloc"];
+    let mut server = context.spawn("nbdkit", &[&["--foreground", "--unix", socket], &memory[..]].concat());
+    wait_until(20, "nbdkit's socket", || Path::new(socket).exists());
+    run(20, "nbd-client", &["-unix", socket, "/dev/nbd0"]);
+    form.measure(context, device, "/dev/nbd0");
+    run(20, "nbd-client", &["-d", "/dev/nbd0"]);
+    server.signal(rustix::process::Signal::TERM);
+    server.wait(20);
+    // It is in use until the server has closed its end.
+    fs::remove_file(socket).expect("remove the socket");
+}
+
+/// One queue. The role makes the device and says `serving` when its node is there.
+fn ours(context: &mut Context, form: &Form, device: &str, backend: &str, threads: &str) {
+    let store = (backend == "file").then(file_on_tmpfs);
+    let name = format!("bench-{device}");
+    let mut words = vec!["--serve-v2", backend, &name, "1", threads];
+    words.extend(store.iter().map(|(_, file)| file.as_str()));
+    let mut server = context.spawn("/proc/self/exe", &words);
+    let says = |server: &Spawned| server.stdout().lines().any(|line| line == "serving");
+    wait_until(20, "the server to say that it serves", || {
+        assert!(server.running() || says(&server), "{} has ended: {}", words.join(" "), server.stderr());
+        says(&server)
+    });
+    form.measure(context, device, &format!("/dev/zosbd2/{name}"));
+    run(20, "/proc/self/exe", &["--destroy-v2", &name]);
+    assert!(server.wait(20).success(), "{}: {}", words.join(" "), server.stderr());
 }
