@@ -310,3 +310,23 @@ impl Drain {
             || now_ms.wrapping_sub(self.started_ms) >= DRAIN_TOTAL_MS
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epochs_are_never_used_again() {
+        let terms = Terms { attached: true, grace_ms: 1, auto_destroy: false };
+        let mut life = Life { epoch: u32::MAX - 1, ..Life::new(terms) };
+        life.set_started();
+        assert_eq!(life.attach(false), Ok(u32::MAX));
+        let servers = life.servers();
+        assert_eq!(life.attach(true), Err(Errno::EOVERFLOW));
+        assert_eq!((life.phase(), life.epoch(), life.servers()), (Phase::Live, u32::MAX, servers));
+        assert_eq!(life.detach(u32::MAX), Change::Grace(1));
+        assert_eq!(life.attach(false), Err(Errno::EOVERFLOW));
+        assert_eq!((life.phase(), life.servers()), (Phase::Orphaned, 0));
+        assert_eq!(life.grace_over(), Change::Fail);
+    }
+}

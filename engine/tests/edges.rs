@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Each edge of the drawings, one by one: the shortest call that takes it, and the effect that comes of it.
+//! Each edge of the drawings, one by one: the shortest calls that take it, and the effect that comes of it.
 //! That there are no others is shown by the exhaustive search.
 
 use zosbd2_engine::Errno;
-use zosbd2_engine::device::{self, Phase};
-use zosbd2_engine::queue::{Answer, End, Queue, QueueState, Wake, Work};
-use zosbd2_engine::request::{self, Handle, Op, Request, Slot, State};
+use zosbd2_engine::device::{self, Change, DRAIN_TOTAL_MS, Life, Phase, Terms};
+use zosbd2_engine::queue::{Answer, End, Queue, QueueState, Refused, Wake, Work};
+use zosbd2_engine::request::{self, FUA, Handle, MAYBE_EXECUTED, Op, Request, Slot, State};
+
+/// The server of a queue that was never given to another.
+const EPOCH: u32 = 0;
+const BYTES: u32 = 4096;
 
 /// A queue with one tag.
 struct One {
@@ -28,12 +32,12 @@ impl One {
     }
 
     fn submit(&mut self, op: Op) {
-        let wake = self.queue().submit(0, Request { op, offset: 0, length: 4096 }, true);
-        assert_eq!(wake, Ok(Wake::None));
+        let request = Request { op, flags: 0, offset: 0, length: BYTES };
+        assert_eq!(self.queue().submit(0, request, true), Ok(Wake::None));
     }
 
-    fn fetch(&mut self) {
-        let Work::Request(fetched) = self.queue().fetch() else { panic!("nothing to fetch") };
+    fn fetch(&mut self, room: u64) {
+        let Work::Request(fetched) = self.queue().fetch(EPOCH, room) else { panic!("nothing to fetch") };
         self.handle = Some(fetched.handle);
     }
 
@@ -45,11 +49,11 @@ impl One {
             State::Queued => one.submit(Op::Read),
             State::Held => {
                 one.submit(Op::Read);
-                one.fetch();
+                one.fetch(0);
             }
             State::Copying | State::Doomed => {
                 one.submit(Op::Write);
-                one.fetch();
+                one.fetch(BYTES.into());
                 if state == State::Doomed {
                     assert_eq!(one.queue().expire(0), None);
                 }
@@ -61,55 +65,102 @@ impl One {
 }
 
 const FAILED: Option<End> = Some(End { tag: 0, result: Err(Errno::EIO) });
+const DONE: End = End { tag: 0, result: Ok(()) };
 
-/// Takes one edge and looks at its effect.
-fn take(from: State, to: State) {
-    let mut one = One::in_state(from);
+/// Each way along an edge: the calls, with their effects.
+fn ways(from: State, to: State) -> Vec<fn(&mut One)> {
     match (from, to) {
-        (State::Free, State::Queued) => one.submit(Op::Discard),
-        (State::Queued, State::Held) => one.fetch(),
-        (State::Queued, State::Copying) => {
-            one = One::new();
+        (State::Free, State::Queued) => vec![|one| one.submit(Op::Discard)],
+        (State::Queued, State::Held) => vec![
+            |one| one.fetch(u64::MAX),
+            // A write for which there is no room.
+            |one| {
+                *one = One::new();
+                one.submit(Op::Write);
+                one.fetch(u64::from(BYTES) - 1);
+            },
+        ],
+        (State::Queued, State::Copying) => vec![|one| {
+            *one = One::new();
             one.submit(Op::Write);
-            one.fetch();
-        }
-        (State::Queued | State::Held, State::Free) => assert_eq!(one.queue().expire(0), FAILED),
-        (State::Held, State::Copying) => {
-            let handle = one.handle();
-            let answer = one.queue().answer(handle, Op::Read, true);
-            assert!(matches!(answer, Ok(Answer::CopyIn(copied, _)) if copied == handle));
-        }
-        (State::Held, State::Queued) => {
-            let handle = one.handle();
-            assert_eq!(one.queue().unfetch(handle), (None, Wake::None));
-        }
-        (State::Copying, State::Held) => {
+            one.fetch(BYTES.into());
+        }],
+        (State::Queued, State::Free) => vec![
+            |one| assert_eq!(one.queue().expire(0), FAILED),
+            // As every request is when the device fails.
+            |one| assert_eq!(one.queue().fail_next(0), FAILED),
+        ],
+        (State::Held, State::Free) => vec![
+            |one| assert_eq!(one.queue().expire(0), FAILED),
+            |one| assert_eq!(one.queue().fail_next(0), FAILED),
+            |one| {
+                let handle = one.handle();
+                assert_eq!(one.queue().finish(handle, Ok(())), Ok(DONE));
+            },
+            |one| {
+                let handle = one.handle();
+                let end = End { tag: 0, result: Err(Errno::ENOSPC) };
+                assert_eq!(one.queue().finish(handle, Err(Errno::ENOSPC)), Ok(end));
+            },
+            |one| {
+                let handle = one.handle();
+                let end = Answer::End(End { tag: 0, result: Err(Errno::EIO) });
+                assert_eq!(one.queue().answer(handle, Op::Read, false), Ok(end));
+            },
+        ],
+        (State::Held, State::Copying) => vec![
+            |one| {
+                let handle = one.handle();
+                let answer = one.queue().answer(handle, Op::Read, true);
+                assert!(matches!(answer, Ok(Answer::CopyIn(copied, _)) if copied == handle));
+            },
+            |one| {
+                let handle = one.handle();
+                assert_eq!(one.queue().pin(handle), Ok(()));
+            },
+        ],
+        (State::Held, State::Queued) => vec![
+            |one| {
+                let handle = one.handle();
+                assert_eq!(one.queue().unfetch(handle), Wake::None);
+            },
+            |one| assert_eq!(one.queue().requeue(EPOCH), Wake::None),
+        ],
+        (State::Copying, State::Held) => vec![|one| {
             let handle = one.handle();
             assert_eq!(one.queue().copied(handle), None);
-        }
-        (State::Copying, State::Free) => {
+        }],
+        (State::Copying, State::Free) => vec![|one| {
             let handle = one.handle();
-            assert_eq!(one.queue().answered(handle), Some(End { tag: 0, result: Ok(()) }));
-        }
-        (State::Copying, State::Doomed) => assert_eq!(one.queue().expire(0), None),
-        (State::Doomed, State::Free) => {
-            let mut copied = One::in_state(State::Doomed);
-            let handle = copied.handle();
-            assert_eq!(copied.queue().copied(handle), FAILED);
-            let mut answered = One::in_state(State::Doomed);
-            let handle = answered.handle();
-            assert_eq!(answered.queue().answered(handle), FAILED);
-            one = answered;
-        }
+            assert_eq!(one.queue().answered(handle), Some(DONE));
+        }],
+        (State::Copying, State::Doomed) => vec![
+            |one| assert_eq!(one.queue().expire(0), None),
+            // Nothing to end yet.
+            |one| assert_eq!(one.queue().fail_next(0), None),
+        ],
+        (State::Doomed, State::Free) => vec![
+            |one| {
+                let handle = one.handle();
+                assert_eq!(one.queue().copied(handle), FAILED);
+            },
+            |one| {
+                let handle = one.handle();
+                assert_eq!(one.queue().answered(handle), FAILED);
+            },
+        ],
         other => panic!("{other:?} is no edge"),
     }
-    assert_eq!(one.slots[0].state(), to, "{from:?} to {to:?}");
 }
 
 #[test]
 fn every_edge_of_a_request_can_be_taken() {
     for &(from, to) in request::EDGES {
-        take(from, to);
+        for take in ways(from, to) {
+            let mut one = One::in_state(from);
+            take(&mut one);
+            assert_eq!(one.slots[0].state(), to, "{from:?} to {to:?}");
+        }
     }
 }
 
@@ -119,7 +170,9 @@ fn what_is_copied_is_not_given_back() {
     for state in [State::Copying, State::Doomed] {
         let mut one = One::in_state(state);
         let handle = one.handle();
-        assert_eq!(one.queue().unfetch(handle), (None, Wake::None));
+        assert_eq!(one.queue().unfetch(handle), Wake::None);
+        assert_eq!(one.slots[0].state(), state);
+        assert_eq!(one.queue().requeue(EPOCH), Wake::None);
         assert_eq!(one.slots[0].state(), state);
     }
 }
@@ -131,7 +184,7 @@ fn a_copy_ends_only_its_own_tenure() {
     let stale = one.handle();
     assert_eq!(one.queue().expire(0), FAILED);
     one.submit(Op::Write);
-    one.fetch();
+    one.fetch(u64::MAX);
     for state in [State::Copying, State::Doomed] {
         assert_eq!(one.slots[0].state(), state);
         assert_eq!(one.queue().copied(stale), None);
@@ -141,16 +194,167 @@ fn a_copy_ends_only_its_own_tenure() {
     }
 }
 
+/// The server's request of the one tag.
+fn get(one: &mut One, epoch: u32) -> Request {
+    let Work::Request(fetched) = one.queue().fetch(epoch, 0) else { panic!("nothing to fetch") };
+    one.handle = Some(fetched.handle);
+    fetched.request
+}
+
+/// A request of a dead server is marked for as long as it lives, and no longer.
+#[test]
+fn a_requeued_request_is_marked() {
+    let mut one = One::new();
+    let asked = Request { op: Op::Write, flags: FUA, offset: 512, length: BYTES };
+    let marked = Request { flags: FUA | MAYBE_EXECUTED, ..asked };
+    assert_eq!(one.queue().submit(0, asked, true), Ok(Wake::None));
+    assert_eq!(get(&mut one, EPOCH), asked);
+    let handle = one.handle();
+    assert_eq!(one.queue().unfetch(handle), Wake::None);
+    assert_eq!(get(&mut one, EPOCH), asked, "nobody was told of it");
+    assert_eq!(one.queue().requeue(EPOCH + 1), Wake::None);
+    assert_eq!(one.slots[0].state(), State::Held, "it is with another server");
+    for server in 1..4 {
+        assert_eq!(one.queue().requeue(server - 1), Wake::None);
+        one.queue().set_epoch(server);
+        assert_eq!(one.queue().fetch(server - 1, 0), Work::Superseded);
+        assert_eq!(get(&mut one, server), marked);
+    }
+    let handle = one.handle();
+    assert_eq!(one.queue().finish(handle, Ok(())), Ok(DONE));
+    assert_eq!(one.queue().finish(handle, Ok(())), Err(Refused::Stale));
+    assert_eq!(one.queue().counters().requeued, 3);
+    assert_eq!(one.queue().submit(0, asked, true), Ok(Wake::None));
+    assert_eq!(get(&mut one, 3), asked, "another request");
+}
+
+/// A thread of an older server that was woken stands for a wake-up under way, so it must pass it on.
+#[test]
+fn who_is_sent_away_passes_the_wake_up_on() {
+    let mut one = One::new();
+    assert_eq!(one.queue().fetch(0, 0), Work::Nothing);
+    one.queue().wait();
+    one.queue().set_epoch(1);
+    one.queue().wake_all();
+    assert_eq!(one.queue().fetch(1, 0), Work::Nothing);
+    one.queue().wait();
+    one.submit(Op::Read);
+    assert_eq!((one.queue().waiting(), one.queue().waking()), (1, 1));
+    one.queue().arrive();
+    assert_eq!(one.queue().fetch(0, 0), Work::Superseded);
+    assert_eq!(one.queue().announce(), Wake::One);
+}
+
+const TERMS: Terms = Terms { attached: true, grace_ms: 1000, auto_destroy: false };
+const NO_GRACE: Terms = Terms { grace_ms: 0, ..TERMS };
+
+/// A started device with its first server.
+fn served(terms: Terms) -> Life {
+    let mut life = Life::new(terms);
+    assert_eq!(life.attach(false), Ok(1));
+    life.set_started();
+    life
+}
+
+/// Brings a device into a phase by the shortest way.
+fn in_phase(phase: Phase) -> Life {
+    let mut life = served(TERMS);
+    match phase {
+        Phase::Live => {}
+        Phase::Orphaned => assert_eq!(life.detach(1), Change::Grace(1000)),
+        Phase::Failed => {
+            life = served(NO_GRACE);
+            assert_eq!(life.detach(1), Change::Fail);
+        }
+        Phase::Draining => assert_eq!(life.drain(0, 0), Change::None),
+        Phase::Failing => {
+            life = Life::new(TERMS);
+            assert_eq!(life.drain(0, 0), Change::Fail);
+        }
+        Phase::Gone => {
+            life = in_phase(Phase::Draining);
+            life.gone();
+        }
+    }
+    assert_eq!(life.phase(), phase);
+    life
+}
+
+/// Each way along an edge of a device: the calls, with their effects.
+fn device_ways(from: Phase, to: Phase) -> Vec<fn(&mut Life)> {
+    match (from, to) {
+        (Phase::Live, Phase::Orphaned) => vec![|life| assert_eq!(life.detach(1), Change::Grace(1000))],
+        (Phase::Live, Phase::Failed) => vec![
+            |life| {
+                *life = served(NO_GRACE);
+                assert_eq!(life.detach(1), Change::Fail);
+            },
+            |life| {
+                *life = served(Terms { auto_destroy: true, ..NO_GRACE });
+                assert_eq!(life.detach(1), Change::Destroy);
+            },
+            // Never started: nobody who could wait, nobody who would miss it.
+            |life| {
+                *life = Life::new(TERMS);
+                assert_eq!((life.attach(false), life.detach(1)), (Ok(1), Change::Destroy));
+            },
+        ],
+        (Phase::Orphaned | Phase::Failed, Phase::Live) => {
+            vec![|life| assert_eq!(life.attach(false), Ok(2)), |life| assert_eq!(life.attach(true), Ok(2))]
+        }
+        (Phase::Orphaned, Phase::Failed) => {
+            vec![|life| assert_eq!(life.grace_over(), Change::Fail), |life| {
+                *life = served(Terms { auto_destroy: true, ..TERMS });
+                assert_eq!(life.detach(1), Change::Grace(1000));
+                assert_eq!(life.grace_over(), Change::Destroy);
+            }]
+        }
+        (Phase::Live, Phase::Draining) => vec![|life| assert_eq!(life.drain(0, 0), Change::None)],
+        (Phase::Live, Phase::Failing) => vec![|life| {
+            *life = Life::new(TERMS);
+            assert_eq!(life.drain(0, 0), Change::Fail, "it never had a server");
+        }],
+        (Phase::Orphaned | Phase::Failed, Phase::Failing) => {
+            vec![|life| assert_eq!(life.drain(0, 0), Change::Fail)]
+        }
+        (Phase::Draining, Phase::Failing) => vec![
+            |life| assert_eq!(life.detach(1), Change::Fail),
+            // The server had its time.
+            |life| assert_eq!(life.tick(DRAIN_TOTAL_MS, 0, 1), Change::Fail),
+        ],
+        (Phase::Draining | Phase::Failing, Phase::Gone) => vec![Life::gone],
+        other => panic!("{other:?} is no edge"),
+    }
+}
+
+#[test]
+fn every_edge_of_a_device_can_be_taken() {
+    for &(from, to) in device::EDGES {
+        for take in device_ways(from, to) {
+            let mut life = in_phase(from);
+            take(&mut life);
+            assert_eq!(life.phase(), to, "{from:?} to {to:?}");
+        }
+    }
+}
+
 #[test]
 fn a_device_takes_requests_until_it_fails() {
-    assert!(Phase::Live.takes_requests() && Phase::Draining.takes_requests());
-    for phase in [Phase::Failing, Phase::Gone] {
+    for (phase, takes) in [
+        (Phase::Live, true),
+        (Phase::Orphaned, true),
+        (Phase::Failed, false),
+        (Phase::Draining, true),
+        (Phase::Failing, false),
+        (Phase::Gone, false),
+    ] {
+        assert_eq!(phase.takes_requests(), takes, "{phase:?}");
         let mut one = One::new();
         one.queue().set_phase(phase);
-        assert_eq!(one.queue().submit(0, Request::default(), true), Err(Errno::EIO));
-        assert_eq!(one.slots[0].state(), State::Free);
+        let submitted = one.queue().submit(0, Request::default(), true);
+        assert_eq!(submitted, if takes { Ok(Wake::None) } else { Err(Errno::EIO) }, "{phase:?}");
+        assert_eq!(one.slots[0].state(), if takes { State::Queued } else { State::Free });
     }
-    assert_eq!(device::EDGES.len(), 4);
 }
 
 #[test]
@@ -165,7 +369,7 @@ fn the_drawings_name_every_state() {
         assert!(request.contains(name), "{name} is not drawn");
     }
     let device = drawing(include_str!("../src/device.rs"));
-    for name in ["LIVE", "DRAINING", "FAILING", "GONE"] {
+    for name in ["LIVE", "ORPHANED", "FAILED", "DRAINING", "FAILING", "GONE"] {
         assert!(device.contains(name), "{name} is not drawn");
     }
 }

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The engine's smaller parts: names, the registry, the teardown's patience, and version 1's translations.
+//! The engine's smaller parts: names, the registry, a device's life, and both versions' translations.
 
-use zosbd2_abi::v1 as abi;
+use zosbd2_abi::{v1 as abi, v2 as abi2};
 use zosbd2_engine::Errno;
-use zosbd2_engine::device::{DRAIN_STALL_MS, DRAIN_TOTAL_MS, Drain};
+use zosbd2_engine::device::{Change, DRAIN_STALL_MS, DRAIN_TOTAL_MS, Drain, Life, Phase, Terms};
 use zosbd2_engine::name::Name;
-use zosbd2_engine::registry::{Place, Registry, RegistryState};
-use zosbd2_engine::request::{Op, Request};
+use zosbd2_engine::registry::{Place, PlaceId, Registry, RegistryState};
+use zosbd2_engine::request::{FUA, MAYBE_EXECUTED, NO_UNMAP, Op, Request};
 use zosbd2_engine::v1::{Call, Params, plain_head, request_head, segment, segment_count};
+use zosbd2_engine::v2::{
+    Machine, Plan, check_commit, check_create, check_enter, check_size, decode_handle, describe,
+    encode_handle, plan, tag_bits,
+};
 
 fn field(bytes: &[u8]) -> [u8; 32] {
     let mut field = [0; 32];
@@ -41,6 +45,46 @@ fn names_of_every_length_and_byte() {
     assert!(Name::from_field(&beyond).is_ok(), "byte 31 is forced to NUL");
 }
 
+#[test]
+fn names_of_version_2_of_every_length_and_byte() {
+    for length in 0..=32 {
+        let checked = Name::from_v2_field(&field(&vec![b'a'; length]));
+        assert_eq!(checked.is_ok(), (1..=24).contains(&length), "{length} bytes");
+        let Ok(name) = checked else {
+            assert_eq!(checked, Err(Errno::EINVAL));
+            continue;
+        };
+        assert_eq!(name.bytes(), &field(&vec![b'a'; length]));
+        assert_eq!(name.disk_name(), field(&[b"zosbd2!".to_vec(), vec![b'a'; length]].concat()));
+        assert_eq!(name.disk_name()[31], 0);
+        assert_eq!(Name::from_field(name.bytes()), Ok(name), "a name of version 1 too");
+    }
+    for byte in 0..=255_u8 {
+        let letter = byte.is_ascii_lowercase() || byte.is_ascii_uppercase() || byte.is_ascii_digit();
+        let inside = letter || b"._-+:".contains(&byte);
+        for position in 0..24 {
+            let mut bytes = [b'x'; 24];
+            bytes[position] = byte;
+            let valid = if position == 0 { letter } else { inside || byte == 0 && position == 23 };
+            assert_eq!(Name::from_v2_field(&field(&bytes)).is_ok(), valid, "{byte:#x} at {position}");
+        }
+        // What is behind the end must be NUL, in the whole field.
+        for position in 2..32 {
+            let mut bytes = field(b"x");
+            bytes[position] = byte;
+            assert_eq!(
+                Name::from_v2_field(&bytes).is_ok(),
+                byte == 0,
+                "{byte:#x} behind the end, at {position}"
+            );
+        }
+    }
+    assert_eq!(
+        Name::from_v2_field(&field(b"a.b_c-d+e:F9")).expect("a name").bytes(),
+        &field(b"a.b_c-d+e:F9")
+    );
+}
+
 fn name(text: &str) -> Name {
     Name::from_field(&field(text.as_bytes())).expect("a name")
 }
@@ -49,8 +93,8 @@ fn name(text: &str) -> Name {
 fn the_registry_numbers_lists_and_hides() {
     let (mut state, mut places) = (RegistryState::default(), [Place::default(); 3]);
     let mut registry = Registry::new(&mut state, &mut places);
-    let ids: Vec<_> = ["a", "b", "c"].map(|text| registry.reserve(name(text)).expect("room")).to_vec();
-    assert_eq!(registry.reserve(name("d")), Err(Errno::EINVAL), "no room");
+    let ids: Vec<_> = ["a", "b", "c"].map(|text| registry.reserve(name(text), 1).expect("room")).to_vec();
+    assert_eq!(registry.reserve(name("d"), 2), Err(Errno::ENOSPC), "no room");
     assert_eq!(registry.after(0), None, "reserved is not visible");
     // Numbers in the order of the checks, not of the reservations.
     assert_eq!((registry.number(ids[1]), registry.number(ids[0]), registry.number(ids[2])), (1, 2, 3));
@@ -73,13 +117,59 @@ fn the_registry_numbers_lists_and_hides() {
     assert_eq!(registry.sealed_after(0).expect("sealed").device, 101);
     registry.remove(ids[0]);
     assert_eq!(
-        registry.reserve(name("b")),
+        registry.reserve(name("b"), 2),
         Err(Errno::EEXIST),
         "the name is free only when the device is gone"
     );
     registry.remove(ids[1]);
-    let again = registry.reserve(name("b")).expect("free again");
+    let again = registry.reserve(name("b"), 1).expect("free again");
     assert_eq!(registry.number(again), 4, "handles are not used again");
+}
+
+#[test]
+fn the_registry_knows_versions_and_counts() {
+    let (mut state, mut places) = (RegistryState::default(), [Place::default(); 4]);
+    let mut registry = Registry::new(&mut state, &mut places);
+    assert_eq!(registry.count(), 0);
+    let one = registry.reserve(name("one"), 1).expect("room");
+    let two = registry.reserve(name("two"), 2).expect("room");
+    for version in [1, 2] {
+        assert_eq!(
+            registry.reserve(name("one"), version),
+            Err(Errno::EEXIST),
+            "both versions share the names"
+        );
+    }
+    assert_eq!(registry.count(), 0, "nothing is there yet");
+    for (count, id) in [(1, one), (2, two)] {
+        registry.number(id);
+        registry.publish(id, 7);
+        assert_eq!(registry.count(), count);
+    }
+    assert_eq!(registry.by_name(&name("one")).expect("found").version, 1);
+    let found = registry.by_name(&name("two")).expect("found");
+    assert_eq!((found.version, found.handle, found.device, found.name), (2, 2, 7, name("two")));
+    assert_eq!(registry.after(1), Some(found));
+    assert_eq!(PlaceId::from_raw(found.place.to_raw()), two);
+    registry.seal(one);
+    assert_eq!((registry.count(), registry.sealed_after(0).expect("sealed").version), (1, 1));
+    registry.remove(one);
+    registry.remove(two);
+    assert_eq!((registry.count(), registry.after(0), registry.sealed_after(0)), (0, None, None));
+    // A number of no place names nothing.
+    let nowhere = PlaceId::from_raw(4);
+    assert_eq!(registry.number(nowhere), 3);
+    registry.publish(nowhere, 1);
+    registry.seal(nowhere);
+    registry.remove(nowhere);
+    assert_eq!((registry.count(), registry.sealed_after(0)), (0, None));
+}
+
+#[test]
+fn no_places_no_devices() {
+    let (mut state, mut places) = (RegistryState::default(), []);
+    let mut registry = Registry::new(&mut state, &mut places);
+    assert_eq!(registry.reserve(name("a"), 2), Err(Errno::ENOSPC));
 }
 
 #[test]
@@ -87,7 +177,7 @@ fn handles_go_up_by_one() {
     let (mut state, mut places) = (RegistryState::default(), [Place::default(); 1]);
     let mut registry = Registry::new(&mut state, &mut places);
     for handle in 1..1000 {
-        let id = registry.reserve(name("again")).expect("room");
+        let id = registry.reserve(name("again"), 1).expect("room");
         assert_eq!(registry.number(id), handle);
         registry.publish(id, 1);
         registry.remove(id);
@@ -116,6 +206,177 @@ fn a_drain_ends_by_stall_and_in_all() {
     assert!(!drain.gives_up(10, 0, 1));
 }
 
+/// A started device that had two servers, the older of which still has its descriptor, in each phase.
+fn life_in(phase: Phase) -> Life {
+    let terms = Terms { attached: true, grace_ms: 100, auto_destroy: false };
+    let mut life = Life::new(terms);
+    assert_eq!((life.attach(true), life.attach(true)), (Ok(1), Ok(2)));
+    life.set_started();
+    match phase {
+        Phase::Live => {}
+        Phase::Orphaned | Phase::Failed => {
+            assert_eq!(life.detach(2), Change::Grace(100));
+            if phase == Phase::Failed {
+                assert_eq!(life.grace_over(), Change::Fail);
+            }
+        }
+        Phase::Draining | Phase::Failing | Phase::Gone => {
+            assert_eq!(life.drain(0, 0), Change::None);
+            match phase {
+                Phase::Failing => assert_eq!(life.tick(DRAIN_STALL_MS, 0, 1), Change::Fail),
+                Phase::Gone => life.gone(),
+                _ => {}
+            }
+        }
+    }
+    assert_eq!(life.phase(), phase);
+    life
+}
+
+#[test]
+fn every_call_in_every_phase_of_a_life() {
+    use Phase::{Draining, Failed, Failing, Gone, Live, Orphaned};
+    let changed = |phase: Phase, call: &dyn Fn(&mut Life) -> Change| {
+        let mut life = life_in(phase);
+        let change = call(&mut life);
+        (change, life.phase())
+    };
+    for (phase, grace, newest, drain, tick) in [
+        (
+            Live,
+            (Change::None, Live),
+            (Change::Grace(100), Orphaned),
+            (Change::None, Draining),
+            (Change::None, Live),
+        ),
+        (
+            Orphaned,
+            (Change::Fail, Failed),
+            (Change::None, Orphaned),
+            (Change::Fail, Failing),
+            (Change::None, Orphaned),
+        ),
+        (
+            Failed,
+            (Change::None, Failed),
+            (Change::None, Failed),
+            (Change::Fail, Failing),
+            (Change::None, Failed),
+        ),
+        (
+            Draining,
+            (Change::None, Draining),
+            (Change::Fail, Failing),
+            (Change::None, Draining),
+            (Change::Fail, Failing),
+        ),
+        (
+            Failing,
+            (Change::None, Failing),
+            (Change::None, Failing),
+            (Change::None, Failing),
+            (Change::None, Failing),
+        ),
+        (Gone, (Change::None, Gone), (Change::None, Gone), (Change::None, Gone), (Change::None, Gone)),
+    ] {
+        assert_eq!(changed(phase, &Life::grace_over), grace, "grace over, {phase:?}");
+        assert_eq!(changed(phase, &|life| life.detach(2)), newest, "the newest server leaves, {phase:?}");
+        assert_eq!(changed(phase, &|life| life.detach(1)), (Change::None, phase), "an older one leaves");
+        assert_eq!(changed(phase, &|life| life.drain(1, 1)), drain, "destroyed, {phase:?}");
+        let late = changed(phase, &|life| life.tick(DRAIN_TOTAL_MS, 1, 0));
+        assert_eq!(late, tick, "looked after late, {phase:?}");
+        let early = changed(phase, &|life| life.tick(1, 0, 1));
+        assert_eq!(early, (Change::None, phase), "looked after early");
+        let is_there = matches!(phase, Live | Orphaned | Failed);
+        assert_eq!(phase.is_there(), is_there);
+        for take_over in [false, true] {
+            let mut life = life_in(phase);
+            let attached = life.attach(take_over);
+            if !is_there {
+                assert_eq!(attached, Err(Errno::ENODEV));
+            } else if phase == Live && !take_over {
+                assert_eq!(attached, Err(Errno::EBUSY));
+            } else {
+                assert_eq!((attached, life.phase(), life.epoch()), (Ok(3), Live, 3));
+                continue;
+            }
+            assert_eq!((life.phase(), life.epoch()), (phase, 2));
+        }
+        let refused = if is_there { Errno::EALREADY } else { Errno::ENODEV };
+        assert_eq!(life_in(phase).may_start(), Err(refused));
+        assert!(!life_in(phase).unwanted());
+    }
+}
+
+#[test]
+fn servers_come_and_go() {
+    let terms = Terms { attached: true, grace_ms: 5, auto_destroy: true };
+    let mut life = Life::new(terms);
+    assert_eq!((life.phase(), life.epoch(), life.servers(), life.started()), (Phase::Live, 0, 0, false));
+    assert_eq!((life.detach(0), life.phase()), (Change::None, Phase::Live), "there was none to leave");
+    assert_eq!((life.attach(false), life.attach(false)), (Ok(1), Err(Errno::EBUSY)));
+    assert_eq!(life.may_start(), Ok(()));
+    life.set_started();
+    assert_eq!((life.started(), life.may_start()), (true, Err(Errno::EALREADY)));
+    assert_eq!((life.attach(true), life.servers()), (Ok(2), 2));
+    // The newest goes before the older one, who gets nothing all the same.
+    assert_eq!((life.detach(2), life.servers(), life.phase()), (Change::Grace(5), 1, Phase::Orphaned));
+    assert_eq!((life.attach(false), life.servers(), life.phase()), (Ok(3), 2, Phase::Live));
+    assert_eq!((life.detach(1), life.servers(), life.phase()), (Change::None, 1, Phase::Live));
+    assert_eq!((life.detach(3), life.servers(), life.phase()), (Change::Grace(5), 0, Phase::Orphaned));
+    assert!(!life.unwanted(), "the grace lasts");
+    assert_eq!((life.grace_over(), life.unwanted()), (Change::Destroy, true));
+    assert_eq!((life.attach(false), life.unwanted()), (Ok(4), false), "a server came in the last moment");
+    assert_eq!((life.grace_over(), life.phase()), (Change::None, Phase::Live));
+    assert_eq!(life.drain(0, 0), Change::None, "destroyed while it is served");
+    assert_eq!((life.detach(4), life.phase(), life.servers()), (Change::Fail, Phase::Failing, 0));
+    life.gone();
+    assert_eq!((life.phase(), life.unwanted()), (Phase::Gone, false));
+}
+
+#[test]
+fn a_device_that_nobody_serves_is_unwanted_or_not() {
+    for (started, grace_ms, auto_destroy, change) in [
+        (false, 0, false, Change::Destroy),
+        (false, 9, false, Change::Destroy),
+        (false, 9, true, Change::Destroy),
+        (true, 0, false, Change::Fail),
+        (true, 0, true, Change::Destroy),
+        (true, 9, true, Change::Grace(9)),
+        (true, 9, false, Change::Grace(9)),
+    ] {
+        let mut life = Life::new(Terms { attached: true, grace_ms, auto_destroy });
+        assert!(!life.unwanted(), "just made");
+        assert_eq!(life.attach(false), Ok(1));
+        if started {
+            life.set_started();
+        }
+        assert_eq!(life.detach(1), change);
+        assert_eq!(life.unwanted(), change == Change::Destroy);
+        let waits = matches!(change, Change::Grace(_));
+        assert_eq!(life.phase(), if waits { Phase::Orphaned } else { Phase::Failed });
+    }
+    // Started by somebody who has the descriptor of an older server.
+    let mut life = Life::new(Terms { attached: true, grace_ms: 0, auto_destroy: false });
+    assert_eq!((life.attach(false), life.attach(true), life.detach(2)), (Ok(1), Ok(2), Change::Destroy));
+    assert_eq!(life.may_start(), Ok(()));
+    life.set_started();
+    assert!(!life.unwanted());
+}
+
+#[test]
+fn a_device_of_version_1_is_served_by_whoever_opens_it() {
+    let mut life = Life::new(Terms::default());
+    assert_eq!((life.attach(false), life.epoch(), life.servers()), (Err(Errno::EBUSY), 0, 0));
+    assert_eq!((life.drain(0, 0), life.phase()), (Change::None, Phase::Draining));
+    // It is given time as long as it gives answers, and beginning again does not give it more.
+    assert_eq!(life.tick(DRAIN_STALL_MS - 1, 1, 1), Change::None);
+    assert_eq!(life.tick(2 * DRAIN_STALL_MS - 2, 1, 1), Change::None);
+    assert_eq!(life.drain(2 * DRAIN_STALL_MS - 2, 1), Change::None);
+    assert_eq!((life.tick(2 * DRAIN_STALL_MS - 1, 1, 1), life.phase()), (Change::Fail, Phase::Failing));
+    assert_eq!(life.tick(3 * DRAIN_TOTAL_MS, 1, 1), Change::None, "once");
+}
+
 fn create() -> abi::Create {
     abi::Create {
         name: field(b"disk"),
@@ -126,13 +387,13 @@ fn create() -> abi::Create {
     }
 }
 
-type Change = fn(&mut abi::Create);
+type Spoil = fn(&mut abi::Create);
 
 #[test]
 fn creates_are_checked_in_order() {
     let params = Params::check(&create()).expect("valid");
     assert_eq!((params.timeout_ms, params.max_segments, params.max_data_bytes()), (30_000, 256, 1 << 20));
-    let spoil: [(Change, Errno); 5] = [
+    let spoil: [(Spoil, Errno); 5] = [
         (|create| create.block_size = 512, Errno::EINVAL),
         (|create| create.block_count = 1023, Errno::ERANGE),
         (|create| create.timeout_s = 0, Errno::ERANGE),
@@ -186,15 +447,19 @@ fn requests_are_cut_into_blocks() {
         (Op::Write, 8192, 2),
         (Op::Read, 1 << 20, 256),
         (Op::Discard, 4096, 1),
+        // None of these comes; it would be taken for a discard.
+        (Op::Flush, 4096, 1),
+        (Op::WriteZeroes, 8192, 1),
+        (Op::SecureErase, 8192, 1),
         (Op::Discard, abi::MAX_DISCARD_BYTES, 1),
     ] {
-        let request = Request { op, offset: 1 << 40, length };
+        let request = Request { op, flags: 0, offset: 1 << 40, length };
         assert_eq!(segment_count(&request), count);
         let mut at = request.offset;
         for index in 0..count {
             let piece = segment(&request, index);
             assert_eq!(piece.start, at);
-            assert!(op == Op::Discard || piece.length == 4096);
+            assert!(!matches!(op, Op::Read | Op::Write) || piece.length == 4096);
             at += piece.length;
         }
         assert_eq!(at, request.offset + u64::from(length));
@@ -205,10 +470,491 @@ fn requests_are_cut_into_blocks() {
         let (opcode, data) = match op {
             Op::Read => (41, 0),
             Op::Write => (42, u64::from(length)),
-            Op::Discard => (43, u64::from(length)),
+            _ => (43, u64::from(length)),
         };
         assert_eq!((head.opcode, head.data_size), (opcode, data));
     }
     assert_eq!(plain_head(abi::OP_SHUTDOWN_NOTICE, 0).total_bytes, 86);
     assert_eq!((plain_head(40, 15).opcode, plain_head(40, 15).signal_no), (40, 15));
+}
+
+#[test]
+fn error_numbers_of_results() {
+    for (result, wanted) in [
+        (0, None),
+        (1, None),
+        (-1, Some(1)),
+        (-5, Some(5)),
+        (-4095, Some(4095)),
+        (-4096, None),
+        (i64::from(i32::MIN), None),
+        (i64::MIN, None),
+        (i64::MAX, None),
+    ] {
+        let errno = Errno::from_result(result);
+        assert_eq!(errno.map(Errno::get), wanted, "{result}");
+        assert_eq!(errno.map(|errno| i64::from(errno.negative())), wanted.map(|_| result));
+        if let Some(errno) = errno {
+            assert_eq!(Errno::from_negative(errno.negative()), Some(errno));
+        }
+    }
+    assert_eq!((Errno::from_negative(0), Errno::from_negative(5)), (None, None));
+}
+
+#[test]
+fn operations_have_the_numbers_of_the_interface() {
+    let ops = [Op::Read, Op::Write, Op::Discard, Op::Flush, Op::WriteZeroes, Op::SecureErase];
+    assert_eq!(ops.len(), Op::COUNT);
+    for (number, op) in (0..).zip(ops) {
+        assert_eq!((Op::from_number(number), op as u32), (Some(op), number));
+    }
+    for number in [6, 7, 255, 256, u32::MAX] {
+        assert_eq!(Op::from_number(number), None);
+    }
+}
+
+const MACHINE: Machine = Machine { cpus: 8, page_bytes: 4096 };
+
+fn create_2() -> abi2::Create {
+    abi2::Create { name: field(b"disk"), size_bytes: 1 << 30, ..Default::default() }
+}
+
+fn check(create: &abi2::Create) -> Result<abi2::Create, Errno> {
+    check_create(create, MACHINE).map(|(_, full)| full)
+}
+
+#[test]
+fn a_create_that_says_little_gets_the_defaults() {
+    let asked = abi2::Create { size: 136, handle: 77, flags: 32, deadline_ms: 3, grace_ms: 4, ..create_2() };
+    let (name, full) = check_create(&asked, MACHINE).expect("valid");
+    assert_eq!(name.bytes(), &field(b"disk"));
+    let wanted = abi2::Create {
+        logical_block_size: 512,
+        physical_block_size: 512,
+        io_min: 512,
+        max_io_bytes: 4 << 20,
+        queues: 1,
+        depth: 128,
+        discard_granularity: 512,
+        ..asked
+    };
+    assert_eq!(full, wanted);
+    assert_eq!(check(&full), Ok(full), "what was filled in may be asked for");
+    let coarse = abi2::Create { logical_block_size: 1024, physical_block_size: 4096, ..create_2() };
+    let full = check(&coarse).expect("valid");
+    assert_eq!((full.io_min, full.io_opt, full.discard_granularity), (4096, 0, 4096));
+    let full = check(&abi2::Create { logical_block_size: 4096, ..create_2() }).expect("valid");
+    assert_eq!((full.physical_block_size, full.io_min, full.discard_granularity), (4096, 4096, 4096));
+}
+
+type Field = fn(&mut abi2::Create) -> &mut u32;
+
+/// Sets one field of `base` to each value and looks at what it then is.
+fn sets(what: &str, base: &abi2::Create, field: Field, cases: &[(u32, Result<u32, Errno>)]) {
+    for (value, wanted) in cases {
+        let mut create = *base;
+        *field(&mut create) = *value;
+        let checked = check(&create).map(|mut full| *field(&mut full));
+        assert_eq!(checked, *wanted, "{what} {value}");
+    }
+}
+
+const RANGE: Result<u32, Errno> = Err(Errno::ERANGE);
+const INVAL: Result<u32, Errno> = Err(Errno::EINVAL);
+const LARGEST: u32 = 1 << 28;
+
+#[test]
+fn block_and_io_sizes_at_their_extremes() {
+    let base = create_2();
+    let coarse = abi2::Create { logical_block_size: 4096, ..base };
+    let logical: Field = |create| &mut create.logical_block_size;
+    sets("logical", &base, logical, &[(0, Ok(512)), (1, RANGE), (511, RANGE), (512, Ok(512)), (513, INVAL)]);
+    sets("logical", &base, logical, &[(1024, Ok(1024)), (1536, INVAL), (2048, Ok(2048)), (4096, Ok(4096))]);
+    sets("logical", &base, logical, &[(4097, RANGE), (8192, RANGE), (u32::MAX, RANGE)]);
+
+    let physical: Field = |create| &mut create.physical_block_size;
+    sets(
+        "physical",
+        &base,
+        physical,
+        &[(0, Ok(512)), (256, RANGE), (511, RANGE), (512, Ok(512)), (768, INVAL)],
+    );
+    sets("physical", &base, physical, &[(LARGEST, Ok(LARGEST)), (LARGEST - 512, INVAL)]);
+    sets("physical", &base, physical, &[(LARGEST + 1, RANGE), (2 * LARGEST, RANGE), (u32::MAX, RANGE)]);
+    sets("physical", &coarse, physical, &[(0, Ok(4096)), (2048, RANGE), (4096, Ok(4096)), (8192, Ok(8192))]);
+
+    let io_min: Field = |create| &mut create.io_min;
+    sets(
+        "io_min",
+        &base,
+        io_min,
+        &[(0, Ok(512)), (511, RANGE), (512, Ok(512)), (513, INVAL), (1536, Ok(1536))],
+    );
+    sets("io_min", &base, io_min, &[(LARGEST, Ok(LARGEST)), (LARGEST + 512, RANGE), (u32::MAX, RANGE)]);
+    let physical_4096 = abi2::Create { physical_block_size: 4096, ..base };
+    sets("io_min", &physical_4096, io_min, &[(0, Ok(4096)), (512, RANGE), (4608, INVAL), (12288, Ok(12288))]);
+
+    let io_opt: Field = |create| &mut create.io_opt;
+    sets("io_opt", &base, io_opt, &[(0, Ok(0)), (1, INVAL), (511, INVAL), (512, Ok(512)), (513, INVAL)]);
+    sets("io_opt", &base, io_opt, &[(LARGEST, Ok(LARGEST)), (LARGEST + 512, RANGE), (u32::MAX, RANGE)]);
+    let io_min_1536 = abi2::Create { io_min: 1536, ..base };
+    sets("io_opt", &io_min_1536, io_opt, &[(0, Ok(0)), (512, INVAL), (1536, Ok(1536)), (2048, INVAL)]);
+
+    let max_io: Field = |create| &mut create.max_io_bytes;
+    sets("max_io", &base, max_io, &[(0, Ok(4 << 20)), (512, RANGE), (4095, RANGE), (4096, Ok(4096))]);
+    sets("max_io", &base, max_io, &[(4097, INVAL), (4608, Ok(4608)), (32 << 20, Ok(32 << 20))]);
+    sets("max_io", &base, max_io, &[((32 << 20) + 1, RANGE), ((32 << 20) + 512, RANGE), (u32::MAX, RANGE)]);
+    sets("max_io", &coarse, max_io, &[(4608, INVAL), (8192, Ok(8192)), ((32 << 20) - 512, INVAL)]);
+
+    // A machine of large pages.
+    let large = Machine { cpus: 8, page_bytes: 65536 };
+    for (logical, max_io, valid) in [
+        (65536, 0, true),
+        (65537, 0, false),
+        (1 << 17, 0, false),
+        (512, 65536, true),
+        (512, 65536 - 512, false),
+        (65536, 65536 + 512, false),
+    ] {
+        let asked = abi2::Create { logical_block_size: logical, max_io_bytes: max_io, ..base };
+        assert_eq!(check_create(&asked, large).is_ok(), valid, "{logical} {max_io}");
+    }
+}
+
+#[test]
+fn other_numbers_at_their_extremes() {
+    let base = create_2();
+    let coarse = abi2::Create { logical_block_size: 4096, ..base };
+    let queues: Field = |create| &mut create.queues;
+    sets("queues", &base, queues, &[(0, Ok(1)), (1, Ok(1)), (8, Ok(8)), (9, RANGE), (u32::MAX, RANGE)]);
+    let depth: Field = |create| &mut create.depth;
+    sets("depth", &base, depth, &[(0, Ok(128)), (1, Ok(1)), (3, Ok(3)), (1023, Ok(1023)), (1024, Ok(1024))]);
+    sets("depth", &base, depth, &[(1025, RANGE), (1 << 16, RANGE), (u32::MAX, RANGE)]);
+
+    let granularity: Field = |create| &mut create.discard_granularity;
+    sets("granularity", &base, granularity, &[(0, Ok(512)), (256, RANGE), (512, Ok(512)), (513, INVAL)]);
+    sets("granularity", &base, granularity, &[(1536, INVAL), (LARGEST, Ok(LARGEST)), (LARGEST + 1, RANGE)]);
+    sets("granularity", &base, granularity, &[(2 * LARGEST, RANGE), (u32::MAX, RANGE)]);
+    sets("granularity", &coarse, granularity, &[(0, Ok(4096)), (2048, RANGE), (4096, Ok(4096))]);
+
+    let lengths: [Field; 3] = [
+        |create| &mut create.max_discard_bytes,
+        |create| &mut create.max_write_zeroes_bytes,
+        |create| &mut create.max_secure_erase_bytes,
+    ];
+    for length in lengths {
+        sets("length", &base, length, &[(0, Ok(0)), (1, INVAL), (511, INVAL), (512, Ok(512)), (513, INVAL)]);
+        sets("length", &base, length, &[(u32::MAX - 511, Ok(u32::MAX - 511)), (u32::MAX, INVAL)]);
+        sets("length", &coarse, length, &[(512, INVAL), (4096, Ok(4096)), (u32::MAX - 511, INVAL)]);
+    }
+    let times: [Field; 2] = [|create| &mut create.deadline_ms, |create| &mut create.grace_ms];
+    for time in times {
+        sets("time", &base, time, &[(0, Ok(0)), (1, Ok(1)), (86_400_000, Ok(86_400_000))]);
+        sets("time", &base, time, &[(86_400_001, RANGE), (u32::MAX, RANGE)]);
+    }
+    let number: Field = |create| &mut create.handle;
+    sets("number", &base, number, &[(0, Ok(0)), (1, Ok(1)), (u32::MAX, Ok(u32::MAX))]);
+
+    let most = (1 << 63) - (1 << 20);
+    for (size, logical, wanted) in [
+        (0, 512, Err(Errno::ERANGE)),
+        (1, 512, Err(Errno::EINVAL)),
+        (511, 512, Err(Errno::EINVAL)),
+        (512, 512, Ok(())),
+        (513, 512, Err(Errno::EINVAL)),
+        (512, 4096, Err(Errno::EINVAL)),
+        (4096, 4096, Ok(())),
+        (most, 512, Ok(())),
+        (most, 4096, Ok(())),
+        (most + 1, 512, Err(Errno::ERANGE)),
+        (most + 512, 512, Err(Errno::ERANGE)),
+        (most - 512, 4096, Err(Errno::EINVAL)),
+        (1 << 63, 512, Err(Errno::ERANGE)),
+        (u64::MAX, 512, Err(Errno::ERANGE)),
+    ] {
+        assert_eq!(check_size(size, logical), wanted, "{size} in blocks of {logical}");
+        let asked = abi2::Create { size_bytes: size, logical_block_size: logical, ..base };
+        assert_eq!(check(&asked).map(|_| ()), wanted, "{size} in blocks of {logical}");
+    }
+}
+
+#[test]
+fn flags_names_and_serials_of_a_create() {
+    for flags in 0..128 {
+        let valid = flags < 64 && (flags & 8 == 0 || flags & 4 != 0);
+        let checked = check(&abi2::Create { flags, ..create_2() });
+        assert_eq!(checked.map(|full| full.flags), if valid { Ok(flags) } else { INVAL }, "flags {flags:#x}");
+    }
+    for bit in 6..32 {
+        assert!(check(&abi2::Create { flags: 1 << bit, ..create_2() }).is_err(), "bit {bit}");
+    }
+    for wrong in [&b""[..], b"-a", b"a/b", b"a b", &[b'a'; 25]] {
+        assert_eq!(check(&abi2::Create { name: field(wrong), ..create_2() }), Err(Errno::EINVAL));
+    }
+    let with = |serial| check(&abi2::Create { serial, ..create_2() }).map(|full| full.serial);
+    for length in 0..=32 {
+        let serial = field(&vec![b'S'; length]);
+        assert_eq!(with(serial), if length < 32 { Ok(serial) } else { Err(Errno::EINVAL) }, "{length} bytes");
+    }
+    for byte in 0..=255_u8 {
+        let printable = (b' '..=b'~').contains(&byte);
+        for position in 0..31 {
+            let mut bytes = [b'S'; 31];
+            bytes[position] = byte;
+            let valid = printable || byte == 0 && position == 30;
+            assert_eq!(with(field(&bytes)).is_ok(), valid, "{byte:#x} at {position}");
+        }
+        for position in 2..32 {
+            let mut serial = field(b"S");
+            serial[position] = byte;
+            assert_eq!(with(serial).is_ok(), byte == 0, "{byte:#x} behind the end, at {position}");
+        }
+    }
+}
+
+#[test]
+fn tags_of_a_device_fit_a_handle() {
+    let machine = Machine { cpus: u32::MAX, page_bytes: 4096 };
+    let with = |queues, depth| {
+        let checked = check_create(&abi2::Create { queues, depth, ..create_2() }, machine);
+        checked.map(|(_, full)| assert_eq!((full.queues, full.depth), (queues, depth)))
+    };
+    for depth in 1..=1024_u32 {
+        let bits = tag_bits(depth);
+        assert!(depth <= 1 << bits && (bits == 0 || depth > 1 << (bits - 1)), "{depth} in {bits} bits");
+        // Queue numbers have 16 bits.
+        let most = (65536 >> bits).min(65535);
+        assert_eq!(with(most, depth), Ok(()), "{most} queues of {depth}");
+        let more = (65536 >> bits) + 1;
+        for queues in [more, 2 * more, 1 << 20, 1 << 22, (1 << 22) + 1, 1 << 31, (1 << 31) + 1, u32::MAX] {
+            assert_eq!(with(queues, depth), Err(Errno::EOVERFLOW), "{queues} queues of {depth}");
+        }
+        for queue in 0..most {
+            for tag in [0, depth / 2, depth - 1] {
+                let index = u64::from(queue << bits | tag);
+                let raw = 0xabcd << 48 | u64::from(0xdead_0000 | queue) << 16 | index;
+                let (found, handle) = decode_handle(raw, 0xabcd, bits).expect("its own");
+                assert_eq!((found, u32::from(handle.tag())), (queue, tag));
+                assert_eq!(encode_handle(handle, queue, bits), raw);
+            }
+        }
+    }
+    for (depth, bits) in
+        [(0, 0), (1, 0), (2, 1), (3, 2), (4, 2), (1 << 31, 31), ((1 << 31) + 1, 32), (u32::MAX, 32)]
+    {
+        assert_eq!(tag_bits(depth), bits, "{depth}");
+    }
+}
+
+#[test]
+fn a_handle_is_its_servers_alone() {
+    let decode = |epoch| decode_handle(0x0102_8000_0001_00ff, epoch, 4);
+    let (queue, handle) = decode(0x0102).expect("its own");
+    assert_eq!((queue, handle.tag()), (15, 15));
+    for epoch in (0..=0xffff).filter(|epoch| *epoch != 0x0102) {
+        assert_eq!(decode(epoch), None, "{epoch}");
+    }
+    // 65536 servers later a handle may look the same, and is another.
+    let (_, later) = decode(0x0001_0102).expect("its own");
+    assert_ne!(later, handle);
+    assert_eq!(encode_handle(later, queue, 4), encode_handle(handle, queue, 4));
+    for (bits, queue, tag) in [(0, 0xff, 0), (1, 0x7f, 1), (8, 0, 0xff), (10, 0, 0xff), (16, 0, 0xff)] {
+        let (found, handle) = decode_handle(0xff, 0, bits).expect("of epoch 0");
+        assert_eq!((found, handle.tag()), (queue, tag), "{bits} bits");
+    }
+}
+
+#[test]
+fn a_request_is_described() {
+    let (_, handle) = decode_handle(0x0003_0000_0007_0000 | 5 << 4 | 9, 3, 4).expect("its own");
+    let ops = [Op::Read, Op::Write, Op::Discard, Op::Flush, Op::WriteZeroes, Op::SecureErase];
+    for (number, op) in (0..).zip(ops) {
+        for flags in 0..8 {
+            let request = Request { op, flags, offset: u64::MAX - 511, length: u32::MAX };
+            let wanted = abi2::Request {
+                handle: 0x0003_0000_0007_0059,
+                offset: u64::MAX - 511,
+                length: u64::from(u32::MAX),
+                data: 0,
+                op: number,
+                flags: flags.into(),
+                queue: 5,
+                reserved: 0,
+            };
+            assert_eq!(describe(handle, &request, 5, 4, None), wanted);
+            for data in [0, 4096, u64::MAX] {
+                let wanted = abi2::Request { data, flags: u32::from(flags) | 8, ..wanted };
+                assert_eq!(describe(handle, &request, 5, 4, Some(data)), wanted);
+            }
+        }
+    }
+    assert_eq!((FUA, NO_UNMAP, MAYBE_EXECUTED), (1, 2, 4));
+}
+
+#[test]
+fn commits_are_checked_alone() {
+    for flags in (0..16).chain([1 << 30, 1 << 31, u32::MAX]) {
+        for iovec_count in [0, 1, 2, 1023, 1024, 1025, u32::MAX] {
+            for (address, reserved, status) in
+                [(0, 0, 0), (1, 0, 0), (u64::MAX, 0, 0), (1, 1, 0), (1, 0, 1), (1, 0, -1)]
+            {
+                let commit =
+                    abi2::Commit { flags, iovec_count, address, reserved, status, ..Default::default() };
+                let scattered = flags & 1 != 0;
+                let pieces = if scattered {
+                    (1..=1024).contains(&iovec_count) && address != 0
+                } else {
+                    iovec_count == 0
+                };
+                let valid = flags < 8 && pieces && reserved == 0 && status == 0;
+                assert_eq!(check_commit(&commit).is_ok(), valid, "{commit:?}");
+                if !valid {
+                    assert_eq!(check_commit(&commit), Err(Errno::EINVAL));
+                }
+            }
+        }
+    }
+    let any = abi2::Commit { handle: u64::MAX, result: i64::MIN, ..Default::default() };
+    assert_eq!(check_commit(&any), Ok(()), "these are judged with the request");
+}
+
+/// What an answer must lead to, case by case as `abi::v2::Commit` says.
+fn due(request: &Request, commit: &abi2::Commit) -> Option<Plan> {
+    let (data, zero_fill, only) = (commit.address != 0, commit.flags & 2 != 0, commit.flags & 4 != 0);
+    let asked = i64::from(request.length);
+    let failed = Plan::Finish(Err(Errno::EIO));
+    match (request.op, only, zero_fill) {
+        (Op::Write, true, false) => return (data && commit.result >= asked).then_some(Plan::CopyOnly),
+        (_, true, _) => return None,
+        (Op::Read, ..) => {}
+        (_, _, true) => return None,
+        _ => {}
+    }
+    if commit.result < -4095 || commit.result > asked {
+        return None;
+    }
+    if commit.result < 0 {
+        return Some(Plan::Finish(Err(Errno::from_result(commit.result)?)));
+    }
+    let full = commit.result == asked;
+    match request.op {
+        Op::Read if commit.result > 0 && !data => None,
+        Op::Read if full || zero_fill => Some(Plan::CopyIn(u32::try_from(commit.result).ok()?)),
+        Op::Read => Some(failed),
+        Op::Write if !full => Some(failed),
+        Op::Write if data => Some(Plan::CopyOut),
+        _ if data => None,
+        _ => Some(if full { Plan::Finish(Ok(())) } else { failed }),
+    }
+}
+
+#[test]
+fn every_answer_to_every_request() {
+    let ops = [Op::Read, Op::Write, Op::Discard, Op::Flush, Op::WriteZeroes, Op::SecureErase];
+    let mut met = Vec::new();
+    for (op, length) in
+        ops.into_iter().flat_map(|op| [0, 1, 4096, 1 << 31, u32::MAX].map(|length| (op, length)))
+    {
+        let request = Request { op, flags: 0, offset: 512, length };
+        let most = i64::from(length);
+        let results = [i64::MIN, -4097, -4096, -4095, -28, -5, -1, 0, 1, most - 1, most, most + 1, i64::MAX];
+        let wide = [1 << 32, (1 << 32) + most, (1 << 32) | 1, -(1 << 32), -(1 << 32) - 5];
+        for result in results.into_iter().chain(wide) {
+            for (address, flags) in
+                [0, 1, u64::MAX].into_iter().flat_map(|at| (0..8).map(move |flags| (at, flags)))
+            {
+                let commit = abi2::Commit { result, address, flags, ..Default::default() };
+                let planned = plan(&request, &commit);
+                assert_eq!(
+                    planned,
+                    due(&request, &commit).ok_or(Errno::EINVAL),
+                    "{commit:?} for {request:?}"
+                );
+                let marked = Request { flags: FUA | NO_UNMAP | MAYBE_EXECUTED, ..request };
+                assert_eq!(plan(&marked, &commit), planned, "a request's flags make no difference");
+                if let Ok(plan) = planned
+                    && !met.contains(&(op, std::mem::discriminant(&plan)))
+                {
+                    met.push((op, std::mem::discriminant(&plan)));
+                }
+            }
+        }
+    }
+    assert_eq!(met.len(), 2 + 3 + 4, "every kind of plan of every operation");
+}
+
+#[test]
+fn answers_as_servers_give_them() {
+    let request = |op, length| Request { op, flags: 0, offset: 0, length };
+    let (read, write, flush) = (request(Op::Read, 8192), request(Op::Write, 8192), request(Op::Flush, 0));
+    let answer = |request, result, address, flags| {
+        plan(request, &abi2::Commit { result, address, flags, ..Default::default() })
+    };
+    let failed = Ok(Plan::Finish(Err(Errno::EIO)));
+    assert_eq!(answer(&read, 8192, 4096, 0), Ok(Plan::CopyIn(8192)));
+    assert_eq!(answer(&read, 512, 4096, 0), failed);
+    assert_eq!(answer(&read, 512, 4096, abi2::COMMIT_ZERO_FILL), Ok(Plan::CopyIn(512)));
+    assert_eq!(answer(&read, 0, 0, abi2::COMMIT_ZERO_FILL), Ok(Plan::CopyIn(0)));
+    assert_eq!(answer(&read, 8192, 0, 0), Err(Errno::EINVAL));
+    assert_eq!(answer(&read, -61, 0, 0).ok(), Errno::from_result(-61).map(|errno| Plan::Finish(Err(errno))));
+    assert_eq!(answer(&write, 8192, 0, 0), Ok(Plan::Finish(Ok(()))));
+    assert_eq!(answer(&write, 8192, 4096, 0), Ok(Plan::CopyOut));
+    for (room, enough) in [(8192, true), (1 << 40, true), (8191, false), (0, false), (-1, false)] {
+        let wanted = if enough { Ok(Plan::CopyOnly) } else { Err(Errno::EINVAL) };
+        assert_eq!(answer(&write, room, 4096, abi2::COMMIT_COPY_ONLY), wanted, "room for {room} bytes");
+    }
+    assert_eq!(answer(&write, 8191, 0, 0), failed);
+    assert_eq!(answer(&write, 8193, 0, 0), Err(Errno::EINVAL));
+    assert_eq!(answer(&flush, 0, 0, 0), Ok(Plan::Finish(Ok(()))));
+    assert_eq!(answer(&flush, 1, 0, 0), Err(Errno::EINVAL));
+}
+
+type Alter = fn(&mut abi2::Enter);
+
+#[test]
+fn enters_are_checked() {
+    let valid: [Alter; 15] = [
+        |_| {},
+        |enter| enter.size = u32::MAX,
+        |enter| enter.commit_count = 1024,
+        |enter| enter.capacity = 1024,
+        |enter| (enter.capacity, enter.minimum) = (1, 1),
+        |enter| (enter.capacity, enter.minimum) = (1024, 1024),
+        |enter| enter.queue = u32::MAX,
+        |enter| enter.spin_us = 10_000,
+        |enter| (enter.flags, enter.timeout_ms) = (1, 0),
+        |enter| (enter.flags, enter.timeout_ms) = (1, u32::MAX),
+        |enter| enter.arena = u64::MAX,
+        |enter| (enter.arena, enter.arena_bytes) = (1, 1),
+        |enter| (enter.arena, enter.arena_bytes) = (u64::MAX, u64::MAX),
+        |enter| (enter.commits, enter.requests) = (u64::MAX, u64::MAX),
+        |enter| (enter.processed, enter.refused, enter.fetched) = (u32::MAX, u32::MAX, u32::MAX),
+    ];
+    for (index, alter) in valid.iter().enumerate() {
+        let mut enter = abi2::Enter::default();
+        alter(&mut enter);
+        assert_eq!(check_enter(&enter), Ok(()), "valid {index}");
+    }
+    let wrong: [Alter; 15] = [
+        |enter| enter.flags = 2,
+        |enter| enter.flags = 1 << 31,
+        |enter| enter.reserved = 1,
+        |enter| enter.commit_count = 1025,
+        |enter| enter.commit_count = u32::MAX,
+        |enter| enter.capacity = 1025,
+        |enter| enter.capacity = u32::MAX,
+        |enter| enter.minimum = 1,
+        |enter| (enter.capacity, enter.minimum) = (7, 8),
+        |enter| enter.spin_us = 10_001,
+        |enter| enter.spin_us = u32::MAX,
+        |enter| enter.timeout_ms = 1,
+        |enter| enter.timeout_ms = u32::MAX,
+        |enter| enter.arena_bytes = 1,
+        |enter| enter.arena_bytes = u64::MAX,
+    ];
+    for (index, alter) in wrong.iter().enumerate() {
+        let mut enter = abi2::Enter::default();
+        alter(&mut enter);
+        assert_eq!(check_enter(&enter), Err(Errno::EINVAL), "wrong {index}");
+    }
 }
