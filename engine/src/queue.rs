@@ -106,6 +106,36 @@ pub struct Counters {
     pub sleeps: u64,
 }
 
+/// A request that is HELD by who named it, for as long as he holds the lock.
+#[derive(Debug)]
+pub struct Held<'a> {
+    state: &'a mut QueueState,
+    slot: &'a mut Slot,
+    tag: u16,
+}
+
+impl Held<'_> {
+    /// What it asks for.
+    #[inline]
+    #[must_use]
+    pub const fn request(&self) -> &Request {
+        &self.slot.request
+    }
+
+    /// HELD to COPYING: its pages stay until [`Queue::copied`] or [`Queue::answered`].
+    #[inline]
+    pub const fn pin(self) {
+        self.slot.state = State::Copying;
+    }
+
+    /// HELD to FREE: an answer with nothing to copy.
+    #[inline]
+    #[must_use]
+    pub fn finish(self, result: Result<(), Errno>) -> End {
+        end_answered(self.state, self.slot, self.tag, result)
+    }
+}
+
 /// State of one queue besides its slots.
 #[derive(Clone, Copy, Debug)]
 pub struct QueueState {
@@ -299,19 +329,23 @@ impl<'a> Queue<'a> {
             return Work::Notice;
         }
         let tag = self.state.first;
-        if tag == NO_TAG {
-            return Work::Nothing;
-        }
-        self.unlink(tag);
         let Some(slot) = self.slots.get_mut(usize::from(tag)) else {
             return Work::Nothing;
         };
+        let next = slot.next;
         let request = slot.request;
         let copying = request.op == Op::Write && u64::from(request.length) <= room;
         slot.generation = slot.generation.wrapping_add(1);
         slot.epoch = epoch;
         slot.state = if copying { State::Copying } else { State::Held };
         let handle = Handle { tag, generation: slot.generation, epoch };
+        self.state.first = next;
+        if let Some(slot) = self.slots.get_mut(usize::from(next)) {
+            slot.previous = NO_TAG;
+        } else {
+            self.state.last = NO_TAG;
+        }
+        self.state.queued = self.state.queued.wrapping_sub(1);
         self.state.held = self.state.held.wrapping_add(1);
         if let Some(count) = self.state.counters.fetched.get_mut(request.op as usize) {
             *count = count.wrapping_add(1);
@@ -369,15 +403,16 @@ impl<'a> Queue<'a> {
     /// See [`Refused`]; nothing changed.
     #[inline]
     pub fn answer(&mut self, handle: Handle, op: Op, ok: bool) -> Result<Answer, Refused> {
-        let request = self.request_of(handle)?;
+        let held = self.answered_by(handle)?;
+        let request = *held.request();
         if request.op != op {
             return Err(Refused::WrongKind);
         }
         if ok && op == Op::Read {
-            self.pin(handle)?;
+            held.pin();
             return Ok(Answer::CopyIn(handle, request));
         }
-        self.finish(handle, if ok { Ok(()) } else { Err(Errno::EIO) }).map(Answer::End)
+        Ok(Answer::End(held.finish(if ok { Ok(()) } else { Err(Errno::EIO) })))
     }
 
     /// The request that `handle` names, if it is HELD.
@@ -386,14 +421,24 @@ impl<'a> Queue<'a> {
     ///
     /// [`Refused::Stale`] when it is not with this server.
     #[inline]
-    pub fn request_of(&mut self, handle: Handle) -> Result<Request, Refused> {
-        match self.slots.get(usize::from(handle.tag)) {
-            Some(slot) if slot.state == State::Held && slot.is(handle) => Ok(slot.request),
-            _ => {
-                self.state.counters.stale = self.state.counters.stale.wrapping_add(1);
-                Err(Refused::Stale)
-            }
+    pub fn held_by(&mut self, handle: Handle) -> Result<Held<'_>, Refused> {
+        match self.slots.get_mut(usize::from(handle.tag)) {
+            Some(slot) if slot.is_held_by(handle) => Ok(Held { state: self.state, slot, tag: handle.tag }),
+            _ => Err(Refused::Stale),
         }
+    }
+
+    /// As [`held_by`](Self::held_by), for an answer: one that comes too late is counted.
+    ///
+    /// # Errors
+    ///
+    /// As [`held_by`](Self::held_by).
+    #[inline]
+    pub fn answered_by(&mut self, handle: Handle) -> Result<Held<'_>, Refused> {
+        if !self.slots.get(usize::from(handle.tag)).is_some_and(|slot| slot.is_held_by(handle)) {
+            self.state.counters.stale = self.state.counters.stale.wrapping_add(1);
+        }
+        self.held_by(handle)
     }
 
     /// An answer with nothing to copy: HELD to FREE.
@@ -403,12 +448,7 @@ impl<'a> Queue<'a> {
     /// [`Refused::Stale`] when it is not with this server; nothing changed.
     #[inline]
     pub fn finish(&mut self, handle: Handle, result: Result<(), Errno>) -> Result<End, Refused> {
-        match self.slots.get(usize::from(handle.tag)) {
-            Some(slot) if slot.state == State::Held && slot.is(handle) => {
-                Ok(self.end_answered(handle.tag, result))
-            }
-            _ => Err(Refused::Stale),
-        }
+        self.held_by(handle).map(|held| held.finish(result))
     }
 
     /// HELD to COPYING: the copy goes on after a page fault was served.
@@ -417,13 +457,7 @@ impl<'a> Queue<'a> {
     ///
     /// [`Refused::Stale`] when the request is not with this server any more.
     pub fn pin(&mut self, handle: Handle) -> Result<(), Refused> {
-        match self.slots.get_mut(usize::from(handle.tag)) {
-            Some(slot) if slot.state == State::Held && slot.is(handle) => {
-                slot.state = State::Copying;
-                Ok(())
-            }
-            _ => Err(Refused::Stale),
-        }
+        self.held_by(handle).map(Held::pin)
     }
 
     /// The copy stopped and the server keeps the request: COPYING to HELD, or DOOMED to FREE. Only called
@@ -440,7 +474,7 @@ impl<'a> Queue<'a> {
                 slot.state = State::Held;
                 None
             }
-            State::Doomed => Some(self.free(handle.tag, Err(Errno::EIO))),
+            State::Doomed => Some(free(self.state, slot, handle.tag, Err(Errno::EIO))),
             State::Free | State::Queued | State::Held => None,
         }
     }
@@ -459,7 +493,7 @@ impl<'a> Queue<'a> {
             State::Doomed => Err(Errno::EIO),
             State::Free | State::Queued | State::Held => return None,
         };
-        Some(self.end_answered(handle.tag, result))
+        Some(end_answered(self.state, slot, handle.tag, result))
     }
 
     /// The server could not be given the request: HELD back to QUEUED, as the oldest. A handle that is stale
@@ -467,7 +501,7 @@ impl<'a> Queue<'a> {
     /// before he was told its name, and its pages are his until he is done.
     pub fn unfetch(&mut self, handle: Handle) -> Wake {
         match self.slots.get_mut(usize::from(handle.tag)) {
-            Some(slot) if slot.state == State::Held && slot.is(handle) => {
+            Some(slot) if slot.is_held_by(handle) => {
                 slot.state = State::Queued;
                 self.state.held = self.state.held.wrapping_sub(1);
                 self.link_first(handle.tag);
@@ -521,52 +555,20 @@ impl<'a> Queue<'a> {
     }
 
     fn fail(&mut self, tag: u16) -> Option<End> {
+        if self.slots.get(usize::from(tag))?.state == State::Queued {
+            self.unlink(tag);
+            // Balances the count that `free` takes for a request a server has.
+            self.state.held = self.state.held.wrapping_add(1);
+        }
         let slot = self.slots.get_mut(usize::from(tag))?;
         match slot.state {
-            State::Queued => {
-                self.unlink(tag);
-                // Balances the count that `free` takes for a request a server has.
-                self.state.held = self.state.held.wrapping_add(1);
-                Some(self.free(tag, Err(Errno::EIO)))
-            }
-            State::Held => Some(self.free(tag, Err(Errno::EIO))),
+            State::Queued | State::Held => Some(free(self.state, slot, tag, Err(Errno::EIO))),
             State::Copying => {
                 slot.state = State::Doomed;
                 None
             }
             State::Free | State::Doomed => None,
         }
-    }
-
-    #[inline]
-    fn end_answered(&mut self, tag: u16, result: Result<(), Errno>) -> End {
-        self.state.answers = self.state.answers.wrapping_add(1);
-        let counters = &mut self.state.counters;
-        if let (Ok(()), Some(slot)) = (result, self.slots.get(usize::from(tag))) {
-            let request = slot.request;
-            if let Some(count) = counters.committed.get_mut(request.op as usize) {
-                *count = count.wrapping_add(1);
-            }
-            match request.op {
-                Op::Read => counters.read_bytes = counters.read_bytes.wrapping_add(request.length.into()),
-                Op::Write => {
-                    counters.written_bytes = counters.written_bytes.wrapping_add(request.length.into());
-                }
-                Op::Discard | Op::Flush | Op::WriteZeroes | Op::SecureErase => {}
-            }
-        } else {
-            counters.failed = counters.failed.wrapping_add(1);
-        }
-        self.free(tag, result)
-    }
-
-    #[inline]
-    fn free(&mut self, tag: u16, result: Result<(), Errno>) -> End {
-        if let Some(slot) = self.slots.get_mut(usize::from(tag)) {
-            slot.state = State::Free;
-        }
-        self.state.held = self.state.held.wrapping_sub(1);
-        End { tag, result }
     }
 
     #[inline]
@@ -619,4 +621,31 @@ impl<'a> Queue<'a> {
         }
         self.state.queued = self.state.queued.wrapping_sub(1);
     }
+}
+
+#[inline]
+fn end_answered(state: &mut QueueState, slot: &mut Slot, tag: u16, result: Result<(), Errno>) -> End {
+    state.answers = state.answers.wrapping_add(1);
+    let counters = &mut state.counters;
+    if result.is_ok() {
+        let request = &slot.request;
+        if let Some(count) = counters.committed.get_mut(request.op as usize) {
+            *count = count.wrapping_add(1);
+        }
+        match request.op {
+            Op::Read => counters.read_bytes = counters.read_bytes.wrapping_add(request.length.into()),
+            Op::Write => counters.written_bytes = counters.written_bytes.wrapping_add(request.length.into()),
+            Op::Discard | Op::Flush | Op::WriteZeroes | Op::SecureErase => {}
+        }
+    } else {
+        counters.failed = counters.failed.wrapping_add(1);
+    }
+    free(state, slot, tag, result)
+}
+
+#[inline]
+const fn free(state: &mut QueueState, slot: &mut Slot, tag: u16, result: Result<(), Errno>) -> End {
+    slot.state = State::Free;
+    state.held = state.held.wrapping_sub(1);
+    End { tag, result }
 }

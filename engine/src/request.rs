@@ -177,4 +177,10 @@ impl Slot {
     pub(crate) const fn is(&self, handle: Handle) -> bool {
         self.generation == handle.generation && self.epoch == handle.epoch
     }
+
+    /// Whether the tenure that `handle` names is HELD.
+    #[inline]
+    pub(crate) const fn is_held_by(&self, handle: Handle) -> bool {
+        matches!(self.state, State::Held) && self.is(handle)
+    }
 }

@@ -165,12 +165,43 @@ pub fn describe(
 pub enum Plan {
     /// The request ends with this.
     Finish(Result<(), Errno>),
-    /// So many bytes are copied from the server to the request, the rest of it is zeroed, and it ends well.
-    CopyIn(u32),
-    /// The request's data is copied to the server, and it ends well.
-    CopyOut,
-    /// The request's data is copied to the server, who keeps the request.
-    CopyOnly,
+    /// Data is copied; then the request ends well, unless it is kept.
+    Copy(Move),
+}
+
+/// A copy of data from the start of a request on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// How many bytes.
+    pub bytes: u32,
+    /// From where to where.
+    pub way: Way,
+}
+
+/// From where to where data is copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the server to the request.
+    In,
+    /// From the server to the request, whose rest is then zeroed.
+    InAndZero,
+    /// From the request to the server.
+    Out,
+    /// From the request to the server, who keeps the request.
+    OutAndKeep,
+}
+
+impl Move {
+    /// Whether the server's memory is written to.
+    #[inline]
+    #[must_use]
+    pub const fn to_server(self) -> bool {
+        matches!(self.way, Way::Out | Way::OutAndKeep)
+    }
+
+    const fn plan(bytes: u32, way: Way) -> Plan {
+        Plan::Copy(Self { bytes, way })
+    }
 }
 
 /// Checks what can be said of an answer before its request is known.
@@ -185,7 +216,8 @@ pub const fn check_commit(commit: &abi::Commit) -> Result<(), Errno> {
     } else {
         commit.address != 0 && commit.iovec_count >= 1 && commit.iovec_count <= abi::MAX_IOVECS
     };
-    holds(commit.flags & !abi::COMMIT_FLAGS == 0 && commit.reserved == 0 && commit.status == 0 && pieces)
+    let unused = commit.reserved | commit.status.cast_unsigned();
+    holds(commit.flags & !abi::COMMIT_FLAGS | unused == 0 && pieces)
 }
 
 /// What the answer `commit`, which [`check_commit`] found right, does to `request`.
@@ -196,11 +228,19 @@ pub const fn check_commit(commit: &abi::Commit) -> Result<(), Errno> {
 #[inline]
 pub fn plan(request: &Request, commit: &abi::Commit) -> Result<Plan, Errno> {
     let has_address = commit.address != 0;
+    // The usual answer.
+    if commit.flags == 0 && has_address && commit.result == i64::from(request.length) {
+        match request.op {
+            Op::Read => return Ok(Move::plan(request.length, Way::In)),
+            Op::Write => return Ok(Move::plan(request.length, Way::Out)),
+            _ => return Err(Errno::EINVAL),
+        }
+    }
     let zero_fill = commit.flags & abi::COMMIT_ZERO_FILL != 0;
     if commit.flags & abi::COMMIT_COPY_ONLY != 0 {
         let room = commit.result >= i64::from(request.length);
         holds(request.op == Op::Write && has_address && !zero_fill && room)?;
-        return Ok(Plan::CopyOnly);
+        return Ok(Move::plan(request.length, Way::OutAndKeep));
     }
     holds(!zero_fill || request.op == Op::Read)?;
     let Ok(done) = u64::try_from(commit.result) else {
@@ -211,10 +251,13 @@ pub fn plan(request: &Request, commit: &abi::Commit) -> Result<Plan, Errno> {
     match request.op {
         Op::Read => {
             holds(has_address || done == 0)?;
-            Ok(if short && !zero_fill { Plan::Finish(Err(Errno::EIO)) } else { Plan::CopyIn(done) })
+            if short && !zero_fill {
+                return Ok(Plan::Finish(Err(Errno::EIO)));
+            }
+            Ok(Move::plan(done, if short { Way::InAndZero } else { Way::In }))
         }
         Op::Write if short => Ok(Plan::Finish(Err(Errno::EIO))),
-        Op::Write => Ok(if has_address { Plan::CopyOut } else { Plan::Finish(Ok(())) }),
+        Op::Write => Ok(if has_address { Move::plan(done, Way::Out) } else { Plan::Finish(Ok(())) }),
         Op::Discard | Op::Flush | Op::WriteZeroes | Op::SecureErase => {
             holds(!has_address)?;
             Ok(Plan::Finish(if short { Err(Errno::EIO) } else { Ok(()) }))

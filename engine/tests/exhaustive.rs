@@ -760,7 +760,7 @@ impl World {
             }
             return;
         }
-        assert_eq!(self.queue().request_of(handle), Ok(request));
+        assert_eq!(self.queue().answered_by(handle).map(|held| *held.request()), Ok(request));
         let failed = End { tag, result: Err(Errno::ENOSPC) };
         assert_eq!(copy.queue().finish(handle, Err(Errno::ENOSPC)), Ok(failed));
         let end = self.queue().finish(handle, Ok(()));
@@ -789,7 +789,7 @@ impl World {
         } else {
             for item in items.iter().flatten() {
                 let request = self.tags[usize::from(item.handle.tag())].request;
-                assert_eq!(self.queue().request_of(item.handle), Ok(request));
+                assert_eq!(self.queue().answered_by(item.handle).map(|held| *held.request()), Ok(request));
             }
             self.pin(&mut job);
             assert_eq!(job.items, items);
@@ -1125,7 +1125,7 @@ impl World {
         let mut same = *self;
         let nobody = decode_handle(0xffff, 0, TAG_BITS).expect("of epoch 0").1;
         for _ in 0..stale {
-            assert_eq!(same.queue().request_of(nobody), Err(Refused::Stale));
+            assert_eq!(same.queue().answered_by(nobody).map(|held| *held.request()), Err(Refused::Stale));
         }
         assert_eq!(
             format!("{:?} {:?} {:?}", copy.state, copy.slots, copy.life),
@@ -1156,10 +1156,13 @@ impl World {
                     let wrong = if request.op == Op::Read { Op::Write } else { Op::Read };
                     assert_eq!(self.queue().answer(handle, wrong, true), Err(Refused::WrongKind));
                     assert_eq!(self.queue().answer(handle, Op::Flush, false), Err(Refused::WrongKind));
-                    assert_eq!(self.queue().request_of(handle), Ok(request));
+                    assert_eq!(self.queue().answered_by(handle).map(|held| *held.request()), Ok(request));
                 } else {
                     refused += 2;
-                    assert_eq!(self.queue().request_of(handle), Err(Refused::Stale));
+                    assert_eq!(
+                        self.queue().answered_by(handle).map(|held| *held.request()),
+                        Err(Refused::Stale)
+                    );
                     assert_eq!(self.queue().answer(handle, Op::Read, true), Err(Refused::Stale));
                     assert_eq!(self.queue().finish(handle, Ok(())), Err(Refused::Stale));
                     assert_eq!(self.queue().pin(handle), Err(Refused::Stale));

@@ -465,7 +465,7 @@ impl Run {
         let tenure = Tenure { tag, number: number as usize, epoch };
         let held = tag < self.slots.len() && self.model.is(tenure, &[State::Held]);
         let wanted = held.then(|| self.model.requests[tag]).ok_or(Refused::Stale);
-        prop_assert_eq!(self.queue().request_of(handle), wanted);
+        prop_assert_eq!(self.queue().answered_by(handle).map(|held| *held.request()), wanted);
         if !held {
             self.model.counters.stale += 1;
         }

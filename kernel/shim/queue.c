@@ -28,8 +28,10 @@ struct waiter {
 static blk_status_t submit(struct zosbd2_queue *queue, struct request *request, bool last)
 {
 	u64 offset = (u64)blk_rq_pos(request) << SECTOR_SHIFT;
-	u32 flags = 0;
+	unsigned long irq_flags;
 	enum zosbd2_op op;
+	u8 flags = 0;
+	int result;
 
 	switch (req_op(request)) {
 	case REQ_OP_READ:
@@ -61,10 +63,13 @@ static blk_status_t submit(struct zosbd2_queue *queue, struct request *request, 
 		flags |= ZOSBD2_REQUEST_FUA;
 	queue->requests[request->tag] = request;
 	blk_mq_start_request(request);
-	if (zosbd2_rs_queue_submit(queue->engine, request->tag, op, flags, offset,
-				   blk_rq_bytes(request), last))
-		return BLK_STS_IOERR;
-	return BLK_STS_OK;
+	spin_lock_irqsave(&queue->lock, irq_flags);
+	result = zosbd2_rs_queue_submit(queue->engine, request->tag, op, flags, offset,
+					blk_rq_bytes(request), last);
+	if (result > 0)
+		zosbd2_queue_wake_one(queue);
+	spin_unlock_irqrestore(&queue->lock, irq_flags);
+	return result < 0 ? BLK_STS_IOERR : BLK_STS_OK;
 }
 
 static blk_status_t queue_rq(struct blk_mq_hw_ctx *hctx, const struct blk_mq_queue_data *data)
@@ -301,7 +306,7 @@ void zosbd2_requests_end(struct zosbd2_queue *queue, const u16 *tags, u32 count)
  * usercopy): data of less than a page may well be in a slab, such as the copies
  * of metadata that jbd2 writes, and the block layer vouches for its bounds.
  */
-static unsigned long copy_part(void __user *peer, void *piece, u32 bytes, bool to_user)
+static __always_inline unsigned long copy_part(void __user *peer, void *piece, u32 bytes, bool to_user)
 {
 	unsigned long left;
 
@@ -339,27 +344,14 @@ static bool copy_single(struct request *request, u64 user, u32 bytes, bool to_us
 	return !left;
 }
 
-/*
- * Copies @bytes of the request's data, from its byte @start on, to or from user
- * memory at @user. Skips the first @done of them, and adds to @done what was
- * copied. The engine has the request COPYING, so the pages stay. Never waits for
- * a page: returns -EFAULT at the first one that is not there, and the caller,
- * with the request unpinned, calls zosbd2_user_fault_in().
- */
-int zosbd2_request_copy(struct zosbd2_queue *queue, u32 tag, u64 user, u32 start, u32 bytes,
-			u32 *done, bool to_user)
+/* The way of all others, as zosbd2_request_copy(). */
+static noinline int copy_pieces(struct request *request, u64 user, u32 start, u32 bytes, u32 *done,
+				bool to_user)
 {
-	struct request *request = queue->requests[tag];
 	u32 from = start + *done, end = start + bytes, at = 0;
 	struct req_iterator iterator;
 	struct bio_vec segment;
 
-	if (!access_ok((void __user *)(unsigned long)user, bytes))
-		return -EFAULT;
-	if (!from && copy_single(request, user, bytes, to_user)) {
-		*done = bytes;
-		return 0;
-	}
 	zosbd2_for_each_piece(segment, request, iterator) {
 		u32 skip = at < from ? from - at : 0;
 		unsigned long left;
@@ -389,6 +381,27 @@ int zosbd2_request_copy(struct zosbd2_queue *queue, u32 tag, u64 user, u32 start
 			break;
 	}
 	return 0;
+}
+
+/*
+ * Copies @bytes of the request's data, from its byte @start on, to or from user
+ * memory at @user. Skips the first @done of them, and adds to @done what was
+ * copied. The engine has the request COPYING, so the pages stay. Never waits for
+ * a page: returns -EFAULT at the first one that is not there, and the caller,
+ * with the request unpinned, calls zosbd2_user_fault_in().
+ */
+int zosbd2_request_copy(struct zosbd2_queue *queue, u32 tag, u64 user, u32 start, u32 bytes,
+			u32 *done, bool to_user)
+{
+	struct request *request = queue->requests[tag];
+
+	if (!access_ok((void __user *)(unsigned long)user, bytes))
+		return -EFAULT;
+	if (!(start | *done) && copy_single(request, user, bytes, to_user)) {
+		*done = bytes;
+		return 0;
+	}
+	return copy_pieces(request, user, start, bytes, done, to_user);
 }
 
 /* Zeroes the request's data from its byte @start on. It is COPYING, as above. */

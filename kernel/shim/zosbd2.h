@@ -231,7 +231,8 @@ u32 zosbd2_rs_device_tick(void *engine, u64 now_ms);
 void zosbd2_rs_device_gone(void *engine);
 void zosbd2_rs_device_grace_over(void *engine, void *registry);
 
-int zosbd2_rs_queue_submit(void *engine, u32 tag, u32 op, u32 flags, u64 offset, u32 length,
+/* With the queue's lock held. 1: wake one server before it is dropped. */
+int zosbd2_rs_queue_submit(void *engine, u16 tag, u8 op, u8 flags, u64 offset, u32 length,
 			   bool last);
 void zosbd2_rs_queue_announce(void *engine);
 bool zosbd2_rs_queue_expire(void *engine, u32 tag);

@@ -346,6 +346,29 @@ impl QueueBlock {
         Locked { block: self, flags }
     }
 
+    /// The engine's queue.
+    ///
+    /// # Safety
+    ///
+    /// The queue's lock is held, and the result is the only one, as long as it lives. Before the lock is dropped,
+    /// [`note_queued`](Self::note_queued) is called.
+    #[inline]
+    pub unsafe fn locked_by_caller(&self) -> Queue<'_> {
+        // SAFETY: one header on is where the slots start (`initialise_queue`).
+        let slots = unsafe { ptr::from_ref(self).cast_mut().add(1) }.cast::<Slot>();
+        // SAFETY: `depth` slots were initialised there; the lock makes this the only reference to them.
+        let slots = unsafe { slice::from_raw_parts_mut(slots, self.depth) };
+        // SAFETY: the caller's promise makes this the only reference under the lock.
+        let state = unsafe { &mut *self.state.get() };
+        Queue::new(state, slots)
+    }
+
+    /// Tells those who look without the lock how many requests are queued.
+    #[inline]
+    pub fn note_queued(&self, queued: u32) {
+        self.busy.store(queued, Ordering::Relaxed);
+    }
+
     /// Ends the block request of an effect. The lock is not held.
     #[inline]
     pub fn end(&self, end: End) {
@@ -424,13 +447,8 @@ impl Locked<'_> {
     /// The engine's queue.
     #[inline]
     pub fn queue(&mut self) -> Queue<'_> {
-        // SAFETY: one header on is where the slots start (`initialise_queue`).
-        let slots = unsafe { ptr::from_ref(self.block).cast_mut().add(1) }.cast::<Slot>();
-        // SAFETY: `depth` slots were initialised there; the lock makes this the only reference to them.
-        let slots = unsafe { slice::from_raw_parts_mut(slots, self.block.depth) };
-        // SAFETY: the lock is held, and `&mut self` makes this the only reference under it.
-        let state = unsafe { &mut *self.block.state.get() };
-        Queue::new(state, slots)
+        // SAFETY: the lock is held, `&mut self` makes this the only one under it, and `drop` takes note.
+        unsafe { self.block.locked_by_caller() }
     }
 
     /// Carries out a wake-up.
@@ -467,7 +485,7 @@ impl Drop for Locked<'_> {
     #[inline]
     fn drop(&mut self) {
         let queued = self.queue().queued();
-        self.block.busy.store(queued, Ordering::Relaxed);
+        self.block.note_queued(queued);
         // SAFETY: the lock is held, taken with these flags.
         unsafe { shim::zosbd2_queue_unlock(self.block.queue, self.flags) };
     }

@@ -9,6 +9,7 @@ use core::ffi::c_void;
 use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
 use zosbd2_engine::device::{Change, DRAIN_TICK_MS, Phase, Terms};
+use zosbd2_engine::queue::Wake;
 use zosbd2_engine::registry::PlaceId;
 use zosbd2_engine::request::{Op, Request};
 
@@ -204,37 +205,36 @@ pub unsafe extern "C" fn zosbd2_rs_device_grace_over(engine: *mut c_void, regist
     }
 }
 
-/// A block request comes. Any context that may take a spinlock. On error the shim fails it.
+/// A block request comes. Any context, with the queue's lock held by the shim. Returns 1 when the shim is to
+/// wake one sleeping server before it drops the lock, 0 when not; on error the shim fails the request.
 ///
 /// # Safety
 ///
-/// `engine` is initialised; the block request of `tag` is started.
+/// `engine` is a queue's block, initialised, and its lock is held; the block request of `tag` is started.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zosbd2_rs_queue_submit(
     engine: *mut c_void,
-    tag: u32,
-    op: u32,
-    flags: u32,
+    tag: u16,
+    op: u8,
+    flags: u8,
     offset: u64,
     length: u32,
     last: bool,
 ) -> i32 {
     // SAFETY: the caller's promise.
     let block = unsafe { QueueBlock::from_memory(engine) };
-    let (Ok(tag), Some(op), Ok(flags)) = (u16::try_from(tag), Op::from_number(op), u8::try_from(flags))
-    else {
-        return Errno::EIO.negative();
-    };
+    let Some(op) = Op::from_number(op.into()) else { return Errno::EIO.negative() };
     // The device may have become smaller since the block layer looked.
     if offset.saturating_add(length.into()) > block.device().size_bytes() {
         return Errno::EIO.negative();
     }
-    let mut locked = block.lock();
-    match locked.queue().submit(tag, Request { op, flags, offset, length }, last) {
-        Ok(wake) => {
-            locked.wake(wake);
-            0
-        }
+    // SAFETY: the lock is held, by the caller's promise, until this has returned.
+    let mut queue = unsafe { block.locked_by_caller() };
+    let wake = queue.submit(tag, Request { op, flags, offset, length }, last);
+    block.note_queued(queue.queued());
+    match wake {
+        Ok(Wake::One) => 1,
+        Ok(Wake::None) => 0,
         Err(errno) => errno.negative(),
     }
 }

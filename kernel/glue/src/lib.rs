@@ -24,6 +24,7 @@
 pub mod block;
 pub mod devices;
 pub mod entry;
+pub mod list;
 pub mod shim;
 pub mod transfer;
 pub mod v1;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Moves data between a request's pages and a server's memory.
 //!
-//! Called by a server in its own process context, with no lock held; may sleep, but not with the request
-//! pinned: page faults are served while it is HELD, so that deadline and teardown never wait for a server's
-//! memory.
+//! Called by a server in its own process context, with no lock held. Page faults are served while no request
+//! of the caller's is pinned, so that deadline and teardown never wait for a server's memory. A request that
+//! was failed meanwhile is ended here.
 
 use zosbd2_engine::Errno;
 use zosbd2_engine::request::Handle;
@@ -14,69 +14,89 @@ use crate::shim;
 /// Bytes brought in at once when a copy meets a page that is not there.
 const FAULT_IN_BYTES: u32 = 65536;
 
-/// Whether a copy between a request and the server came to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Copied {
-    /// All is copied; the request is still COPYING.
-    All,
-    /// The request is not ours any more (deadline, teardown).
-    Lost,
+/// What is copied between a request and the server's memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Transfer {
+    /// The request.
+    pub handle: Handle,
+    /// Where in the server's memory.
+    pub user: u64,
+    /// From which byte of the request on.
+    pub start: u32,
+    /// How many bytes; `start` + `bytes` is within the request.
+    pub bytes: u32,
+    /// Whether from the request to the server.
+    pub to_user: bool,
 }
 
-/// Copies `bytes` of a request's data, from its byte `start` on, to or from `user`. The request is COPYING on
-/// entry, by the caller, and `start` + `bytes` is within it.
+impl Transfer {
+    /// Copies at once. The request is COPYING, by the caller, before and after. Does not sleep.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` when a page is not there, for now or for good.
+    #[inline]
+    pub fn attempt(&self, block: &QueueBlock) -> Result<(), Errno> {
+        self.go_on(block, &mut 0)
+    }
+
+    #[inline]
+    fn go_on(&self, block: &QueueBlock, done: &mut u32) -> Result<(), Errno> {
+        // SAFETY: COPYING, which the callers see to.
+        unsafe { block.copy(self.handle, self.user, (self.start, self.bytes), done, self.to_user) }
+    }
+
+    /// Copies, and brings in what is not there. The request is HELD before and after. May sleep, with the
+    /// request not pinned; no other of the caller's may be either.
+    ///
+    /// # Errors
+    ///
+    /// `ESTALE` when the request is not with this server any more, `EFAULT` when the memory cannot be used,
+    /// `EINTR` when the caller is being killed.
+    #[cold]
+    pub fn run(&self, block: &QueueBlock) -> Result<(), Errno> {
+        let mut done = 0;
+        loop {
+            if pinned(block, self.handle, || self.go_on(block, &mut done))?.is_ok() {
+                return Ok(());
+            }
+            if shim::signal_fatal() {
+                return Err(Errno::EINTR);
+            }
+            let rest = self.bytes.saturating_sub(done).min(FAULT_IN_BYTES);
+            let wanted = self.user.wrapping_add(u64::from(done));
+            // All of the next stretch, or at least the next byte: the stretch may be longer than what the
+            // server gave, and the copy then fails at the right place.
+            if shim::user_fault_in(wanted, rest, self.to_user).is_err() {
+                shim::user_fault_in(wanted, 1, self.to_user)?;
+            }
+        }
+    }
+}
+
+/// Zeroes a request's data from its byte `start` on. The request is HELD before and after.
 ///
 /// # Errors
 ///
-/// `EFAULT` when the memory cannot be used, `EINTR` when the caller is being killed. The request is HELD
-/// then, or lost.
-#[inline]
-pub fn copy(
-    block: &QueueBlock,
-    handle: Handle,
-    user: u64,
-    (start, bytes): (u32, u32),
-    to_user: bool,
-) -> Result<Copied, Errno> {
-    let mut done = 0;
-    // SAFETY: COPYING on entry.
-    if unsafe { block.copy(handle, user, (start, bytes), &mut done, to_user) }.is_ok() {
-        return Ok(Copied::All);
-    }
-    copy_with_faults(block, handle, user, (start, bytes), done, to_user)
+/// `ESTALE` when the request is not with this server any more.
+#[cold]
+pub fn zero(block: &QueueBlock, handle: Handle, start: u32) -> Result<(), Errno> {
+    // SAFETY: COPYING while `pinned` runs it.
+    pinned(block, handle, || unsafe { block.zero(handle, start) })
 }
 
-#[cold]
-fn copy_with_faults(
-    block: &QueueBlock,
-    handle: Handle,
-    user: u64,
-    (start, bytes): (u32, u32),
-    mut done: u32,
-    to_user: bool,
-) -> Result<Copied, Errno> {
-    loop {
-        let end = block.lock().queue().copied(handle);
-        if end.is_some() {
-            block.end_if(end);
-            return Ok(Copied::Lost);
-        }
-        if shim::signal_fatal() {
-            return Err(Errno::EINTR);
-        }
-        let rest = bytes.saturating_sub(done).min(FAULT_IN_BYTES);
-        let wanted = user.wrapping_add(u64::from(done));
-        // All of the next stretch, or at least the next byte: the stretch may be longer than what the
-        // server gave, and the copy then fails at the right place.
-        if shim::user_fault_in(wanted, rest, to_user).is_err() {
-            shim::user_fault_in(wanted, 1, to_user)?;
-        }
-        if block.lock().queue().pin(handle).is_err() {
-            return Ok(Copied::Lost);
-        }
-        // SAFETY: COPYING since `pin`.
-        if unsafe { block.copy(handle, user, (start, bytes), &mut done, to_user) }.is_ok() {
-            return Ok(Copied::All);
-        }
+/// Runs `action`, which does not sleep, with the request COPYING. It is HELD before and after.
+///
+/// # Errors
+///
+/// `ESTALE` when the request is not with this server any more.
+fn pinned<T>(block: &QueueBlock, handle: Handle, action: impl FnOnce() -> T) -> Result<T, Errno> {
+    block.lock().queue().pin(handle).map_err(|_| Errno::ESTALE)?;
+    let result = action();
+    let end = block.lock().queue().copied(handle);
+    if end.is_some() {
+        block.end_if(end);
+        return Err(Errno::ESTALE);
     }
+    Ok(result)
 }

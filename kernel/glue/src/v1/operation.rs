@@ -11,12 +11,12 @@ use zosbd2_abi::v1 as abi;
 use zosbd2_engine::Errno;
 use zosbd2_engine::device::Phase;
 use zosbd2_engine::queue::{Answer, Fetched, Refused, Work};
-use zosbd2_engine::request::{Handle, Op, Request};
+use zosbd2_engine::request::{Op, Request};
 use zosbd2_engine::v1::{self, Call};
 
 use crate::block::QueueBlock;
 use crate::shim;
-use crate::transfer::{self, Copied};
+use crate::transfer::Transfer;
 
 /// Segments that are written to the server together with the head.
 const SEGMENTS_AT_ONCE: u32 = 30;
@@ -80,10 +80,14 @@ fn answer(block: &QueueBlock, op: Op, user: u64) -> Result<(), Errno> {
     match answer {
         Ok(Answer::End(end)) => block.end(end),
         Ok(Answer::CopyIn(handle, request)) => {
-            let data = user.wrapping_add(abi::OPERATION_DATA_OFFSET as u64);
-            if let Copied::All = copy(block, handle, &request, data, false)? {
+            let user = user.wrapping_add(abi::OPERATION_DATA_OFFSET as u64);
+            let transfer = Transfer { handle, user, start: 0, bytes: request.length, to_user: false };
+            if transfer.attempt(block).is_ok() {
                 let end = block.lock().queue().answered(handle);
                 block.end_if(end);
+            } else if slowly(block, &transfer)? {
+                let end = block.lock().queue().finish(handle, Ok(()));
+                block.end_if(end.ok());
             }
         }
         // Late or twice: clients repeat an answer after a signal and must get their next request.
@@ -93,18 +97,21 @@ fn answer(block: &QueueBlock, op: Op, user: u64) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Copies a request's data, COPYING on entry; errors in the words of version 1.
-fn copy(
-    block: &QueueBlock,
-    handle: Handle,
-    request: &Request,
-    user: u64,
-    to_user: bool,
-) -> Result<Copied, Errno> {
-    transfer::copy(block, handle, user, (0, request.length), to_user).map_err(|errno| match errno {
-        Errno::EFAULT => Errno::ENOMEM,
-        other => other,
-    })
+/// Copies what met a page that is not there. The request is COPYING on entry and HELD afterwards. `false`: it
+/// was lost meanwhile. Errors in the words of version 1.
+#[cold]
+fn slowly(block: &QueueBlock, transfer: &Transfer) -> Result<bool, Errno> {
+    let end = block.lock().queue().copied(transfer.handle);
+    if end.is_some() {
+        block.end_if(end);
+        return Ok(false);
+    }
+    match transfer.run(block) {
+        Ok(()) => Ok(true),
+        Err(Errno::ESTALE) => Ok(false),
+        Err(Errno::EFAULT) => Err(Errno::ENOMEM),
+        Err(other) => Err(other),
+    }
 }
 
 fn fetch(block: &QueueBlock, user: u64) -> Result<(), Errno> {
@@ -171,12 +178,15 @@ fn deliver_parts(block: &QueueBlock, fetched: &Fetched, user: u64) -> Result<boo
     let Fetched { handle, request, .. } = fetched;
     if request.op == Op::Write {
         let data = user.wrapping_add(abi::OPERATION_DATA_OFFSET as u64);
-        let Copied::All = copy(block, *handle, request, data, true)? else {
-            return Ok(false);
-        };
-        let end = block.lock().queue().copied(*handle);
-        if end.is_some() {
-            block.end_if(end);
+        let (handle, bytes) = (*handle, request.length);
+        let transfer = Transfer { handle, user: data, start: 0, bytes, to_user: true };
+        if transfer.attempt(block).is_ok() {
+            let end = block.lock().queue().copied(handle);
+            if end.is_some() {
+                block.end_if(end);
+                return Ok(false);
+            }
+        } else if !slowly(block, &transfer)? {
             return Ok(false);
         }
     }

@@ -4,7 +4,8 @@
 //! Called in the server's process context with no lock held; may sleep. Entries are copied in once and used
 //! as copies. Those of one queue that follow each other share its lock: first all are looked up and their
 //! requests pinned, then data is copied with no lock held, then all are freed, then their block requests
-//! end together. No request is pinned while anything is read from the server's memory that may fault.
+//! end together. What met a page that is not there is carried out after that, each alone: no request is
+//! pinned while the server's memory is waited for.
 
 use core::mem::{offset_of, size_of};
 
@@ -12,14 +13,15 @@ use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
 use zosbd2_engine::queue::End;
 use zosbd2_engine::request::Handle;
-use zosbd2_engine::v2::{Plan, check_commit, decode_handle, plan};
+use zosbd2_engine::v2::{Move, Plan, Way, check_commit, decode_handle, plan};
 
 use crate::block::{Device, QueueBlock};
+use crate::list::List;
 use crate::shim;
-use crate::transfer::{self, Copied};
+use crate::transfer::{self, Transfer};
 
 /// Entries that are worked on at once; they are on the stack.
-const CHUNK: usize = 8;
+const CHUNK: usize = 16;
 /// Pieces of a commit's data that are read at once.
 const PIECES: usize = 8;
 
@@ -102,7 +104,7 @@ fn process(device: &Device, epoch: u32, entries: &mut [abi::Commit], progress: &
                 note(first, progress, scattered(block, named.handle, first));
                 1
             }
-            Ok((block, named)) => run(device, epoch, block, named, rest, progress),
+            Ok((block, _)) => run(block, epoch, rest, progress),
             Err(errno) => {
                 note(first, progress, Err(errno));
                 1
@@ -122,132 +124,162 @@ fn note(entry: &mut abi::Commit, progress: &mut Progress, result: Result<(), Err
     }
 }
 
-/// What an entry led to so far.
-#[derive(Clone, Copy)]
-enum Step {
-    /// Nothing more is to be done.
-    Done,
-    /// A copy is to be made, and its request is COPYING.
-    Copy(Copying),
-    /// The block request is to be ended.
-    End(End),
-}
-
-/// A copy that is to be made.
+/// A copy that an entry asks for.
 #[derive(Clone, Copy)]
 struct Copying {
     handle: Handle,
-    plan: Plan,
-    length: u32,
+    data: Move,
+    /// Which of the entries.
+    entry: u8,
+    /// It met a page that is not there.
+    slow: bool,
 }
 
-/// Carries out the entries from the first one on, which names `first`, that are of the queue `block` and
-/// have their data in one piece. Returns how many they are, at least one.
-#[inline]
-fn run(
-    device: &Device,
-    epoch: u32,
-    block: &QueueBlock,
-    first: Named,
-    entries: &mut [abi::Commit],
-    progress: &mut Progress,
-) -> usize {
-    let mut steps = [Step::Done; CHUNK];
-    let (mut done, mut copies) = (0_usize, 0_usize);
-    let mut known = Some(first);
-    let mut locked = block.lock();
-    for (entry, step) in entries.iter_mut().zip(&mut steps) {
-        let named = match known.take() {
-            Some(named) => named,
-            None => match name(device, epoch, entry) {
-                Ok(named) if named.queue == first.queue && entry.flags & abi::COMMIT_IOVEC == 0 => named,
-                // Of another kind.
-                _ => break,
-            },
-        };
-        let handle = named.handle;
-        done = done.wrapping_add(1);
-        let mut queue = locked.queue();
-        let planned = queue
-            .request_of(handle)
-            .map_err(|_| Errno::ESTALE)
-            .and_then(|request| plan(&request, entry).map(|plan| (request.length, plan)));
-        match planned {
-            Ok((_, Plan::Finish(result))) => {
-                if let Ok(end) = queue.finish(handle, result) {
-                    *step = Step::End(end);
-                }
-            }
-            Ok((length, plan)) => {
-                if queue.pin(handle).is_ok() {
-                    *step = Step::Copy(Copying { handle, plan, length });
-                    copies = copies.wrapping_add(1);
-                }
-            }
-            Err(errno) => note(entry, progress, Err(errno)),
+/// What is to be ended when the lock is dropped.
+struct Ends {
+    /// The tags of what succeeded.
+    well: List<u16, CHUNK>,
+    failed: List<End, CHUNK>,
+}
+
+impl Ends {
+    #[inline]
+    fn push(&mut self, end: End) {
+        if end.result.is_ok() {
+            self.well.push(end.tag);
+        } else {
+            self.failed.push(end);
         }
+    }
+
+    /// Ends the block requests, those that succeeded together.
+    #[inline]
+    fn carry_out(&self, block: &QueueBlock) {
+        if !self.well.is_empty() {
+            block.end_well(self.well.items());
+        }
+        for end in self.failed.items() {
+            block.end(*end);
+        }
+    }
+}
+
+/// Carries out the entries from the first one on that are of the queue `block` and have their data in one
+/// piece, as the first one is and has. Returns how many they are.
+// Not one frame with the entries.
+#[inline(never)]
+fn run(block: &QueueBlock, epoch: u32, entries: &mut [abi::Commit], progress: &mut Progress) -> usize {
+    let mut copies = List::new();
+    let mut ends = Ends { well: List::new(), failed: List::new() };
+    let mut done = 0_u8;
+    let mut locked = block.lock();
+    let mut queue = locked.queue();
+    for entry in &mut *entries {
+        let handle = match name(block.device(), epoch, entry) {
+            Ok(named) if named.queue == block.index() && entry.flags & abi::COMMIT_IOVEC == 0 => named.handle,
+            // Of another kind.
+            _ => break,
+        };
+        let begun = queue.answered_by(handle).map_err(|_| Errno::ESTALE).and_then(|held| {
+            match plan(held.request(), entry)? {
+                Plan::Finish(result) => ends.push(held.finish(result)),
+                Plan::Copy(data) => {
+                    held.pin();
+                    copies.push(Copying { handle, data, entry: done, slow: false });
+                }
+            }
+            Ok(())
+        });
+        note(entry, progress, begun);
+        done = done.wrapping_add(1);
     }
     drop(locked);
-    if copies > 0 {
-        for (entry, step) in entries.iter_mut().zip(&mut steps) {
-            let Step::Copy(copy) = *step else { continue };
-            let moved = move_data(block, entry, copy);
-            if moved.is_err() {
-                *step = Step::Done;
-                note(entry, progress, moved);
+    let slow = !copies.is_empty() && copy(block, entries, &mut copies, &mut ends, progress);
+    ends.carry_out(block);
+    if slow {
+        for copying in copies.items().iter().filter(|copying| copying.slow) {
+            if let Some(entry) = entries.get_mut(usize::from(copying.entry)) {
+                let result = copying.run(block, entry.address);
+                note(entry, progress, result);
             }
         }
-        let mut locked = block.lock();
-        for step in steps.iter_mut().take(done) {
-            let Step::Copy(copy) = *step else { continue };
-            let end = match copy.plan {
-                Plan::CopyOnly => locked.queue().copied(copy.handle),
-                Plan::CopyIn(_) | Plan::CopyOut | Plan::Finish(_) => locked.queue().answered(copy.handle),
-            };
-            *step = end.map_or(Step::Done, Step::End);
-        }
-        drop(locked);
     }
-    finish(block, steps.get(..done).unwrap_or_default());
-    done
+    done.into()
 }
 
-/// Ends the block requests, those that succeeded together.
+/// Makes the copies whose memory is there, and unpins all. Returns whether there were others.
 #[inline]
-fn finish(block: &QueueBlock, steps: &[Step]) {
-    let mut tags = [0; CHUNK];
-    let mut count = 0;
-    for step in steps {
-        let Step::End(end) = *step else { continue };
-        if end.result.is_err() {
-            block.end(end);
-        } else if let Some(place) = tags.get_mut(count) {
-            *place = end.tag;
-            count = count.wrapping_add(1);
+fn copy(
+    block: &QueueBlock,
+    entries: &mut [abi::Commit],
+    copies: &mut List<Copying, CHUNK>,
+    ends: &mut Ends,
+    progress: &mut Progress,
+) -> bool {
+    let mut slow = false;
+    for copying in copies.items_mut() {
+        let user = entries.get(usize::from(copying.entry)).map_or(0, |entry| entry.address);
+        copying.slow = copying.attempt(block, user).is_err();
+        slow |= copying.slow;
+    }
+    let mut locked = block.lock();
+    let mut queue = locked.queue();
+    for copying in copies.items_mut() {
+        let kept = copying.slow || copying.data.way == Way::OutAndKeep;
+        if !kept {
+            if let Some(end) = queue.answered(copying.handle) {
+                ends.push(end);
+            }
+        } else if let Some(end) = queue.copied(copying.handle) {
+            // Failed meanwhile.
+            ends.push(end);
+            copying.slow = false;
+            if let Some(entry) = entries.get_mut(usize::from(copying.entry)) {
+                note(entry, progress, Err(Errno::ESTALE));
+            }
         }
     }
-    match tags.get(..count) {
-        Some([]) | None => {}
-        Some(tags) => block.end_well(tags),
+    slow
+}
+
+impl Copying {
+    #[inline]
+    const fn transfer(&self, user: u64) -> Transfer {
+        let Move { bytes, .. } = self.data;
+        Transfer { handle: self.handle, user, start: 0, bytes, to_user: self.data.to_server() }
+    }
+
+    /// Makes the copy of an entry in one piece, if its memory at `user` is there. Its request is COPYING.
+    #[inline]
+    fn attempt(&self, block: &QueueBlock, user: u64) -> Result<(), Errno> {
+        if self.data.bytes > 0 {
+            self.transfer(user).attempt(block)?;
+        }
+        if self.data.way == Way::InAndZero {
+            // SAFETY: COPYING, which the caller saw to.
+            unsafe { block.zero(self.handle, self.data.bytes) };
+        }
+        Ok(())
+    }
+
+    /// Carries out an entry with data in one piece whose memory has to be waited for. Its request is HELD.
+    #[cold]
+    fn run(&self, block: &QueueBlock, user: u64) -> Result<(), Errno> {
+        self.transfer(user).run(block)?;
+        conclude(block, self.handle, self.data)
     }
 }
 
-/// Makes the copy of an entry in one piece. On success its request is still COPYING, otherwise HELD or lost.
-#[inline]
-fn move_data(block: &QueueBlock, entry: &abi::Commit, copy: Copying) -> Result<(), Errno> {
-    let Copying { handle, plan, length } = copy;
-    let (bytes, to_user) = match plan {
-        Plan::CopyIn(bytes) => (bytes, false),
-        Plan::CopyOut | Plan::CopyOnly => (length, true),
-        Plan::Finish(_) => return Ok(()),
-    };
-    if bytes > 0 && transfer::copy(block, handle, entry.address, (0, bytes), to_user)? == Copied::Lost {
-        return Err(Errno::ESTALE);
+/// Ends the request of an entry whose data is copied, unless the server keeps it. It is HELD.
+#[cold]
+fn conclude(block: &QueueBlock, handle: Handle, data: Move) -> Result<(), Errno> {
+    match data.way {
+        Way::OutAndKeep => return Ok(()),
+        Way::InAndZero => transfer::zero(block, handle, data.bytes)?,
+        Way::In | Way::Out => {}
     }
-    if !to_user && bytes < length {
-        // SAFETY: still COPYING.
-        unsafe { block.zero(handle, bytes) };
-    }
+    let end = block.lock().queue().finish(handle, Ok(())).map_err(|_| Errno::ESTALE)?;
+    block.end(end);
     Ok(())
 }
 
@@ -256,19 +288,18 @@ fn move_data(block: &QueueBlock, entry: &abi::Commit, copy: Copying) -> Result<(
 fn scattered(block: &QueueBlock, handle: Handle, entry: &abi::Commit) -> Result<(), Errno> {
     let mut locked = block.lock();
     let mut queue = locked.queue();
-    let request = queue.request_of(handle).map_err(|_| Errno::ESTALE)?;
-    let plan = plan(&request, entry)?;
-    if let Plan::Finish(result) = plan {
-        let end = queue.finish(handle, result);
-        drop(locked);
-        block.end_if(end.ok());
-        return Ok(());
-    }
-    drop(locked);
-    let (bytes, to_user) = match plan {
-        Plan::CopyIn(bytes) => (bytes, false),
-        _ => (request.length, true),
+    let held = queue.answered_by(handle).map_err(|_| Errno::ESTALE)?;
+    let data = match plan(held.request(), entry)? {
+        Plan::Copy(data) => data,
+        Plan::Finish(result) => {
+            let end = held.finish(result);
+            drop(locked);
+            block.end(end);
+            return Ok(());
+        }
     };
+    drop(locked);
+    let (bytes, to_user) = (data.bytes, data.to_server());
     let mut pieces = [abi::Iovec::default(); PIECES];
     let (mut at, mut left, mut done) = (entry.address, entry.iovec_count as usize, 0_u32);
     while done < bytes {
@@ -280,39 +311,13 @@ fn scattered(block: &QueueBlock, handle: Handle, entry: &abi::Commit) -> Result<
         for piece in &*pieces {
             let rest = bytes.saturating_sub(done);
             let part = u32::try_from(piece.length).map_or(rest, |length| length.min(rest));
-            if part == 0 {
-                continue;
+            if part > 0 {
+                Transfer { handle, user: piece.address, start: done, bytes: part, to_user }.run(block)?;
+                done = done.wrapping_add(part);
             }
-            block.lock().queue().pin(handle).map_err(|_| Errno::ESTALE)?;
-            if transfer::copy(block, handle, piece.address, (done, part), to_user)? == Copied::Lost {
-                return Err(Errno::ESTALE);
-            }
-            unpin(block, handle)?;
-            done = done.wrapping_add(part);
         }
         left = left.saturating_sub(pieces.len());
         at = at.wrapping_add((pieces.len() as u64).wrapping_mul(size_of::<abi::Iovec>() as u64));
     }
-    if plan == Plan::CopyOnly {
-        return Ok(());
-    }
-    if !to_user && bytes < request.length {
-        block.lock().queue().pin(handle).map_err(|_| Errno::ESTALE)?;
-        // SAFETY: COPYING since `pin`.
-        unsafe { block.zero(handle, bytes) };
-        unpin(block, handle)?;
-    }
-    let end = block.lock().queue().finish(handle, Ok(())).map_err(|_| Errno::ESTALE)?;
-    block.end(end);
-    Ok(())
-}
-
-/// COPYING to HELD; `ESTALE` when the request was failed meanwhile.
-fn unpin(block: &QueueBlock, handle: Handle) -> Result<(), Errno> {
-    let end = block.lock().queue().copied(handle);
-    if end.is_some() {
-        block.end_if(end);
-        return Err(Errno::ESTALE);
-    }
-    Ok(())
+    conclude(block, handle, data)
 }

@@ -11,16 +11,17 @@ use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
 use zosbd2_engine::queue::{Fetched, Work};
 use zosbd2_engine::request::Handle;
-use zosbd2_engine::v2::{check_enter, describe};
+use zosbd2_engine::v2::{check_enter, decode_handle, describe};
 
 use super::argument;
 use super::commit::{self, Progress};
 use crate::block::{Device, QueueBlock};
+use crate::list::List;
 use crate::shim;
-use crate::transfer::{self, Copied};
+use crate::transfer::Transfer;
 
 /// Requests that are handed over at once; they are on the stack.
-const CHUNK: usize = 8;
+const CHUNK: usize = 16;
 
 /// One ENTER.
 ///
@@ -58,58 +59,7 @@ struct Fetch<'a> {
 }
 
 /// Requests on their way to the server.
-struct Parcels {
-    handles: [Handle; CHUNK],
-    described: [abi::Request; CHUNK],
-    count: usize,
-    /// Some are COPYING.
-    copying: bool,
-}
-
-impl Parcels {
-    #[inline]
-    fn new() -> Self {
-        Self {
-            handles: [Handle::default(); CHUNK],
-            described: [abi::Request::default(); CHUNK],
-            count: 0,
-            copying: false,
-        }
-    }
-
-    #[inline]
-    fn push(&mut self, handle: Handle, described: abi::Request) {
-        if let (Some(name), Some(place)) =
-            (self.handles.get_mut(self.count), self.described.get_mut(self.count))
-        {
-            *name = handle;
-            *place = described;
-            self.count = self.count.wrapping_add(1);
-        }
-    }
-
-    /// The request at `index` is not the server's any more.
-    #[cold]
-    fn drop_at(&mut self, index: usize) {
-        close_gap(&mut self.handles, index);
-        close_gap(&mut self.described, index);
-        self.count = self.count.saturating_sub(1);
-    }
-
-    #[inline]
-    fn described(&self) -> &[abi::Request] {
-        self.described.get(..self.count).unwrap_or_default()
-    }
-}
-
-/// Moves everything behind `index` one place forward.
-fn close_gap<T: Copy>(places: &mut [T], index: usize) {
-    let mut rest = places.get_mut(index..).unwrap_or_default();
-    while let [place, next, ..] = rest {
-        *place = *next;
-        rest = rest.get_mut(1..).unwrap_or_default();
-    }
-}
+type Parcels = List<abi::Request, CHUNK>;
 
 /// Why no more was taken from the queue.
 enum Stop {
@@ -134,21 +84,22 @@ impl<'a> Fetch<'a> {
         let mut locked = self.block.lock();
         loop {
             let most = (self.enter.capacity.wrapping_sub(progress.fetched) as usize).min(CHUNK);
-            parcels.count = 0;
+            parcels.clear();
+            let mut copying = false;
             let stop = loop {
-                if parcels.count == most {
+                if parcels.len() == most {
                     break Stop::Enough;
                 }
                 let room = self.enter.arena_bytes.saturating_sub(self.arena);
                 match locked.queue().fetch(self.epoch, room) {
-                    Work::Request(Fetched { handle, request, copying }) => {
-                        let data = copying.then_some(self.arena);
-                        if copying {
-                            parcels.copying = true;
+                    Work::Request(Fetched { handle, request, copying: pinned }) => {
+                        let data = pinned.then_some(self.arena);
+                        if pinned {
+                            copying = true;
                             self.arena = self.arena.wrapping_add(request.length.into());
                         }
                         let described = describe(handle, &request, self.block.index(), tag_bits, data);
-                        parcels.push(handle, described);
+                        parcels.push(described);
                     }
                     // Not a thing of version 2.
                     Work::Notice => {}
@@ -157,11 +108,14 @@ impl<'a> Fetch<'a> {
                     Work::Superseded => break Stop::Never(Errno::ESHUTDOWN),
                 }
             };
-            if parcels.count > 0 {
+            if !parcels.is_empty() {
                 let wake = locked.queue().announce();
                 locked.wake(wake);
                 drop(locked);
-                self.hand_over(&mut parcels, progress)?;
+                if copying {
+                    self.copy(&mut parcels)?;
+                }
+                self.hand_over(&parcels, progress)?;
                 let enough = progress.fetched >= self.enter.minimum.max(1);
                 match stop {
                     Stop::Never(errno) => return Err(errno),
@@ -173,7 +127,12 @@ impl<'a> Fetch<'a> {
                 continue;
             }
             match stop {
-                Stop::Never(errno) => return Err(errno),
+                Stop::Never(errno) => {
+                    // The wake-up that brought this thread was for one who gets the requests.
+                    let wake = locked.queue().announce();
+                    locked.wake(wake);
+                    return Err(errno);
+                }
                 Stop::Enough => return Ok(()),
                 Stop::Nothing => {}
             }
@@ -207,68 +166,48 @@ impl<'a> Fetch<'a> {
         }
     }
 
-    /// Gives the requests to the server: first the data of writes, which are COPYING, then the
-    /// descriptors.
+    /// Tells the server of the requests, which are HELD.
     #[inline]
-    fn hand_over(&self, parcels: &mut Parcels, progress: &mut Progress) -> Result<(), Errno> {
-        if parcels.copying {
-            self.copy(parcels)?;
-        }
+    fn hand_over(&self, parcels: &Parcels, progress: &mut Progress) -> Result<(), Errno> {
         let offset = u64::from(progress.fetched).wrapping_mul(size_of::<abi::Request>() as u64);
-        let described = parcels.described();
+        let described = parcels.items();
         if shim::user_write_all(self.enter.requests.wrapping_add(offset), described).is_err() {
             self.take_back(parcels);
             return Err(Errno::EFAULT);
         }
-        progress.fetched = progress.fetched.wrapping_add(u32::try_from(parcels.count).unwrap_or(0));
+        progress.fetched = progress.fetched.wrapping_add(u32::try_from(described.len()).unwrap_or(0));
         Ok(())
     }
 
-    /// Copies the data of writes into the arena. Those that were lost meanwhile are dropped. After an error
-    /// every request is back in the queue.
+    /// Copies the data of writes into the arena: first all whose memory is there, then the others, each
+    /// alone, since no request is pinned while the server's memory is waited for. Requests that were lost
+    /// meanwhile are dropped. After an error every request is back in the queue.
     #[inline(never)]
     fn copy(&self, parcels: &mut Parcels) -> Result<(), Errno> {
-        parcels.copying = false;
-        let mut result = Ok(());
-        // Whose copy this call still has to end.
-        let mut pinned = [false; CHUNK];
-        for (described, pinned) in parcels.described().iter().zip(&mut pinned) {
-            *pinned = described.flags & abi::REQUEST_DATA != 0;
-        }
-        let mut lost = [false; CHUNK];
-        let requests = parcels.handles.iter().zip(parcels.described());
-        for ((handle, described), (pinned, lost)) in requests.zip(pinned.iter_mut().zip(&mut lost)) {
-            if !*pinned || result.is_err() {
-                continue;
-            }
-            let to = self.enter.arena.wrapping_add(described.data);
-            let bytes = u32::try_from(described.length).unwrap_or(0);
-            match transfer::copy(self.block, *handle, to, (0, bytes), true) {
-                Ok(Copied::All) => {}
-                Ok(Copied::Lost) => (*pinned, *lost) = (false, true),
-                Err(errno) => {
-                    *pinned = false;
-                    result = Err(errno);
-                }
+        let mut slow = [false; CHUNK];
+        for (described, slow) in parcels.items().iter().zip(&mut slow) {
+            if let Some(transfer) = self.transfer(described) {
+                *slow = transfer.attempt(self.block).is_err();
             }
         }
         let mut ends = [None; CHUNK];
         let mut locked = self.block.lock();
-        for ((handle, pinned), (lost, end)) in
-            parcels.handles.iter().zip(pinned).zip(lost.iter_mut().zip(&mut ends))
-        {
-            if pinned {
-                *end = locked.queue().copied(*handle);
-                *lost |= end.is_some();
+        let mut queue = locked.queue();
+        for (described, end) in parcels.items().iter().zip(&mut ends) {
+            if let Some(transfer) = self.transfer(described) {
+                *end = queue.copied(transfer.handle);
             }
         }
         drop(locked);
-        for end in ends.into_iter().flatten() {
-            self.block.end(end);
-        }
-        for index in (0..CHUNK).rev() {
-            if lost.get(index).is_some_and(|lost| *lost) {
-                parcels.drop_at(index);
+        let mut result = Ok(());
+        // From the last on, so that dropping one moves none that is still to come.
+        for index in (0..parcels.len()).rev() {
+            let end = ends.get(index).copied().flatten();
+            let slow = slow.get(index).is_some_and(|slow| *slow);
+            let lost = end.is_some() || (slow && self.copy_slowly(parcels, index, &mut result));
+            self.block.end_if(end);
+            if lost {
+                parcels.remove(index);
             }
         }
         if result.is_err() {
@@ -277,12 +216,50 @@ impl<'a> Fetch<'a> {
         result
     }
 
+    /// The copy that a parcel needs, if any.
+    #[inline]
+    fn transfer(&self, described: &abi::Request) -> Option<Transfer> {
+        if described.flags & abi::REQUEST_DATA == 0 {
+            return None;
+        }
+        Some(Transfer {
+            handle: self.handle(described)?,
+            user: self.enter.arena.wrapping_add(described.data),
+            start: 0,
+            bytes: u32::try_from(described.length).ok()?,
+            to_user: true,
+        })
+    }
+
+    /// Copies the data of one parcel, which is HELD, unless something failed before. Returns whether it was
+    /// lost meanwhile.
+    #[cold]
+    fn copy_slowly(&self, parcels: &Parcels, index: usize, result: &mut Result<(), Errno>) -> bool {
+        let transfer = parcels.items().get(index).and_then(|described| self.transfer(described));
+        match transfer {
+            Some(transfer) if result.is_ok() => match transfer.run(self.block) {
+                Err(Errno::ESTALE) => return true,
+                other => *result = other,
+            },
+            _ => {}
+        }
+        false
+    }
+
+    /// The engine's name of a request that was fetched here.
+    #[inline]
+    fn handle(&self, described: &abi::Request) -> Option<Handle> {
+        let tag_bits = self.block.device().tag_bits();
+        decode_handle(described.handle, self.epoch, tag_bits).map(|(_, handle)| handle)
+    }
+
     /// Puts requests that are HELD back into the queue, in their order.
     #[cold]
     fn take_back(&self, parcels: &Parcels) {
         let mut locked = self.block.lock();
-        for handle in parcels.handles.iter().take(parcels.count).rev() {
-            let wake = locked.queue().unfetch(*handle);
+        for described in parcels.items().iter().rev() {
+            let Some(handle) = self.handle(described) else { continue };
+            let wake = locked.queue().unfetch(handle);
             locked.wake(wake);
         }
         drop(locked);

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! A short list on the stack, whose unused places cost nothing.
+
+use core::mem::MaybeUninit;
+use core::slice;
+
+/// At most `N` items.
+#[derive(Debug)]
+pub struct List<T, const N: usize> {
+    /// The first `count` of them are initialised.
+    places: [MaybeUninit<T>; N],
+    count: usize,
+}
+
+impl<T: Copy, const N: usize> List<T, N> {
+    /// An empty list.
+    #[inline]
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { places: [const { MaybeUninit::uninit() }; N], count: 0 }
+    }
+
+    /// Adds an item, if there is room; the callers see to that.
+    #[inline]
+    pub fn push(&mut self, item: T) {
+        if let Some(place) = self.places.get_mut(self.count) {
+            place.write(item);
+            self.count = self.count.wrapping_add(1);
+        }
+    }
+
+    /// Takes the item at `index` out; those behind it move up.
+    #[cold]
+    pub fn remove(&mut self, index: usize) {
+        let mut rest = self.items_mut().get_mut(index..).unwrap_or_default();
+        if rest.is_empty() {
+            return;
+        }
+        while let [place, next, ..] = rest {
+            *place = *next;
+            rest = rest.get_mut(1..).unwrap_or_default();
+        }
+        self.count = self.count.saturating_sub(1);
+    }
+
+    /// Takes all items out.
+    #[inline]
+    pub const fn clear(&mut self) {
+        self.count = 0;
+    }
+
+    /// How many there are.
+    #[inline]
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there is none.
+    #[inline]
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The items, the oldest first.
+    #[inline]
+    #[must_use]
+    pub const fn items(&self) -> &[T] {
+        // SAFETY: `push` initialised the first `count` places, which is at most `N`.
+        unsafe { slice::from_raw_parts(self.places.as_ptr().cast(), self.count) }
+    }
+
+    /// The items, the oldest first.
+    #[inline]
+    pub const fn items_mut(&mut self) -> &mut [T] {
+        // SAFETY: `push` initialised the first `count` places, which is at most `N`.
+        unsafe { slice::from_raw_parts_mut(self.places.as_mut_ptr().cast(), self.count) }
+    }
+}
+
+impl<T: Copy, const N: usize> Default for List<T, N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
