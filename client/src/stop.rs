@@ -59,6 +59,14 @@ impl StopToken {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// As [`wait`](Self::wait), for at most `time`.
+    pub(crate) fn wait_for(&self, time: Duration, seen: u64, done: impl Fn() -> bool) -> u64 {
+        let requests = self.lock();
+        let waited =
+            self.shared.changed.wait_timeout_while(requests, time, |requests| *requests == seen && !done());
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
     /// Sleeps for `time`, or less when somebody asks to stop.
     pub(crate) fn pause(&self, time: Duration) {
         self.pause_unless(time, || false);

@@ -19,8 +19,10 @@ use crate::{Errno, SparseMemory};
 /// file system on it, nor for a process that does. Each serving thread is an I/O flusher
 /// (`PR_SET_IO_FLUSHER`), which keeps the kernel from such waits in allocations on its behalf.
 pub trait Backend: Sync {
-    /// Size of the device in bytes. Asked when the device is made and after each
-    /// [`Server::resize`](super::Server::resize).
+    /// Size of the device in bytes. Asked when the device is made, after each
+    /// [`Server::resize`](super::Server::resize), and every second by the thread that called
+    /// [`Server::serve`](super::Server::serve), whatever the [`ThreadModel`]: when it has changed, the device
+    /// is resized. One that grows must be ready for requests behind the old end before it says so.
     fn size(&self) -> u64;
 
     /// What it can do. Asked once, when the device is made.

@@ -11,6 +11,7 @@ use crate::{Errno, Result};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
+use std::time::Duration;
 use zosbd2_abi::v2;
 
 /// A request of the script.
@@ -135,6 +136,16 @@ impl Fake {
     pub(super) fn wait_asleep(&self, count: usize) {
         let state = self.state.lock().expect("state");
         drop(self.changed.wait_while(state, |state| state.asleep < count).expect("state"));
+    }
+
+    /// Waits until the device has this size, for a minute at most.
+    pub(super) fn wait_size(&self, size: u64) {
+        let state = self.state.lock().expect("state");
+        let other = |_: &mut State| self.size.load(Ordering::Relaxed) != size;
+        let limit = Duration::from_mins(1);
+        let (state, waited) = self.changed.wait_timeout_while(state, limit, other).expect("state");
+        drop(state);
+        assert!(!waited.timed_out(), "the device does not get the size {size}");
     }
 
     /// The answers, in the order of the script.
@@ -312,5 +323,12 @@ impl Channel for Fake {
     fn refresh_size(&self) -> Result<u64> {
         self.size.store(self.true_size.load(Ordering::Relaxed), Ordering::Relaxed);
         Ok(self.size())
+    }
+    fn resize(&self, size_bytes: u64) -> Result<()> {
+        let _state = self.state.lock().expect("state");
+        self.size.store(size_bytes, Ordering::Relaxed);
+        self.true_size.store(size_bytes, Ordering::Relaxed);
+        self.changed.notify_all();
+        Ok(())
     }
 }

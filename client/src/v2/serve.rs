@@ -24,6 +24,8 @@ use zosbd2_abi::v2;
 const MAX_FAILURES: u32 = 20;
 /// Time between a failed call and the next one.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Time between two looks whether the backend has another size.
+const SIZE_PAUSE: Duration = Duration::from_secs(1);
 /// Time between two looks whether a device that shall go is still in use.
 const BUSY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -180,6 +182,8 @@ pub(super) trait Channel: Sync {
     fn size(&self) -> u64;
     /// Asks the kernel for the size.
     fn refresh_size(&self) -> Result<u64>;
+    /// Changes the size.
+    fn resize(&self, size_bytes: u64) -> Result<()>;
 }
 
 /// Serves `channel` until it is gone or taken over. `start` is called once when all threads are ready; if it
@@ -210,6 +214,7 @@ where
         first: Mutex::new(None),
     };
     session.regions = session.offers_regions();
+    let size = session.backend_size();
     let session = session;
     let panicked = std::thread::scope(|scope| {
         let (ready, all_ready) = mpsc::channel();
@@ -235,7 +240,7 @@ where
                 }
             }
         }
-        session.wait(scope, &destroy);
+        session.wait(scope, size, &destroy);
         panicked
     });
     if let Some(payload) = panicked {
@@ -322,17 +327,31 @@ impl<C: Channel, B: Backend + ?Sized> Session<'_, C, B> {
         }
     }
 
-    /// Waits for the end of all threads and turns stop requests into destroys.
-    fn wait<'scope, D>(&'scope self, scope: &'scope Scope<'scope, '_>, destroy: &'scope D)
-    where
+    /// Waits for the end of all threads, turns stop requests into destroys and lets the device have the size
+    /// of the backend when that changes.
+    fn wait<'scope, D>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        mut size: Option<u64>,
+        destroy: &'scope D,
+    ) where
         D: Fn(bool) -> Result<()> + Sync,
     {
         let mut seen = 0;
         loop {
-            seen = self.stop.wait(seen, || self.ended());
+            let requests = if seen == 0 {
+                self.stop.wait_for(SIZE_PAUSE, seen, || self.ended())
+            } else {
+                self.stop.wait(seen, || self.ended())
+            };
             if self.ended() {
                 return;
             }
+            if requests == seen {
+                self.follow(&mut size);
+                continue;
+            }
+            seen = requests;
             if seen > 1 {
                 self.destroy(destroy, true);
                 continue;
@@ -343,6 +362,23 @@ impl<C: Channel, B: Backend + ?Sized> Session<'_, C, B> {
             if let Err(source) = std::thread::Builder::new().name(name).spawn_scoped(scope, run) {
                 self.note(Error::Spawn { device: self.device(), source });
                 self.destroy_when_unused(destroy);
+            }
+        }
+    }
+
+    /// Size of the backend; nothing when it panics, which is noted.
+    fn backend_size(&self) -> Option<u64> {
+        self.guard("size", || self.backend.size()).ok()
+    }
+
+    /// Resizes the device if the backend has another size than the one that was `known`.
+    fn follow(&self, known: &mut Option<u64>) {
+        let Some(size) = self.backend_size().filter(|size| *known != Some(*size)) else { return };
+        *known = Some(size);
+        match self.channel.resize(size) {
+            Ok(()) => tracing::info!(device = self.device(), size, "resized, as the backend was"),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the backend has another size");
             }
         }
     }

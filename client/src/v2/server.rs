@@ -146,6 +146,8 @@ impl Server {
     /// written out first. Another one destroys it by force. To stop serving and leave the device to
     /// somebody else, attach to it with [`TakeOver::Yes`](super::TakeOver::Yes).
     ///
+    /// When the backend says another size than before, which it is asked every second, the device is resized.
+    ///
     /// Returns the first thing that went wrong, if any, when all threads have ended.
     pub fn serve<B: Backend + ?Sized>(
         &self,
@@ -201,6 +203,10 @@ impl Channel for Server {
             self.size.store(status.size_bytes, Ordering::Release);
         }
         Ok(self.size_bytes())
+    }
+
+    fn resize(&self, size_bytes: u64) -> Result<()> {
+        Server::resize(self, size_bytes)
     }
 }
 

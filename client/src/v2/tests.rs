@@ -312,6 +312,29 @@ fn growth_is_noticed_even_when_another_process_did_it() {
 }
 
 #[test]
+fn the_device_gets_the_size_of_the_backend() {
+    let backend = Growing(AtomicU64::new(SIZE), SparseMemory::new(4 * SIZE).expect("memory"));
+    let fake = Fake::new(SIZE, MAX_IO, []).sleeping(1);
+    let stop = StopToken::new();
+    let options = ServeOptions::default();
+    let destroy = |_| {
+        fake.destroy();
+        Ok(())
+    };
+    let served = std::thread::scope(|scope| {
+        let serving = scope.spawn(|| serve_with(&fake, &backend, &options, &stop, || Ok(()), destroy));
+        fake.wait_asleep(1);
+        for size in [2 * SIZE, SIZE / 2] {
+            backend.0.store(size, Ordering::Relaxed);
+            fake.wait_size(size);
+        }
+        stop.request();
+        serving.join().expect("no panic")
+    });
+    assert_eq!(served.expect("served"), End::Gone);
+}
+
+#[test]
 fn a_refused_answer_becomes_an_error_and_a_stale_one_is_forgotten() {
     let read = |refuse| Spec { refuse, ..Spec::new(v2::OP_READ, 0, 512) };
     let flush = Spec { refuse: Some(Errno::INVAL), ..Spec::new(v2::OP_FLUSH, 0, 0) };
