@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What is written is what is read: the conformance suite through the block device, fio, file systems.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use zosbd2::{Backend, Builder, ServeOptions};
+use zosbd2::{Backend, Builder, Errno, ServeOptions};
 use zosbd2_backends::conformance::{self, Check};
 use zosbd2_backends::{FileOptions, Ram};
 
 use super::support::{Buffered, Disk, threads};
-use crate::guest::{Context, Mounted, Need, Test, run};
+use crate::guest::{Context, Mounted, Need, Test, read_trimmed, run, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("v2_conformance_ram", conformance_ram).needs(&[Need::Module]).timeout(120),
@@ -17,6 +19,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("v2_conformance_file", conformance_file).needs(&[Need::Module]).timeout(120),
     Test::new("v2_conformance_direct_file", conformance_direct).needs(&[Need::Module]).timeout(120),
     Test::new("v2_conformance_of_4096_byte_blocks", conformance_4096).needs(&[Need::Module]).timeout(120),
+    Test::new("v2_file_that_grows_and_shrinks", changing_file).needs(&[Need::Module]).timeout(60),
     Test::new("v2_fio_verify_depth_128", fio_verify).needs(&[Need::Module, Need::Tool("fio")]).timeout(150),
     Test::new("v2_ext4", ext4).needs(&[Need::Module, Need::Tool("mkfs.ext4")]).timeout(120),
     Test::new("v2_xfs", xfs).needs(&[Need::Module, Need::Tool("mkfs.xfs")]).timeout(180),
@@ -65,7 +68,7 @@ fn file_store(context: &mut Context) -> Mounted {
     context.load_kernel_module("ext4", "");
     run(30, "mkfs.ext4", &["-q", "/dev/ram0"]);
     let mounted = Mounted::new("/dev/ram0", "/run/disk", "ext4", "");
-    std::fs::File::create("/run/disk/file").expect("create").set_len(64 * MIB).expect("size");
+    File::create("/run/disk/file").expect("create").set_len(64 * MIB).expect("size");
     mounted
 }
 
@@ -82,6 +85,35 @@ fn conformance_direct(context: &mut Context) {
     let mounted = file_store(context);
     let file = FileOptions::default().direct(true).open(Path::new("/run/disk/file")).expect("open");
     assert_eq!(conform(context, &Builder::new("direct"), file, threads(2)), SKIPPED);
+    drop(mounted);
+}
+
+fn changing_file(context: &mut Context) {
+    context.load_module("");
+    let mounted = Mounted::new("store", "/run/disk", "tmpfs", "");
+    let path = Path::new("/run/disk/file");
+    let store = File::create(path).expect("create");
+    store.set_len(4 * MIB).expect("size");
+    let file = Arc::new(FileOptions::default().open(path).expect("open"));
+    let (disk, serving) = Disk::serve(&Builder::new("changes").partition_scan(false), &file, threads(2));
+    let mut random = context.random("changing_file");
+    for mib in [16, 8] {
+        store.set_len(mib * MIB).expect("size");
+        let sectors = (mib * MIB / 512).to_string();
+        wait_until(20, "the disk follows its file", || {
+            read_trimmed(&disk.sysfs().join("size").display().to_string()) == sectors
+        });
+        let (last, data) = (mib * MIB - 4096, random.bytes(4096));
+        let node = File::options().read(true).write(true).open(disk.path()).expect("open the disk");
+        node.write_all_at(&data, last).expect("write to the last block");
+        node.sync_all().expect("flush");
+        let mut stored = vec![0; 4096];
+        File::open(path).expect("open").read_exact_at(&mut stored, last).expect("read");
+        assert!(stored == data, "the end of {mib} MiB is in the file");
+        let end = node.write_at(&data, mib * MIB).expect_err("nothing is behind the end");
+        assert_eq!(end.raw_os_error(), Some(Errno::NOSPC.raw_os_error()), "{end}");
+    }
+    disk.destroy_and_join(serving);
     drop(mounted);
 }
 
