@@ -70,6 +70,12 @@ impl Name {
         Ok(Self(*field))
     }
 
+    /// Whether it is the name of the folder in `/dev` where version 2 has its devices.
+    #[must_use]
+    pub fn is_folder(&self) -> bool {
+        self.0.iter().zip(b"zosbd2\0").all(|(own, folder)| own == folder)
+    }
+
     /// The name of a version 2 device's disk: `zosbd2!NAME`, which is `zosbd2/NAME` in `/dev`.
     #[must_use]
     pub fn disk_name(&self) -> [u8; NAME_BYTES] {

@@ -30,7 +30,8 @@ impl Params {
     ///
     /// # Errors
     ///
-    /// `EINVAL` for the block size and the name, `ERANGE` for size, timeout and batch queue.
+    /// `EINVAL` for the block size and the name, `EEXIST` for the name of the folder of version 2, `ERANGE` for
+    /// size, timeout and batch queue.
     pub fn check(create: &abi::Create) -> Result<Self, Errno> {
         if create.block_size != abi::BLOCK_SIZE {
             return Err(Errno::EINVAL);
@@ -45,6 +46,9 @@ impl Params {
             return Err(Errno::ERANGE);
         }
         let name = Name::from_field(&create.name)?;
+        if name.is_folder() {
+            return Err(Errno::EEXIST);
+        }
         let max_segments = match create.max_segments {
             0 => abi::MAX_SEGMENTS,
             asked => asked.min(abi::MAX_SEGMENTS),

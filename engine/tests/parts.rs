@@ -407,6 +407,10 @@ fn creates_are_checked_in_order() {
         }
         assert_eq!(Params::check(&spoiled), Err(*wanted), "the first of the mistakes from {index} on");
     }
+    for (text, refused) in [("zosbd2", true), ("zosbd", false), ("zosbd20", false), ("Zosbd2", false)] {
+        let checked = Params::check(&abi::Create { name: field(text.as_bytes()), ..create() });
+        assert_eq!(checked.err(), refused.then_some(Errno::EEXIST), "{text}: version 2 has a folder");
+    }
     for (seconds, valid) in [(0, false), (1, true), (1200, true), (1201, false), (4_294_969, false)] {
         let checked = Params::check(&abi::Create { timeout_s: seconds, ..create() });
         assert_eq!(checked.map(|params| params.timeout_ms).ok(), valid.then_some(seconds.wrapping_mul(1000)));
