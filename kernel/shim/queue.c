@@ -99,8 +99,11 @@ static void queue_rqs(zosbd2_rq_list *list)
 		struct zosbd2_queue *queue = request->mq_hctx->driver_data;
 		struct request *next = zosbd2_rq_list_peek(list);
 		bool last = !next || next->mq_hctx != request->mq_hctx;
-		blk_status_t status = submit(queue, request, last);
+		blk_status_t status;
 
+		/* Older kernels (6.1) leave this to drivers; deadlines go by it. */
+		request->mq_hctx->tags->rqs[request->tag] = request;
+		status = submit(queue, request, last);
 		if (status)
 			blk_mq_end_request(request, status);
 		if (last && status)
