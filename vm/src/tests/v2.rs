@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Tests of interface version 2.
 
+pub(crate) mod crash;
 mod data;
 mod hostile;
 mod operations;
@@ -9,4 +10,5 @@ pub(crate) mod support;
 
 use crate::guest::Test;
 
-pub(super) const TABLES: &[&[Test]] = &[operations::TESTS, data::TESTS, serving::TESTS, hostile::TESTS];
+pub(super) const TABLES: &[&[Test]] =
+    &[operations::TESTS, data::TESTS, serving::TESTS, crash::TESTS, hostile::TESTS];

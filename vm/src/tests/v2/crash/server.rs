@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A server that can die at any moment: a process of its own, with a disk in a file, and a cache that dies with it.
+//!
+//! What a write brings is in the cache until a flush, or FUA, puts it into the file; now and then something goes
+//! there by itself, in any order. The file is what a disk has after a power failure.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, getpid, kill_process};
+use zosbd2::{
+    Backend, Builder, Capabilities, Control, Errno, Error, ServeOptions, Server, StopToken, TakeOver,
+};
+
+use crate::guest::Random;
+
+/// Unit in which data goes to the file, in bytes.
+pub(super) const BLOCK: u64 = 4096;
+
+/// What kind of server it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Does what a disk with a volatile cache has to.
+    Honest,
+    /// Says that it flushed, and did not.
+    LiesAboutFlush,
+    /// Takes a durable write for any other.
+    LiesAboutFua,
+    /// Has no cache.
+    WriteThrough,
+}
+
+impl Kind {
+    const ALL: [Self; 4] = [Self::Honest, Self::LiesAboutFlush, Self::LiesAboutFua, Self::WriteThrough];
+
+    pub(super) fn word(self) -> String {
+        format!("{self:?}")
+    }
+}
+
+type Cache = BTreeMap<u64, Vec<u8>>;
+
+#[derive(Debug)]
+struct Mortal {
+    file: File,
+    size: u64,
+    kind: Kind,
+    state: Mutex<(Cache, Random)>,
+    /// Steps until the process kills itself.
+    left: AtomicU64,
+}
+
+impl Mortal {
+    /// One step on the way to the end.
+    fn step(&self) {
+        if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            let _ = kill_process(getpid(), Signal::KILL);
+            // Nothing more happens in this thread, dead or not.
+            loop {
+                std::thread::park();
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, (Cache, Random)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn store(&self, block: u64, data: &[u8]) -> Result<(), Errno> {
+        self.step();
+        self.file
+            .write_all_at(data, block * BLOCK)
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    }
+}
+
+fn blocks(offset: u64, data: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+    (offset / BLOCK..).zip(data.chunks(usize::try_from(BLOCK).expect("small")))
+}
+
+impl Backend for Mortal {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Capabilities::default();
+        capabilities.logical_block_size = u32::try_from(BLOCK).expect("small");
+        capabilities.volatile_cache = self.kind != Kind::WriteThrough;
+        capabilities.fua = capabilities.volatile_cache;
+        capabilities
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Errno> {
+        let state = self.state();
+        let step = usize::try_from(BLOCK).expect("small");
+        for (block, place) in (offset / BLOCK..).zip(buffer.chunks_mut(step)) {
+            match state.0.get(&block) {
+                Some(data) => place.copy_from_slice(data),
+                None => self.file.read_exact_at(place, block * BLOCK).map_err(|_| Errno::IO)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno> {
+        self.step();
+        let mut state = self.state();
+        let (cache, random) = &mut *state;
+        let through = self.kind == Kind::WriteThrough || (fua && self.kind != Kind::LiesAboutFua);
+        for (block, data) in blocks(offset, data) {
+            if through {
+                cache.remove(&block);
+                self.store(block, data)?;
+            } else {
+                cache.insert(block, data.to_vec());
+            }
+        }
+        // Any block may go to the disk at any time.
+        if !cache.is_empty() && random.below(8) == 0 {
+            let place = usize::try_from(random.below(cache.len() as u64)).expect("small");
+            let block = *cache.keys().nth(place).expect("below the length");
+            if let Some(data) = cache.remove(&block) {
+                self.store(block, &data)?;
+            }
+        }
+        drop(state);
+        self.step();
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), Errno> {
+        self.step();
+        if self.kind != Kind::LiesAboutFlush {
+            let mut state = self.state();
+            let (cache, random) = &mut *state;
+            let mut order: Vec<u64> = cache.keys().copied().collect();
+            random.shuffle(&mut order);
+            for block in order {
+                if let Some(data) = cache.remove(&block) {
+                    self.store(block, &data)?;
+                }
+            }
+        }
+        self.step();
+        Ok(())
+    }
+}
+
+/// What the guest program does as `--serve-mortal NAME FILE KIND SEED STEPS GRACE`: serves the file, and kills itself
+/// after so many steps. Takes over the device of that name if it is there; otherwise makes one that waits GRACE
+/// seconds for another server when this one is dead, and with 0 goes with it. Prints `serving` when it does.
+pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
+    let [name, file, kind, seed, steps, grace] = arguments else {
+        return Err("usage: --serve-mortal NAME FILE KIND SEED STEPS GRACE".into());
+    };
+    let kind = Kind::ALL.into_iter().find(|known| known.word() == **kind).ok_or("no such kind")?;
+    let file = File::options().read(true).write(true).open(Path::new(file))?;
+    let grace: u64 = grace.parse()?;
+    let mortal = Mortal {
+        size: file.metadata()?.len(),
+        file,
+        kind,
+        state: Mutex::new((Cache::new(), Random::named(seed.parse()?, "server"))),
+        left: AtomicU64::new(steps.parse()?),
+    };
+    let control = Control::open()?;
+    let server = if control.status(name).is_ok() {
+        control.attach(name, TakeOver::No)?
+    } else {
+        let builder = Builder::new(name)
+            .for_backend(&mortal)
+            .partition_scan(false)
+            .grace(Duration::from_secs(grace))
+            .auto_destroy(grace == 0);
+        create(&control, &builder)?
+    };
+    let options = ServeOptions::default().threads_per_queue(2).batch(4);
+    server.serve_then(&mortal, &options, &StopToken::new(), || println!("serving"))?;
+    Ok(())
+}
+
+/// Makes the device, as soon as its name is free: it is, some time after its last bearer could be found.
+fn create(control: &Control, builder: &Builder) -> zosbd2::Result<Server> {
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        match control.create(builder) {
+            Err(Error::Control { source: Errno::EXIST, .. }) if Instant::now() < end => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            made => return made,
+        }
+    }
+}
