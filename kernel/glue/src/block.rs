@@ -198,7 +198,8 @@ impl Device {
     pub fn lock(&self) -> Result<LockedDevice<'_>, Errno> {
         // SAFETY: the device lives as long as its block.
         let code = unsafe { shim::zosbd2_device_lock(self.shim) };
-        Errno::from_negative(code).map_or(Ok(LockedDevice { device: self }), |_| Err(Errno::EINTR))
+        shim::result(code).map_err(|_| Errno::EINTR)?;
+        Ok(LockedDevice { device: self })
     }
 
     /// As [`lock`](Self::lock), whatever happens to the caller.
@@ -262,7 +263,7 @@ impl LockedDevice<'_> {
         self.life().may_start()?;
         // SAFETY: the device's lock is held, and it is not being destroyed, so its disk is there.
         let code = unsafe { shim::zosbd2_device_start(self.device.shim) };
-        Errno::from_negative(code).map_or(Ok(()), Err)?;
+        shim::result(code)?;
         self.life().set_started();
         Ok(())
     }
@@ -422,7 +423,7 @@ impl QueueBlock {
         let tag = u32::from(handle.tag());
         // SAFETY: the request cannot be ended while it is COPYING, so its pages stay.
         let code = unsafe { shim::zosbd2_request_copy(self.queue, tag, user, start, bytes, done, to_user) };
-        Errno::from_negative(code).map_or(Ok(()), Err)
+        shim::result(code)
     }
 
     /// Zeroes a request's data from its byte `start` on.
@@ -477,7 +478,7 @@ impl Locked<'_> {
     pub fn sleep(&mut self, left: &mut isize) -> Result<(), Errno> {
         // SAFETY: the lock is held, taken with these flags; C gives it back held.
         let code = unsafe { shim::zosbd2_queue_sleep(self.block.queue, &raw mut self.flags, left) };
-        Errno::from_negative(code).map_or(Ok(()), Err)
+        shim::result(code)
     }
 }
 

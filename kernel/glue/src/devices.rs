@@ -59,7 +59,7 @@ impl Reference {
         // SAFETY: a reference is held.
         let code = unsafe { shim::zosbd2_device_wait_gone(self.0) };
         // Only a fatal signal ends the wait early, so nobody sees which error it was.
-        Errno::from_negative(code).map_or(Ok(()), |_| Err(Errno::EINTR))
+        shim::result(code).map_err(|_| Errno::EINTR)
     }
 }
 
@@ -147,7 +147,7 @@ impl Devices {
         let mut device = ptr::null_mut();
         // SAFETY: `params` is complete; `device` is written on success.
         let code = unsafe { shim::zosbd2_device_create(&raw const params, &raw mut device) };
-        Errno::from_negative(code).map_or(Ok((handle, device)), Err)
+        shim::result(code).map(|()| (handle, device))
     }
 
     /// Finds, seals and destroys one device, and waits until it is gone.

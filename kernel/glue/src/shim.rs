@@ -159,7 +159,12 @@ unsafe extern "C" {
     safe fn zosbd2_backtrace();
 }
 
-const fn result(code: i32) -> Result<(), Errno> {
+/// What a result of the shim says.
+///
+/// # Errors
+///
+/// The errno of a negative result.
+pub const fn result(code: i32) -> Result<(), Errno> {
     match Errno::from_negative(code) {
         None => Ok(()),
         Some(errno) => Err(errno),

@@ -4,6 +4,7 @@
 pub(crate) mod crash;
 mod data;
 mod hostile;
+mod life;
 mod operations;
 pub(crate) mod serving;
 pub(crate) mod support;
@@ -11,4 +12,4 @@ pub(crate) mod support;
 use crate::guest::Test;
 
 pub(super) const TABLES: &[&[Test]] =
-    &[operations::TESTS, data::TESTS, serving::TESTS, crash::TESTS, hostile::TESTS];
+    &[operations::TESTS, data::TESTS, serving::TESTS, life::TESTS, crash::TESTS, hostile::TESTS];

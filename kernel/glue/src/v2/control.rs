@@ -66,7 +66,8 @@ impl Opened {
         let mut file = ptr::null_mut();
         // SAFETY: a reference is held; `file` is written on success.
         let fd = unsafe { shim::zosbd2_server_open(block.device(), epoch, &raw mut file) };
-        Errno::from_negative(fd).map_or(Ok(Self(Some((fd, file)))), Err)
+        shim::result(fd)?;
+        Ok(Self(Some((fd, file))))
     }
 
     fn install(mut self) -> i32 {

@@ -1,0 +1,493 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The life of devices and servers: attached, replaced, dead, too late, and gone.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::time::Duration;
+
+use rustix::fs::Uid;
+use rustix::io::Errno;
+use zosbd2::v2::abi;
+use zosbd2::{Builder, Control, Error, Request, Server, State, TakeOver, v1};
+use zosbd2_backends::Ram;
+
+use super::super::support::{Aligned, Disk as Disk1, open_direct, read_in_thread, sleeps_in_ioctl};
+use super::hostile::commit_raw;
+use super::support::{Disk, Manual, control, threads};
+use crate::guest::{Context, Need, Test, raw, wait_until};
+
+pub(super) const TESTS: &[Test] = &[
+    Test::new("v2_take_over", take_over).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_dead_server_is_followed", followed).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_grace_and_its_end", grace).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_never_started", never_started).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_destroy_in_every_state", destroy_everywhere).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_descriptors_outlive_the_device", outlived).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_who_may_serve", who_may_serve).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_deadline", deadline).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_lists_know_both_versions", both_versions).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_resize_under_io", resize).needs(&[Need::Module]).timeout(120),
+    Test::new("v2_churn", churn).needs(&[Need::Module]).timeout(120),
+    Test::new("v2_create_unwinds_every_step", unwinds)
+        .needs(&[Need::Module, Need::Variant("faults")])
+        .timeout(60),
+];
+
+const MIB: u64 = 1 << 20;
+
+fn builder(name: &str) -> Builder {
+    Builder::new(name).size_bytes(16 * MIB).partition_scan(false)
+}
+
+/// A started device, to be served by hand.
+fn by_hand(builder: &Builder) -> (Disk, Manual) {
+    let disk = Disk::create(builder);
+    disk.server.start().expect("start");
+    let manual = Manual::new(&disk);
+    (disk, manual)
+}
+
+/// Attaches to a device by hand.
+fn attach(name: &str, take_over: TakeOver) -> (Disk, Manual) {
+    let server = control().attach(name, take_over).expect("attach");
+    let disk = Disk { server: Arc::new(server), name: name.to_owned() };
+    let manual = Manual::new(&disk);
+    (disk, manual)
+}
+
+#[track_caller]
+fn refused<T: std::fmt::Debug>(result: zosbd2::Result<T>) -> Errno {
+    match result {
+        Err(Error::Control { source, .. }) => source,
+        other => panic!("not refused by the kernel: {other:?}"),
+    }
+}
+
+fn state(name: &str) -> State {
+    control().status(name).expect("status").state
+}
+
+const MAYBE: u32 = abi::REQUEST_MAYBE_EXECUTED;
+
+fn answer(manual: &mut Manual, request: &Request, byte: u8) -> Vec<(u64, Errno)> {
+    manual.answer(|batch| batch.read(request, &[[1; 4096], [2; 4096], [3; 4096]][usize::from(byte - 1)]))
+}
+
+/// An answer of this server to the request is refused. Not by the library, which knows whose it is.
+#[track_caller]
+fn assert_stale(server: &Server, request: &Request) {
+    let pages = raw::Pages::new(4096);
+    let entry = abi::Commit {
+        handle: request.handle(),
+        result: 4096,
+        address: pages.at_end(4096) as u64,
+        ..abi::Commit::default()
+    };
+    assert_eq!(commit_raw(server, &pages, &[entry]), [-Errno::STALE.raw_os_error()]);
+}
+
+fn take_over(context: &mut Context) {
+    context.load_module("");
+    let (disk, mut old) = by_hand(&builder("over"));
+    let (first, second) = (read_in_thread(disk.path(), 0, 4096), read_in_thread(disk.path(), 8192, 4096));
+    let held = old.fetch(0, 2, 2).expect("fetch");
+    assert_eq!(refused(control().attach("over", TakeOver::No)), Errno::BUSY);
+    // The old one sleeps for more when the new one comes.
+    let thread = AtomicI32::new(0);
+    let (new_disk, mut new) = std::thread::scope(|scope| {
+        let sleeper = scope.spawn(|| {
+            thread.store(raw::thread_id(), Ordering::SeqCst);
+            Manual::new(&disk).try_fetch(0, 4, 1, 60_000).1
+        });
+        wait_until(20, "the old server to sleep", || sleeps_in_ioctl(&thread));
+        let new = attach("over", TakeOver::Yes);
+        assert_eq!(sleeper.join().expect("the old server").error, Some(Errno::SHUTDOWN));
+        new
+    });
+    let status = control().status("over").expect("status");
+    assert_eq!((status.state, status.epoch, status.servers), (State::Live, 2, 2));
+    assert_eq!(old.fetch(0, 1, 0).expect_err("no more for the old one"), Errno::SHUTDOWN);
+    let third = read_in_thread(disk.path(), 16384, 4096);
+    let fetched = new.fetch_one();
+    assert_eq!((fetched.offset(), fetched.flags() & MAYBE), (16384, 0), "what is new is the new one's");
+    // Each answers its own, and nothing else.
+    assert_stale(&new_disk.server, &held[0]);
+    assert_stale(&disk.server, &fetched);
+    assert_eq!(answer(&mut old, &held[0], 1), []);
+    assert_stale(&disk.server, &held[0]);
+    assert_eq!(answer(&mut new, &fetched, 2), []);
+    assert_eq!(third.join().expect("reader"), Ok(vec![2; 4096]));
+    // What the old one still has goes to the new one when it closes.
+    drop((old, disk));
+    let again = new.fetch_one();
+    assert_eq!((again.offset(), again.flags() & MAYBE), (held[1].offset(), MAYBE));
+    assert_eq!(answer(&mut new, &again, 3), []);
+    let mut results = [first, second].map(|read| read.join().expect("reader").expect("data")[0]);
+    results.sort_unstable();
+    assert_eq!(results, [1, 3], "each request was answered once");
+    assert_eq!(new_disk.server.stats(0).expect("stats").requeued, 1);
+    new_disk.destroy(true);
+}
+
+fn followed(context: &mut Context) {
+    context.load_module("");
+    let (disk, mut first) = by_hand(&builder("follow").grace(Duration::from_mins(1)));
+    let reads: Vec<_> = (0..3).map(|at| read_in_thread(disk.path(), at * 8192, 4096)).collect();
+    let held = first.fetch(0, 2, 2).expect("fetch");
+    wait_until(20, "the third request", || disk.server.stats(0).expect("stats").queued == 1);
+    drop((first, disk));
+    assert_eq!(state("follow"), State::Orphaned);
+    let (disk, mut second) = attach("follow", TakeOver::No);
+    assert_eq!(state("follow"), State::Live);
+    // All of them, the older ones first; those that the dead one had are marked.
+    let mut all = second.fetch(0, 8, 3).expect("fetch");
+    assert_eq!(all.len(), 3);
+    assert_eq!(all.iter().filter(|request| request.flags() & MAYBE != 0).count(), 2);
+    assert_eq!(all[2].flags() & MAYBE, 0);
+    assert_stale(&disk.server, &held[0]);
+    for request in all.drain(..) {
+        assert_eq!(answer(&mut second, &request, 2), []);
+    }
+    for read in reads {
+        assert_eq!(read.join().expect("reader"), Ok(vec![2; 4096]));
+    }
+    disk.destroy(true);
+}
+
+fn grace(context: &mut Context) {
+    context.load_module("");
+    for (name, milliseconds) in [("short", 300), ("none", 0)] {
+        let (disk, mut server) = by_hand(&builder(name).grace(Duration::from_millis(milliseconds)));
+        let (held, waits) = (read_in_thread(disk.path(), 0, 4096), read_in_thread(disk.path(), 8192, 4096));
+        let request = server.fetch_one();
+        let path = disk.path();
+        drop((server, disk));
+        assert_eq!(held.join().expect("reader"), Err(Errno::IO), "{name}: {request:?}");
+        assert_eq!(waits.join().expect("reader"), Err(Errno::IO), "{name}");
+        assert_eq!(state(name), State::Failed);
+        assert_eq!(read_in_thread(path.clone(), 0, 4096).join().expect("reader"), Err(Errno::IO));
+        // It is never too late for a server.
+        let (disk, mut server) = attach(name, TakeOver::No);
+        let read = read_in_thread(path, 0, 4096);
+        let request = server.fetch_one();
+        assert_eq!(request.flags() & MAYBE, 0);
+        assert_eq!(answer(&mut server, &request, 1), []);
+        assert_eq!(read.join().expect("reader"), Ok(vec![1; 4096]));
+        assert_eq!(state(name), State::Live);
+        disk.destroy(true);
+    }
+    let (disk, server) = by_hand(&builder("auto").grace(Duration::from_millis(200)).auto_destroy(true));
+    let path = disk.path();
+    drop((server, disk));
+    wait_until(20, "the device to go", || !path.exists() && control().status("auto").is_err());
+    // A server that comes in time keeps it.
+    let (disk, server) = by_hand(&builder("kept").grace(Duration::from_secs(1)).auto_destroy(true));
+    drop((server, disk));
+    let (disk, mut server) = attach("kept", TakeOver::No);
+    let (requests, entered) = server.try_fetch(0, 1, 1, 1500);
+    assert_eq!((requests.len(), entered.error), (0, None), "longer than the grace");
+    assert_eq!(state("kept"), State::Live);
+    disk.destroy(true);
+}
+
+fn never_started(context: &mut Context) {
+    context.load_module("");
+    let disk = Disk::create(&builder("unborn").grace(Duration::from_mins(1)));
+    assert_eq!(state("unborn"), State::Created);
+    // Nobody can have asked it for anything: it may be fetched from all the same.
+    assert_eq!(Manual::new(&disk).fetch(0, 1, 0).map(|requests| requests.len()), Ok(0));
+    let path = disk.path();
+    drop(disk);
+    wait_until(20, "the device to go with its server", || control().status("unborn").is_err());
+    assert!(!path.exists());
+    // Another one may start it.
+    let disk = Disk::create(&builder("late"));
+    let (second, server) = attach("late", TakeOver::Yes);
+    second.server.start().expect("start");
+    assert_eq!(refused(disk.server.start()), Errno::ALREADY);
+    assert!(second.path().exists());
+    drop(server);
+    second.destroy(true);
+}
+
+fn destroy_everywhere(context: &mut Context) {
+    context.load_module("");
+    let gone = |name: &str| assert_eq!(refused(control().status(name)), Errno::NOENT, "{name}");
+    let created = Disk::create(&builder("created"));
+    created.destroy(false);
+    gone("created");
+    assert_eq!(refused(control().destroy("created", true)), Errno::NOENT);
+
+    let (disk, _server) = by_hand(&builder("opened"));
+    let open = open_direct(&disk.path());
+    assert_eq!(refused(control().destroy("opened", false)), Errno::BUSY);
+    assert_eq!(state("opened"), State::Live, "a refused destroy changes nothing");
+    disk.destroy(true);
+    gone("opened");
+    let mut buffer = Aligned::new(4096, 0);
+    let read = rustix::io::pread(&open, buffer.bytes_mut(), 0);
+    assert!(matches!(read, Ok(0) | Err(Errno::IO | Errno::NXIO)), "{read:?}");
+
+    let (disk, mut server) = by_hand(&builder("held"));
+    let (held, waits) = (read_in_thread(disk.path(), 0, 4096), read_in_thread(disk.path(), 8192, 4096));
+    let request = server.fetch_one();
+    wait_until(20, "the other request", || disk.server.stats(0).expect("stats").queued == 1);
+    // It takes what the server needs to answer; nobody does.
+    disk.destroy(true);
+    assert_eq!(held.join().expect("reader"), Err(Errno::IO));
+    assert_eq!(waits.join().expect("reader"), Err(Errno::IO));
+    assert_eq!(answer(&mut server, &request, 1), [(request.handle(), Errno::STALE)]);
+
+    for (name, grace, wanted) in
+        [("orphan", Duration::from_mins(1), State::Orphaned), ("failed", Duration::ZERO, State::Failed)]
+    {
+        let (disk, server) = by_hand(&builder(name).grace(grace));
+        let read = read_in_thread(disk.path(), 0, 4096);
+        wait_until(20, "the request", || disk.server.stats(0).expect("stats").queued == 1);
+        drop((server, disk));
+        assert_eq!(state(name), wanted);
+        control().destroy(name, true).expect("destroy");
+        assert_eq!(read.join().expect("reader"), Err(Errno::IO), "{name}");
+        gone(name);
+    }
+    assert_eq!(control().list().expect("list"), []);
+}
+
+fn outlived(context: &mut Context) {
+    context.load_module("");
+    let (disk, mut server) = by_hand(&builder("outlived"));
+    let second = control().attach("outlived", TakeOver::Yes).expect("attach");
+    disk.destroy(true);
+    assert_eq!(server.fetch(0, 1, 1).expect_err("gone"), Errno::NODEV);
+    for server in [&*disk.server, &second] {
+        assert_eq!(refused(server.start()), Errno::NODEV);
+        assert_eq!(refused(server.resize(8 * MIB)), Errno::NODEV);
+        assert_eq!(server.status().expect("status").state, State::Destroyed);
+        assert_eq!(server.stats(0).expect("stats").queued, 0);
+    }
+    // The name is free, and means another device now.
+    let again = Disk::create(&builder("outlived"));
+    assert_eq!(refused(disk.server.start()), Errno::NODEV);
+    again.destroy(true);
+    drop(again);
+    let unloaded = context.try_unload_module().expect_err("in use");
+    assert_eq!(unloaded.raw_os_error(), Some(Errno::AGAIN.raw_os_error()), "{unloaded}");
+    drop((server, disk, second));
+    context.unload_module();
+}
+
+fn who_may_serve(context: &mut Context) {
+    context.load_module("");
+    let (disk, server) = by_hand(&builder("owned"));
+    assert_eq!(control().status("owned").expect("status").owner_uid, 0);
+    let control = control();
+    let as_user = |uid: u32| {
+        std::thread::scope(|scope| {
+            let attempt = scope.spawn(|| {
+                rustix::thread::set_thread_uid(Uid::from_raw(uid)).expect("become a user");
+                control.attach("owned", TakeOver::Yes).map(drop)
+            });
+            attempt.join().expect("the user")
+        })
+    };
+    assert_eq!(refused(as_user(1000)), Errno::PERM);
+    assert_eq!(control.status("owned").expect("status").epoch, 1, "a refused attach changes nothing");
+    as_user(0).expect("the owner may");
+    assert_eq!(control.status("owned").expect("status").epoch, 2);
+    drop(server);
+    disk.destroy(true);
+}
+
+fn deadline(context: &mut Context) {
+    context.load_module("");
+    let (disk, mut server) = by_hand(&builder("dead").deadline(Duration::from_millis(500)));
+    let (held, waits) = (read_in_thread(disk.path(), 0, 4096), read_in_thread(disk.path(), 8192, 4096));
+    wait_until(20, "both requests", || disk.server.stats(0).expect("stats").queued == 2);
+    let request = server.fetch_one();
+    assert_eq!(held.join().expect("reader"), Err(Errno::IO));
+    assert_eq!(waits.join().expect("reader"), Err(Errno::IO));
+    assert_eq!(answer(&mut server, &request, 1), [(request.handle(), Errno::STALE)], "too late");
+    let stats = disk.server.stats(0).expect("stats");
+    assert_eq!((stats.queued, stats.held, stats.expired, stats.stale), (0, 0, 2, 1));
+    // The device is none the worse.
+    let read = read_in_thread(disk.path(), 0, 4096);
+    let request = server.fetch_one();
+    assert_eq!(answer(&mut server, &request, 2), []);
+    assert_eq!(read.join().expect("reader"), Ok(vec![2; 4096]));
+    disk.destroy(true);
+}
+
+fn both_versions(context: &mut Context) {
+    context.load_module("");
+    let old = Disk1::create("first", 1024);
+    let (disk, _server) = by_hand(&builder("second").serial("S-2"));
+    let listed = control().list().expect("list");
+    let names: Vec<_> = listed.iter().map(|listed| (listed.name.as_str(), listed.version)).collect();
+    assert_eq!(names, [("first", 1), ("second", 2)]);
+    let first = control().status("first").expect("status");
+    assert_eq!((first.version, first.size_bytes, first.path()), (1, 4 * MIB, old.path()));
+    let second = control().status("second").expect("status");
+    assert_eq!((second.version, second.serial.as_str(), second.path()), (2, "S-2", disk.path()));
+    assert_eq!(disk.setting("serial"), "S-2");
+    assert_eq!(refused(control().attach("first", TakeOver::Yes)), Errno::INVAL);
+    // Version 1 sees its own alone.
+    let handles = v1::Control::open().expect("control").list().expect("list");
+    assert_eq!(handles, [old.handle]);
+    // More than one call's worth.
+    let many: Vec<Disk> = (0..40).map(|number| Disk::create(&builder(&format!("many{number}")))).collect();
+    assert_eq!(control().list().expect("list").len(), 42);
+    drop(many);
+    wait_until(30, "those that were never started to go", || control().list().expect("list").len() == 2);
+    disk.destroy(true);
+    old.destroy();
+}
+
+/// Readers of what is always there never fail, whatever the size is just now, and see what was written.
+fn resize(context: &mut Context) {
+    context.load_module("");
+    let ram = Arc::new(Ram::new(16 * MIB).expect("memory"));
+    let builder = Builder::new("resize").partition_scan(false).queues(2);
+    let (disk, serving) = Disk::serve(&builder, &ram, threads(2));
+    let (least, seed) = (4 * MIB, context.seed());
+    let stop = AtomicBool::new(false);
+    let path = disk.path();
+    let mut random = context.random("sizes");
+    let rounds: u64 = std::thread::scope(|scope| {
+        let submitters: Vec<_> = (0..3_u64)
+            .map(|number| {
+                let (path, stop) = (&path, &stop);
+                scope.spawn(move || submit(path, number, least / 4, seed, stop))
+            })
+            .collect();
+        for _ in 0..60 {
+            let size = least + random.below(25) * (MIB / 2);
+            disk.server.resize(size).expect("resize");
+            assert_eq!(disk.server.status().expect("status").size_bytes, size);
+            assert_eq!(disk.setting("size"), (size / 512).to_string());
+        }
+        stop.store(true, Ordering::Relaxed);
+        submitters.into_iter().map(|submitter| submitter.join().expect("a submitter failed")).sum()
+    });
+    assert!(rounds > 0, "no I/O ran");
+    // Behind the end there is nothing, and what was cut off before is as the backend has it.
+    disk.server.resize(8 * MIB).expect("resize");
+    let file = File::options().read(true).write(true).open(&path).expect("open");
+    let error = file.write_at(&[1; 512], 8 * MIB).expect_err("behind the end");
+    assert_eq!(error.raw_os_error(), Some(Errno::NOSPC.raw_os_error()));
+    disk.server.resize(16 * MIB).expect("resize");
+    file.write_all_at(&[1; 4096], 16 * MIB - 4096).expect("write to the new end");
+    file.sync_all().expect("flush");
+    drop(file);
+    disk.destroy_and_join(serving);
+}
+
+/// Writes and reads back in its own part of the disk until `stop`; returns how often.
+fn submit(path: &Path, number: u64, bytes: u64, seed: u64, stop: &AtomicBool) -> u64 {
+    let mut random = crate::guest::Random::named(seed ^ number, "submitter");
+    let fd = open_direct(path);
+    let (mut data, mut back) = (Aligned::new(65536, 0), Aligned::new(65536, 0));
+    let mut rounds = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let length = usize::try_from(512 * (1 + random.below(128))).expect("small");
+        let offset = number * bytes + 512 * random.below((bytes - 65536) / 512);
+        random.fill(&mut data.bytes_mut()[..length]);
+        assert_eq!(rustix::io::pwrite(&fd, &data.bytes()[..length], offset), Ok(length));
+        assert_eq!(rustix::io::pread(&fd, &mut back.bytes_mut()[..length], offset), Ok(length));
+        assert!(data.bytes()[..length] == back.bytes()[..length], "{length} bytes at {offset} are others");
+        rounds += 1;
+    }
+    rounds
+}
+
+/// Devices come and go, with I/O under way, by every door; nothing stays.
+fn churn(context: &mut Context) {
+    context.load_module("");
+    let mut random = context.random("churn");
+    for round in 0..60 {
+        let name = format!("churn{round}");
+        let ram = Arc::new(Ram::new(4 * MIB).expect("memory"));
+        let queues = 1 + u32::try_from(random.below(2)).expect("small");
+        let auto = random.below(2) == 0;
+        let builder = Builder::new(&name).queues(queues).depth(8).grace(Duration::ZERO).auto_destroy(auto);
+        let (disk, serving) = Disk::serve(&builder, &ram, threads(1));
+        let reads: Vec<_> = (0..random.below(6))
+            .map(|at| {
+                let node = open_direct(&disk.path());
+                std::thread::spawn(move || {
+                    let mut buffer = Aligned::new(4096, 0);
+                    let count = rustix::io::pread(node, buffer.bytes_mut(), at * 4096)?;
+                    Ok::<_, Errno>(buffer.bytes()[..count].to_vec())
+                })
+            })
+            .collect();
+        match random.below(3) {
+            0 => disk.destroy(true),
+            1 => {
+                // Another one takes over, and dies at once.
+                drop(control().attach(&name, TakeOver::Yes).expect("attach"));
+                let _ = control().destroy(&name, true);
+            }
+            _ => {
+                disk.server.resize(2 * MIB).expect("resize");
+                disk.destroy(true);
+            }
+        }
+        for read in reads {
+            let read = read.join().expect("reader");
+            assert!(
+                matches!(&read, Ok(data) if data.iter().all(|byte| *byte == 0)) || read.is_err(),
+                "{read:?}"
+            );
+        }
+        let _ = serving.join().expect("the server panicked");
+        drop(disk);
+        wait_until(20, "the device to go", || control().list().expect("list").is_empty());
+        let (node, entry) = (format!("/dev/zosbd2/{name}"), format!("/sys/block/zosbd2!{name}"));
+        wait_until(20, "the disk to go", || !Path::new(&node).exists() && !Path::new(&entry).exists());
+    }
+    // Nothing holds the module.
+    wait_until(20, "the module to be free", || context.try_unload_module().is_ok());
+}
+
+/// Whatever step of a create or an attach fails, nothing is left, and the next one works.
+fn unwinds(context: &mut Context) {
+    context.load_module("");
+    let parameter = "/sys/module/zosbd2/parameters/fail_step";
+    let steps = [
+        (1, Errno::NOMEM),
+        (2, Errno::NOMEM),
+        (3, Errno::NOMEM),
+        (4, Errno::NOMEM),
+        (5, Errno::NOMEM),
+        (8, Errno::NOMEM),
+        (9, Errno::NFILE),
+    ];
+    let create = || Control::open().expect("control").create(&builder("unwind"));
+    let failing = |step: u32, call: &dyn Fn() -> zosbd2::Result<Server>| {
+        std::fs::write(parameter, step.to_string()).expect("set the fault");
+        let errno = refused(call());
+        std::fs::write(parameter, "0").expect("clear the fault");
+        errno
+    };
+    for (step, errno) in steps {
+        // Another name each time: a device can no more be found some time before its name is free.
+        let create = || control().create(&builder(&format!("unwind{step}")));
+        assert_eq!(failing(step, &create), errno, "create, step {step}");
+        assert_eq!(control().list().expect("list"), [], "step {step}");
+        wait_until(20, "the name to be free", || create().is_ok());
+        wait_until(20, "nothing to be left", || control().list().expect("list").is_empty());
+    }
+    // The node is made by START, which can be tried again.
+    let server = create().expect("create");
+    assert_eq!(failing(6, &|| server.start().and_then(|()| create())), Errno::EXIST);
+    assert_eq!(server.status().expect("status").state, State::Created);
+    server.start().expect("start");
+    for (step, errno) in [(8, Errno::NOMEM), (9, Errno::NFILE)] {
+        let attach = || control().attach("unwind", TakeOver::Yes);
+        assert_eq!(failing(step, &attach), errno, "attach, step {step}");
+    }
+    control().destroy("unwind", true).expect("destroy");
+}
