@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Version 2 from other languages than Rust, and from 32-bit programs.
+//! The examples of version 2: the smallest, those in other languages than Rust, and those of 32-bit programs.
 
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::guest::{Context, Mounted, Need, Test, drop_caches, run, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
+    Test::new("smallest_example", smallest)
+        .needs(&[Need::Module, Need::Program("hello_disk"), Need::Tool("mkfs.ext4")])
+        .timeout(60),
     Test::new("ram_in_c", ram_in_c)
         .needs(&[Need::Module, Need::Program("ram-c"), Need::Tool("mkfs.ext4"), Need::Tool("blkdiscard")])
         .timeout(120),
@@ -32,6 +35,30 @@ pub(super) const TESTS: &[Test] = &[
 
 /// Lines that examples/c/abi32.c prints.
 const LINES: usize = 231;
+
+/// The program that README.md shows.
+fn smallest(context: &mut Context) {
+    const NODE: &str = "/dev/zosbd2/hello";
+    context.load_module("");
+    context.load_kernel_module("ext4", "");
+    let mut server = context.spawn("hello_disk", &[]);
+    wait_until(30, "the server to serve", || {
+        let serving = server.stdout().contains("serving /dev/zosbd2/hello\n");
+        assert!(serving || server.running(), "it ended: {}", server.stderr());
+        serving
+    });
+    run(60, "mkfs.ext4", &["-q", NODE]);
+    let mounted = Mounted::new(NODE, "/mnt", "ext4", "");
+    let data = context.random("hello").bytes(1 << 20);
+    write_durably(&mounted.path().join("file"), &data);
+    drop_caches();
+    assert!(std::fs::read(mounted.path().join("file")).expect("read a file") == data, "the file differs");
+    mounted.unmount();
+    run(30, "e2fsck", &["-f", "-n", NODE]);
+    server.signal(rustix::process::Signal::TERM);
+    assert!(server.wait(20).success(), "the server did not exit with 0: {}", server.stderr());
+    assert!(!Path::new(NODE).exists(), "the server left its device");
+}
 
 fn ram_in_c(context: &mut Context) {
     ram(context, "ram-c", &[]);
