@@ -8,13 +8,14 @@ use std::sync::Arc;
 
 use zosbd2::{Backend, Builder, Errno, ServeOptions};
 use zosbd2_backends::conformance::{self, Check};
-use zosbd2_backends::{FileOptions, Ram};
+use zosbd2_backends::{FileOptions, Null, Ram};
 
 use super::support::{Buffered, Disk, threads};
 use crate::guest::{Context, Mounted, Need, Test, read_trimmed, run, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("v2_conformance_ram", conformance_ram).needs(&[Need::Module]).timeout(120),
+    Test::new("v2_conformance_null", conformance_null).needs(&[Need::Module]).timeout(60),
     Test::new("v2_conformance_buffered", conformance_buffered).needs(&[Need::Module]).timeout(120),
     Test::new("v2_conformance_file", conformance_file).needs(&[Need::Module]).timeout(120),
     Test::new("v2_conformance_direct_file", conformance_direct).needs(&[Need::Module]).timeout(120),
@@ -50,6 +51,22 @@ fn conformance_ram(context: &mut Context) {
     let ram = Ram::new(64 * MIB).expect("memory");
     let skipped = conform(context, &Builder::new("ram").queues(2), ram, threads(2));
     assert_eq!(skipped, SKIPPED);
+}
+
+/// It moves all data and keeps none: the suite says so.
+fn conformance_null(context: &mut Context) {
+    context.load_module("");
+    let null = Arc::new(Null::new(64 * MIB).expect("memory"));
+    let (disk, serving) = Disk::serve(&Builder::new("null").partition_scan(false), &null, threads(2));
+    let target = conformance::Disk::open(&disk.path(), &disk.sysfs()).expect("open the disk");
+    let failure = conformance::run(&target, context.seed()).expect_err("it keeps nothing");
+    // All blocks are the same one, which is seen as soon as two are looked at.
+    assert_eq!(failure.check, "both_ends", "{failure}");
+    assert!(failure.problem.contains(", not 0x"), "I/O itself failed: {failure}");
+    drop(target);
+    let stats = disk.server.stats(0).expect("stats");
+    assert!(stats.read_bytes > 0 && stats.written_bytes > 0 && stats.failed == 0, "{stats:?}");
+    disk.destroy_and_join(serving);
 }
 
 fn conformance_buffered(context: &mut Context) {
