@@ -309,7 +309,8 @@ void zosbd2_requests_end(struct zosbd2_queue *queue, const u16 *tags, u32 count)
  * usercopy): data of less than a page may well be in a slab, such as the copies
  * of metadata that jbd2 writes, and the block layer vouches for its bounds.
  */
-static __always_inline unsigned long copy_part(void __user *peer, void *piece, u32 bytes, bool to_user)
+static __always_inline unsigned long copy_part(void __user *peer, void *piece, u32 bytes,
+					       bool to_user)
 {
 	unsigned long left;
 
