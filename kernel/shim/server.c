@@ -51,7 +51,8 @@ static int server_release(struct inode *inode, struct file *file)
 {
 	struct zosbd2_server *server = file->private_data;
 
-	zosbd2_rs_server_closed(server->device->engine, zosbd2_registry, server->epoch);
+	if (server->epoch)
+		zosbd2_rs_server_closed(server->device->engine, zosbd2_registry, server->epoch);
 	zosbd2_device_put(server->device);
 	kfree(server);
 	return 0;
@@ -69,11 +70,11 @@ static const struct file_operations server_ops = {
 };
 
 /*
- * Makes a descriptor that nobody can use yet: ends with
+ * Makes a descriptor that nobody can use yet, of no server: ends with
  * zosbd2_server_install() or zosbd2_server_abandon(). Returns its number, or a
- * negative errno, and then the epoch is the caller's to close. Process context.
+ * negative errno. Process context.
  */
-int zosbd2_server_open(struct zosbd2_device *device, u32 epoch, struct file **file)
+int zosbd2_server_open(struct zosbd2_device *device, struct file **file)
 {
 	struct zosbd2_server *server;
 	int fd;
@@ -83,7 +84,7 @@ int zosbd2_server_open(struct zosbd2_device *device, u32 epoch, struct file **fi
 	if (!server)
 		return -ENOMEM;
 	server->device = device;
-	server->epoch = epoch;
+	server->epoch = 0;
 	fd = get_unused_fd_flags(O_CLOEXEC);
 	if (fd < 0)
 		goto free_server;
@@ -100,6 +101,14 @@ int zosbd2_server_open(struct zosbd2_device *device, u32 epoch, struct file **fi
 free_server:
 	kfree(server);
 	return fd;
+}
+
+/* It is this server's descriptor: its last close is the server's death. */
+void zosbd2_server_appoint(struct file *file, u32 epoch)
+{
+	struct zosbd2_server *server = file->private_data;
+
+	server->epoch = epoch;
 }
 
 /* From now on the process has the descriptor. */

@@ -123,6 +123,7 @@ struct zosbd2_device {
 /* What a server descriptor is: the right to serve, until it is closed. */
 struct zosbd2_server {
 	struct zosbd2_device *device;
+	/* 0 until it is appointed. */
 	u32 epoch;
 };
 
@@ -209,7 +210,8 @@ void zosbd2_device_begin_grace(struct zosbd2_device *device, u32 ms);
 bool zosbd2_device_seal(struct zosbd2_device *device, bool force);
 void zosbd2_device_destroy(struct zosbd2_device *device);
 int zosbd2_device_wait_gone(struct zosbd2_device *device);
-int zosbd2_server_open(struct zosbd2_device *device, u32 epoch, struct file **file);
+int zosbd2_server_open(struct zosbd2_device *device, struct file **file);
+void zosbd2_server_appoint(struct file *file, u32 epoch);
 void zosbd2_server_install(int fd, struct file *file);
 void zosbd2_server_abandon(int fd, struct file *file);
 void zosbd2_backtrace(void);

@@ -133,7 +133,8 @@ unsafe extern "C" {
     pub(crate) fn zosbd2_device_seal(device: *mut Device, force: bool) -> bool;
     pub(crate) fn zosbd2_device_destroy(device: *mut Device);
     pub(crate) fn zosbd2_device_wait_gone(device: *mut Device) -> i32;
-    pub(crate) fn zosbd2_server_open(device: *mut Device, epoch: u32, file: *mut *mut File) -> i32;
+    pub(crate) fn zosbd2_server_open(device: *mut Device, file: *mut *mut File) -> i32;
+    pub(crate) fn zosbd2_server_appoint(file: *mut File, epoch: u32);
     pub(crate) fn zosbd2_server_install(fd: i32, file: *mut File);
     pub(crate) fn zosbd2_server_abandon(fd: i32, file: *mut File);
     fn zosbd2_user_read(to: *mut c_void, user: u64, bytes: u32) -> i32;

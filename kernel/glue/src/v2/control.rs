@@ -60,14 +60,22 @@ fn info(devices: Devices, user: u64) -> Result<(), Errno> {
 struct Opened(Option<(i32, *mut shim::File)>);
 
 impl Opened {
-    /// A descriptor for the server of `epoch`, which it closes with it.
-    fn new(device: &Reference, epoch: u32) -> Result<Self, Errno> {
+    /// A descriptor of no server yet.
+    fn new(device: &Reference) -> Result<Self, Errno> {
         let block = device.block();
         let mut file = ptr::null_mut();
         // SAFETY: a reference is held; `file` is written on success.
-        let fd = unsafe { shim::zosbd2_server_open(block.device(), epoch, &raw mut file) };
+        let fd = unsafe { shim::zosbd2_server_open(block.device(), &raw mut file) };
         shim::result(fd)?;
         Ok(Self(Some((fd, file))))
+    }
+
+    /// Makes it the descriptor of the server of `epoch`, who is dead when it is closed.
+    fn appoint(&self, epoch: u32) {
+        if let Some((_, file)) = self.0 {
+            // SAFETY: opened by `new`, and neither installed nor abandoned before.
+            unsafe { shim::zosbd2_server_appoint(file, epoch) };
+        }
     }
 
     fn install(mut self) -> i32 {
@@ -121,17 +129,12 @@ fn create(devices: Devices, user: u64) -> Result<i32, Errno> {
     Ok(opened.install())
 }
 
-/// Attaches the caller to a device.
+/// Attaches the caller to a device. What can fail comes first: a failed take-over leaves the other server alone.
 fn open(device: &Reference, take_over: bool) -> Result<(Opened, u32), Errno> {
-    let block = device.block();
-    let epoch = server::attach(block, take_over)?;
-    match Opened::new(device, epoch) {
-        Ok(opened) => Ok((opened, epoch)),
-        Err(errno) => {
-            server::detach(block, epoch);
-            Err(errno)
-        }
-    }
+    let opened = Opened::new(device)?;
+    let epoch = server::attach(device.block(), take_over)?;
+    opened.appoint(epoch);
+    Ok((opened, epoch))
 }
 
 fn attach(devices: Devices, user: u64) -> Result<i32, Errno> {
@@ -145,6 +148,8 @@ fn attach(devices: Devices, user: u64) -> Result<i32, Errno> {
     if !shim::may_serve(params.owner_uid) {
         return Err(Errno::EPERM);
     }
+    // So that the answer can be written, too.
+    shim::user_write(user, &asked)?;
     let (opened, epoch) = open(&device, asked.flags & abi::ATTACH_TAKE_OVER != 0)?;
     shim::user_write(user, &abi::Attach { handle: params.handle, epoch, ..asked })?;
     Ok(opened.install())

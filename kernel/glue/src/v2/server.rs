@@ -61,7 +61,7 @@ pub fn attach(device: &Device, take_over: bool) -> Result<u32, Errno> {
 
 /// The server of `epoch` is dead, and none of its calls is under way. Returns whether the device is to be
 /// destroyed.
-pub fn detach(device: &Device, epoch: u32) -> bool {
+fn detach(device: &Device, epoch: u32) -> bool {
     let mut locked = device.lock_always();
     for block in device.queues() {
         let mut queue = block.lock();

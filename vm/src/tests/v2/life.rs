@@ -488,6 +488,9 @@ fn unwinds(context: &mut Context) {
     for (step, errno) in [(8, Errno::NOMEM), (9, Errno::NFILE)] {
         let attach = || control().attach("unwind", TakeOver::Yes);
         assert_eq!(failing(step, &attach), errno, "attach, step {step}");
+        // Whoever serves goes on serving.
+        let status = server.status().expect("status");
+        assert_eq!((status.state, status.epoch, status.servers), (State::Live, 1, 1), "attach, step {step}");
     }
     control().destroy("unwind", true).expect("destroy");
 }
