@@ -388,4 +388,12 @@ fn partitions(context: &mut Context) {
     wait_until(20, "the partition", || part.exists());
     drop(node);
     disk.destroy_and_join(serving);
+    // Whatever the blocks, and where the last page is not whole.
+    for (block, size) in [(4096, 512 * MIB), (1024, 512 * MIB + 1024), (512, 64 * MIB + 512)] {
+        let ram = Arc::new(Ram::new(size).expect("memory"));
+        ram.write(0, &partition_table(), false).expect("write the table");
+        let (disk, serving) = Disk::serve(&builder.clone().logical_block_size(block), &ram, threads(1));
+        wait_until(20, "the partition", || part.exists());
+        disk.destroy_and_join(serving);
+    }
 }
