@@ -2,10 +2,12 @@
 //! Servers that are killed: what a flush or FUA had covered is on the disk afterwards, and nothing that nobody wrote.
 
 mod account;
+mod cache;
 pub(crate) mod server;
 
 use std::fs::File;
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -13,9 +15,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::{Errno, IoSlice, ReadWriteFlags};
 use rustix::process::Signal;
+use zosbd2::TakeOver;
 
 use self::account::{Account, Kept};
-use self::server::{BLOCK, Kind};
+use self::server::{BLOCK, Kind, cache_of};
 use super::super::support::{Aligned, open_direct};
 use super::support::control;
 use crate::guest::{Context, Mounted, Need, Random, Spawned, Test, run, wait_until};
@@ -30,6 +33,7 @@ pub(super) const TESTS: &[Test] = &[
 ];
 
 const ROUNDS: u64 = 24;
+const EXT4_ROUNDS: u64 = 20;
 /// Threads that write, each to its own blocks.
 const WRITERS: u64 = 3;
 const BLOCKS_EACH: u64 = 16;
@@ -37,9 +41,14 @@ const BLOCKS: u64 = WRITERS * BLOCKS_EACH;
 const FILE: &str = "/run/disk/file";
 const NEVER: u64 = u64::MAX;
 
-/// The folder of the servers' file, which outlives them.
+/// The folder of the servers' files, which outlive them.
 fn store() -> Mounted {
     Mounted::new("store", "/run/disk", "tmpfs", "")
+}
+
+/// A new disk of zeros.
+fn new_disk(bytes: u64) {
+    File::create(FILE).expect("create").set_len(bytes).expect("size");
 }
 
 fn node(name: &str) -> PathBuf {
@@ -68,19 +77,18 @@ fn killed(server: &mut Spawned) {
 
 /// Writes and flushes at random until an error, or until `stop`.
 fn write(
-    path: &Path,
+    fd: &OwnedFd,
     account: &Account,
     writer: u64,
     random: &mut Random,
     stop: &AtomicBool,
 ) -> Result<(), Errno> {
-    let fd = open_direct(path);
     let mut buffer = Aligned::new(usize::try_from(4 * BLOCK).expect("small"), 0);
     while !stop.load(Ordering::Relaxed) {
         let kind = random.below(16);
         if kind < 3 {
             let covered = account.flush();
-            rustix::fs::fdatasync(&fd)?;
+            rustix::fs::fdatasync(fd)?;
             account.flushed(&covered);
             continue;
         }
@@ -91,43 +99,47 @@ fn write(
         account.submit(first, count, data);
         let durable = kind < 6;
         let flags = if durable { ReadWriteFlags::DSYNC } else { ReadWriteFlags::empty() };
-        let written = rustix::io::pwritev2(&fd, &[IoSlice::new(data)], first * BLOCK, flags)?;
+        let written = rustix::io::pwritev2(fd, &[IoSlice::new(data)], first * BLOCK, flags)?;
         assert_eq!(written, bytes, "a short write");
         account.answered(first, count, durable);
     }
     Ok(())
 }
 
-/// Lets the writers work until each has ended; `meanwhile` runs beside them. Returns how they ended.
-fn work(
+/// Lets the writers work until each has ended; `meanwhile` runs beside them. Returns how they ended, and what it said.
+fn work<T>(
     path: &Path,
     account: &Account,
     random: &mut Random,
-    meanwhile: impl FnOnce(&AtomicBool),
-) -> Vec<Result<(), Errno>> {
+    meanwhile: impl FnOnce(&AtomicBool) -> T,
+) -> (Vec<Result<(), Errno>>, T) {
     let stop = AtomicBool::new(false);
-    let seeds: Vec<u64> = (0..WRITERS).map(|_| random.next()).collect();
+    // Before the first write, which can be the server's death and the node's end.
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| (writer, open_direct(path), Random::named(random.next(), "writer")))
+        .collect();
     std::thread::scope(|scope| {
         let stop = &stop;
-        let writers: Vec<_> = (0..)
-            .zip(&seeds)
-            .map(|(writer, seed)| {
-                scope.spawn(move || write(path, account, writer, &mut Random::named(*seed, "writer"), stop))
+        let writers: Vec<_> = writers
+            .into_iter()
+            .map(|(writer, fd, mut random)| {
+                scope.spawn(move || write(&fd, account, writer, &mut random, stop))
             })
             .collect();
-        meanwhile(stop);
-        writers.into_iter().map(|writer| writer.join().expect("a writer panicked")).collect()
+        let said = meanwhile(stop);
+        let ends = writers.into_iter().map(|writer| writer.join().expect("a writer panicked")).collect();
+        (ends, said)
     })
 }
 
 /// One server's life, and death after so many steps or so many answers. Returns what the disk has.
 fn round(context: &Context, kind: Kind, random: &mut Random, from_outside: bool) -> Result<Kept, String> {
-    File::create(FILE).expect("create").set_len(BLOCKS * BLOCK).expect("size");
+    new_disk(BLOCKS * BLOCK);
     let (steps, answers) =
         if from_outside { (NEVER, 1 + random.below(300)) } else { (2 + random.below(600), NEVER) };
     let mut server = start(context, "crash", kind, random, steps, 0);
     let account = Account::new(random.next(), BLOCKS);
-    let ends = work(&node("crash"), &account, random, |_| {
+    let (ends, ()) = work(&node("crash"), &account, random, |_| {
         if from_outside {
             wait_until(60, "enough answers", || account.answers() >= answers);
             server.signal(Signal::KILL);
@@ -172,40 +184,82 @@ fn liars(context: &mut Context) {
     // Programs cannot send FUA without a flush behind it; the journal of ext4 does.
     let fua = Kind::LiesAboutFua;
     find(fua, &|random| ext4_round(context, fua, random, true).err());
+    for kind in [flush, Kind::LosesCache] {
+        find(kind, &|random| relay(context, kind, random).err());
+    }
 }
 
-/// The device outlives its servers: submitters notice nothing, and every answer holds.
+/// Server after server dies under a device that outlives them, and each death is a power failure as far as the disk
+/// goes. Submitters notice none of it. The error says what a disk does not have.
+fn relay(context: &Context, kind: Kind, random: &mut Random) -> Result<Vec<Kept>, String> {
+    new_disk(BLOCKS * BLOCK);
+    // The last relay's cache is not this one's.
+    let _none_is_as_well = std::fs::remove_file(cache_of(Path::new(FILE)));
+    let account = Account::new(random.next(), BLOCKS);
+    let mut servers = Random::named(random.next(), "servers");
+    let from_outside = |number: u64| number % 3 == 2;
+    let mut next = |number, immortal| {
+        let steps = 2 + servers.below(400);
+        let steps = if immortal || from_outside(number) { NEVER } else { steps };
+        start(context, "crash", kind, &mut servers, steps, 60)
+    };
+    let mut server = next(0, false);
+    let mut found = Vec::new();
+    let (ends, (deaths, lost)) = work(&node("crash"), &account, random, |stop| {
+        let mut number = 0;
+        loop {
+            if from_outside(number) {
+                let enough = account.answers() + 30;
+                wait_until(60, "enough answers", || account.answers() >= enough);
+                server.signal(Signal::KILL);
+            }
+            killed(&mut server);
+            // Nobody serves: nothing can be answered or go to the disk meanwhile.
+            let lost = match account.check(&std::fs::read(FILE).expect("read the disk")) {
+                Ok(kept) => {
+                    found.push(kept);
+                    None
+                }
+                Err(lost) => Some(format!("server {number}: {lost}")),
+            };
+            number += 1;
+            // The last one lives, for the writers to end well.
+            let enough = number == ROUNDS || lost.is_some();
+            server = next(number, enough);
+            if enough {
+                stop.store(true, Ordering::Relaxed);
+                return (number, lost);
+            }
+        }
+    });
+    assert!(ends.iter().all(Result::is_ok), "a writer noticed: {ends:?}");
+    let status = control().status("crash").expect("status");
+    assert_eq!(u64::from(status.epoch), deaths + 1, "one epoch for each server");
+    let end = control().attach("crash", TakeOver::Yes).expect("attach");
+    assert!(server.wait(60).success(), "{}", server.stderr());
+    // Servers that kill themselves do it with a request in their hands.
+    let requeued = end.stats(0).expect("stats").requeued;
+    let own_hands = (0..deaths).filter(|number| !from_outside(*number)).count();
+    assert!(requeued >= own_hands as u64, "{requeued} requests for the next servers");
+    control().destroy("crash", true).expect("destroy");
+    lost.map_or(Ok(found), Err)
+}
+
 fn another_server(context: &mut Context) {
     context.load_module("");
     let _store = store();
     let mut random = context.random("another");
-    File::create(FILE).expect("create").set_len(BLOCKS * BLOCK).expect("size");
-    let account = Account::new(random.next(), BLOCKS);
-    let mut own = Random::named(random.next(), "servers");
-    let mut steps = || 2 + own.below(400);
-    let first = start(context, "crash", Kind::WriteThrough, &mut random, steps(), 60);
-    let last = Mutex::new(None);
-    let mut servers = Random::named(random.next(), "next servers");
-    let ends = work(&node("crash"), &account, &mut random, |stop| {
-        let mut server = first;
-        for _ in 1..ROUNDS {
-            killed(&mut server);
-            server = start(context, "crash", Kind::WriteThrough, &mut servers, steps(), 60);
-        }
-        killed(&mut server);
-        server = start(context, "crash", Kind::WriteThrough, &mut servers, NEVER, 60);
-        stop.store(true, Ordering::Relaxed);
-        last.lock().expect("not poisoned").replace(server);
-    });
-    assert!(ends.iter().all(Result::is_ok), "a writer noticed: {ends:?}");
-    let status = control().status("crash").expect("status");
-    assert_eq!(u64::from(status.epoch), ROUNDS + 1, "one epoch for each server");
-    let kept = account.check(&std::fs::read(FILE).expect("read the disk")).expect("every answer holds");
-    assert_eq!(kept.forgotten, 0, "{kept:?}");
-    assert!(account.answers() > ROUNDS, "nothing was at stake");
-    control().destroy("crash", true).expect("destroy");
-    let mut server = last.into_inner().expect("not poisoned").expect("the last server");
-    assert!(server.wait(60).success(), "{}", server.stderr());
+    for kind in [Kind::WriteThrough, Kind::Honest] {
+        let found = relay(context, kind, &mut random).unwrap_or_else(|lost| panic!("{kind:?}: {lost}"));
+        let durable: usize = found.iter().map(|kept| kept.durable).sum();
+        let forgotten: usize = found.iter().map(|kept| kept.forgotten).sum();
+        context.say(&format!(
+            "{kind:?}: {ROUNDS} servers: {durable} durable blocks kept, {forgotten} others not"
+        ));
+        assert!(durable > 0, "nothing was at stake");
+        // What has no cache keeps every answer.
+        assert_eq!(forgotten > 0, kind == Kind::Honest, "{forgotten} blocks forgotten");
+    }
 }
 
 /// Writes and syncs files until an error, or so many. Each that was synced is on the list.
@@ -231,9 +285,10 @@ fn write_files(folder: &Path, most: usize, random: &mut Random, synced: &Mutex<V
 fn ext4_round(context: &Context, kind: Kind, random: &mut Random, at_rest: bool) -> Result<(), String> {
     let path = node("crash");
     let device = path.to_str().expect("a plain path");
-    File::create(FILE).expect("create").set_len(48 << 20).expect("size");
+    new_disk(48 << 20);
+    // Nothing of the device tells mkfs how long its blocks are.
+    run(60, "mkfs.ext4", &["-q", "-F", "-b", &BLOCK.to_string(), FILE]);
     let mut server = start(context, "crash", kind, random, NEVER, 0);
-    run(60, "mkfs.ext4", &["-q", device]);
     let mounted = Mounted::new(device, "/mnt", "ext4", "");
     let synced = Mutex::new(Vec::new());
     let enough = usize::try_from(1 + random.below(25)).expect("small");
@@ -276,7 +331,7 @@ fn ext4(context: &mut Context) {
     context.load_kernel_module("ext4", "");
     let _store = store();
     let mut random = context.random("ext4");
-    for number in 0..10 {
+    for number in 0..EXT4_ROUNDS {
         if let Err(lost) = ext4_round(context, Kind::Honest, &mut random, number % 2 == 0) {
             panic!("round {number}: {lost}");
         }

@@ -30,7 +30,7 @@ pub(super) struct Account {
 pub(super) struct Covered(Vec<u64>);
 
 /// What a disk has that is as it should be.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Kept {
     /// Blocks whose durable version is not 0.
     pub(super) durable: usize,
@@ -100,6 +100,9 @@ impl Account {
         let blocks = self.blocks();
         let mut kept = Kept::default();
         let size = usize::try_from(BLOCK).expect("small");
+        if disk.len() != blocks.len() * size {
+            return Err(format!("the disk has {} bytes", disk.len()));
+        }
         for ((number, versions), data) in (0..).zip(blocks.iter()).zip(disk.chunks(size)) {
             let version = if data.iter().all(|byte| *byte == 0) {
                 0
@@ -117,5 +120,86 @@ impl Account {
             kept.forgotten += usize::from(version < versions.answered);
         }
         Ok(kept)
+    }
+}
+
+#[cfg(test)]
+mod checks {
+    use super::*;
+
+    const SIZE: usize = 4096;
+
+    /// Writes a block and lets the disk have it.
+    fn write(account: &Account, disk: &mut [u8], block: u64) {
+        let at = usize::try_from(block).unwrap() * SIZE;
+        account.submit(block, 1, &mut disk[at..at + SIZE]);
+        account.answered(block, 1, false);
+    }
+
+    /// Two blocks: the first has version 2, of which 1 is durable, the second has version 1, which is durable.
+    fn written() -> (Account, [Vec<u8>; 3]) {
+        let account = Account::new(7, 2);
+        let mut disk = vec![0; 2 * SIZE];
+        let empty = disk.clone();
+        write(&account, &mut disk, 0);
+        write(&account, &mut disk, 1);
+        let durable = disk.clone();
+        let covered = account.flush();
+        // Comes too late for the flush.
+        write(&account, &mut disk, 0);
+        account.flushed(&covered);
+        (account, [empty, durable, disk])
+    }
+
+    #[test]
+    fn what_was_not_durable_may_be_lost() {
+        let (account, [_, durable, newest]) = written();
+        let counts = |disk: &[u8]| account.check(disk).map(|kept| (kept.durable, kept.forgotten));
+        assert_eq!(counts(&newest), Ok((2, 0)));
+        assert_eq!(counts(&durable), Ok((2, 1)));
+    }
+
+    #[test]
+    fn what_was_durable_may_not() {
+        let (account, [empty, durable, newest]) = written();
+        account.check(&empty).unwrap_err();
+        for block in 0..2 {
+            let mut lost = newest.clone();
+            lost[block * SIZE..][..SIZE].fill(0);
+            let complaint = account.check(&lost).unwrap_err();
+            assert!(complaint.contains(&format!("block {block} has version 0")), "{complaint}");
+        }
+        // FUA: the answer alone makes it durable.
+        account.answered(0, 1, true);
+        account.check(&durable).unwrap_err();
+        account.check(&newest).unwrap();
+    }
+
+    #[test]
+    fn nothing_is_there_that_was_not_written() {
+        let (account, [_, durable, newest]) = written();
+        let complaint = |disk: &[u8]| account.check(disk).unwrap_err();
+        // Half of one version, half of another; half of it gone; one word wrong.
+        // Each third word is the version; the first and the last of them tell one from the other.
+        for edge in [24, 512, 2048, SIZE - 24] {
+            let torn = [&newest[..edge], &durable[edge..]].concat();
+            assert!(complaint(&torn).contains("torn"), "torn at {edge}");
+            let mut gone = newest.clone();
+            gone[edge..SIZE].fill(0);
+            assert!(complaint(&gone).contains("torn"), "gone from {edge}");
+        }
+        let mut wrong = newest.clone();
+        wrong[SIZE - 1] ^= 1;
+        assert!(complaint(&wrong).contains("torn"));
+        // In another's place, of another run, of the future, and a disk that ends too soon.
+        let elsewhere = [&newest[..SIZE], &newest[..SIZE]].concat();
+        assert!(complaint(&elsewhere).contains("block 1 is torn"));
+        let (other, mut foreign) = (Account::new(8, 2), newest.clone());
+        write(&other, &mut foreign, 0);
+        assert!(complaint(&foreign).contains("torn"));
+        let mut future = newest.clone();
+        Account::new(7, 2).stamp(0, 3).zip(&mut future).for_each(|(byte, place)| *place = byte);
+        assert!(complaint(&future).contains("block 0 has version 3"));
+        assert!(complaint(&newest[..SIZE]).contains("4096 bytes"));
     }
 }

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A server that can die at any moment: a process of its own, with a disk in a file, and a cache that dies with it.
+//! A server that can die at any moment: a process of its own, with a disk in a file, and a volatile cache.
 //!
 //! What a write brings is in the cache until a flush, or FUA, puts it into the file; now and then something goes
 //! there by itself, in any order. The file is what a disk has after a power failure.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,6 +16,7 @@ use zosbd2::{
     Backend, Builder, Capabilities, Control, Errno, Error, ServeOptions, Server, StopToken, TakeOver,
 };
 
+use super::cache::Cache;
 use crate::guest::Random;
 
 /// Unit in which data goes to the file, in bytes.
@@ -31,19 +31,20 @@ pub(super) enum Kind {
     LiesAboutFlush,
     /// Takes a durable write for any other.
     LiesAboutFua,
+    /// Does not hand its cache to the next server, and says nothing of it.
+    LosesCache,
     /// Has no cache.
     WriteThrough,
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::Honest, Self::LiesAboutFlush, Self::LiesAboutFua, Self::WriteThrough];
+    const ALL: [Self; 5] =
+        [Self::Honest, Self::LiesAboutFlush, Self::LiesAboutFua, Self::LosesCache, Self::WriteThrough];
 
     pub(super) fn word(self) -> String {
         format!("{self:?}")
     }
 }
-
-type Cache = BTreeMap<u64, Vec<u8>>;
 
 #[derive(Debug)]
 struct Mortal {
@@ -71,12 +72,20 @@ impl Mortal {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn store(&self, block: u64, data: &[u8]) -> Result<(), Errno> {
+    /// Puts a block of the cache into the file. It is in one of them at any time.
+    fn write_out(&self, cache: &mut Cache, block: u64) -> Result<(), Errno> {
         self.step();
-        self.file
-            .write_all_at(data, block * BLOCK)
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+        if let Some(data) = cache.get(block) {
+            self.file.write_all_at(data, block * BLOCK).map_err(errno)?;
+        }
+        self.step();
+        cache.forget(block).map_err(errno)
     }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is what map_err wants")]
+fn errno(error: std::io::Error) -> Errno {
+    Errno::from_io_error(&error).unwrap_or(Errno::IO)
 }
 
 fn blocks(offset: u64, data: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
@@ -100,9 +109,9 @@ impl Backend for Mortal {
         let state = self.state();
         let step = usize::try_from(BLOCK).expect("small");
         for (block, place) in (offset / BLOCK..).zip(buffer.chunks_mut(step)) {
-            match state.0.get(&block) {
+            match state.0.get(block) {
                 Some(data) => place.copy_from_slice(data),
-                None => self.file.read_exact_at(place, block * BLOCK).map_err(|_| Errno::IO)?,
+                None => self.file.read_exact_at(place, block * BLOCK).map_err(errno)?,
             }
         }
         Ok(())
@@ -114,19 +123,17 @@ impl Backend for Mortal {
         let (cache, random) = &mut *state;
         let through = self.kind == Kind::WriteThrough || (fua && self.kind != Kind::LiesAboutFua);
         for (block, data) in blocks(offset, data) {
+            cache.put(block, data).map_err(errno)?;
             if through {
-                cache.remove(&block);
-                self.store(block, data)?;
-            } else {
-                cache.insert(block, data.to_vec());
+                self.write_out(cache, block)?;
             }
         }
         // Any block may go to the disk at any time.
-        if !cache.is_empty() && random.below(8) == 0 {
-            let place = usize::try_from(random.below(cache.len() as u64)).expect("small");
-            let block = *cache.keys().nth(place).expect("below the length");
-            if let Some(data) = cache.remove(&block) {
-                self.store(block, &data)?;
+        if random.below(8) == 0 {
+            let mut cached = cache.list();
+            random.shuffle(&mut cached);
+            if let Some(block) = cached.first() {
+                self.write_out(cache, *block)?;
             }
         }
         drop(state);
@@ -139,12 +146,10 @@ impl Backend for Mortal {
         if self.kind != Kind::LiesAboutFlush {
             let mut state = self.state();
             let (cache, random) = &mut *state;
-            let mut order: Vec<u64> = cache.keys().copied().collect();
+            let mut order = cache.list();
             random.shuffle(&mut order);
             for block in order {
-                if let Some(data) = cache.remove(&block) {
-                    self.store(block, &data)?;
-                }
+                self.write_out(cache, block)?;
             }
         }
         self.step();
@@ -153,20 +158,28 @@ impl Backend for Mortal {
 }
 
 /// What the guest program does as `--serve-mortal NAME FILE KIND SEED STEPS GRACE`: serves the file, and kills itself
-/// after so many steps. Takes over the device of that name if it is there; otherwise makes one that waits GRACE
-/// seconds for another server when this one is dead, and with 0 goes with it. Prints `serving` when it does.
+/// after so many steps. Attaches to the device of that name if it is there; otherwise makes one that waits GRACE
+/// seconds for another server when this one is dead, and with 0 goes with it. Where it waits, the cache has a copy in
+/// FILE.cache, which all servers share. Prints `serving` when it does.
 pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
     let [name, file, kind, seed, steps, grace] = arguments else {
         return Err("usage: --serve-mortal NAME FILE KIND SEED STEPS GRACE".into());
     };
     let kind = Kind::ALL.into_iter().find(|known| known.word() == **kind).ok_or("no such kind")?;
-    let file = File::options().read(true).write(true).open(Path::new(file))?;
+    let path = Path::new(file);
+    let file = File::options().read(true).write(true).open(path)?;
+    let size = file.metadata()?.len();
     let grace: u64 = grace.parse()?;
+    let cache = if grace == 0 || kind == Kind::LosesCache {
+        Cache::default()
+    } else {
+        Cache::outliving(&cache_of(path), size / BLOCK)?
+    };
     let mortal = Mortal {
-        size: file.metadata()?.len(),
+        size,
         file,
         kind,
-        state: Mutex::new((Cache::new(), Random::named(seed.parse()?, "server"))),
+        state: Mutex::new((cache, Random::named(seed.parse()?, "server"))),
         left: AtomicU64::new(steps.parse()?),
     };
     let control = Control::open()?;
@@ -183,6 +196,11 @@ pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>>
     let options = ServeOptions::default().threads_per_queue(2).batch(4);
     server.serve_then(&mortal, &options, &StopToken::new(), || println!("serving"))?;
     Ok(())
+}
+
+/// Where the copy of the cache is.
+pub(super) fn cache_of(file: &Path) -> PathBuf {
+    file.with_extension("cache")
 }
 
 /// Makes the device, as soon as its name is free: it is, some time after its last bearer could be found.
