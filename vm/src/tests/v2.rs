@@ -6,10 +6,18 @@ mod data;
 mod hostile;
 mod life;
 mod operations;
+mod races;
 pub(crate) mod serving;
 pub(crate) mod support;
 
 use crate::guest::Test;
 
-pub(super) const TABLES: &[&[Test]] =
-    &[operations::TESTS, data::TESTS, serving::TESTS, life::TESTS, crash::TESTS, hostile::TESTS];
+pub(super) const TABLES: &[&[Test]] = &[
+    operations::TESTS,
+    data::TESTS,
+    serving::TESTS,
+    life::TESTS,
+    races::TESTS,
+    crash::TESTS,
+    hostile::TESTS,
+];

@@ -362,9 +362,15 @@ fn resize(context: &mut Context) {
                 scope.spawn(move || submit(path, number, least / 4, seed, stop))
             })
             .collect();
+        let answers = || {
+            let stats = [0, 1].map(|queue| disk.server.stats(queue).expect("stats"));
+            stats.iter().flat_map(|stats| &stats.operations).map(|operation| operation.committed).sum::<u64>()
+        };
         for _ in 0..60 {
             let size = least + random.below(25) * (MIB / 2);
+            let before = answers();
             disk.server.resize(size).expect("resize");
+            wait_until(20, "I/O of this size", || answers() >= before + 8);
             assert_eq!(disk.server.status().expect("status").size_bytes, size);
             assert_eq!(disk.setting("size"), (size / 512).to_string());
         }
