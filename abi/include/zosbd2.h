@@ -586,6 +586,9 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 /* Number of operations. */
 #define ZOSBD2_V2_OPERATIONS 6
 
+/* Number of buckets of each histogram of struct zosbd2_v2_latency. */
+#define ZOSBD2_V2_LATENCY_BUCKETS 32
+
 /* Writes are refused. */
 #define ZOSBD2_V2_CREATE_READ_ONLY 1U
 
@@ -620,13 +623,47 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 #define ZOSBD2_V2_CREATE_FLAGS 63U
 
 /*
+ * A request that passes its deadline fails with EIO. For struct
+ * zosbd2_v2_create.deadline_policy.
+ */
+#define ZOSBD2_V2_DEADLINE_FAIL 0U
+
+/*
+ * A request that passes its deadline while a server has it goes back into the
+ * queue, marked as maybe executed, for another thread or server. It never fails
+ * for being late.
+ */
+#define ZOSBD2_V2_DEADLINE_REQUEUE 1U
+
+/*
+ * When a request passes its deadline the server that has it, or lets it wait,
+ * counts as dead: the device does what it does when a server's descriptor is
+ * closed.
+ */
+#define ZOSBD2_V2_DEADLINE_DECLARE_DEAD 2U
+
+/*
  * Become the server although there is one: it gets no more requests, but may
  * commit those it has.
  */
 #define ZOSBD2_V2_ATTACH_TAKE_OVER 1U
 
+/*
+ * The volatile cache of the server before this one survived, and this one has
+ * it. Without it the next flush fails, once, if that server had committed
+ * writes that no flush had covered.
+ */
+#define ZOSBD2_V2_ATTACH_CACHE_SURVIVED 2U
+
+/*
+ * Only look: the descriptor is of no server. STATUS, STATS, LATENCY, REQUESTS
+ * and the reading of BLOB work with it; any other call is EPERM. No other flag
+ * may be set; devices of version 1 can be looked at, too.
+ */
+#define ZOSBD2_V2_ATTACH_OBSERVE 4U
+
 /* All flags of struct zosbd2_v2_attach. */
-#define ZOSBD2_V2_ATTACH_FLAGS 1U
+#define ZOSBD2_V2_ATTACH_FLAGS 7U
 
 /* Destroy whoever has the device open. */
 #define ZOSBD2_V2_DESTROY_FORCE 1U
@@ -673,6 +710,27 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 /* All flags of struct zosbd2_v2_enter. */
 #define ZOSBD2_V2_ENTER_FLAGS 1U
 
+/* Replace what is kept by what the argument has. */
+#define ZOSBD2_V2_BLOB_WRITE 1U
+
+/* All flags of struct zosbd2_v2_blob. */
+#define ZOSBD2_V2_BLOB_FLAGS 1U
+
+/* Most bytes that are kept for the servers of a device. */
+#define ZOSBD2_V2_BLOB_BYTES 256
+
+/* Waits for a server. */
+#define ZOSBD2_V2_OUTSTANDING_QUEUED 1U
+
+/* A server has it. */
+#define ZOSBD2_V2_OUTSTANDING_HELD 2U
+
+/* A server has it, and its data is being copied. */
+#define ZOSBD2_V2_OUTSTANDING_COPYING 3U
+
+/* It has failed, and ends when the copy of its data does. */
+#define ZOSBD2_V2_OUTSTANDING_DOOMED 4U
+
 /* Made, but not started: there is no block node yet. */
 #define ZOSBD2_V2_STATE_CREATED 0U
 
@@ -695,7 +753,7 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 #define ZOSBD2_V2_INFO_BYTES 88U
 
 /* Bytes of struct zosbd2_v2_create. */
-#define ZOSBD2_V2_CREATE_BYTES 136U
+#define ZOSBD2_V2_CREATE_BYTES 144U
 
 /* Bytes of struct zosbd2_v2_attach. */
 #define ZOSBD2_V2_ATTACH_BYTES 48U
@@ -707,7 +765,7 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 #define ZOSBD2_V2_LIST_BYTES 32U
 
 /* Bytes of struct zosbd2_v2_status. */
-#define ZOSBD2_V2_STATUS_BYTES 168U
+#define ZOSBD2_V2_STATUS_BYTES 176U
 
 /* Bytes of struct zosbd2_v2_start. */
 #define ZOSBD2_V2_START_BYTES 8U
@@ -716,10 +774,19 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 #define ZOSBD2_V2_RESIZE_BYTES 16U
 
 /* Bytes of struct zosbd2_v2_stats. */
-#define ZOSBD2_V2_STATS_BYTES 184U
+#define ZOSBD2_V2_STATS_BYTES 192U
 
 /* Bytes of struct zosbd2_v2_enter. */
 #define ZOSBD2_V2_ENTER_BYTES 80U
+
+/* Bytes of struct zosbd2_v2_latency. */
+#define ZOSBD2_V2_LATENCY_BYTES 784U
+
+/* Bytes of struct zosbd2_v2_requests. */
+#define ZOSBD2_V2_REQUESTS_BYTES 40U
+
+/* Bytes of struct zosbd2_v2_blob. */
+#define ZOSBD2_V2_BLOB_ARGUMENT_BYTES 272U
 
 /*
  * Type of all numbers below. Each is direction (read and write) << 30 | size <<
@@ -734,7 +801,7 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
  * Control node: make a device (struct zosbd2_v2_create, in and out); returns
  * its server descriptor.
  */
-#define ZOSBD2_V2_IOCTL_CREATE 3230186753U
+#define ZOSBD2_V2_IOCTL_CREATE 3230711041U
 
 /*
  * Control node: become the server of a device (struct zosbd2_v2_attach, in and
@@ -759,7 +826,7 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
  * out), by name. Server descriptor: the same of its own device; the name must
  * be empty or that of the device.
  */
-#define ZOSBD2_V2_IOCTL_STATUS 3232283909U
+#define ZOSBD2_V2_IOCTL_STATUS 3232808197U
 
 /*
  * Server descriptor: make the block node (struct zosbd2_v2_start, in). May be
@@ -774,13 +841,31 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
  * Server descriptor: the counters of one queue (struct zosbd2_v2_stats, in and
  * out).
  */
-#define ZOSBD2_V2_IOCTL_STATS 3233332498U
+#define ZOSBD2_V2_IOCTL_STATS 3233856786U
 
 /*
  * Server descriptor: answer requests, move their data, fetch more (struct
  * zosbd2_v2_enter, in and out).
  */
 #define ZOSBD2_V2_IOCTL_ENTER 3226516755U
+
+/*
+ * Server descriptor: how long the requests of one queue took (struct
+ * zosbd2_v2_latency, in and out).
+ */
+#define ZOSBD2_V2_IOCTL_LATENCY 3272654100U
+
+/*
+ * Server descriptor: the requests of one queue that are not answered (struct
+ * zosbd2_v2_requests, in and out).
+ */
+#define ZOSBD2_V2_IOCTL_REQUESTS 3223895317U
+
+/*
+ * Server descriptor: read or replace what is kept for the device's servers
+ * (struct zosbd2_v2_blob, in and out).
+ */
+#define ZOSBD2_V2_IOCTL_BLOB 3239099670U
 
 /**
  * struct zosbd2_v2_info - Argument of ZOSBD2_V2_IOCTL_INFO.
@@ -874,11 +959,14 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_info, module_version) == 56,
  *   block; 0: not supported, the kernel writes zeros.
  * @max_secure_erase_bytes: Longest secure erase, a multiple of the logical
  *   block; 0: not supported.
- * @deadline_ms: A request fails that is not committed so long after it came, in
- *   milliseconds; 0: never.
+ * @deadline_ms: deadline_policy is for requests that are not committed so long
+ *   after they came, in milliseconds; 0: none is.
  * @grace_ms: How long I/O waits for another server when the last one is gone,
  *   in milliseconds; 0: it fails.
  * @handle: Out: number of the device.
+ * @deadline_policy: What happens to a request that passes its deadline: one of
+ *   the DEADLINE_ numbers.
+ * @reserved: 0.
  */
 struct zosbd2_v2_create {
 	__u32 size;
@@ -900,9 +988,11 @@ struct zosbd2_v2_create {
 	__u32 deadline_ms;
 	__u32 grace_ms;
 	__u32 handle;
+	__u32 deadline_policy;
+	__u32 reserved;
 };
 
-ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_create) == 136,
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_create) == 144,
 	      "size of zosbd2_v2_create");
 ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_create, size) == 0,
 	      "offset of zosbd2_v2_create.size");
@@ -942,6 +1032,10 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_create, grace_ms) == 128,
 	      "offset of zosbd2_v2_create.grace_ms");
 ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_create, handle) == 132,
 	      "offset of zosbd2_v2_create.handle");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_create, deadline_policy) == 136,
+	      "offset of zosbd2_v2_create.deadline_policy");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_create, reserved) == 140,
+	      "offset of zosbd2_v2_create.reserved");
 
 /**
  * struct zosbd2_v2_attach - Argument of ZOSBD2_V2_IOCTL_ATTACH.
@@ -1084,6 +1178,9 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_list_entry, name) == 8,
  * @version: Out: version of the interface that serves it: 1 or 2.
  * @major: Out: device number of the block node; 0 and 0 before it is started.
  * @minor: Out: see major.
+ * @deadline_policy: Out: as created.
+ * @lost: Out: 1 if the next flush will fail because answered writes were lost
+ *   with a server's cache, else 0.
  */
 struct zosbd2_v2_status {
 	__u32 size;
@@ -1113,9 +1210,11 @@ struct zosbd2_v2_status {
 	__u32 version;
 	__u32 major;
 	__u32 minor;
+	__u32 deadline_policy;
+	__u32 lost;
 };
 
-ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_status) == 168,
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_status) == 176,
 	      "size of zosbd2_v2_status");
 ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, size) == 0,
 	      "offset of zosbd2_v2_status.size");
@@ -1171,6 +1270,10 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, major) == 160,
 	      "offset of zosbd2_v2_status.major");
 ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, minor) == 164,
 	      "offset of zosbd2_v2_status.minor");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, deadline_policy) == 168,
+	      "offset of zosbd2_v2_status.deadline_policy");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, lost) == 172,
+	      "offset of zosbd2_v2_status.lost");
 
 /**
  * struct zosbd2_v2_start - Argument of ZOSBD2_V2_IOCTL_START.
@@ -1230,6 +1333,8 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_resize, size_bytes) == 8,
  * @stale: Out: commits that named no request of the server's.
  * @wakeups: Out: threads woken.
  * @sleeps: Out: calls of ZOSBD2_V2_IOCTL_ENTER that slept.
+ * @lost_flushes: Out: flushes that a server carried out, and that failed
+ *   because writes before them were lost with a server's cache.
  */
 struct zosbd2_v2_stats {
 	__u32 size;
@@ -1248,9 +1353,10 @@ struct zosbd2_v2_stats {
 	__aligned_u64 stale;
 	__aligned_u64 wakeups;
 	__aligned_u64 sleeps;
+	__aligned_u64 lost_flushes;
 };
 
-ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_stats) == 184,
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_stats) == 192,
 	      "size of zosbd2_v2_stats");
 ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_stats, size) == 0,
 	      "offset of zosbd2_v2_stats.size");
@@ -1284,6 +1390,179 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_stats, wakeups) == 168,
 	      "offset of zosbd2_v2_stats.wakeups");
 ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_stats, sleeps) == 176,
 	      "offset of zosbd2_v2_stats.sleeps");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_stats, lost_flushes) == 184,
+	      "offset of zosbd2_v2_stats.lost_flushes");
+
+/**
+ * struct zosbd2_v2_latency - Argument of ZOSBD2_V2_IOCTL_LATENCY. Requests are
+ * counted when an answer is accepted, in each histogram: bucket 0 has those
+ * below 1024 ns, bucket n those from 2^(9 + n) to below 2^(10 + n) ns, the last
+ * one all others, too. Counts go up from the making of the device and wrap at
+ * 64 bits.
+ * @size: Bytes of this argument.
+ * @flags: 0.
+ * @queue: In: which queue.
+ * @reserved: 0.
+ * @waiting: Out: from the submission to the fetch by the server that answered.
+ * @serving: Out: from that fetch to the answer.
+ * @total: Out: from the submission to the answer.
+ */
+struct zosbd2_v2_latency {
+	__u32 size;
+	__u32 flags;
+	__u32 queue;
+	__u32 reserved;
+	__aligned_u64 waiting[ZOSBD2_V2_LATENCY_BUCKETS];
+	__aligned_u64 serving[ZOSBD2_V2_LATENCY_BUCKETS];
+	__aligned_u64 total[ZOSBD2_V2_LATENCY_BUCKETS];
+};
+
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_latency) == 784,
+	      "size of zosbd2_v2_latency");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_latency, size) == 0,
+	      "offset of zosbd2_v2_latency.size");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_latency, flags) == 4,
+	      "offset of zosbd2_v2_latency.flags");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_latency, queue) == 8,
+	      "offset of zosbd2_v2_latency.queue");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_latency, reserved) == 12,
+	      "offset of zosbd2_v2_latency.reserved");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_latency, waiting) == 16,
+	      "offset of zosbd2_v2_latency.waiting");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_latency, serving) == 272,
+	      "offset of zosbd2_v2_latency.serving");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_latency, total) == 528,
+	      "offset of zosbd2_v2_latency.total");
+
+/**
+ * struct zosbd2_v2_requests - Argument of ZOSBD2_V2_IOCTL_REQUESTS. The list is
+ * made in several steps, between which requests come and go.
+ * @size: Bytes of this argument.
+ * @flags: 0.
+ * @queue: In: which queue.
+ * @age_ms: In: only requests that came at least so long ago, in milliseconds.
+ * @entries: Address of an array of struct zosbd2_v2_outstanding.
+ * @capacity: Entries that fit there.
+ * @count: Out: entries written, in the order of their tags.
+ * @total: Out: requests of that age there are.
+ * @reserved: 0.
+ */
+struct zosbd2_v2_requests {
+	__u32 size;
+	__u32 flags;
+	__u32 queue;
+	__u32 age_ms;
+	__aligned_u64 entries;
+	__u32 capacity;
+	__u32 count;
+	__u32 total;
+	__u32 reserved;
+};
+
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_requests) == 40,
+	      "size of zosbd2_v2_requests");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_requests, size) == 0,
+	      "offset of zosbd2_v2_requests.size");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_requests, flags) == 4,
+	      "offset of zosbd2_v2_requests.flags");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_requests, queue) == 8,
+	      "offset of zosbd2_v2_requests.queue");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_requests, age_ms) == 12,
+	      "offset of zosbd2_v2_requests.age_ms");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_requests, entries) == 16,
+	      "offset of zosbd2_v2_requests.entries");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_requests, capacity) == 24,
+	      "offset of zosbd2_v2_requests.capacity");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_requests, count) == 28,
+	      "offset of zosbd2_v2_requests.count");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_requests, total) == 32,
+	      "offset of zosbd2_v2_requests.total");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_requests, reserved) == 36,
+	      "offset of zosbd2_v2_requests.reserved");
+
+/**
+ * struct zosbd2_v2_outstanding - A request that is not answered.
+ * @offset: First byte on the device.
+ * @length: Length in bytes; 0 for a flush.
+ * @age_ns: Nanoseconds since it came.
+ * @held_ns: Nanoseconds since the server got it; 0 if none has it.
+ * @op: One of the OP_ numbers.
+ * @flags: ZOSBD2_V2_REQUEST_FUA, ZOSBD2_V2_REQUEST_NO_UNMAP,
+ *   ZOSBD2_V2_REQUEST_MAYBE_EXECUTED.
+ * @state: ZOSBD2_V2_OUTSTANDING_QUEUED, ZOSBD2_V2_OUTSTANDING_HELD,
+ *   ZOSBD2_V2_OUTSTANDING_COPYING or ZOSBD2_V2_OUTSTANDING_DOOMED.
+ * @tag: Its tag: one request of a queue has it at a time.
+ * @epoch: The server that has it; 0 if none has.
+ * @thread: The thread that fetched it, as the first pid namespace numbers it; 0
+ *   if no server has it.
+ */
+struct zosbd2_v2_outstanding {
+	__aligned_u64 offset;
+	__aligned_u64 length;
+	__aligned_u64 age_ns;
+	__aligned_u64 held_ns;
+	__u32 op;
+	__u32 flags;
+	__u32 state;
+	__u32 tag;
+	__u32 epoch;
+	__u32 thread;
+};
+
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_outstanding) == 56,
+	      "size of zosbd2_v2_outstanding");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_outstanding, offset) == 0,
+	      "offset of zosbd2_v2_outstanding.offset");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_outstanding, length) == 8,
+	      "offset of zosbd2_v2_outstanding.length");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_outstanding, age_ns) == 16,
+	      "offset of zosbd2_v2_outstanding.age_ns");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_outstanding, held_ns) == 24,
+	      "offset of zosbd2_v2_outstanding.held_ns");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_outstanding, op) == 32,
+	      "offset of zosbd2_v2_outstanding.op");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_outstanding, flags) == 36,
+	      "offset of zosbd2_v2_outstanding.flags");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_outstanding, state) == 40,
+	      "offset of zosbd2_v2_outstanding.state");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_outstanding, tag) == 44,
+	      "offset of zosbd2_v2_outstanding.tag");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_outstanding, epoch) == 48,
+	      "offset of zosbd2_v2_outstanding.epoch");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_outstanding, thread) == 52,
+	      "offset of zosbd2_v2_outstanding.thread");
+
+/**
+ * struct zosbd2_v2_blob - Argument of ZOSBD2_V2_IOCTL_BLOB: bytes that the
+ * kernel keeps for the servers of a device, as long as the device is there.
+ * They mean nothing to it; an example is where a server has its journal.
+ * @size: Bytes of this argument.
+ * @flags: BLOB_ flags.
+ * @length: Bytes of bytes that count: at most ZOSBD2_V2_BLOB_BYTES. In with
+ *   ZOSBD2_V2_BLOB_WRITE, otherwise out.
+ * @reserved: 0.
+ * @bytes: The bytes, as length; those behind are 0.
+ */
+struct zosbd2_v2_blob {
+	__u32 size;
+	__u32 flags;
+	__u32 length;
+	__u32 reserved;
+	__u8 bytes[ZOSBD2_V2_BLOB_BYTES];
+};
+
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_blob) == 272,
+	      "size of zosbd2_v2_blob");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_blob, size) == 0,
+	      "offset of zosbd2_v2_blob.size");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_blob, flags) == 4,
+	      "offset of zosbd2_v2_blob.flags");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_blob, length) == 8,
+	      "offset of zosbd2_v2_blob.length");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_blob, reserved) == 12,
+	      "offset of zosbd2_v2_blob.reserved");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_blob, bytes) == 16,
+	      "offset of zosbd2_v2_blob.bytes");
 
 /**
  * struct zosbd2_v2_enter - Argument of ZOSBD2_V2_IOCTL_ENTER.

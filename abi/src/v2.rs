@@ -63,6 +63,8 @@ pub const OP_WRITE_ZEROES: u32 = 4;
 pub const OP_SECURE_ERASE: u32 = 5;
 /// Number of operations.
 pub const OPERATIONS: usize = 6;
+/// Number of buckets of each histogram of [`Latency`].
+pub const LATENCY_BUCKETS: usize = 32;
 
 /// Writes are refused.
 pub const CREATE_READ_ONLY: u32 = 1;
@@ -81,10 +83,25 @@ pub const CREATE_AUTO_DESTROY: u32 = 32;
 /// All flags of [`Create`].
 pub const CREATE_FLAGS: u32 = 63;
 
+/// A request that passes its deadline fails with `EIO`. For [`Create::deadline_policy`].
+pub const DEADLINE_FAIL: u32 = 0;
+/// A request that passes its deadline while a server has it goes back into the queue, marked as maybe executed,
+/// for another thread or server. It never fails for being late.
+pub const DEADLINE_REQUEUE: u32 = 1;
+/// When a request passes its deadline the server that has it, or lets it wait, counts as dead: the device does
+/// what it does when a server's descriptor is closed.
+pub const DEADLINE_DECLARE_DEAD: u32 = 2;
+
 /// Become the server although there is one: it gets no more requests, but may commit those it has.
 pub const ATTACH_TAKE_OVER: u32 = 1;
+/// The volatile cache of the server before this one survived, and this one has it. Without it the next flush fails,
+/// once, if that server had committed writes that no flush had covered.
+pub const ATTACH_CACHE_SURVIVED: u32 = 2;
+/// Only look: the descriptor is of no server. STATUS, STATS, LATENCY, REQUESTS and the reading of BLOB work with it;
+/// any other call is `EPERM`. No other flag may be set; devices of version 1 can be looked at, too.
+pub const ATTACH_OBSERVE: u32 = 4;
 /// All flags of [`Attach`].
-pub const ATTACH_FLAGS: u32 = 1;
+pub const ATTACH_FLAGS: u32 = 7;
 
 /// Destroy whoever has the device open.
 pub const DESTROY_FORCE: u32 = 1;
@@ -115,6 +132,22 @@ pub const ENTER_TIMEOUT: u32 = 1;
 /// All flags of [`Enter`].
 pub const ENTER_FLAGS: u32 = 1;
 
+/// Replace what is kept by what the argument has.
+pub const BLOB_WRITE: u32 = 1;
+/// All flags of [`Blob`].
+pub const BLOB_FLAGS: u32 = 1;
+/// Most bytes that are kept for the servers of a device.
+pub const BLOB_BYTES: usize = 256;
+
+/// Waits for a server.
+pub const OUTSTANDING_QUEUED: u32 = 1;
+/// A server has it.
+pub const OUTSTANDING_HELD: u32 = 2;
+/// A server has it, and its data is being copied.
+pub const OUTSTANDING_COPYING: u32 = 3;
+/// It has failed, and ends when the copy of its data does.
+pub const OUTSTANDING_DOOMED: u32 = 4;
+
 /// Made, but not started: there is no block node yet.
 pub const STATE_CREATED: u32 = 0;
 /// A server is attached.
@@ -129,7 +162,7 @@ pub const STATE_DESTROYED: u32 = 4;
 /// Bytes of [`Info`].
 pub const INFO_BYTES: u32 = 88;
 /// Bytes of [`Create`].
-pub const CREATE_BYTES: u32 = 136;
+pub const CREATE_BYTES: u32 = 144;
 /// Bytes of [`Attach`].
 pub const ATTACH_BYTES: u32 = 48;
 /// Bytes of [`Destroy`].
@@ -137,15 +170,21 @@ pub const DESTROY_BYTES: u32 = 40;
 /// Bytes of [`List`].
 pub const LIST_BYTES: u32 = 32;
 /// Bytes of [`Status`].
-pub const STATUS_BYTES: u32 = 168;
+pub const STATUS_BYTES: u32 = 176;
 /// Bytes of [`Start`].
 pub const START_BYTES: u32 = 8;
 /// Bytes of [`Resize`].
 pub const RESIZE_BYTES: u32 = 16;
 /// Bytes of [`Stats`].
-pub const STATS_BYTES: u32 = 184;
+pub const STATS_BYTES: u32 = 192;
 /// Bytes of [`Enter`].
 pub const ENTER_BYTES: u32 = 80;
+/// Bytes of [`Latency`].
+pub const LATENCY_BYTES: u32 = 784;
+/// Bytes of [`Requests`].
+pub const REQUESTS_BYTES: u32 = 40;
+/// Bytes of [`Blob`].
+pub const BLOB_ARGUMENT_BYTES: u32 = 272;
 
 /// Type of all numbers below. Each is direction (read and write) << 30 | size << 16 | type << 8 | number.
 pub const IOCTL_TYPE: u32 = 0xbd;
@@ -170,6 +209,12 @@ pub const IOCTL_RESIZE: u32 = (3 << 30) | (RESIZE_BYTES << 16) | (IOCTL_TYPE << 
 pub const IOCTL_STATS: u32 = (3 << 30) | (STATS_BYTES << 16) | (IOCTL_TYPE << 8) | 0x12;
 /// Server descriptor: answer requests, move their data, fetch more ([`Enter`], in and out).
 pub const IOCTL_ENTER: u32 = (3 << 30) | (ENTER_BYTES << 16) | (IOCTL_TYPE << 8) | 0x13;
+/// Server descriptor: how long the requests of one queue took ([`Latency`], in and out).
+pub const IOCTL_LATENCY: u32 = (3 << 30) | (LATENCY_BYTES << 16) | (IOCTL_TYPE << 8) | 0x14;
+/// Server descriptor: the requests of one queue that are not answered ([`Requests`], in and out).
+pub const IOCTL_REQUESTS: u32 = (3 << 30) | (REQUESTS_BYTES << 16) | (IOCTL_TYPE << 8) | 0x15;
+/// Server descriptor: read or replace what is kept for the device's servers ([`Blob`], in and out).
+pub const IOCTL_BLOB: u32 = (3 << 30) | (BLOB_ARGUMENT_BYTES << 16) | (IOCTL_TYPE << 8) | 0x16;
 
 /// Argument of [`IOCTL_INFO`].
 #[repr(C)]
@@ -240,12 +285,16 @@ pub struct Create {
     pub max_write_zeroes_bytes: u32,
     /// Longest secure erase, a multiple of the logical block; 0: not supported.
     pub max_secure_erase_bytes: u32,
-    /// A request fails that is not committed so long after it came, in milliseconds; 0: never.
+    /// `deadline_policy` is for requests that are not committed so long after they came, in milliseconds; 0: none is.
     pub deadline_ms: u32,
     /// How long I/O waits for another server when the last one is gone, in milliseconds; 0: it fails.
     pub grace_ms: u32,
     /// Out: number of the device.
     pub handle: u32,
+    /// What happens to a request that passes its deadline: one of the `DEADLINE_` numbers.
+    pub deadline_policy: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 /// Argument of [`IOCTL_ATTACH`].
@@ -366,6 +415,10 @@ pub struct Status {
     pub major: u32,
     /// Out: see `major`.
     pub minor: u32,
+    /// Out: as created.
+    pub deadline_policy: u32,
+    /// Out: 1 if the next flush will fail because answered writes were lost with a server's cache, else 0.
+    pub lost: u32,
 }
 
 /// Argument of [`IOCTL_START`].
@@ -426,6 +479,104 @@ pub struct Stats {
     pub wakeups: u64,
     /// Out: calls of [`IOCTL_ENTER`] that slept.
     pub sleeps: u64,
+    /// Out: flushes that a server carried out, and that failed because writes before them were lost with a server's
+    /// cache.
+    pub lost_flushes: u64,
+}
+
+/// Argument of [`IOCTL_LATENCY`]. Requests are counted when an answer is accepted, in each histogram: bucket 0 has
+/// those below 1024 ns, bucket n those from 2^(9 + n) to below 2^(10 + n) ns, the last one all others, too.
+/// Counts go up from the making of the device and wrap at 64 bits.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Latency {
+    /// Bytes of this argument.
+    pub size: u32,
+    /// 0.
+    pub flags: u32,
+    /// In: which queue.
+    pub queue: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Out: from the submission to the fetch by the server that answered.
+    pub waiting: [u64; LATENCY_BUCKETS],
+    /// Out: from that fetch to the answer.
+    pub serving: [u64; LATENCY_BUCKETS],
+    /// Out: from the submission to the answer.
+    pub total: [u64; LATENCY_BUCKETS],
+}
+
+/// Argument of [`IOCTL_REQUESTS`]. The list is made in several steps, between which requests come and go.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// Bytes of this argument.
+    pub size: u32,
+    /// 0.
+    pub flags: u32,
+    /// In: which queue.
+    pub queue: u32,
+    /// In: only requests that came at least so long ago, in milliseconds.
+    pub age_ms: u32,
+    /// Address of an array of [`Outstanding`].
+    pub entries: u64,
+    /// Entries that fit there.
+    pub capacity: u32,
+    /// Out: entries written, in the order of their tags.
+    pub count: u32,
+    /// Out: requests of that age there are.
+    pub total: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// A request that is not answered.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outstanding {
+    /// First byte on the device.
+    pub offset: u64,
+    /// Length in bytes; 0 for a flush.
+    pub length: u64,
+    /// Nanoseconds since it came.
+    pub age_ns: u64,
+    /// Nanoseconds since the server got it; 0 if none has it.
+    pub held_ns: u64,
+    /// One of the `OP_` numbers.
+    pub op: u32,
+    /// `REQUEST_FUA`, `REQUEST_NO_UNMAP`, `REQUEST_MAYBE_EXECUTED`.
+    pub flags: u32,
+    /// `OUTSTANDING_QUEUED`, `OUTSTANDING_HELD`, `OUTSTANDING_COPYING` or `OUTSTANDING_DOOMED`.
+    pub state: u32,
+    /// Its tag: one request of a queue has it at a time.
+    pub tag: u32,
+    /// The server that has it; 0 if none has.
+    pub epoch: u32,
+    /// The thread that fetched it, as the first pid namespace numbers it; 0 if no server has it.
+    pub thread: u32,
+}
+
+/// Argument of [`IOCTL_BLOB`]: bytes that the kernel keeps for the servers of a device, as long as the device is
+/// there. They mean nothing to it; an example is where a server has its journal.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blob {
+    /// Bytes of this argument.
+    pub size: u32,
+    /// `BLOB_` flags.
+    pub flags: u32,
+    /// Bytes of `bytes` that count: at most [`BLOB_BYTES`]. In with [`BLOB_WRITE`], otherwise out.
+    pub length: u32,
+    /// 0.
+    pub reserved: u32,
+    /// The bytes, as `length`; those behind are 0.
+    pub bytes: [u8; BLOB_BYTES],
+}
+
+impl Default for Blob {
+    fn default() -> Self {
+        Self { size: 0, flags: 0, length: 0, reserved: 0, bytes: [0; BLOB_BYTES] }
+    }
 }
 
 /// Argument of [`IOCTL_ENTER`].
@@ -548,6 +699,12 @@ const _: () = {
     assert!(size_of::<Resize>() == RESIZE_BYTES as usize);
     assert!(size_of::<Stats>() == STATS_BYTES as usize);
     assert!(offset_of!(Stats, fetched) == 24);
+    assert!(offset_of!(Create, deadline_policy) == 136);
+    assert!(size_of::<Latency>() == LATENCY_BYTES as usize);
+    assert!(offset_of!(Latency, waiting) == 16);
+    assert!(size_of::<Requests>() == REQUESTS_BYTES as usize);
+    assert!(size_of::<Outstanding>() == 56);
+    assert!(size_of::<Blob>() == BLOB_ARGUMENT_BYTES as usize);
     assert!(size_of::<Enter>() == ENTER_BYTES as usize);
     assert!(offset_of!(Enter, commit_count) == 40);
     assert!(offset_of!(Enter, processed) == 64);

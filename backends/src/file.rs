@@ -227,6 +227,8 @@ impl Backend for FileDisk {
     fn capabilities(&self) -> Capabilities {
         let mut capabilities = Capabilities::default();
         capabilities.volatile_cache = true;
+        // It is that of the kernel, or of the disk below.
+        capabilities.cache_survives = true;
         capabilities.fua = true;
         capabilities.discard = true;
         capabilities.write_zeroes = true;

@@ -2,7 +2,7 @@
 //! The life of a device: its servers, the grace after the last of them, its destruction.
 //!
 //! ```text
-//!                    last server closed            grace over
+//!              last server closed, or dead         grace over
 //!   LIVE ------------------------------> ORPHANED ------------> FAILED
 //!    |  ^                                  |   |                 | |
 //!    |  +----------------------------------+---)-----------------+ |
@@ -74,6 +74,18 @@ pub const EDGES: &[(Phase, Phase)] = &[
     (Phase::Failing, Phase::Gone),
 ];
 
+/// What happens to a request that is not answered within the device's deadline.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Policy {
+    /// It fails.
+    #[default]
+    Fail,
+    /// It is taken from its server's thread, and another one gets it.
+    Requeue,
+    /// Its server is dead as far as the device goes, which then does what it does without a server.
+    DeclareDead,
+}
+
 /// What a device was made with that decides about its life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
@@ -111,6 +123,8 @@ pub struct Life {
     serving: bool,
     /// Open descriptors, the newest and older ones.
     servers: u32,
+    /// When the last grace that began ends.
+    grace_ends_ms: u64,
     drain: Option<Drain>,
 }
 
@@ -125,6 +139,7 @@ impl Life {
             epoch: 0,
             serving: false,
             servers: 0,
+            grace_ends_ms: 0,
             drain: None,
         };
         life.serving = !terms.attached;
@@ -200,8 +215,14 @@ impl Life {
     }
 
     /// The last descriptor of a server was closed. The requests it held are taken back by the caller.
-    pub const fn detach(&mut self, epoch: u32) -> Change {
+    pub const fn detach(&mut self, epoch: u32, now_ms: u64) -> Change {
         self.servers = self.servers.saturating_sub(1);
+        self.declare_dead(epoch, now_ms)
+    }
+
+    /// The server of `epoch` counts as dead, whatever it does, and whoever came before it; its descriptor is open,
+    /// or was closed just now. The requests it has are taken back by the caller.
+    pub const fn declare_dead(&mut self, epoch: u32, now_ms: u64) -> Change {
         if epoch != self.epoch || !self.serving {
             return Change::None;
         }
@@ -210,6 +231,7 @@ impl Life {
             // A device that was never started has no user who could wait.
             Phase::Live if self.started && self.terms.grace_ms > 0 => {
                 self.phase = Phase::Orphaned;
+                self.grace_ends_ms = now_ms.saturating_add(self.terms.grace_ms as u64);
                 Change::Grace(self.terms.grace_ms)
             }
             Phase::Live => self.fail(),
@@ -221,11 +243,21 @@ impl Life {
         }
     }
 
-    /// The grace that [`detach`](Self::detach) asked for is over.
-    pub const fn grace_over(&mut self) -> Change {
-        // Otherwise a server came in time. A later orphan has a later grace: the caller keeps one at most.
+    /// A grace that [`detach`](Self::detach) asked for is over. It may have been an earlier one than the one that the
+    /// device is in now.
+    pub const fn grace_over(&mut self, now_ms: u64) -> Change {
         match self.phase {
-            Phase::Orphaned => self.fail(),
+            Phase::Orphaned => {
+                let left = self.grace_ends_ms.saturating_sub(now_ms);
+                if left == 0 {
+                    return self.fail();
+                }
+                // At most what the grace was, unless the clock went back.
+                let most = self.terms.grace_ms as u64;
+                #[expect(clippy::cast_possible_truncation, reason = "at most a u32")]
+                Change::Grace((if left < most { left } else { most }) as u32)
+            }
+            // A server came in time.
             _ => Change::None,
         }
     }
@@ -324,9 +356,10 @@ mod tests {
         let servers = life.servers();
         assert_eq!(life.attach(true), Err(Errno::EOVERFLOW));
         assert_eq!((life.phase(), life.epoch(), life.servers()), (Phase::Live, u32::MAX, servers));
-        assert_eq!(life.detach(u32::MAX), Change::Grace(1));
+        assert_eq!(life.detach(u32::MAX, 5), Change::Grace(1));
         assert_eq!(life.attach(false), Err(Errno::EOVERFLOW));
         assert_eq!((life.phase(), life.servers()), (Phase::Orphaned, 0));
-        assert_eq!(life.grace_over(), Change::Fail);
+        assert_eq!(life.grace_over(5), Change::Grace(1));
+        assert_eq!(life.grace_over(6), Change::Fail);
     }
 }

@@ -36,8 +36,10 @@
     clippy::unwrap_used
 )]
 
+pub mod cache;
 pub mod device;
 pub mod errno;
+pub mod latency;
 pub mod name;
 pub mod queue;
 pub mod registry;

@@ -14,9 +14,13 @@
 //! wakes one server, not all; a queue whose servers are busy wakes none; and when no wake-up is under way,
 //! nobody sleeps while work is queued.
 
-use crate::device::Phase;
+use crate::cache::Cache;
+use crate::device::{Phase, Policy};
 use crate::errno::Errno;
-use crate::request::{Handle, MAX_DEPTH, MAYBE_EXECUTED, NO_TAG, OP_ID_TAG_BITS, Op, Request, Slot, State};
+use crate::latency::Latencies;
+use crate::request::{
+    FUA, Handle, MAX_DEPTH, MAYBE_EXECUTED, NO_TAG, OP_ID_TAG_BITS, Op, Request, Slot, State,
+};
 
 /// Whether the caller must wake one sleeping server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +76,63 @@ pub enum Answer {
     CopyIn(Handle, Request),
 }
 
+/// What a deadline led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overdue {
+    /// The request is over, or about to be.
+    Over,
+    /// End its block request.
+    End(End),
+    /// Whoever copies its data ends it.
+    Doomed,
+    /// It is QUEUED again.
+    Requeued(Wake),
+    /// The server of this epoch is to be declared dead: the life of the device first, then
+    /// [`Queue::declare_dead`] of each queue.
+    ServerDead(u32),
+    /// It waits on: there is nobody to blame, or its copy will end soon.
+    Waits,
+}
+
+/// A request that is not FREE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outstanding {
+    /// Its tag.
+    pub tag: u16,
+    /// Where it is in its life.
+    pub state: State,
+    /// What is asked for.
+    pub request: Request,
+    /// When it was submitted.
+    pub submitted_ns: u64,
+    /// When it was fetched last; makes sense unless it is QUEUED.
+    pub fetched_ns: u64,
+    /// The server that fetched it last, and its thread, as above.
+    pub epoch: u32,
+    /// See `epoch`.
+    pub thread: u32,
+}
+
+/// Who calls, and when.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// Of any monotonic clock.
+    pub now_ns: u64,
+    /// Number of the calling thread, for reports.
+    pub thread: u32,
+}
+
+/// What a queue works with besides its own state.
+#[derive(Debug, Default)]
+pub struct Surroundings<'a> {
+    /// That of the device's servers, if they may have a volatile one.
+    pub cache: Option<&'a Cache>,
+    /// Where latencies are counted, if they are.
+    pub latencies: Option<&'a mut Latencies>,
+    /// Who calls, and when; counts for fetches and answers.
+    pub moment: Moment,
+}
+
 /// Why an answer is not accepted. The request it may have meant is untouched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
@@ -100,6 +161,8 @@ pub struct Counters {
     pub requeued: u64,
     /// Answers that named no request of the server's.
     pub stale: u64,
+    /// Flushes that a server carried out, and that failed because writes before it were lost with a cache.
+    pub lost_flushes: u64,
     /// Servers woken.
     pub wakeups: u64,
     /// Times that a server slept.
@@ -108,13 +171,14 @@ pub struct Counters {
 
 /// A request that is HELD by who named it, for as long as he holds the lock.
 #[derive(Debug)]
-pub struct Held<'a> {
+pub struct Held<'a, 'b> {
     state: &'a mut QueueState,
     slot: &'a mut Slot,
+    around: &'a mut Surroundings<'b>,
     tag: u16,
 }
 
-impl Held<'_> {
+impl Held<'_, '_> {
     /// What it asks for.
     #[inline]
     #[must_use]
@@ -132,7 +196,7 @@ impl Held<'_> {
     #[inline]
     #[must_use]
     pub fn finish(self, result: Result<(), Errno>) -> End {
-        end_answered(self.state, self.slot, self.tag, result)
+        end_answered(self.state, self.around, self.slot, self.tag, result)
     }
 }
 
@@ -142,6 +206,12 @@ pub struct QueueState {
     phase: Phase,
     /// The server that gets requests.
     epoch: u32,
+    /// Servers before this one are dead.
+    oldest: u32,
+    /// Servers from this one on share a cache.
+    cache_from: u32,
+    /// Era of the cache of the last answered write that may be in nothing else; 0: none.
+    unflushed: u64,
     first: u16,
     last: u16,
     /// Requests that are QUEUED.
@@ -164,6 +234,9 @@ impl Default for QueueState {
         Self {
             phase: Phase::Live,
             epoch: 0,
+            oldest: 0,
+            cache_from: 0,
+            unflushed: 0,
             first: NO_TAG,
             last: NO_TAG,
             queued: 0,
@@ -181,6 +254,7 @@ impl Default for QueueState {
                 expired: 0,
                 requeued: 0,
                 stale: 0,
+                lost_flushes: 0,
                 wakeups: 0,
                 sleeps: 0,
             },
@@ -193,13 +267,22 @@ impl Default for QueueState {
 pub struct Queue<'a> {
     state: &'a mut QueueState,
     slots: &'a mut [Slot],
+    around: Surroundings<'a>,
 }
 
 impl<'a> Queue<'a> {
     /// Joins a queue's parts. `slots` has one entry per tag, at most [`MAX_DEPTH`].
     pub const fn new(state: &'a mut QueueState, slots: &'a mut [Slot]) -> Self {
         debug_assert!(slots.len() <= MAX_DEPTH as usize);
-        Self { state, slots }
+        let moment = Moment { now_ns: 0, thread: 0 };
+        Self { state, slots, around: Surroundings { cache: None, latencies: None, moment } }
+    }
+
+    /// The same queue, with what is around it.
+    #[inline]
+    #[must_use]
+    pub fn within(self, around: Surroundings<'a>) -> Self {
+        Self { around, ..self }
     }
 
     /// The phase that [`set_phase`](Self::set_phase) set last.
@@ -214,10 +297,19 @@ impl<'a> Queue<'a> {
         self.state.phase = phase;
     }
 
-    /// Gives the requests to another server from now on; those that the old one has stay with it. The
-    /// caller wakes all, so that the old one's threads go.
-    pub const fn set_epoch(&mut self, epoch: u32) {
+    /// Gives the requests to another server from now on; those that the old one has stay with it, unless it is
+    /// dead. What the old one's cache had and this one's has not, because its cache is another one, is lost. The caller
+    /// wakes all, so that the old one's threads go.
+    pub fn attach(&mut self, epoch: u32, cache_survived: bool) {
         self.state.epoch = epoch;
+        if cache_survived {
+            return;
+        }
+        self.state.cache_from = epoch;
+        let unflushed = core::mem::take(&mut self.state.unflushed);
+        if let Some(cache) = self.around.cache.filter(|cache| unflushed > 0 && cache.holds(unflushed)) {
+            cache.lose();
+        }
     }
 
     /// Whether a server would get something, be it a goodbye.
@@ -226,13 +318,14 @@ impl<'a> Queue<'a> {
         self.state.queued > 0
             || self.state.notices > 0
             || self.state.phase == Phase::Gone
-            || self.state.epoch != epoch
+            || self.superseded(epoch)
     }
 
-    /// Whether another server has taken over from this one.
+    /// Whether another server has taken over from this one, or may: it was declared dead.
+    #[inline]
     #[must_use]
     pub const fn superseded(&self, epoch: u32) -> bool {
-        self.state.epoch != epoch
+        self.state.epoch != epoch || epoch < self.state.oldest
     }
 
     /// What happened so far.
@@ -277,7 +370,7 @@ impl<'a> Queue<'a> {
         self.state.answers
     }
 
-    /// FREE to QUEUED. `last` is false when the submitter is about to submit more and will then either
+    /// FREE to QUEUED, submitted at this time. `last` is false when the submitter is about to submit more and will then either
     /// submit with `last` or call [`announce`](Self::announce): only that wakes a server.
     ///
     /// # Errors
@@ -285,7 +378,7 @@ impl<'a> Queue<'a> {
     /// `EIO` when the device takes no more requests, or `tag` is out of range or in use; the caller fails
     /// the block request himself.
     #[inline]
-    pub fn submit(&mut self, tag: u16, request: Request, last: bool) -> Result<Wake, Errno> {
+    pub fn submit(&mut self, tag: u16, request: Request, now_ns: u64, last: bool) -> Result<Wake, Errno> {
         if !self.state.phase.takes_requests() {
             return Err(Errno::EIO);
         }
@@ -295,6 +388,7 @@ impl<'a> Queue<'a> {
         }
         slot.state = State::Queued;
         slot.request = request;
+        slot.submitted_ns = now_ns;
         self.link_last(tag);
         Ok(if last { self.announce() } else { Wake::None })
     }
@@ -321,7 +415,7 @@ impl<'a> Queue<'a> {
         if self.state.phase == Phase::Gone {
             return Work::Gone;
         }
-        if self.state.epoch != epoch {
+        if self.superseded(epoch) {
             return Work::Superseded;
         }
         if self.state.notices > 0 {
@@ -337,6 +431,11 @@ impl<'a> Queue<'a> {
         let copying = request.op == Op::Write && u64::from(request.length) <= room;
         slot.generation = slot.generation.wrapping_add(1);
         slot.epoch = epoch;
+        slot.thread = self.around.moment.thread;
+        slot.fetched_ns = self.around.moment.now_ns;
+        if let (Op::Flush, Some(cache)) = (request.op, self.around.cache) {
+            slot.covers = cache.flush_begins();
+        }
         slot.state = if copying { State::Copying } else { State::Held };
         let handle = Handle { tag, generation: slot.generation, epoch };
         self.state.first = next;
@@ -421,9 +520,11 @@ impl<'a> Queue<'a> {
     ///
     /// [`Refused::Stale`] when it is not with this server.
     #[inline]
-    pub fn held_by(&mut self, handle: Handle) -> Result<Held<'_>, Refused> {
+    pub fn held_by(&mut self, handle: Handle) -> Result<Held<'_, 'a>, Refused> {
         match self.slots.get_mut(usize::from(handle.tag)) {
-            Some(slot) if slot.is_held_by(handle) => Ok(Held { state: self.state, slot, tag: handle.tag }),
+            Some(slot) if slot.is_held_by(handle) => {
+                Ok(Held { state: self.state, slot, around: &mut self.around, tag: handle.tag })
+            }
             _ => Err(Refused::Stale),
         }
     }
@@ -434,7 +535,7 @@ impl<'a> Queue<'a> {
     ///
     /// As [`held_by`](Self::held_by).
     #[inline]
-    pub fn answered_by(&mut self, handle: Handle) -> Result<Held<'_>, Refused> {
+    pub fn answered_by(&mut self, handle: Handle) -> Result<Held<'_, 'a>, Refused> {
         if !self.slots.get(usize::from(handle.tag)).is_some_and(|slot| slot.is_held_by(handle)) {
             self.state.counters.stale = self.state.counters.stale.wrapping_add(1);
         }
@@ -460,8 +561,10 @@ impl<'a> Queue<'a> {
         self.held_by(handle).map(Held::pin)
     }
 
-    /// The copy stopped and the server keeps the request: COPYING to HELD, or DOOMED to FREE. Only called
-    /// by whoever made the copy; a stale handle changes nothing.
+    /// The copy stopped and the server keeps the request: COPYING to HELD, or DOOMED to FREE. If the server was
+    /// declared dead meanwhile the request is QUEUED again and the handle stale, so the caller
+    /// [`announce`](Self::announce)s before he drops the lock. Only called by whoever made the copy; a stale handle
+    /// changes nothing.
     #[inline]
     #[must_use]
     pub fn copied(&mut self, handle: Handle) -> Option<End> {
@@ -472,6 +575,9 @@ impl<'a> Queue<'a> {
         match slot.state {
             State::Copying => {
                 slot.state = State::Held;
+                if slot.epoch < self.state.oldest {
+                    self.take_back(handle.tag);
+                }
                 None
             }
             State::Doomed => Some(free(self.state, slot, handle.tag, Err(Errno::EIO))),
@@ -493,7 +599,7 @@ impl<'a> Queue<'a> {
             State::Doomed => Err(Errno::EIO),
             State::Free | State::Queued | State::Held => return None,
         };
-        Some(end_answered(self.state, slot, handle.tag, result))
+        Some(end_answered(self.state, &mut self.around, slot, handle.tag, result))
     }
 
     /// The server could not be given the request: HELD back to QUEUED, as the oldest. A handle that is stale
@@ -512,32 +618,91 @@ impl<'a> Queue<'a> {
     }
 
     /// The server of `epoch` is dead, and none of its calls is under way: what it HELD is QUEUED again as the
-    /// oldest, marked as maybe executed.
-    pub fn requeue(&mut self, epoch: u32) -> Wake {
+    /// oldest, marked as maybe executed. `each` is called with the tag of each.
+    pub fn requeue(&mut self, epoch: u32, each: impl FnMut(u16)) -> Wake {
+        self.take_back_if(|slot| slot.epoch == epoch, each)
+    }
+
+    /// The server of `epoch` is dead as far as the device goes, and with it all before it: they get nothing any more,
+    /// what they HELD is QUEUED again as by [`requeue`](Self::requeue), and what is COPYING follows when the copy
+    /// stops. The caller wakes all, so that their threads go.
+    pub fn declare_dead(&mut self, epoch: u32, each: impl FnMut(u16)) -> Wake {
+        let next = epoch.saturating_add(1);
+        self.state.oldest = self.state.oldest.max(next);
+        self.take_back_if(|slot| slot.epoch < next, each)
+    }
+
+    /// Whether a server was declared dead.
+    #[must_use]
+    pub const fn is_dead(&self, epoch: u32) -> bool {
+        epoch < self.state.oldest
+    }
+
+    fn take_back_if(&mut self, wanted: impl Fn(&Slot) -> bool, mut each: impl FnMut(u16)) -> Wake {
         // From the last on, so that the first tag is the oldest.
         for index in (0..self.slots.len()).rev() {
-            let Some(slot) = self.slots.get_mut(index) else { continue };
-            if slot.state != State::Held || slot.epoch != epoch {
-                continue;
-            }
-            slot.state = State::Queued;
-            slot.request.flags |= MAYBE_EXECUTED;
-            self.state.held = self.state.held.wrapping_sub(1);
-            self.state.counters.requeued = self.state.counters.requeued.wrapping_add(1);
             #[expect(clippy::cast_possible_truncation, reason = "there are at most MAX_DEPTH slots")]
-            self.link_first(index as u16);
+            let tag = index as u16;
+            if self.slots.get(index).is_some_and(|slot| slot.state == State::Held && wanted(slot)) {
+                self.take_back(tag);
+                each(tag);
+            }
         }
         self.announce()
     }
 
-    /// The deadline of the request of `tag` has passed: QUEUED and HELD to FREE, COPYING to DOOMED.
-    #[must_use]
-    pub fn expire(&mut self, tag: u16) -> Option<End> {
-        let state = self.slots.get(usize::from(tag)).map(Slot::state);
-        if matches!(state, Some(State::Queued | State::Held | State::Copying)) {
-            self.state.counters.expired = self.state.counters.expired.wrapping_add(1);
+    /// HELD back to QUEUED, as the oldest, marked as maybe executed.
+    #[cold]
+    fn take_back(&mut self, tag: u16) {
+        if let Some(slot) = self.slots.get_mut(usize::from(tag)) {
+            slot.state = State::Queued;
+            slot.request.flags |= MAYBE_EXECUTED;
+            self.state.held = self.state.held.wrapping_sub(1);
+            self.state.counters.requeued = self.state.counters.requeued.wrapping_add(1);
+            self.link_first(tag);
         }
-        self.fail(tag)
+    }
+
+    /// The deadline of the request of `tag` has passed: [`Policy::Fail`] takes QUEUED and HELD to FREE and COPYING
+    /// to DOOMED, [`Policy::Requeue`] takes HELD to QUEUED. Unless the request is over, its clock starts anew.
+    pub fn expire(&mut self, tag: u16, policy: Policy) -> Overdue {
+        let Some(slot) = self.slots.get(usize::from(tag)) else { return Overdue::Over };
+        let (state, epoch) = (slot.state, slot.epoch);
+        if matches!(state, State::Free | State::Doomed) {
+            return Overdue::Over;
+        }
+        self.state.counters.expired = self.state.counters.expired.wrapping_add(1);
+        match (policy, state) {
+            (Policy::Fail, _) => self.fail(tag).map_or(Overdue::Doomed, Overdue::End),
+            (Policy::Requeue, State::Held) => {
+                self.take_back(tag);
+                Overdue::Requeued(self.announce())
+            }
+            (Policy::DeclareDead, State::Held | State::Copying) => Overdue::ServerDead(epoch),
+            // It let the request wait for all that time.
+            (Policy::DeclareDead, State::Queued)
+                if matches!(self.state.phase, Phase::Live) && !self.is_dead(self.state.epoch) =>
+            {
+                Overdue::ServerDead(self.state.epoch)
+            }
+            _ => Overdue::Waits,
+        }
+    }
+
+    /// The first request at or after the tag `from` that is not FREE.
+    #[must_use]
+    pub fn outstanding_from(&self, from: u16) -> Option<Outstanding> {
+        let slots = self.slots.get(usize::from(from)..)?;
+        let (tag, slot) = (from..).zip(slots).find(|(_, slot)| slot.state != State::Free)?;
+        Some(Outstanding {
+            tag,
+            state: slot.state,
+            request: slot.request,
+            submitted_ns: slot.submitted_ns,
+            fetched_ns: slot.fetched_ns,
+            epoch: slot.epoch,
+            thread: slot.thread,
+        })
     }
 
     /// Fails the first request at or after `from` that can be ended now, and dooms those being copied on
@@ -624,8 +789,20 @@ impl<'a> Queue<'a> {
 }
 
 #[inline]
-fn end_answered(state: &mut QueueState, slot: &mut Slot, tag: u16, result: Result<(), Errno>) -> End {
+fn end_answered(
+    state: &mut QueueState,
+    around: &mut Surroundings<'_>,
+    slot: &mut Slot,
+    tag: u16,
+    mut result: Result<(), Errno>,
+) -> End {
     state.answers = state.answers.wrapping_add(1);
+    if let Some(cache) = around.cache.filter(|_| result.is_ok()) {
+        result = cached(state, cache, slot);
+    }
+    if let Some(latencies) = &mut around.latencies {
+        latencies.count(slot.submitted_ns, slot.fetched_ns, around.moment.now_ns);
+    }
     let counters = &mut state.counters;
     if result.is_ok() {
         let request = &slot.request;
@@ -641,6 +818,31 @@ fn end_answered(state: &mut QueueState, slot: &mut Slot, tag: u16, result: Resul
         counters.failed = counters.failed.wrapping_add(1);
     }
     free(state, slot, tag, result)
+}
+
+/// A server with a volatile cache carried a request out. What the submitter gets.
+#[inline]
+fn cached(state: &mut QueueState, cache: &Cache, slot: &Slot) -> Result<(), Errno> {
+    let own = slot.epoch >= state.cache_from;
+    match slot.request.op {
+        // A lost discard changes nothing that anybody may rely on.
+        Op::Read | Op::Discard => {}
+        Op::Write if slot.request.flags & FUA != 0 => {}
+        Op::Write | Op::WriteZeroes | Op::SecureErase if own => state.unflushed = cache.written(),
+        // It is in a cache that no flush will reach.
+        Op::Write | Op::WriteZeroes | Op::SecureErase => cache.lose(),
+        // No write that its submitter may rely on was answered by a later server, but an earlier one's may be lost.
+        // Of which of them he would learn is not known, so the next flush fails, too.
+        Op::Flush if !own => return if cache.lost() { Err(Errno::EIO) } else { Ok(()) },
+        Op::Flush => {
+            cache.flushed(slot.covers);
+            if cache.take_loss() {
+                state.counters.lost_flushes = state.counters.lost_flushes.wrapping_add(1);
+                return Err(Errno::EIO);
+            }
+        }
+    }
+    Ok(())
 }
 
 #[inline]

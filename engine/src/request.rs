@@ -10,8 +10,9 @@
 //!                    |            copied to a server | |
 //!                    |             or copy faulted   | v
 //!                    +-------------------------> COPYING --------------------------> FREE
-//!                      fetch with data              |    answered
-//!                               deadline, teardown  |
+//!                    ^ fetch with data            | |    answered
+//!                    +----------------------------+ |
+//!                      copy over, server dead       | deadline, teardown
 //!                                                   v    copy over
 //!                                                DOOMED ---------------------------> FREE
 //!
@@ -19,10 +20,14 @@
 //!                  deadline, teardown
 //! ```
 //!
+//! What a deadline does is a matter of the device's policy: drawn is the one that fails requests. The others
+//! take HELD back to QUEUED, as when a server died.
+//!
 //! * FREE: the tag is not in use, or its request has just been ended by whoever got the effect to do so.
 //! * QUEUED: waits for a server, in FIFO order.
 //! * HELD: a server has it; its handle is valid. When the server dies it goes back to QUEUED, marked as
-//!   maybe executed.
+//!   maybe executed. A server that was declared dead may be in the middle of a copy: then the request goes
+//!   back when the copy stops, unless it was the whole of an answer, which counts.
 //! * COPYING: data is being moved between the request's pages and a server's memory, so the pages must
 //!   stay. Copies never wait for a page fault in this state: a fault ends it first, so it is short. It
 //!   belongs to whoever copies: only he, or deadline and teardown by way of DOOMED, takes it further.
@@ -124,6 +129,7 @@ pub const EDGES: &[(State, State)] = &[
     (State::Held, State::Free),
     (State::Held, State::Queued),
     (State::Copying, State::Held),
+    (State::Copying, State::Queued),
     (State::Copying, State::Free),
     (State::Copying, State::Doomed),
     (State::Doomed, State::Free),
@@ -145,6 +151,18 @@ impl Handle {
         self.tag
     }
 
+    /// Which tenure of its tag it is.
+    #[must_use]
+    pub const fn generation(self) -> u32 {
+        self.generation
+    }
+
+    /// The server that has the request.
+    #[must_use]
+    pub const fn epoch(self) -> u32 {
+        self.epoch
+    }
+
     /// The 32-bit form of version 1: the low bits of the generation above the tag.
     #[must_use]
     pub const fn op_id(self) -> u32 {
@@ -160,9 +178,15 @@ pub struct Slot {
     pub(crate) next: u16,
     /// Goes up at every fetch.
     pub(crate) generation: u32,
-    /// The server that fetched it last.
+    /// The server that fetched it last, and its thread.
     pub(crate) epoch: u32,
+    pub(crate) thread: u32,
     pub(crate) request: Request,
+    /// When it was submitted, and when it was fetched last.
+    pub(crate) submitted_ns: u64,
+    pub(crate) fetched_ns: u64,
+    /// Of a flush that was fetched: the last era of the cache that it covers.
+    pub(crate) covers: u64,
 }
 
 impl Slot {

@@ -4,9 +4,11 @@
 
 use zosbd2_abi::v2 as abi;
 
+use crate::device::Policy;
 use crate::errno::Errno;
 use crate::name::Name;
-use crate::request::{FUA, Handle, MAYBE_EXECUTED, NO_UNMAP, Op, Request};
+use crate::queue::Outstanding;
+use crate::request::{FUA, Handle, MAYBE_EXECUTED, NO_UNMAP, Op, Request, State};
 
 // Flags are passed on as they are.
 const _: () = {
@@ -67,6 +69,17 @@ fn check_serial(serial: &[u8; abi::SERIAL_BYTES]) -> Result<(), Errno> {
     holds(length < abi::SERIAL_BYTES && serial.iter().skip(length).all(|byte| *byte == 0))
 }
 
+/// What this `deadline_policy` means.
+#[must_use]
+pub const fn deadline_policy(number: u32) -> Option<Policy> {
+    match number {
+        abi::DEADLINE_FAIL => Some(Policy::Fail),
+        abi::DEADLINE_REQUEUE => Some(Policy::Requeue),
+        abi::DEADLINE_DECLARE_DEAD => Some(Policy::DeclareDead),
+        _ => None,
+    }
+}
+
 /// Checks a create and fills in what 0 stands for. The device's number is not touched.
 ///
 /// # Errors
@@ -112,6 +125,7 @@ pub fn check_create(create: &abi::Create, machine: Machine) -> Result<(Name, abi
     }
     within(full.deadline_ms, 0, abi::MAX_MILLISECONDS)?;
     within(full.grace_ms, 0, abi::MAX_MILLISECONDS)?;
+    holds(create.reserved == 0 && deadline_policy(create.deadline_policy).is_some())?;
     check_size(full.size_bytes, logical)?;
     Ok((name, full))
 }
@@ -157,6 +171,31 @@ pub fn describe(
         flags: u32::from(request.flags) | if data.is_some() { abi::REQUEST_DATA } else { 0 },
         queue,
         reserved: 0,
+    }
+}
+
+/// A request that is not answered, as a report has it.
+#[must_use]
+pub const fn report(request: &Outstanding, now_ns: u64) -> abi::Outstanding {
+    let state = match request.state {
+        // One that is FREE is not outstanding.
+        State::Free | State::Queued => abi::OUTSTANDING_QUEUED,
+        State::Held => abi::OUTSTANDING_HELD,
+        State::Copying => abi::OUTSTANDING_COPYING,
+        State::Doomed => abi::OUTSTANDING_DOOMED,
+    };
+    let taken = state != abi::OUTSTANDING_QUEUED;
+    abi::Outstanding {
+        offset: request.request.offset,
+        length: request.request.length as u64,
+        age_ns: now_ns.saturating_sub(request.submitted_ns),
+        held_ns: if taken { now_ns.saturating_sub(request.fetched_ns) } else { 0 },
+        op: request.request.op as u32,
+        flags: request.request.flags as u32,
+        state,
+        tag: request.tag as u32,
+        epoch: if taken { request.epoch } else { 0 },
+        thread: if taken { request.thread } else { 0 },
     }
 }
 

@@ -3,8 +3,8 @@
 //! That there are no others is shown by the exhaustive search.
 
 use zosbd2_engine::Errno;
-use zosbd2_engine::device::{self, Change, DRAIN_TOTAL_MS, Life, Phase, Terms};
-use zosbd2_engine::queue::{Answer, End, Queue, QueueState, Refused, Wake, Work};
+use zosbd2_engine::device::{self, Change, DRAIN_TOTAL_MS, Life, Phase, Policy, Terms};
+use zosbd2_engine::queue::{Answer, End, Overdue, Queue, QueueState, Refused, Wake, Work};
 use zosbd2_engine::request::{self, FUA, Handle, MAYBE_EXECUTED, Op, Request, Slot, State};
 
 /// The server of a queue that was never given to another.
@@ -33,7 +33,7 @@ impl One {
 
     fn submit(&mut self, op: Op) {
         let request = Request { op, flags: 0, offset: 0, length: BYTES };
-        assert_eq!(self.queue().submit(0, request, true), Ok(Wake::None));
+        assert_eq!(self.queue().submit(0, request, 0, true), Ok(Wake::None));
     }
 
     fn fetch(&mut self, room: u64) {
@@ -55,7 +55,7 @@ impl One {
                 one.submit(Op::Write);
                 one.fetch(BYTES.into());
                 if state == State::Doomed {
-                    assert_eq!(one.queue().expire(0), None);
+                    assert_eq!(one.queue().expire(0, Policy::Fail), Overdue::Doomed);
                 }
             }
         }
@@ -64,7 +64,8 @@ impl One {
     }
 }
 
-const FAILED: Option<End> = Some(End { tag: 0, result: Err(Errno::EIO) });
+const FAILED_END: End = End { tag: 0, result: Err(Errno::EIO) };
+const FAILED: Option<End> = Some(FAILED_END);
 const DONE: End = End { tag: 0, result: Ok(()) };
 
 /// Each way along an edge: the calls, with their effects.
@@ -86,12 +87,12 @@ fn ways(from: State, to: State) -> Vec<fn(&mut One)> {
             one.fetch(BYTES.into());
         }],
         (State::Queued, State::Free) => vec![
-            |one| assert_eq!(one.queue().expire(0), FAILED),
+            |one| assert_eq!(one.queue().expire(0, Policy::Fail), Overdue::End(FAILED_END)),
             // As every request is when the device fails.
             |one| assert_eq!(one.queue().fail_next(0), FAILED),
         ],
         (State::Held, State::Free) => vec![
-            |one| assert_eq!(one.queue().expire(0), FAILED),
+            |one| assert_eq!(one.queue().expire(0, Policy::Fail), Overdue::End(FAILED_END)),
             |one| assert_eq!(one.queue().fail_next(0), FAILED),
             |one| {
                 let handle = one.handle();
@@ -124,8 +125,17 @@ fn ways(from: State, to: State) -> Vec<fn(&mut One)> {
                 let handle = one.handle();
                 assert_eq!(one.queue().unfetch(handle), Wake::None);
             },
-            |one| assert_eq!(one.queue().requeue(EPOCH), Wake::None),
+            |one| assert_eq!(one.queue().requeue(EPOCH, |_| ()), Wake::None),
+            |one| assert_eq!(one.queue().declare_dead(EPOCH, |_| ()), Wake::None),
+            |one| assert_eq!(one.queue().expire(0, Policy::Requeue), Overdue::Requeued(Wake::None)),
         ],
+        (State::Copying, State::Queued) => vec![|one| {
+            let handle = one.handle();
+            assert_eq!(one.queue().declare_dead(EPOCH, |tag| panic!("{tag} is being copied")), Wake::None);
+            assert_eq!(one.slots[0].state(), State::Copying);
+            assert_eq!(one.queue().copied(handle), None);
+            assert_eq!(one.queue().copied(handle), None, "it is over");
+        }],
         (State::Copying, State::Held) => vec![|one| {
             let handle = one.handle();
             assert_eq!(one.queue().copied(handle), None);
@@ -135,7 +145,7 @@ fn ways(from: State, to: State) -> Vec<fn(&mut One)> {
             assert_eq!(one.queue().answered(handle), Some(DONE));
         }],
         (State::Copying, State::Doomed) => vec![
-            |one| assert_eq!(one.queue().expire(0), None),
+            |one| assert_eq!(one.queue().expire(0, Policy::Fail), Overdue::Doomed),
             // Nothing to end yet.
             |one| assert_eq!(one.queue().fail_next(0), None),
         ],
@@ -172,7 +182,7 @@ fn what_is_copied_is_not_given_back() {
         let handle = one.handle();
         assert_eq!(one.queue().unfetch(handle), Wake::None);
         assert_eq!(one.slots[0].state(), state);
-        assert_eq!(one.queue().requeue(EPOCH), Wake::None);
+        assert_eq!(one.queue().requeue(EPOCH, |_| ()), Wake::None);
         assert_eq!(one.slots[0].state(), state);
     }
 }
@@ -182,7 +192,7 @@ fn what_is_copied_is_not_given_back() {
 fn a_copy_ends_only_its_own_tenure() {
     let mut one = One::in_state(State::Held);
     let stale = one.handle();
-    assert_eq!(one.queue().expire(0), FAILED);
+    assert_eq!(one.queue().expire(0, Policy::Fail), Overdue::End(FAILED_END));
     one.submit(Op::Write);
     one.fetch(u64::MAX);
     for state in [State::Copying, State::Doomed] {
@@ -190,7 +200,8 @@ fn a_copy_ends_only_its_own_tenure() {
         assert_eq!(one.queue().copied(stale), None);
         assert_eq!(one.queue().answered(stale), None);
         assert_eq!(one.slots[0].state(), state);
-        assert_eq!(one.queue().expire(0), None);
+        let overdue = if state == State::Copying { Overdue::Doomed } else { Overdue::Over };
+        assert_eq!(one.queue().expire(0, Policy::Fail), overdue);
     }
 }
 
@@ -207,16 +218,16 @@ fn a_requeued_request_is_marked() {
     let mut one = One::new();
     let asked = Request { op: Op::Write, flags: FUA, offset: 512, length: BYTES };
     let marked = Request { flags: FUA | MAYBE_EXECUTED, ..asked };
-    assert_eq!(one.queue().submit(0, asked, true), Ok(Wake::None));
+    assert_eq!(one.queue().submit(0, asked, 0, true), Ok(Wake::None));
     assert_eq!(get(&mut one, EPOCH), asked);
     let handle = one.handle();
     assert_eq!(one.queue().unfetch(handle), Wake::None);
     assert_eq!(get(&mut one, EPOCH), asked, "nobody was told of it");
-    assert_eq!(one.queue().requeue(EPOCH + 1), Wake::None);
+    assert_eq!(one.queue().requeue(EPOCH + 1, |_| ()), Wake::None);
     assert_eq!(one.slots[0].state(), State::Held, "it is with another server");
     for server in 1..4 {
-        assert_eq!(one.queue().requeue(server - 1), Wake::None);
-        one.queue().set_epoch(server);
+        assert_eq!(one.queue().requeue(server - 1, |_| ()), Wake::None);
+        one.queue().attach(server, false);
         assert_eq!(one.queue().fetch(server - 1, 0), Work::Superseded);
         assert_eq!(get(&mut one, server), marked);
     }
@@ -224,7 +235,7 @@ fn a_requeued_request_is_marked() {
     assert_eq!(one.queue().finish(handle, Ok(())), Ok(DONE));
     assert_eq!(one.queue().finish(handle, Ok(())), Err(Refused::Stale));
     assert_eq!(one.queue().counters().requeued, 3);
-    assert_eq!(one.queue().submit(0, asked, true), Ok(Wake::None));
+    assert_eq!(one.queue().submit(0, asked, 0, true), Ok(Wake::None));
     assert_eq!(get(&mut one, 3), asked, "another request");
 }
 
@@ -234,7 +245,7 @@ fn who_is_sent_away_passes_the_wake_up_on() {
     let mut one = One::new();
     assert_eq!(one.queue().fetch(0, 0), Work::Nothing);
     one.queue().wait();
-    one.queue().set_epoch(1);
+    one.queue().attach(1, false);
     one.queue().wake_all();
     assert_eq!(one.queue().fetch(1, 0), Work::Nothing);
     one.queue().wait();
@@ -261,10 +272,10 @@ fn in_phase(phase: Phase) -> Life {
     let mut life = served(TERMS);
     match phase {
         Phase::Live => {}
-        Phase::Orphaned => assert_eq!(life.detach(1), Change::Grace(1000)),
+        Phase::Orphaned => assert_eq!(life.detach(1, 0), Change::Grace(1000)),
         Phase::Failed => {
             life = served(NO_GRACE);
-            assert_eq!(life.detach(1), Change::Fail);
+            assert_eq!(life.detach(1, 0), Change::Fail);
         }
         Phase::Draining => assert_eq!(life.drain(0, 0), Change::None),
         Phase::Failing => {
@@ -283,30 +294,30 @@ fn in_phase(phase: Phase) -> Life {
 /// Each way along an edge of a device: the calls, with their effects.
 fn device_ways(from: Phase, to: Phase) -> Vec<fn(&mut Life)> {
     match (from, to) {
-        (Phase::Live, Phase::Orphaned) => vec![|life| assert_eq!(life.detach(1), Change::Grace(1000))],
+        (Phase::Live, Phase::Orphaned) => vec![|life| assert_eq!(life.detach(1, 0), Change::Grace(1000))],
         (Phase::Live, Phase::Failed) => vec![
             |life| {
                 *life = served(NO_GRACE);
-                assert_eq!(life.detach(1), Change::Fail);
+                assert_eq!(life.detach(1, 0), Change::Fail);
             },
             |life| {
                 *life = served(Terms { auto_destroy: true, ..NO_GRACE });
-                assert_eq!(life.detach(1), Change::Destroy);
+                assert_eq!(life.detach(1, 0), Change::Destroy);
             },
             // Never started: nobody who could wait, nobody who would miss it.
             |life| {
                 *life = Life::new(TERMS);
-                assert_eq!((life.attach(false), life.detach(1)), (Ok(1), Change::Destroy));
+                assert_eq!((life.attach(false), life.detach(1, 0)), (Ok(1), Change::Destroy));
             },
         ],
         (Phase::Orphaned | Phase::Failed, Phase::Live) => {
             vec![|life| assert_eq!(life.attach(false), Ok(2)), |life| assert_eq!(life.attach(true), Ok(2))]
         }
         (Phase::Orphaned, Phase::Failed) => {
-            vec![|life| assert_eq!(life.grace_over(), Change::Fail), |life| {
+            vec![|life| assert_eq!(life.grace_over(1000), Change::Fail), |life| {
                 *life = served(Terms { auto_destroy: true, ..TERMS });
-                assert_eq!(life.detach(1), Change::Grace(1000));
-                assert_eq!(life.grace_over(), Change::Destroy);
+                assert_eq!(life.detach(1, 0), Change::Grace(1000));
+                assert_eq!(life.grace_over(1000), Change::Destroy);
             }]
         }
         (Phase::Live, Phase::Draining) => vec![|life| assert_eq!(life.drain(0, 0), Change::None)],
@@ -318,7 +329,7 @@ fn device_ways(from: Phase, to: Phase) -> Vec<fn(&mut Life)> {
             vec![|life| assert_eq!(life.drain(0, 0), Change::Fail)]
         }
         (Phase::Draining, Phase::Failing) => vec![
-            |life| assert_eq!(life.detach(1), Change::Fail),
+            |life| assert_eq!(life.detach(1, 0), Change::Fail),
             // The server had its time.
             |life| assert_eq!(life.tick(DRAIN_TOTAL_MS, 0, 1), Change::Fail),
         ],
@@ -351,7 +362,7 @@ fn a_device_takes_requests_until_it_fails() {
         assert_eq!(phase.takes_requests(), takes, "{phase:?}");
         let mut one = One::new();
         one.queue().set_phase(phase);
-        let submitted = one.queue().submit(0, Request::default(), true);
+        let submitted = one.queue().submit(0, Request::default(), 0, true);
         assert_eq!(submitted, if takes { Ok(Wake::None) } else { Err(Errno::EIO) }, "{phase:?}");
         assert_eq!(one.slots[0].state(), if takes { State::Queued } else { State::Free });
     }

@@ -4,12 +4,13 @@
 //! `PROPTEST_RNG_SEED` takes to repeat the run.
 
 use std::hash::{BuildHasher, RandomState};
+use std::ops::RangeBounds;
 
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestRunner};
 use zosbd2_engine::Errno;
-use zosbd2_engine::device::Phase;
-use zosbd2_engine::queue::{Answer, Counters, End, Fetched, Queue, QueueState, Refused, Wake, Work};
+use zosbd2_engine::device::{Phase, Policy};
+use zosbd2_engine::queue::{Answer, Counters, End, Fetched, Overdue, Queue, QueueState, Refused, Wake, Work};
 use zosbd2_engine::request::{self, FUA, Handle, MAYBE_EXECUTED, NO_UNMAP, Op, Request, Slot, State};
 use zosbd2_engine::v2::{decode_handle, encode_handle, tag_bits};
 
@@ -64,7 +65,7 @@ enum Call {
     Copied(usize),
     Answered(usize),
     Unfetch(usize),
-    Expire(u16),
+    Expire(u16, Policy),
     FailNext(u16),
     Phase(Phase),
     WakeAll,
@@ -72,6 +73,8 @@ enum Call {
     TakeOver,
     /// The server so many epochs before the newest is dead.
     Requeue(u32),
+    /// It is declared dead.
+    Bury(u32),
 }
 
 /// A number that choices are taken from. Proptest's own combinators are slow, all the more without optimisation.
@@ -161,7 +164,10 @@ fn call(number: u128) -> Call {
         36..39 => Call::Copied(choices.nth()),
         39..42 => Call::Answered(choices.nth()),
         42..44 => Call::Unfetch(choices.nth()),
-        44 => Call::Expire(choices.tag()),
+        44 => {
+            let tag = choices.tag();
+            Call::Expire(tag, choices.one_of(&[Policy::Fail, Policy::Requeue, Policy::DeclareDead]))
+        }
         45 => Call::FailNext(choices.tag()),
         46..48 => Call::Phase(choices.one_of(&PHASES)),
         48..51 => Call::Arrive,
@@ -169,7 +175,8 @@ fn call(number: u128) -> Call {
         52 => Call::Notify,
         53 => Call::WakeAll,
         54..56 => Call::TakeOver,
-        56..59 => Call::Requeue(choices.before()),
+        56..58 => Call::Requeue(choices.before()),
+        58 => Call::Bury(choices.one_of(&[0, 1, 1, 1, 2])),
         _ => Call::Announce,
     }
 }
@@ -211,6 +218,8 @@ struct Model {
     notices: u32,
     phase: Phase,
     epoch: u32,
+    /// The newest server that was declared dead, and one more.
+    oldest: u32,
     answers: u64,
     counters: Counters,
 }
@@ -228,6 +237,7 @@ impl Model {
             notices: 0,
             phase: Phase::Live,
             epoch: 0,
+            oldest: 0,
             answers: 0,
             counters: Counters::default(),
         }
@@ -271,11 +281,32 @@ impl Model {
         }
     }
 
-    fn expire(&mut self, tag: usize) -> Option<End> {
-        if matches!(self.states.get(tag), Some(State::Queued | State::Held | State::Copying)) {
-            self.counters.expired += 1;
+    fn expire(&mut self, tag: usize, policy: Policy) -> Overdue {
+        let Some(state @ (State::Queued | State::Held | State::Copying)) = self.states.get(tag).copied()
+        else {
+            return Overdue::Over;
+        };
+        self.counters.expired += 1;
+        let waits = state == State::Queued;
+        match policy {
+            Policy::Fail => self.fail(tag).map_or(Overdue::Doomed, Overdue::End),
+            Policy::Requeue if state == State::Held => {
+                self.take_back(tag);
+                Overdue::Requeued(self.announce())
+            }
+            Policy::DeclareDead if !waits => Overdue::ServerDead(self.epochs[tag]),
+            Policy::DeclareDead if self.phase == Phase::Live && self.epoch >= self.oldest => {
+                Overdue::ServerDead(self.epoch)
+            }
+            Policy::Requeue | Policy::DeclareDead => Overdue::Waits,
         }
-        self.fail(tag)
+    }
+
+    fn take_back(&mut self, tag: usize) {
+        self.states[tag] = State::Queued;
+        self.requests[tag].flags |= MAYBE_EXECUTED;
+        self.counters.requeued += 1;
+        self.fifo.insert(0, tag);
     }
 
     /// The server's answer ends the request.
@@ -300,17 +331,12 @@ impl Model {
         End { tag: u16::try_from(tag).unwrap(), result }
     }
 
-    fn requeue(&mut self, epoch: u32) -> Wake {
-        let wanted = |tag: &usize| self.states[*tag] == State::Held && self.epochs[*tag] == epoch;
-        let mut fifo: Vec<usize> = (0..self.states.len()).filter(wanted).collect();
-        for tag in &fifo {
-            self.states[*tag] = State::Queued;
-            self.requests[*tag].flags |= MAYBE_EXECUTED;
-            self.counters.requeued += 1;
-        }
-        fifo.append(&mut self.fifo);
-        self.fifo = fifo;
-        self.announce()
+    /// Takes back what the servers of these epochs hold; returns the tags, the oldest first.
+    fn requeue(&mut self, epochs: impl RangeBounds<u32>) -> (Wake, Vec<usize>) {
+        let wanted = |tag: &usize| self.states[*tag] == State::Held && epochs.contains(&self.epochs[*tag]);
+        let taken: Vec<usize> = (0..self.states.len()).filter(wanted).collect();
+        taken.iter().rev().for_each(|tag| self.take_back(*tag));
+        (self.announce(), taken)
     }
 }
 
@@ -353,13 +379,13 @@ impl Run {
         } else {
             Err(Errno::EIO)
         };
-        prop_assert_eq!(self.queue().submit(tag, request, last), wanted);
+        prop_assert_eq!(self.queue().submit(tag, request, 0, last), wanted);
         Ok(())
     }
 
     fn fetch(&mut self, epoch: u32, most: usize, mut room: u64) -> Result<(), TestCaseError> {
         let gone = self.model.phase == Phase::Gone;
-        let superseded = !gone && epoch != self.model.epoch;
+        let superseded = !gone && (epoch != self.model.epoch || epoch < self.model.oldest);
         for nth in 0..most {
             let work = self.queue().fetch(epoch, room);
             let model = &mut self.model;
@@ -489,6 +515,9 @@ impl Run {
             (true, false, true) => Some(model.answer(tenure.tag, Ok(()))),
             (true, false, false) => {
                 model.states[tenure.tag] = State::Held;
+                if tenure.epoch < model.oldest {
+                    model.take_back(tenure.tag);
+                }
                 None
             }
         };
@@ -560,9 +589,9 @@ impl Run {
                 };
                 prop_assert_eq!(self.queue().unfetch(handle), wanted);
             }
-            Call::Expire(tag) => {
-                let wanted = self.model.expire(usize::from(tag));
-                prop_assert_eq!(self.queue().expire(tag), wanted);
+            Call::Expire(tag, policy) => {
+                let wanted = self.model.expire(usize::from(tag), policy);
+                prop_assert_eq!(self.queue().expire(tag, policy), wanted);
             }
             Call::FailNext(from) => {
                 let depth = self.slots.len();
@@ -576,13 +605,25 @@ impl Run {
             Call::WakeAll => self.wake_all(),
             Call::TakeOver => {
                 self.model.epoch += 1;
-                self.queue().set_epoch(newest + 1);
+                self.queue().attach(newest + 1, false);
                 self.wake_all();
             }
             Call::Requeue(before) => {
                 let epoch = newest.wrapping_sub(before);
-                let wanted = self.model.requeue(epoch);
-                prop_assert_eq!(self.queue().requeue(epoch), wanted);
+                let wanted = self.model.requeue(epoch..=epoch);
+                let mut taken = Vec::new();
+                let wake = self.queue().requeue(epoch, |tag| taken.insert(0, usize::from(tag)));
+                prop_assert_eq!((wake, taken), wanted);
+            }
+            Call::Bury(before) => {
+                // One that there never was cannot be late.
+                let Some(epoch) = newest.checked_sub(before) else { return Ok(()) };
+                self.model.oldest = self.model.oldest.max(epoch + 1);
+                let wanted = self.model.requeue(..=epoch);
+                let mut taken = Vec::new();
+                let wake = self.queue().declare_dead(epoch, |tag| taken.insert(0, usize::from(tag)));
+                prop_assert_eq!((wake, taken), wanted);
+                self.wake_all();
             }
         }
         Ok(())
@@ -609,7 +650,7 @@ impl Run {
         prop_assert_eq!((queue.answers(), queue.phase()), (model.answers, model.phase));
         let work = !model.fifo.is_empty() || model.notices > 0 || model.phase == Phase::Gone;
         for epoch in [model.epoch, model.epoch.wrapping_sub(1), model.epoch + 1] {
-            let superseded = epoch != model.epoch;
+            let superseded = epoch != model.epoch || epoch < model.oldest;
             prop_assert_eq!(queue.superseded(epoch), superseded);
             prop_assert_eq!(queue.has_work(epoch), work || superseded);
         }

@@ -215,9 +215,9 @@ fn life_in(phase: Phase) -> Life {
     match phase {
         Phase::Live => {}
         Phase::Orphaned | Phase::Failed => {
-            assert_eq!(life.detach(2), Change::Grace(100));
+            assert_eq!(life.detach(2, 0), Change::Grace(100));
             if phase == Phase::Failed {
-                assert_eq!(life.grace_over(), Change::Fail);
+                assert_eq!(life.grace_over(u64::MAX), Change::Fail);
             }
         }
         Phase::Draining | Phase::Failing | Phase::Gone => {
@@ -279,9 +279,9 @@ fn every_call_in_every_phase_of_a_life() {
         ),
         (Gone, (Change::None, Gone), (Change::None, Gone), (Change::None, Gone), (Change::None, Gone)),
     ] {
-        assert_eq!(changed(phase, &Life::grace_over), grace, "grace over, {phase:?}");
-        assert_eq!(changed(phase, &|life| life.detach(2)), newest, "the newest server leaves, {phase:?}");
-        assert_eq!(changed(phase, &|life| life.detach(1)), (Change::None, phase), "an older one leaves");
+        assert_eq!(changed(phase, &|life| life.grace_over(u64::MAX)), grace, "grace over, {phase:?}");
+        assert_eq!(changed(phase, &|life| life.detach(2, 0)), newest, "the newest server leaves, {phase:?}");
+        assert_eq!(changed(phase, &|life| life.detach(1, 0)), (Change::None, phase), "an older one leaves");
         assert_eq!(changed(phase, &|life| life.drain(1, 1)), drain, "destroyed, {phase:?}");
         let late = changed(phase, &|life| life.tick(DRAIN_TOTAL_MS, 1, 0));
         assert_eq!(late, tick, "looked after late, {phase:?}");
@@ -313,23 +313,23 @@ fn servers_come_and_go() {
     let terms = Terms { attached: true, grace_ms: 5, auto_destroy: true };
     let mut life = Life::new(terms);
     assert_eq!((life.phase(), life.epoch(), life.servers(), life.started()), (Phase::Live, 0, 0, false));
-    assert_eq!((life.detach(0), life.phase()), (Change::None, Phase::Live), "there was none to leave");
+    assert_eq!((life.detach(0, 0), life.phase()), (Change::None, Phase::Live), "there was none to leave");
     assert_eq!((life.attach(false), life.attach(false)), (Ok(1), Err(Errno::EBUSY)));
     assert_eq!(life.may_start(), Ok(()));
     life.set_started();
     assert_eq!((life.started(), life.may_start()), (true, Err(Errno::EALREADY)));
     assert_eq!((life.attach(true), life.servers()), (Ok(2), 2));
     // The newest goes before the older one, who gets nothing all the same.
-    assert_eq!((life.detach(2), life.servers(), life.phase()), (Change::Grace(5), 1, Phase::Orphaned));
+    assert_eq!((life.detach(2, 0), life.servers(), life.phase()), (Change::Grace(5), 1, Phase::Orphaned));
     assert_eq!((life.attach(false), life.servers(), life.phase()), (Ok(3), 2, Phase::Live));
-    assert_eq!((life.detach(1), life.servers(), life.phase()), (Change::None, 1, Phase::Live));
-    assert_eq!((life.detach(3), life.servers(), life.phase()), (Change::Grace(5), 0, Phase::Orphaned));
+    assert_eq!((life.detach(1, 0), life.servers(), life.phase()), (Change::None, 1, Phase::Live));
+    assert_eq!((life.detach(3, 0), life.servers(), life.phase()), (Change::Grace(5), 0, Phase::Orphaned));
     assert!(!life.unwanted(), "the grace lasts");
-    assert_eq!((life.grace_over(), life.unwanted()), (Change::Destroy, true));
+    assert_eq!((life.grace_over(u64::MAX), life.unwanted()), (Change::Destroy, true));
     assert_eq!((life.attach(false), life.unwanted()), (Ok(4), false), "a server came in the last moment");
-    assert_eq!((life.grace_over(), life.phase()), (Change::None, Phase::Live));
+    assert_eq!((life.grace_over(u64::MAX), life.phase()), (Change::None, Phase::Live));
     assert_eq!(life.drain(0, 0), Change::None, "destroyed while it is served");
-    assert_eq!((life.detach(4), life.phase(), life.servers()), (Change::Fail, Phase::Failing, 0));
+    assert_eq!((life.detach(4, 0), life.phase(), life.servers()), (Change::Fail, Phase::Failing, 0));
     life.gone();
     assert_eq!((life.phase(), life.unwanted()), (Phase::Gone, false));
 }
@@ -351,14 +351,14 @@ fn a_device_that_nobody_serves_is_unwanted_or_not() {
         if started {
             life.set_started();
         }
-        assert_eq!(life.detach(1), change);
+        assert_eq!(life.detach(1, 0), change);
         assert_eq!(life.unwanted(), change == Change::Destroy);
         let waits = matches!(change, Change::Grace(_));
         assert_eq!(life.phase(), if waits { Phase::Orphaned } else { Phase::Failed });
     }
     // Started by somebody who has the descriptor of an older server.
     let mut life = Life::new(Terms { attached: true, grace_ms: 0, auto_destroy: false });
-    assert_eq!((life.attach(false), life.attach(true), life.detach(2)), (Ok(1), Ok(2), Change::Destroy));
+    assert_eq!((life.attach(false), life.attach(true), life.detach(2, 0)), (Ok(1), Ok(2), Change::Destroy));
     assert_eq!(life.may_start(), Ok(()));
     life.set_started();
     assert!(!life.unwanted());

@@ -19,7 +19,7 @@ from ctypes import c_char, c_int32, c_int64, c_uint32, c_uint64
 MAX_NAME_BYTES = 24
 CREATE_AUTO_DESTROY, REQUEST_NO_UNMAP = 32, 2
 OP_READ, OP_WRITE, OP_DISCARD, OP_WRITE_ZEROES = 0, 1, 2, 4
-IOCTL_CREATE = 3230186753
+IOCTL_CREATE = 3230711041
 IOCTL_DESTROY = 3223895299
 IOCTL_START = 3221798160
 IOCTL_ENTER = 3226516755
@@ -37,7 +37,7 @@ def structure(name, text):
 
 Create = structure("Create", """u32 size flags; text name serial; u64 size_bytes;
     u32 logical_block_size physical_block_size io_min io_opt max_io_bytes queues depth discard_granularity
-    max_discard_bytes max_write_zeroes_bytes max_secure_erase_bytes deadline_ms grace_ms handle""")
+    max_discard_bytes max_write_zeroes_bytes max_secure_erase_bytes deadline_ms grace_ms handle deadline_policy reserved""")
 Destroy = structure("Destroy", "u32 size flags; text name")
 Start = structure("Start", "u32 size flags")
 Enter = structure("Enter", """u32 size flags; u64 commits requests arena arena_bytes; u32 commit_count

@@ -156,6 +156,25 @@ static void grace_work(struct work_struct *work)
 	zosbd2_rs_device_grace_over(device->engine, zosbd2_registry);
 }
 
+static void bury_work(struct work_struct *work)
+{
+	struct zosbd2_device *device = container_of(work, struct zosbd2_device, bury);
+
+	zosbd2_rs_device_declare_dead(device->engine, zosbd2_registry, READ_ONCE(device->dead));
+}
+
+/*
+ * Declares a server dead soon, and all before it. Called by the timeout handler
+ * with a request of the device not ended, so the device is there.
+ */
+void zosbd2_device_declare_dead(struct zosbd2_device *device, u32 epoch)
+{
+	/* The handlers of a device's queues take turns (its timeout work). */
+	if (epoch > READ_ONCE(device->dead))
+		WRITE_ONCE(device->dead, epoch);
+	queue_work(drain_queue, &device->bury);
+}
+
 /*
  * Looks for partitions. Not in the call that starts the disk: it reads the
  * disk, and the caller may be the only one who serves it.
@@ -187,6 +206,8 @@ static void teardown_work(struct work_struct *work)
 		cancel_work_sync(&device->scan);
 		del_gendisk(device->disk);
 		cancel_delayed_work_sync(&device->drain);
+		/* No request, so nothing is late any more. */
+		cancel_work_sync(&device->bury);
 	}
 	zosbd2_rs_device_gone(device->engine);
 	wake_up_poll(&device->poll, EPOLLHUP);
@@ -234,9 +255,11 @@ int zosbd2_device_create(const struct zosbd2_params *params, struct zosbd2_devic
 	INIT_WORK(&device->scan, scan_work);
 	INIT_DELAYED_WORK(&device->drain, drain_work);
 	INIT_DELAYED_WORK(&device->grace, grace_work);
+	INIT_WORK(&device->bury, bury_work);
 	device->version = params->version;
 	device->flags = params->flags;
 	device->place = params->place;
+	device->handle = params->handle;
 	device->queue_count = params->queues;
 	memcpy(device->serial, params->serial, sizeof(device->serial));
 

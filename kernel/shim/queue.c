@@ -15,6 +15,7 @@
 #include <linux/uaccess.h>
 
 #include "../compat/compat.h"
+#include "trace.h"
 #include "zosbd2.h"
 
 /* A sleeping server; on its stack. @woken is written under the queue's lock. */
@@ -31,6 +32,7 @@ static blk_status_t submit(struct zosbd2_queue *queue, struct request *request, 
 	unsigned long irq_flags;
 	enum zosbd2_op op;
 	u8 flags = 0;
+	u64 now_ns;
 	int result;
 
 	switch (req_op(request)) {
@@ -63,9 +65,13 @@ static blk_status_t submit(struct zosbd2_queue *queue, struct request *request, 
 		flags |= ZOSBD2_REQUEST_FUA;
 	queue->requests[request->tag] = request;
 	blk_mq_start_request(request);
+	/* Not there if the disk's iostats are switched off. */
+	now_ns = request->start_time_ns ?: ktime_get_ns();
 	spin_lock_irqsave(&queue->lock, irq_flags);
 	result = zosbd2_rs_queue_submit(queue->engine, request->tag, op, flags, offset,
-					blk_rq_bytes(request), last);
+					blk_rq_bytes(request), now_ns, last);
+	if (result >= 0)
+		trace_zosbd2_queue(queue, request->tag, op, flags, offset, blk_rq_bytes(request));
 	if (result > 0)
 		zosbd2_queue_wake_one(queue);
 	spin_unlock_irqrestore(&queue->lock, irq_flags);
@@ -113,14 +119,55 @@ static void queue_rqs(zosbd2_rq_list *list)
 	}
 }
 
-/* The engine ends the request now, or whoever copies its data ends it soon. */
+/* Says which request is late, who has it, and what becomes of it. */
+static void log_late(struct zosbd2_queue *queue, u32 tag, const struct zosbd2_late *late)
+{
+	static const char * const ops[] = {
+		[ZOSBD2_READ] = "read",
+		[ZOSBD2_WRITE] = "write",
+		[ZOSBD2_DISCARD] = "discard",
+		[ZOSBD2_FLUSH] = "flush",
+		[ZOSBD2_WRITE_ZEROES] = "write-zeroes",
+		[ZOSBD2_SECURE_ERASE] = "secure-erase",
+	};
+	static const char * const actions[] = {
+		[ZOSBD2_LATE_OVER] = "over",
+		[ZOSBD2_LATE_FAILED] = "failed",
+		[ZOSBD2_LATE_DOOMED] = "failed",
+		[ZOSBD2_LATE_REQUEUED] = "requeued",
+		[ZOSBD2_LATE_SERVER_DEAD] = "its server is declared dead",
+		[ZOSBD2_LATE_WAITS] = "waits on",
+	};
+	const char *name = queue->device->disk->disk_name;
+
+	if (late->thread)
+		pr_warn_ratelimited("zosbd2: %s: late %s, %u bytes at %llu, tag %u of queue %u, %llu ms old, with thread %u of server %u for %llu ms: %s\n",
+				    name, ops[late->op], late->length, late->offset, tag,
+				    queue->index, late->age_ms, late->thread, late->epoch,
+				    late->held_ms, actions[late->action]);
+	else
+		pr_warn_ratelimited("zosbd2: %s: late %s, %u bytes at %llu, tag %u of queue %u, %llu ms old, with no server: %s\n",
+				    name, ops[late->op], late->length, late->offset, tag,
+				    queue->index, late->age_ms, actions[late->action]);
+}
+
+/*
+ * The engine ends the request now, or whoever copies its data ends it soon, or
+ * its clock starts anew.
+ */
 static enum blk_eh_timer_return timeout(struct request *request)
 {
 	struct zosbd2_queue *queue = request->mq_hctx->driver_data;
+	u32 tag = request->tag;
+	struct zosbd2_late late;
+	bool over;
 
-	if (zosbd2_rs_queue_expire(queue->engine, request->tag))
-		return BLK_EH_DONE;
-	return BLK_EH_RESET_TIMER;
+	over = zosbd2_rs_queue_expire(queue->engine, tag, &late);
+	if (late.action != ZOSBD2_LATE_OVER)
+		log_late(queue, tag, &late);
+	if (late.dead)
+		zosbd2_device_declare_dead(queue->device, late.dead);
+	return over ? BLK_EH_DONE : BLK_EH_RESET_TIMER;
 }
 
 static int init_hctx(struct blk_mq_hw_ctx *hctx, void *data, unsigned int index)
@@ -166,6 +213,7 @@ int zosbd2_queue_setup(struct zosbd2_device *device, u32 depth)
 		spin_lock_init(&queue->lock);
 		INIT_LIST_HEAD(&queue->waiters);
 		queue->device = device;
+		queue->index = index;
 		queue->requests = requests + (size_t)index * depth;
 		queue->engine = zosbd2_rs_queue_init(device->engine, index, queue);
 	}
@@ -280,6 +328,7 @@ void zosbd2_request_end(struct zosbd2_queue *queue, u32 tag, int error)
 	 * may wait for I/O to this very disk. With bottom halves off the
 	 * release is left to a worker, and the server is free to serve it.
 	 */
+	trace_zosbd2_end(queue, tag, error);
 	local_bh_disable();
 	blk_mq_end_request(queue->requests[tag], errno_to_blk_status(error));
 	local_bh_enable();
@@ -295,6 +344,7 @@ void zosbd2_requests_end(struct zosbd2_queue *queue, const u16 *tags, u32 count)
 	for (index = 0; index < count; index++) {
 		struct request *request = queue->requests[tags[index]];
 
+		trace_zosbd2_end(queue, tags[index], 0);
 		if (!blk_mq_add_to_batch(request, &batch, 0, blk_mq_end_request_batch))
 			blk_mq_end_request(request, BLK_STS_OK);
 	}

@@ -101,6 +101,12 @@ u64 zosbd2_now_ns(void)
 	return ktime_get_ns();
 }
 
+/* The calling thread, as the first pid namespace numbers it. */
+u32 zosbd2_thread(void)
+{
+	return task_pid_nr(current);
+}
+
 /* One turn of a loop that waits busily: false when it is time to stop. */
 bool zosbd2_spin(u64 until_ns)
 {

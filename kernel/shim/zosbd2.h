@@ -65,12 +65,40 @@ struct zosbd2_params {
 	u32 max_write_zeroes_bytes;
 	u32 max_secure_erase_bytes;
 	u32 deadline_ms;
+	u32 deadline_policy;
 	u32 grace_ms;
 	u32 queues;
 	u32 depth;
 	u32 owner_uid;
 	u32 place;
 	u32 handle;
+	u32 reserved;
+};
+
+/* What becomes of a request that passed its deadline. */
+enum zosbd2_late_action {
+	ZOSBD2_LATE_OVER,
+	ZOSBD2_LATE_FAILED,
+	ZOSBD2_LATE_DOOMED,
+	ZOSBD2_LATE_REQUEUED,
+	ZOSBD2_LATE_SERVER_DEAD,
+	ZOSBD2_LATE_WAITS,
+};
+
+/*
+ * Such a request, for the log. @thread, of server @epoch, has it, 0 if none;
+ * @dead: the server to be declared dead, 0 for none.
+ */
+struct zosbd2_late {
+	u64 offset;
+	u64 age_ms;
+	u64 held_ms;
+	u32 length;
+	u32 op;
+	u32 epoch;
+	u32 thread;
+	u32 action;
+	u32 dead;
 };
 
 /*
@@ -85,6 +113,7 @@ struct zosbd2_queue {
 	void *engine;
 	struct request **requests;
 	struct zosbd2_device *device;
+	u32 index;
 } ____cacheline_aligned;
 
 /*
@@ -108,6 +137,9 @@ struct zosbd2_device {
 	u32 version;
 	u32 flags;
 	u32 place;
+	u32 handle;
+	/* The newest server that bury() is to declare dead. */
+	u32 dead;
 	bool started;
 	bool sealed;
 	bool no_deadline;
@@ -116,6 +148,7 @@ struct zosbd2_device {
 	struct work_struct scan;
 	struct delayed_work drain;
 	struct delayed_work grace;
+	struct work_struct bury;
 	struct completion gone;
 	u8 serial[ZOSBD2_SERIAL_BYTES];
 };
@@ -156,6 +189,7 @@ void zosbd2_disk_exit(void);
 
 /* queue.c, for disk.c */
 extern const struct blk_mq_ops zosbd2_queue_ops;
+void zosbd2_device_declare_dead(struct zosbd2_device *device, u32 epoch);
 int zosbd2_queue_setup(struct zosbd2_device *device, u32 depth);
 void zosbd2_queue_teardown(struct zosbd2_device *device);
 
@@ -176,6 +210,13 @@ int zosbd2_request_copy(struct zosbd2_queue *queue, u32 tag, u64 user, u32 start
 			u32 *done, bool to_user);
 void zosbd2_request_zero(struct zosbd2_queue *queue, u32 tag, u32 start);
 
+bool zosbd2_tracing(void);
+void zosbd2_trace_fetch(struct zosbd2_queue *queue, u32 tag, u32 generation, u32 epoch);
+void zosbd2_trace_commit(struct zosbd2_queue *queue, u32 tag, u32 generation, u32 epoch,
+			 int status);
+void zosbd2_trace_requeue(struct zosbd2_queue *queue, u32 tag);
+void zosbd2_trace_timeout(struct zosbd2_queue *queue, u32 tag, u32 action);
+
 int zosbd2_user_read(void *to, u64 user, u32 bytes);
 int zosbd2_user_write(u64 user, const void *from, u32 bytes);
 int zosbd2_user_clear(u64 user, u32 bytes);
@@ -187,6 +228,7 @@ u32 zosbd2_current_uid(void);
 bool zosbd2_may_serve(u32 owner_uid);
 long zosbd2_timeout(u32 ms);
 u64 zosbd2_now_ns(void);
+u32 zosbd2_thread(void);
 bool zosbd2_spin(u64 until_ns);
 u32 zosbd2_cpus(void);
 u32 zosbd2_page_size(void);
@@ -235,9 +277,10 @@ void zosbd2_rs_device_grace_over(void *engine, void *registry);
 
 /* With the queue's lock held. 1: wake one server before it is dropped. */
 int zosbd2_rs_queue_submit(void *engine, u16 tag, u8 op, u8 flags, u64 offset, u32 length,
-			   bool last);
+			   u64 now_ns, bool last);
 void zosbd2_rs_queue_announce(void *engine);
-bool zosbd2_rs_queue_expire(void *engine, u32 tag);
+bool zosbd2_rs_queue_expire(void *engine, u32 tag, struct zosbd2_late *late);
+void zosbd2_rs_device_declare_dead(void *engine, void *registry, u32 epoch);
 long zosbd2_rs_operation(void *engine, bool may_write, u64 argument);
 long zosbd2_rs_server(void *engine, u32 epoch, u32 command, u64 argument);
 u32 zosbd2_rs_server_poll(void *engine, u32 epoch);

@@ -53,6 +53,39 @@ updating!(
     stats, IOCTL_STATS, Stats, STATS_BYTES
 );
 
+updating!(
+    /// How long the requests of one queue took.
+    latency, IOCTL_LATENCY, Latency, LATENCY_BYTES
+);
+updating!(
+    /// What is kept for the servers.
+    blob, IOCTL_BLOB, Blob, BLOB_ARGUMENT_BYTES
+);
+
+/// Requests of a queue that came at least so long ago into `entries`; returns how many were written and how many there
+/// are.
+pub(crate) fn requests(
+    node: BorrowedFd<'_>,
+    queue: u32,
+    age_ms: u32,
+    entries: &mut [v2::Outstanding],
+) -> Result<(usize, usize)> {
+    let mut argument = v2::Requests {
+        size: v2::REQUESTS_BYTES,
+        queue,
+        age_ms,
+        entries: entries.as_mut_ptr().expose_provenance() as u64,
+        capacity: u32::try_from(entries.len()).unwrap_or(u32::MAX),
+        ..v2::Requests::default()
+    };
+    // SAFETY: as in `updating`; besides the argument the kernel writes at most `capacity` entries of plain
+    // integers behind `entries`, which is borrowed exclusively until the call returns.
+    let call = unsafe { Updater::<{ v2::IOCTL_REQUESTS as Opcode }, v2::Requests>::new(&mut argument) };
+    // SAFETY: as above.
+    unsafe { ioctl(node, call) }?;
+    Ok((argument.count as usize, argument.total as usize))
+}
+
 /// Makes a device; returns its server descriptor.
 pub(crate) fn create(node: BorrowedFd<'_>, argument: &mut v2::Create) -> Result<OwnedFd> {
     argument.size = v2::CREATE_BYTES;

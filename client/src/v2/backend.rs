@@ -91,6 +91,11 @@ pub struct Capabilities {
     /// A write that was answered may be lost until [`Backend::flush`] returns. Without it the kernel sends
     /// no flushes: what [`Backend::write`] stored is as durable as it will ever be.
     pub volatile_cache: bool,
+    /// What was answered outlives the process: a backend that is opened anew has every write that the one before it
+    /// answered, flushed or not. So it is if the volatile cache is that of the kernel or of another machine. Without it,
+    /// and with a volatile cache, the kernel fails the next flush when a server is followed that had answered writes
+    /// which no flush had covered ([`Control::attach_for`](super::Control::attach_for)).
+    pub cache_survives: bool,
     /// [`Backend::write`] can make one write durable. Without it the kernel sends a flush afterwards.
     pub fua: bool,
     /// [`Backend::discard`] works.
@@ -118,6 +123,7 @@ impl Default for Capabilities {
     fn default() -> Self {
         Self {
             volatile_cache: false,
+            cache_survives: false,
             fua: false,
             discard: false,
             write_zeroes: false,

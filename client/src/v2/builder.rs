@@ -4,7 +4,7 @@
 //! Values are checked when the device is made, against the interface and the module's limits, before the
 //! kernel is asked. What is not set comes from the backend, if one was named, or is the interface's default.
 
-use super::{Backend, Capabilities, Control, Info, ServeOptions, name};
+use super::{Backend, Capabilities, Control, DeadlinePolicy, Info, ServeOptions, name};
 use crate::{Error, Result, StopToken};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -45,6 +45,7 @@ pub struct Builder {
     max_write_zeroes_bytes: Option<u32>,
     max_secure_erase_bytes: Option<u32>,
     deadline: Option<Duration>,
+    deadline_policy: DeadlinePolicy,
     grace: Duration,
     serving: ServeOptions,
 }
@@ -88,6 +89,7 @@ impl Builder {
             max_write_zeroes_bytes: None,
             max_secure_erase_bytes: None,
             deadline: None,
+            deadline_policy: DeadlinePolicy::Fail,
             grace: DEFAULT_GRACE,
             serving: ServeOptions::default(),
         }
@@ -139,9 +141,11 @@ impl Builder {
         max_write_zeroes_bytes: u32 => Some(max_write_zeroes_bytes);
         /// Longest secure erase: as for discards.
         max_secure_erase_bytes: u32 => Some(max_secure_erase_bytes);
-        /// A request fails that is not answered within this time, 1 ms to one day; by default there is no
-        /// limit. Parts of a millisecond are rounded up.
+        /// How long a request may take, 1 ms to one day; by default there is no limit. Parts of a millisecond are
+        /// rounded up.
         deadline: Duration => Some(deadline);
+        /// What happens to a request that passes its deadline; it fails by default.
+        deadline_policy: DeadlinePolicy => deadline_policy;
         /// How long I/O waits for another server when the last one is gone, up to one day; 30 s by default.
         grace: Duration => grace;
         /// How [`serve`](Self::serve) does it.
@@ -269,6 +273,7 @@ impl Builder {
                 Some(deadline) => self.milliseconds("deadline in milliseconds", deadline, 1)?,
                 None => 0,
             },
+            deadline_policy: self.deadline_policy.into(),
             grace_ms: self.milliseconds("grace in milliseconds", self.grace, 0)?,
             ..v2::Create::default()
         })

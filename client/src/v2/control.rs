@@ -4,7 +4,7 @@
 //! Any thread may call any function; calls are independent of each other. Devices belong to the system,
 //! not to the `Control`: they outlive it, and the process.
 
-use super::{Builder, Info, Listed, Server, Status, name};
+use super::{Backend, Builder, Info, Listed, Observer, Server, Status, name};
 use crate::sys::{ioctl, ioctl2};
 use crate::{Errno, Error, Result};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -70,17 +70,47 @@ impl Control {
 
     /// Becomes the server of a device: requests that no server answered come again, marked
     /// `REQUEST_MAYBE_EXECUTED`.
+    ///
+    /// If the device has a volatile cache, the cache of the server before this one counts as lost; see
+    /// [`attach_for`](Self::attach_for).
     pub fn attach(&self, name: &str, take_over: TakeOver) -> Result<Server> {
-        let flags = if take_over == TakeOver::Yes { v2::ATTACH_TAKE_OVER } else { 0 };
+        self.attach_with(name, take_over, false)
+    }
+
+    /// As [`attach`](Self::attach), to serve this backend: whether the cache survived is what its
+    /// [`Capabilities::cache_survives`](super::Capabilities::cache_survives) says.
+    pub fn attach_for<B: Backend + ?Sized>(
+        &self,
+        name: &str,
+        take_over: TakeOver,
+        backend: &B,
+    ) -> Result<Server> {
+        self.attach_with(name, take_over, backend.capabilities().cache_survives)
+    }
+
+    /// As [`attach`](Self::attach). `cache_survived` states that every write which an earlier server answered is in the
+    /// cache or the storage of this one. Otherwise the next flush fails, once, if such writes were not flushed.
+    pub fn attach_with(&self, name: &str, take_over: TakeOver, cache_survived: bool) -> Result<Server> {
+        let take_over = if take_over == TakeOver::Yes { v2::ATTACH_TAKE_OVER } else { 0 };
+        let survived = if cache_survived { v2::ATTACH_CACHE_SURVIVED } else { 0 };
+        Server::from_fd(self.attached(name, take_over | survived)?)
+    }
+
+    /// Looks at a device of either version without becoming its server. Only for its owner and for who has
+    /// `CAP_SYS_ADMIN`, as attaching.
+    pub fn observe(&self, name: &str) -> Result<Observer> {
+        Ok(Observer::new(self.attached(name, v2::ATTACH_OBSERVE)?, name))
+    }
+
+    fn attached(&self, name: &str, flags: u32) -> Result<OwnedFd> {
         let mut raw = v2::Attach { flags, name: name::field(name)?, ..v2::Attach::default() };
-        let fd = ioctl2::attach(self.fd(), &mut raw).map_err(|source| {
+        ioctl2::attach(self.fd(), &mut raw).map_err(|source| {
             let hint = match source {
                 Errno::BUSY => " (it has a server)",
                 other => hint(other),
             };
             Error::Control { operation: "attach to device", object: name.to_owned(), hint, source }
-        })?;
-        Server::from_fd(fd)
+        })
     }
 
     /// Destroys a device of either version and returns when it is gone. Without `force` it fails with

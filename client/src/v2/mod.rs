@@ -12,6 +12,7 @@ mod builder;
 mod control;
 #[cfg(test)]
 mod fake;
+mod inspect;
 mod name;
 mod report;
 mod request;
@@ -25,7 +26,11 @@ pub use crate::sys::memory::{Buffer, Region};
 pub use backend::{Backend, Capabilities, ThreadModel, Zero};
 pub use builder::{Builder, UNLIMITED};
 pub use control::{Control, TakeOver};
-pub use report::{Info, Listed, OperationCounts, State, Stats, Status};
+pub use inspect::Observer;
+pub use report::{
+    DeadlinePolicy, Holder, Info, Latency, Listed, OperationCounts, Outstanding, RequestState, State, Stats,
+    Status,
+};
 pub use serve::{End, MemoryLock, ServeOptions};
 pub use server::Server;
 pub use zosbd2_abi::v2 as abi;

@@ -144,8 +144,12 @@ pub struct Status {
     pub max_secure_erase_bytes: u32,
     /// Time after which a request fails; `None`: never.
     pub deadline: Option<Duration>,
+    /// What happens to a request that passes its deadline.
+    pub deadline_policy: DeadlinePolicy,
     /// How long I/O waits for another server.
     pub grace: Duration,
+    /// The next flush will fail, because answered writes were lost with a server's cache.
+    pub lost: bool,
     /// `CREATE_` flags of [`abi`](super::abi).
     pub create_flags: u32,
     /// Device number of the block node, major and minor, once it is started.
@@ -192,6 +196,8 @@ impl From<&v2::Status> for Status {
             max_write_zeroes_bytes: raw.max_write_zeroes_bytes,
             max_secure_erase_bytes: raw.max_secure_erase_bytes,
             deadline,
+            deadline_policy: raw.deadline_policy.into(),
+            lost: raw.lost != 0,
             grace: Duration::from_millis(raw.grace_ms.into()),
             create_flags: raw.create_flags,
             device_number: started.then_some((raw.major, raw.minor)),
@@ -236,6 +242,8 @@ pub struct Stats {
     pub wakeups: u64,
     /// Calls that slept.
     pub sleeps: u64,
+    /// Flushes that a server carried out, and that failed because writes before them were lost with a server's cache.
+    pub lost_flushes: u64,
 }
 
 impl From<&v2::Stats> for Stats {
@@ -254,6 +262,152 @@ impl From<&v2::Stats> for Stats {
             stale: raw.stale,
             wakeups: raw.wakeups,
             sleeps: raw.sleeps,
+            lost_flushes: raw.lost_flushes,
+        }
+    }
+}
+
+/// What happens to a request that passes the device's deadline.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeadlinePolicy {
+    /// It fails.
+    #[default]
+    Fail,
+    /// It is taken from its thread and given to another one, or another server, marked as maybe executed. It never
+    /// fails for being late.
+    Requeue,
+    /// The server that has it, or lets it wait, counts as dead: another one may follow it within the grace.
+    DeclareDead,
+    /// A policy that this library does not know.
+    Unknown(u32),
+}
+
+impl From<u32> for DeadlinePolicy {
+    fn from(raw: u32) -> Self {
+        match raw {
+            v2::DEADLINE_FAIL => Self::Fail,
+            v2::DEADLINE_REQUEUE => Self::Requeue,
+            v2::DEADLINE_DECLARE_DEAD => Self::DeclareDead,
+            other => Self::Unknown(other),
+        }
+    }
+}
+
+impl From<DeadlinePolicy> for u32 {
+    fn from(policy: DeadlinePolicy) -> Self {
+        match policy {
+            DeadlinePolicy::Fail => v2::DEADLINE_FAIL,
+            DeadlinePolicy::Requeue => v2::DEADLINE_REQUEUE,
+            DeadlinePolicy::DeclareDead => v2::DEADLINE_DECLARE_DEAD,
+            DeadlinePolicy::Unknown(other) => other,
+        }
+    }
+}
+
+/// How long the requests of one queue took, as histograms: bucket 0 has those below 1024 ns, bucket n those from
+/// 2^(9 + n) to below 2^(10 + n) ns, the last one all others, too. A request counts when its answer is accepted. Counts
+/// begin with the device and wrap at 64 bits.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Latency {
+    /// From the submission to the fetch by the server that answered.
+    pub waiting: [u64; v2::LATENCY_BUCKETS],
+    /// From that fetch to the answer.
+    pub serving: [u64; v2::LATENCY_BUCKETS],
+    /// From the submission to the answer.
+    pub total: [u64; v2::LATENCY_BUCKETS],
+}
+
+impl Latency {
+    /// The end of a bucket: it has times below this one. `None`: all.
+    #[must_use]
+    pub fn bound(bucket: usize) -> Option<Duration> {
+        (bucket + 1 < v2::LATENCY_BUCKETS).then(|| Duration::from_nanos(1 << (bucket + 10)))
+    }
+}
+
+impl From<&v2::Latency> for Latency {
+    fn from(raw: &v2::Latency) -> Self {
+        Self { waiting: raw.waiting, serving: raw.serving, total: raw.total }
+    }
+}
+
+/// Where a request is that is not answered.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestState {
+    /// It waits for a server.
+    Queued,
+    /// A server has it.
+    Held,
+    /// A server has it, and its data is being copied.
+    Copying,
+    /// It has failed, and ends when the copy of its data does.
+    Doomed,
+    /// A state that this library does not know.
+    Unknown(u32),
+}
+
+impl From<u32> for RequestState {
+    fn from(raw: u32) -> Self {
+        match raw {
+            v2::OUTSTANDING_QUEUED => Self::Queued,
+            v2::OUTSTANDING_HELD => Self::Held,
+            v2::OUTSTANDING_COPYING => Self::Copying,
+            v2::OUTSTANDING_DOOMED => Self::Doomed,
+            other => Self::Unknown(other),
+        }
+    }
+}
+
+/// Who has a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The server's epoch; 0 with version 1.
+    pub epoch: u32,
+    /// The thread that fetched it, as the first pid namespace numbers it.
+    pub thread: u32,
+    /// How long ago.
+    pub since: Duration,
+}
+
+/// A request that is not answered.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outstanding {
+    /// Its tag: one request of a queue has it at a time.
+    pub tag: u32,
+    /// One of the `OP_` numbers of [`abi`](super::abi).
+    pub op: u32,
+    /// `REQUEST_` flags of [`abi`](super::abi).
+    pub flags: u32,
+    /// First byte on the device.
+    pub offset: u64,
+    /// Length in bytes; 0 for a flush.
+    pub length: u64,
+    /// Where it is.
+    pub state: RequestState,
+    /// How long ago it came.
+    pub age: Duration,
+    /// Who has it, if anybody.
+    pub holder: Option<Holder>,
+}
+
+impl From<&v2::Outstanding> for Outstanding {
+    fn from(raw: &v2::Outstanding) -> Self {
+        let v2::Outstanding { epoch, thread, .. } = *raw;
+        let holder = Holder { epoch, thread, since: Duration::from_nanos(raw.held_ns) };
+        let state = RequestState::from(raw.state);
+        Self {
+            tag: raw.tag,
+            op: raw.op,
+            flags: raw.flags,
+            offset: raw.offset,
+            length: raw.length,
+            state,
+            age: Duration::from_nanos(raw.age_ns),
+            holder: (state != RequestState::Queued).then_some(holder),
         }
     }
 }

@@ -10,7 +10,8 @@ use super::control::failed;
 use super::report::node_path;
 use super::serve::{Channel, serve_with};
 use super::{
-    Answers, Backend, Batch, Control, End, Entered, Fetch, ServeOptions, ServerId, State, Stats, Status,
+    Answers, Backend, Batch, Control, End, Entered, Fetch, Latency, Outstanding, ServeOptions, ServerId,
+    State, Stats, Status, inspect,
 };
 use crate::sys::enter::ServerFd;
 use crate::sys::ioctl2;
@@ -18,6 +19,7 @@ use crate::{Errno, Error, Result, StopToken};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use zosbd2_abi::v2;
 
 /// A server descriptor and what does not change about its device.
@@ -113,18 +115,34 @@ impl Server {
 
     /// What the device is and how it is.
     pub fn status(&self) -> Result<Status> {
-        let mut raw = v2::Status::default();
-        ioctl2::status(self.as_fd(), &mut raw)
-            .map_err(|source| failed("ask for the status of device", self.name(), source))?;
-        Ok(Status::from(&raw))
+        inspect::status(self.as_fd(), self.name())
     }
 
     /// The counters of one queue.
     pub fn stats(&self, queue: u32) -> Result<Stats> {
-        let mut raw = v2::Stats { queue, ..v2::Stats::default() };
-        ioctl2::stats(self.as_fd(), &mut raw)
-            .map_err(|source| failed("ask for the counters of device", self.name(), source))?;
-        Ok(Stats::from(&raw))
+        inspect::stats(self.as_fd(), self.name(), queue)
+    }
+
+    /// How long the requests of one queue took.
+    pub fn latency(&self, queue: u32) -> Result<Latency> {
+        inspect::latency(self.as_fd(), self.name(), queue)
+    }
+
+    /// The requests of one queue that are not answered and came at least so long ago.
+    pub fn requests(&self, queue: u32, age: Duration) -> Result<Vec<Outstanding>> {
+        inspect::requests(self.as_fd(), self.name(), queue, age)
+    }
+
+    /// What an earlier call of [`set_blob`](Self::set_blob), by this server or another one, left for the servers of
+    /// this device; empty if there was none.
+    pub fn blob(&self) -> Result<Vec<u8>> {
+        inspect::blob(self.as_fd(), self.name())
+    }
+
+    /// Leaves up to 256 bytes for the servers that come, instead of what was kept. They mean nothing to the kernel, which
+    /// keeps them as long as there is the device.
+    pub fn set_blob(&self, bytes: &[u8]) -> Result<()> {
+        inspect::set_blob(self.as_fd(), self.name(), bytes)
     }
 
     /// Begins a batch of answers for [`enter`](Self::enter), in memory that is used again.

@@ -14,14 +14,17 @@ use core::mem::{align_of, size_of};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use core::{ptr, slice};
 
+use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
-use zosbd2_engine::device::{Change, Life, Terms};
-use zosbd2_engine::queue::{End, Queue, QueueState, Wake};
+use zosbd2_engine::cache::Cache;
+use zosbd2_engine::device::{Change, Life, Policy, Terms};
+use zosbd2_engine::latency::Latencies;
+use zosbd2_engine::queue::{End, Moment, Queue, QueueState, Surroundings, Wake};
 use zosbd2_engine::registry::{self, Place, RegistryState};
 use zosbd2_engine::request::{Handle, Slot};
-use zosbd2_engine::v2::tag_bits;
+use zosbd2_engine::v2::{deadline_policy, tag_bits};
 
-use crate::shim;
+use crate::{shim, trace};
 
 /// A device's block. The queues follow it in memory.
 #[derive(Debug)]
@@ -33,7 +36,21 @@ pub struct Device {
     stride: usize,
     tag_bits: u32,
     size_bytes: AtomicU64,
+    /// What happens to requests that are late.
+    policy: Policy,
+    /// If servers may have a volatile one.
+    cache: Option<Cache>,
     life: UnsafeCell<Life>,
+    blob: UnsafeCell<Blob>,
+}
+
+/// What is kept for the servers; behind the device's lock.
+#[derive(Clone, Copy, Debug)]
+pub struct Blob {
+    /// How many of the bytes count.
+    pub length: u32,
+    /// Those behind are 0.
+    pub bytes: [u8; abi::BLOB_BYTES],
 }
 
 /// A queue's block. Its slots follow it in memory.
@@ -48,6 +65,7 @@ pub struct QueueBlock {
     /// Whether requests are queued, for those who look without the lock.
     busy: AtomicU32,
     state: UnsafeCell<QueueState>,
+    latencies: UnsafeCell<Latencies>,
 }
 
 const _: () = assert!(size_of::<Device>().is_multiple_of(align_of::<QueueBlock>()));
@@ -84,7 +102,10 @@ impl Device {
             stride: stride(params.depth),
             tag_bits: tag_bits(params.depth),
             size_bytes: AtomicU64::new(params.size_bytes),
+            policy: deadline_policy(params.deadline_policy).unwrap_or_default(),
+            cache: (params.flags & abi::CREATE_VOLATILE_CACHE != 0).then(Cache::new),
             life: UnsafeCell::new(Life::new(terms)),
+            blob: UnsafeCell::new(Blob { length: 0, bytes: [0; abi::BLOB_BYTES] }),
         };
         // SAFETY: the caller's promise; the header is at the start of the block.
         unsafe { memory.cast::<Self>().write(block) };
@@ -114,6 +135,7 @@ impl Device {
             depth,
             busy: AtomicU32::new(0),
             state: UnsafeCell::new(QueueState::default()),
+            latencies: UnsafeCell::new(Latencies::default()),
         };
         // SAFETY: within the block, and aligned because the stride is a multiple of the alignment.
         unsafe { block.write(header) };
@@ -157,6 +179,18 @@ impl Device {
     #[must_use]
     pub const fn tag_bits(&self) -> u32 {
         self.tag_bits
+    }
+
+    /// What happens to requests that are late.
+    #[must_use]
+    pub const fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    /// Whether the next flush will fail for writes that were lost.
+    #[must_use]
+    pub fn lost(&self) -> bool {
+        self.cache.as_ref().is_some_and(Cache::lost)
     }
 
     /// Present size in bytes.
@@ -234,6 +268,12 @@ impl LockedDevice<'_> {
     pub fn life(&mut self) -> &mut Life {
         // SAFETY: the lock is held, and `&mut self` makes this the only reference under it.
         unsafe { &mut *self.device.life.get() }
+    }
+
+    /// What is kept for the servers.
+    pub fn blob(&mut self) -> &mut Blob {
+        // SAFETY: the lock is held, and `&mut self` makes this the only reference under it.
+        unsafe { &mut *self.device.blob.get() }
     }
 
     /// Passes the phase on to the queues, then carries out what the engine asks for. Returns whether the
@@ -338,13 +378,26 @@ impl QueueBlock {
         self.busy.load(Ordering::Relaxed) != 0
     }
 
-    /// Takes the queue's lock.
+    /// Takes the queue's lock. Not to fetch or answer, for which the time counts.
     #[inline]
     #[must_use]
     pub fn lock(&self) -> Locked<'_> {
+        self.lock_at(Moment::default())
+    }
+
+    /// Takes the queue's lock, to answer at this time.
+    #[inline]
+    #[must_use]
+    pub fn lock_at(&self, moment: Moment) -> Locked<'_> {
         // SAFETY: the queue lives as long as the block (`initialise_queue`).
         let flags = unsafe { shim::zosbd2_queue_lock(self.queue) };
-        Locked { block: self, flags }
+        Locked { block: self, flags, moment }
+    }
+
+    /// The queue as the shim knows it.
+    #[must_use]
+    pub const fn queue(&self) -> *mut shim::Queue {
+        self.queue
     }
 
     /// The engine's queue.
@@ -354,14 +407,17 @@ impl QueueBlock {
     /// The queue's lock is held, and the result is the only one, as long as it lives. Before the lock is dropped,
     /// [`note_queued`](Self::note_queued) is called.
     #[inline]
-    pub unsafe fn locked_by_caller(&self) -> Queue<'_> {
+    pub unsafe fn locked_by_caller(&self, moment: Moment) -> Queue<'_> {
         // SAFETY: one header on is where the slots start (`initialise_queue`).
         let slots = unsafe { ptr::from_ref(self).cast_mut().add(1) }.cast::<Slot>();
         // SAFETY: `depth` slots were initialised there; the lock makes this the only reference to them.
         let slots = unsafe { slice::from_raw_parts_mut(slots, self.depth) };
         // SAFETY: the caller's promise makes this the only reference under the lock.
         let state = unsafe { &mut *self.state.get() };
-        Queue::new(state, slots)
+        // SAFETY: as above.
+        let latencies = unsafe { &mut *self.latencies.get() };
+        let cache = self.device().cache.as_ref();
+        Queue::new(state, slots).within(Surroundings { cache, latencies: Some(latencies), moment })
     }
 
     /// Tells those who look without the lock how many requests are queued.
@@ -442,6 +498,7 @@ impl QueueBlock {
 pub struct Locked<'a> {
     block: &'a QueueBlock,
     flags: usize,
+    moment: Moment,
 }
 
 impl Locked<'_> {
@@ -449,7 +506,20 @@ impl Locked<'_> {
     #[inline]
     pub fn queue(&mut self) -> Queue<'_> {
         // SAFETY: the lock is held, `&mut self` makes this the only one under it, and `drop` takes note.
-        unsafe { self.block.locked_by_caller() }
+        unsafe { self.block.locked_by_caller(self.moment) }
+    }
+
+    /// Time has passed since the lock was taken.
+    #[inline]
+    pub const fn set_moment(&mut self, moment: Moment) {
+        self.moment = moment;
+    }
+
+    /// The latencies so far.
+    #[must_use]
+    pub fn latencies(&mut self) -> Latencies {
+        // SAFETY: the lock is held, and `&mut self` makes this the only reference under it.
+        unsafe { *self.block.latencies.get() }
     }
 
     /// Carries out a wake-up.
@@ -459,6 +529,31 @@ impl Locked<'_> {
             // SAFETY: the lock is held.
             unsafe { shim::zosbd2_queue_wake_one(self.block.queue) };
         }
+    }
+
+    /// The server could not be given the request: it goes back into the queue.
+    #[cold]
+    pub fn unfetch(&mut self, handle: Handle) {
+        let before = self.queue().queued();
+        let wake = self.queue().unfetch(handle);
+        if trace::on() && self.queue().queued() != before {
+            trace::requeue(self.block, handle.tag());
+        }
+        self.wake(wake);
+    }
+
+    /// Takes back what a server holds, as [`Queue::requeue`], or, if it is `declared` dead while it lives, as
+    /// [`Queue::declare_dead`].
+    pub fn take_back(&mut self, epoch: u32, declared: bool) {
+        let (block, tracing) = (self.block, trace::on());
+        let each = |tag| {
+            if tracing {
+                trace::requeue(block, tag);
+            }
+        };
+        let wake =
+            if declared { self.queue().declare_dead(epoch, each) } else { self.queue().requeue(epoch, each) };
+        self.wake(wake);
     }
 
     /// Wakes every sleeping server.

@@ -9,13 +9,15 @@ use core::ffi::c_void;
 use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
 use zosbd2_engine::device::{Change, DRAIN_TICK_MS, Phase, Terms};
-use zosbd2_engine::queue::Wake;
+use zosbd2_engine::queue::{Moment, Overdue, Wake};
 use zosbd2_engine::registry::PlaceId;
 use zosbd2_engine::request::{Op, Request};
+use zosbd2_engine::v2::report as report_of;
 
 use crate::block::{Device, LockedRegistry, QueueBlock, Registry};
 use crate::devices::Devices;
-use crate::{shim, v1, v2};
+use crate::shim::late;
+use crate::{shim, trace, v1, v2};
 
 const fn code(result: Result<(), Errno>) -> i32 {
     match result {
@@ -197,7 +199,7 @@ pub unsafe extern "C" fn zosbd2_rs_device_grace_over(engine: *mut c_void, regist
     // SAFETY: the caller's promise.
     let devices = unsafe { Devices::new(registry) };
     let mut locked = device.lock_always();
-    let change = locked.life().grace_over();
+    let change = locked.life().grace_over(shim::now_ms());
     let destroy = change != Change::None && locked.carry_out(change);
     drop(locked);
     if destroy {
@@ -205,7 +207,24 @@ pub unsafe extern "C" fn zosbd2_rs_device_grace_over(engine: *mut c_void, regist
     }
 }
 
-/// A block request comes. Any context, with the queue's lock held by the shim. Returns 1 when the shim is to
+/// The server of `epoch`, and all before it, count as dead. May sleep.
+///
+/// # Safety
+///
+/// `engine` and `registry` are initialised; the device is not freed before this returns.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn zosbd2_rs_device_declare_dead(
+    engine: *mut c_void,
+    registry: *mut c_void,
+    epoch: u32,
+) {
+    // SAFETY: the caller's promise.
+    let device = unsafe { Device::from_memory(engine) };
+    // SAFETY: the caller's promise.
+    v2::server::declare_dead(device, unsafe { Devices::new(registry) }, epoch);
+}
+
+/// A block request comes, submitted at `now_ns`. Any context, with the queue's lock held by the shim. Returns 1 when the shim is to
 /// wake one sleeping server before it drops the lock, 0 when not; on error the shim fails the request.
 ///
 /// # Safety
@@ -219,6 +238,7 @@ pub unsafe extern "C" fn zosbd2_rs_queue_submit(
     flags: u8,
     offset: u64,
     length: u32,
+    now_ns: u64,
     last: bool,
 ) -> i32 {
     // SAFETY: the caller's promise.
@@ -229,8 +249,8 @@ pub unsafe extern "C" fn zosbd2_rs_queue_submit(
         return Errno::EIO.negative();
     }
     // SAFETY: the lock is held, by the caller's promise, until this has returned.
-    let mut queue = unsafe { block.locked_by_caller() };
-    let wake = queue.submit(tag, Request { op, flags, offset, length }, last);
+    let mut queue = unsafe { block.locked_by_caller(Moment::default()) };
+    let wake = queue.submit(tag, Request { op, flags, offset, length }, now_ns, last);
     block.note_queued(queue.queued());
     match wake {
         Ok(Wake::One) => 1,
@@ -253,24 +273,71 @@ pub unsafe extern "C" fn zosbd2_rs_queue_announce(engine: *mut c_void) {
     locked.wake(wake);
 }
 
-/// The deadline of a block request has passed. Returns whether the device has deadlines: otherwise nothing
-/// happened and the clock starts anew.
+/// The deadline of a block request has passed. Returns whether the request is over or about to be; otherwise the
+/// clock starts anew. `late` gets what is to be told of it: nothing if it was over already, or if the device has no
+/// deadlines.
 ///
 /// # Safety
 ///
-/// `engine` is a queue's block, initialised; blk-mq keeps the block request of `tag` until this returns.
+/// `engine` is a queue's block, initialised; blk-mq keeps the block request of `tag` until this returns; `late`
+/// can be written.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn zosbd2_rs_queue_expire(engine: *mut c_void, tag: u32) -> bool {
+pub unsafe extern "C" fn zosbd2_rs_queue_expire(
+    engine: *mut c_void,
+    tag: u32,
+    late: *mut shim::Late,
+) -> bool {
     // SAFETY: the caller's promise.
     let block = unsafe { QueueBlock::from_memory(engine) };
+    let mut report = shim::Late::default();
+    let over = expire(block, tag, &mut report);
+    // SAFETY: the caller's promise.
+    unsafe { late.write(report) };
+    over
+}
+
+fn expire(block: &QueueBlock, tag: u32, report: &mut shim::Late) -> bool {
     if block.device().params().deadline_ms == 0 {
         return false;
     }
-    if let Ok(tag) = u16::try_from(tag) {
-        let end = block.lock().queue().expire(tag);
-        block.end_if(end);
+    let Ok(tag) = u16::try_from(tag) else { return true };
+    let now_ns = shim::now_ns();
+    let mut locked = block.lock();
+    let request = locked.queue().outstanding_from(tag).filter(|request| request.tag == tag);
+    let overdue = locked.queue().expire(tag, block.device().policy());
+    let (action, over) = match overdue {
+        Overdue::Over => (late::OVER, true),
+        Overdue::End(_) => (late::FAILED, true),
+        Overdue::Doomed => (late::DOOMED, true),
+        Overdue::Requeued(_) => (late::REQUEUED, false),
+        Overdue::ServerDead(_) => (late::SERVER_DEAD, false),
+        Overdue::Waits => (late::WAITS, false),
+    };
+    trace::timeout(block, tag.into(), action);
+    if let Overdue::Requeued(wake) = overdue {
+        locked.wake(wake);
     }
-    true
+    drop(locked);
+    match overdue {
+        Overdue::End(end) => block.end(end),
+        Overdue::Requeued(_) => block.wake_pollers(),
+        _ => {}
+    }
+    if let Some(request) = request {
+        let told = report_of(&request, now_ns);
+        *report = shim::Late {
+            offset: told.offset,
+            age_ms: shim::ns_to_ms(told.age_ns),
+            held_ms: shim::ns_to_ms(told.held_ns),
+            length: request.request.length,
+            op: told.op,
+            epoch: told.epoch,
+            thread: told.thread,
+            action,
+            dead: if let Overdue::ServerDead(epoch) = overdue { epoch } else { 0 },
+        };
+    }
+    over
 }
 
 /// The operation call of version 1 on the block node. Process context, may sleep.

@@ -11,6 +11,7 @@ use core::mem::{size_of, size_of_val};
 use zosbd2_abi::v1::NAME_BYTES;
 use zosbd2_abi::v2;
 use zosbd2_engine::Errno;
+use zosbd2_engine::queue::Moment;
 use zosbd2_engine::v2::Machine;
 
 /// `struct zosbd2_queue`.
@@ -68,6 +69,8 @@ pub struct Params {
     pub max_secure_erase_bytes: u32,
     /// Request deadline; 0: none.
     pub deadline_ms: u32,
+    /// What happens to requests that are late: a `DEADLINE_` number.
+    pub deadline_policy: u32,
     /// Wait for another server; 0: none.
     pub grace_ms: u32,
     /// Number of queues.
@@ -80,9 +83,51 @@ pub struct Params {
     pub place: u32,
     /// Handle of the device.
     pub handle: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<Params>() == 144);
+const _: () = assert!(size_of::<Params>() == 152);
+
+/// `struct zosbd2_late`: a request that passed its deadline.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Late {
+    /// First byte on the device.
+    pub offset: u64,
+    /// Since it was submitted.
+    pub age_ms: u64,
+    /// Since it was fetched; makes sense if `epoch` is not 0.
+    pub held_ms: u64,
+    /// Bytes.
+    pub length: u32,
+    /// Operation.
+    pub op: u32,
+    /// The server that has it; 0 if none has.
+    pub epoch: u32,
+    /// Its thread.
+    pub thread: u32,
+    /// `enum zosbd2_late_action`.
+    pub action: u32,
+    /// The server to be declared dead, if that is the action.
+    pub dead: u32,
+}
+
+/// `enum zosbd2_late_action`.
+pub mod late {
+    /// It was over already.
+    pub const OVER: u32 = 0;
+    /// It fails.
+    pub const FAILED: u32 = 1;
+    /// It fails when the copy of its data stops.
+    pub const DOOMED: u32 = 2;
+    /// Another thread gets it.
+    pub const REQUEUED: u32 = 3;
+    /// Its server is declared dead.
+    pub const SERVER_DEAD: u32 = 4;
+    /// It waits on.
+    pub const WAITS: u32 = 5;
+}
 
 impl Params {
     /// Name of the device, NUL padded: that of the disk without its folder.
@@ -119,6 +164,10 @@ unsafe extern "C" {
         to_user: bool,
     ) -> i32;
     pub(crate) fn zosbd2_request_zero(queue: *mut Queue, tag: u32, start: u32);
+    pub(crate) fn zosbd2_trace_fetch(queue: *mut Queue, tag: u32, generation: u32, epoch: u32);
+    pub(crate) fn zosbd2_trace_commit(queue: *mut Queue, tag: u32, generation: u32, epoch: u32, status: i32);
+    pub(crate) fn zosbd2_trace_requeue(queue: *mut Queue, tag: u32);
+    pub(crate) fn zosbd2_trace_timeout(queue: *mut Queue, tag: u32, action: u32);
     pub(crate) fn zosbd2_device_create(params: *const Params, device: *mut *mut Device) -> i32;
     pub(crate) fn zosbd2_device_engine(device: *mut Device) -> *mut c_void;
     pub(crate) fn zosbd2_device_lock(device: *mut Device) -> i32;
@@ -148,6 +197,8 @@ unsafe extern "C" {
     safe fn zosbd2_may_serve(owner_uid: u32) -> bool;
     safe fn zosbd2_timeout(ms: u32) -> isize;
     safe fn zosbd2_now_ns() -> u64;
+    safe fn zosbd2_thread() -> u32;
+    safe fn zosbd2_tracing() -> bool;
     safe fn zosbd2_spin(until_ns: u64) -> bool;
     safe fn zosbd2_cpus() -> u32;
     safe fn zosbd2_page_size() -> u32;
@@ -218,6 +269,14 @@ unsafe impl Plain for v2::Start {}
 unsafe impl Plain for v2::Resize {}
 // SAFETY: integers only, no padding (size asserted in abi).
 unsafe impl Plain for v2::Stats {}
+// SAFETY: integers only, no padding (size asserted in abi).
+unsafe impl Plain for v2::Latency {}
+// SAFETY: integers only, no padding (size asserted in abi).
+unsafe impl Plain for v2::Requests {}
+// SAFETY: integers only, no padding (size asserted in abi).
+unsafe impl Plain for v2::Outstanding {}
+// SAFETY: integers only, no padding (size asserted in abi).
+unsafe impl Plain for v2::Blob {}
 // SAFETY: integers only, no padding (size asserted in abi).
 unsafe impl Plain for v2::Enter {}
 // SAFETY: integers only, no padding (size asserted in abi).
@@ -351,6 +410,40 @@ pub fn timeout(ms: Option<u32>) -> isize {
 #[must_use]
 pub fn now_ns() -> u64 {
     zosbd2_now_ns()
+}
+
+/// The same clock, coarser.
+#[must_use]
+pub fn now_ms() -> u64 {
+    ns_to_ms(now_ns())
+}
+
+/// Whole milliseconds.
+#[must_use]
+#[expect(clippy::integer_division, reason = "the rest does not matter")]
+pub const fn ns_to_ms(ns: u64) -> u64 {
+    ns / 1_000_000
+}
+
+/// Now, for who answers.
+#[inline]
+#[must_use]
+pub fn now() -> Moment {
+    Moment { now_ns: now_ns(), thread: 0 }
+}
+
+/// The calling thread's number.
+#[inline]
+#[must_use]
+pub fn thread() -> u32 {
+    zosbd2_thread()
+}
+
+/// Whether somebody traces fetches, commits or requeues.
+#[inline]
+#[must_use]
+pub fn tracing() -> bool {
+    zosbd2_tracing()
 }
 
 /// One turn of waiting busily: `false` when it is time to stop.

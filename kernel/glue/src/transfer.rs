@@ -85,6 +85,20 @@ pub fn zero(block: &QueueBlock, handle: Handle, start: u32) -> Result<(), Errno>
     pinned(block, handle, || unsafe { block.zero(handle, start) })
 }
 
+/// The copy stopped, and the server keeps the request: COPYING to HELD. Returns whether it was failed meanwhile, and
+/// is ended now. It may also be with another server soon; then its handle is stale.
+pub fn stopped(block: &QueueBlock, handle: Handle) -> bool {
+    let mut locked = block.lock();
+    let end = locked.queue().copied(handle);
+    if locked.queue().superseded(handle.epoch()) {
+        let wake = locked.queue().announce();
+        locked.wake(wake);
+    }
+    drop(locked);
+    block.end_if(end);
+    end.is_some()
+}
+
 /// Runs `action`, which does not sleep, with the request COPYING. It is HELD before and after.
 ///
 /// # Errors
@@ -93,10 +107,5 @@ pub fn zero(block: &QueueBlock, handle: Handle, start: u32) -> Result<(), Errno>
 fn pinned<T>(block: &QueueBlock, handle: Handle, action: impl FnOnce() -> T) -> Result<T, Errno> {
     block.lock().queue().pin(handle).map_err(|_| Errno::ESTALE)?;
     let result = action();
-    let end = block.lock().queue().copied(handle);
-    if end.is_some() {
-        block.end_if(end);
-        return Err(Errno::ESTALE);
-    }
-    Ok(result)
+    if stopped(block, handle) { Err(Errno::ESTALE) } else { Ok(result) }
 }

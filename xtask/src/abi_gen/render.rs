@@ -99,7 +99,8 @@ impl Header {
                     let place = format!("struct {}", item.ident);
                     self.structure(item, constants, &names).context(place)?;
                 }
-                Item::Const(_) | Item::Mod(_) | Item::Use(_) => {}
+                // Rust alone has use for an implementation.
+                Item::Const(_) | Item::Mod(_) | Item::Use(_) | Item::Impl(_) => {}
                 _ => bail!("an item that the generator does not understand"),
             }
         }

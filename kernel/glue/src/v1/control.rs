@@ -7,7 +7,7 @@
 
 use core::mem::offset_of;
 
-use zosbd2_abi::v1 as abi;
+use zosbd2_abi::{v1 as abi, v2};
 use zosbd2_engine::Errno;
 use zosbd2_engine::name::Name;
 use zosbd2_engine::registry::Found;
@@ -98,12 +98,14 @@ impl Control {
             max_write_zeroes_bytes: 0,
             max_secure_erase_bytes: 0,
             deadline_ms: params.timeout_ms,
+            deadline_policy: v2::DEADLINE_FAIL,
             grace_ms: 0,
             queues: 1,
             depth: u32::from(DEPTH),
             owner_uid: shim::current_uid(),
             place: 0,
             handle: 0,
+            reserved: 0,
         };
         let name_is_free =
             || if shim::node_exists(params.name.bytes()) { Err(Errno::EEXIST) } else { Ok(()) };

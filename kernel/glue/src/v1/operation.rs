@@ -10,13 +10,13 @@
 use zosbd2_abi::v1 as abi;
 use zosbd2_engine::Errno;
 use zosbd2_engine::device::Phase;
-use zosbd2_engine::queue::{Answer, Fetched, Refused, Work};
-use zosbd2_engine::request::{Op, Request};
+use zosbd2_engine::queue::{Answer, End, Fetched, Moment, Refused, Work};
+use zosbd2_engine::request::{Handle, Op, Request};
 use zosbd2_engine::v1::{self, Call};
 
 use crate::block::QueueBlock;
-use crate::shim;
-use crate::transfer::Transfer;
+use crate::transfer::{self, Transfer};
+use crate::{shim, trace};
 
 /// Segments that are written to the server together with the head.
 const SEGMENTS_AT_ONCE: u32 = 30;
@@ -67,43 +67,47 @@ fn read_front(user: u64) -> Result<[u32; 4], Errno> {
 fn answer(block: &QueueBlock, op: Op, user: u64) -> Result<(), Errno> {
     let tail: abi::OperationTail =
         shim::user_read(user.wrapping_add(abi::OPERATION_TAIL_OFFSET as u64)).map_err(|_| Errno::ENOMEM)?;
-    let mut locked = block.lock();
+    let mut locked = block.lock_at(shim::now());
     let mut queue = locked.queue();
     if queue.phase() == Phase::Gone {
         return Err(Errno::ENOENT);
     }
-    let answer = queue
-        .handle_of(tail.op_id)
-        .ok_or(Refused::Stale)
-        .and_then(|handle| queue.answer(handle, op, tail.error == 0));
+    // Late or twice: clients repeat an answer after a signal and must get their next request.
+    let Some(handle) = queue.handle_of(tail.op_id) else { return Ok(()) };
+    let answer = queue.answer(handle, op, tail.error == 0);
     drop(locked);
     match answer {
-        Ok(Answer::End(end)) => block.end(end),
+        Ok(Answer::End(end)) => answered(block, handle, Some(end)),
         Ok(Answer::CopyIn(handle, request)) => {
             let user = user.wrapping_add(abi::OPERATION_DATA_OFFSET as u64);
             let transfer = Transfer { handle, user, start: 0, bytes: request.length, to_user: false };
             if transfer.attempt(block).is_ok() {
-                let end = block.lock().queue().answered(handle);
-                block.end_if(end);
+                let end = block.lock_at(shim::now()).queue().answered(handle);
+                answered(block, handle, end);
             } else if slowly(block, &transfer)? {
-                let end = block.lock().queue().finish(handle, Ok(()));
-                block.end_if(end.ok());
+                let end = block.lock_at(shim::now()).queue().finish(handle, Ok(()));
+                answered(block, handle, end.ok());
             }
         }
-        // Late or twice: clients repeat an answer after a signal and must get their next request.
         Err(Refused::Stale) => {}
         Err(Refused::WrongKind) => return Err(Errno::EINVAL),
     }
     Ok(())
 }
 
+/// The copy of an answer is made; ends its request, unless it was failed meanwhile.
+fn answered(block: &QueueBlock, handle: Handle, end: Option<End>) {
+    if trace::on() && end.is_some_and(|end| end.result.is_ok()) {
+        trace::commit(block, handle, Ok(()));
+    }
+    block.end_if(end);
+}
+
 /// Copies what met a page that is not there. The request is COPYING on entry and HELD afterwards. `false`: it
 /// was lost meanwhile. Errors in the words of version 1.
 #[cold]
 fn slowly(block: &QueueBlock, transfer: &Transfer) -> Result<bool, Errno> {
-    let end = block.lock().queue().copied(transfer.handle);
-    if end.is_some() {
-        block.end_if(end);
+    if transfer::stopped(block, transfer.handle) {
         return Ok(false);
     }
     match transfer.run(block) {
@@ -119,8 +123,14 @@ fn fetch(block: &QueueBlock, user: u64) -> Result<(), Errno> {
     let mut forever = shim::timeout(None);
     let mut locked = block.lock();
     loop {
+        if locked.queue().queued() > 0 {
+            locked.set_moment(Moment { thread: shim::thread(), ..shim::now() });
+        }
         match locked.queue().fetch(0, u64::MAX) {
             Work::Request(fetched) => {
+                if trace::on() {
+                    trace::fetch(block, fetched.handle);
+                }
                 let wake = locked.queue().announce();
                 locked.wake(wake);
                 drop(locked);
@@ -167,9 +177,7 @@ fn fetch(block: &QueueBlock, user: u64) -> Result<(), Errno> {
 fn deliver(block: &QueueBlock, fetched: &Fetched, user: u64) -> Result<bool, Errno> {
     let delivered = deliver_parts(block, fetched, user);
     if delivered.is_err() {
-        let mut locked = block.lock();
-        let wake = locked.queue().unfetch(fetched.handle);
-        locked.wake(wake);
+        block.lock().unfetch(fetched.handle);
     }
     delivered
 }
@@ -181,9 +189,7 @@ fn deliver_parts(block: &QueueBlock, fetched: &Fetched, user: u64) -> Result<boo
         let (handle, bytes) = (*handle, request.length);
         let transfer = Transfer { handle, user: data, start: 0, bytes, to_user: true };
         if transfer.attempt(block).is_ok() {
-            let end = block.lock().queue().copied(handle);
-            if end.is_some() {
-                block.end_if(end);
+            if transfer::stopped(block, handle) {
                 return Ok(false);
             }
         } else if !slowly(block, &transfer)? {

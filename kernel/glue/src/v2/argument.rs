@@ -59,7 +59,7 @@ macro_rules! arguments {
     )* };
 }
 
-arguments!(Info Create Attach Destroy List Status Start Resize Stats Enter);
+arguments!(Info Create Attach Destroy List Status Start Resize Stats Latency Requests Blob Enter);
 
 /// `EINVAL` unless `condition` holds.
 pub const fn holds(condition: bool) -> Result<(), Errno> {

@@ -11,14 +11,14 @@ use core::mem::{offset_of, size_of};
 
 use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
-use zosbd2_engine::queue::End;
+use zosbd2_engine::queue::{End, Moment};
 use zosbd2_engine::request::Handle;
 use zosbd2_engine::v2::{Move, Plan, Way, check_commit, decode_handle, plan};
 
 use crate::block::{Device, QueueBlock};
 use crate::list::List;
-use crate::shim;
 use crate::transfer::{self, Transfer};
+use crate::{shim, trace};
 
 /// Entries that are worked on at once; they are on the stack.
 const CHUNK: usize = 16;
@@ -46,6 +46,8 @@ pub fn all(device: &Device, epoch: u32, user: u64, count: u32, progress: &mut Pr
     let mut chunk = [abi::Commit::default(); CHUNK];
     let mut left = count as usize;
     let mut at = user;
+    // The server has carried all of it out by now.
+    let moment = shim::now();
     while left > 0 {
         let Some(entries) = chunk.get_mut(..left.min(CHUNK)) else { break };
         let entries = if shim::user_read_all(at, entries).is_ok() {
@@ -57,7 +59,7 @@ pub fn all(device: &Device, epoch: u32, user: u64, count: u32, progress: &mut Pr
             first
         };
         let before = progress.refused;
-        process(device, epoch, entries, progress);
+        process(device, epoch, moment, entries, progress);
         if progress.refused != before {
             tell(at, entries)?;
         }
@@ -94,17 +96,25 @@ fn name(device: &Device, epoch: u32, entry: &abi::Commit) -> Result<Named, Errno
 }
 
 #[inline]
-fn process(device: &Device, epoch: u32, entries: &mut [abi::Commit], progress: &mut Progress) {
+fn process(
+    device: &Device,
+    epoch: u32,
+    moment: Moment,
+    entries: &mut [abi::Commit],
+    progress: &mut Progress,
+) {
     let mut rest = entries;
     while let [first, ..] = &mut *rest {
         let block = name(device, epoch, first)
             .and_then(|named| device.queue(named.queue).ok_or(Errno::ESTALE).map(|block| (block, named)));
         let done = match block {
             Ok((block, named)) if first.flags & abi::COMMIT_IOVEC != 0 => {
-                note(first, progress, scattered(block, named.handle, first));
+                let result = scattered(block, moment, named.handle, first);
+                trace_refusal(block, named.handle, result);
+                note(first, progress, result);
                 1
             }
-            Ok((block, _)) => run(block, epoch, rest, progress),
+            Ok((block, _)) => run(block, epoch, moment, rest, progress),
             Err(errno) => {
                 note(first, progress, Err(errno));
                 1
@@ -124,6 +134,14 @@ fn note(entry: &mut abi::Commit, progress: &mut Progress, result: Result<(), Err
     }
 }
 
+/// Tells who traces of an answer that was not accepted.
+#[cold]
+fn trace_refusal(block: &QueueBlock, handle: Handle, result: Result<(), Errno>) {
+    if result.is_err() && trace::on() {
+        trace::commit(block, handle, result);
+    }
+}
+
 /// A copy that an entry asks for.
 #[derive(Clone, Copy)]
 struct Copying {
@@ -140,9 +158,19 @@ struct Ends {
     /// The tags of what succeeded.
     well: List<u16, CHUNK>,
     failed: List<End, CHUNK>,
+    tracing: bool,
 }
 
 impl Ends {
+    /// An answer ended this request.
+    #[inline]
+    fn answered(&mut self, block: &QueueBlock, handle: Handle, end: End) {
+        if self.tracing {
+            trace::commit(block, handle, Ok(()));
+        }
+        self.push(end);
+    }
+
     #[inline]
     fn push(&mut self, end: End) {
         if end.result.is_ok() {
@@ -168,11 +196,17 @@ impl Ends {
 /// piece, as the first one is and has. Returns how many they are.
 // Not one frame with the entries.
 #[inline(never)]
-fn run(block: &QueueBlock, epoch: u32, entries: &mut [abi::Commit], progress: &mut Progress) -> usize {
+fn run(
+    block: &QueueBlock,
+    epoch: u32,
+    moment: Moment,
+    entries: &mut [abi::Commit],
+    progress: &mut Progress,
+) -> usize {
     let mut copies = List::new();
-    let mut ends = Ends { well: List::new(), failed: List::new() };
+    let mut ends = Ends { well: List::new(), failed: List::new(), tracing: trace::on() };
     let mut done = 0_u8;
-    let mut locked = block.lock();
+    let mut locked = block.lock_at(moment);
     let mut queue = locked.queue();
     for entry in &mut *entries {
         let handle = match name(block.device(), epoch, entry) {
@@ -182,7 +216,7 @@ fn run(block: &QueueBlock, epoch: u32, entries: &mut [abi::Commit], progress: &m
         };
         let begun = queue.answered_by(handle).map_err(|_| Errno::ESTALE).and_then(|held| {
             match plan(held.request(), entry)? {
-                Plan::Finish(result) => ends.push(held.finish(result)),
+                Plan::Finish(result) => ends.answered(block, handle, held.finish(result)),
                 Plan::Copy(data) => {
                     held.pin();
                     copies.push(Copying { handle, data, entry: done, slow: false });
@@ -190,16 +224,20 @@ fn run(block: &QueueBlock, epoch: u32, entries: &mut [abi::Commit], progress: &m
             }
             Ok(())
         });
+        if ends.tracing {
+            trace_refusal(block, handle, begun);
+        }
         note(entry, progress, begun);
         done = done.wrapping_add(1);
     }
     drop(locked);
-    let slow = !copies.is_empty() && copy(block, entries, &mut copies, &mut ends, progress);
+    let slow = !copies.is_empty() && copy(block, moment, entries, &mut copies, &mut ends, progress);
     ends.carry_out(block);
     if slow {
         for copying in copies.items().iter().filter(|copying| copying.slow) {
             if let Some(entry) = entries.get_mut(usize::from(copying.entry)) {
-                let result = copying.run(block, entry.address);
+                let result = copying.run(block, moment, entry.address);
+                trace_refusal(block, copying.handle, result);
                 note(entry, progress, result);
             }
         }
@@ -211,6 +249,7 @@ fn run(block: &QueueBlock, epoch: u32, entries: &mut [abi::Commit], progress: &m
 #[inline]
 fn copy(
     block: &QueueBlock,
+    moment: Moment,
     entries: &mut [abi::Commit],
     copies: &mut List<Copying, CHUNK>,
     ends: &mut Ends,
@@ -222,13 +261,19 @@ fn copy(
         copying.slow = copying.attempt(block, user).is_err();
         slow |= copying.slow;
     }
-    let mut locked = block.lock();
+    let mut kept_any = false;
+    let mut locked = block.lock_at(moment);
     let mut queue = locked.queue();
     for copying in copies.items_mut() {
         let kept = copying.slow || copying.data.way == Way::OutAndKeep;
+        kept_any |= kept;
         if !kept {
             if let Some(end) = queue.answered(copying.handle) {
-                ends.push(end);
+                if end.result.is_ok() {
+                    ends.answered(block, copying.handle, end);
+                } else {
+                    ends.push(end);
+                }
             }
         } else if let Some(end) = queue.copied(copying.handle) {
             // Failed meanwhile.
@@ -238,6 +283,11 @@ fn copy(
                 note(entry, progress, Err(Errno::ESTALE));
             }
         }
+    }
+    if kept_any {
+        // What a server that was declared dead keeps is back in the queue.
+        let wake = queue.announce();
+        locked.wake(wake);
     }
     slow
 }
@@ -264,29 +314,30 @@ impl Copying {
 
     /// Carries out an entry with data in one piece whose memory has to be waited for. Its request is HELD.
     #[cold]
-    fn run(&self, block: &QueueBlock, user: u64) -> Result<(), Errno> {
+    fn run(&self, block: &QueueBlock, moment: Moment, user: u64) -> Result<(), Errno> {
         self.transfer(user).run(block)?;
-        conclude(block, self.handle, self.data)
+        conclude(block, moment, self.handle, self.data)
     }
 }
 
 /// Ends the request of an entry whose data is copied, unless the server keeps it. It is HELD.
 #[cold]
-fn conclude(block: &QueueBlock, handle: Handle, data: Move) -> Result<(), Errno> {
+fn conclude(block: &QueueBlock, moment: Moment, handle: Handle, data: Move) -> Result<(), Errno> {
     match data.way {
         Way::OutAndKeep => return Ok(()),
         Way::InAndZero => transfer::zero(block, handle, data.bytes)?,
         Way::In | Way::Out => {}
     }
-    let end = block.lock().queue().finish(handle, Ok(())).map_err(|_| Errno::ESTALE)?;
+    let end = block.lock_at(moment).queue().finish(handle, Ok(())).map_err(|_| Errno::ESTALE)?;
+    trace_answer(block, handle);
     block.end(end);
     Ok(())
 }
 
 /// Carries out an entry whose data is in several pieces. The request is HELD while they are read.
 #[cold]
-fn scattered(block: &QueueBlock, handle: Handle, entry: &abi::Commit) -> Result<(), Errno> {
-    let mut locked = block.lock();
+fn scattered(block: &QueueBlock, moment: Moment, handle: Handle, entry: &abi::Commit) -> Result<(), Errno> {
+    let mut locked = block.lock_at(moment);
     let mut queue = locked.queue();
     let held = queue.answered_by(handle).map_err(|_| Errno::ESTALE)?;
     let data = match plan(held.request(), entry)? {
@@ -294,6 +345,7 @@ fn scattered(block: &QueueBlock, handle: Handle, entry: &abi::Commit) -> Result<
         Plan::Finish(result) => {
             let end = held.finish(result);
             drop(locked);
+            trace_answer(block, handle);
             block.end(end);
             return Ok(());
         }
@@ -319,5 +371,13 @@ fn scattered(block: &QueueBlock, handle: Handle, entry: &abi::Commit) -> Result<
         left = left.saturating_sub(pieces.len());
         at = at.wrapping_add((pieces.len() as u64).wrapping_mul(size_of::<abi::Iovec>() as u64));
     }
-    conclude(block, handle, data)
+    conclude(block, moment, handle, data)
+}
+
+/// Tells who traces of an answer that ends its request, which is not ended yet.
+#[cold]
+fn trace_answer(block: &QueueBlock, handle: Handle) {
+    if trace::on() {
+        trace::commit(block, handle, Ok(()));
+    }
 }

@@ -115,14 +115,16 @@ fn create(devices: Devices, user: u64) -> Result<i32, Errno> {
         max_write_zeroes_bytes: create.max_write_zeroes_bytes,
         max_secure_erase_bytes: create.max_secure_erase_bytes,
         deadline_ms: create.deadline_ms,
+        deadline_policy: create.deadline_policy,
         grace_ms: create.grace_ms,
         queues: create.queues,
         depth: create.depth,
         owner_uid: shim::current_uid(),
         place: 0,
         handle: 0,
+        reserved: 0,
     };
-    let begin = |device: &Reference| open(device, false);
+    let begin = |device: &Reference| open(device, 0);
     let (handle, (opened, _)) = devices.make(name, params, || Ok(()), begin)?;
     // A process that does not learn of its device must not keep it: closing the descriptor destroys it.
     shim::user_write(user, &abi::Create { handle, ..asked })?;
@@ -130,19 +132,24 @@ fn create(devices: Devices, user: u64) -> Result<i32, Errno> {
 }
 
 /// Attaches the caller to a device. What can fail comes first: a failed take-over leaves the other server alone.
-fn open(device: &Reference, take_over: bool) -> Result<(Opened, u32), Errno> {
+fn open(device: &Reference, flags: u32) -> Result<(Opened, u32), Errno> {
     let opened = Opened::new(device)?;
-    let epoch = server::attach(device.block(), take_over)?;
+    if flags & abi::ATTACH_OBSERVE != 0 {
+        return Ok((opened, 0));
+    }
+    let (take_over, survived) = (flags & abi::ATTACH_TAKE_OVER, flags & abi::ATTACH_CACHE_SURVIVED);
+    let epoch = server::attach(device.block(), take_over != 0, survived != 0)?;
     opened.appoint(epoch);
     Ok((opened, epoch))
 }
 
 fn attach(devices: Devices, user: u64) -> Result<i32, Errno> {
     let asked: abi::Attach = argument::read(user)?;
-    holds(asked.flags & !abi::ATTACH_FLAGS == 0)?;
+    let observes = asked.flags & abi::ATTACH_OBSERVE != 0;
+    holds(asked.flags & !abi::ATTACH_FLAGS == 0 && (!observes || asked.flags == abi::ATTACH_OBSERVE))?;
     let device = find(devices, &asked.name)?;
-    let params = *device.block().params();
-    if params.version != 2 {
+    let params = device.block().params();
+    if params.version != 2 && !observes {
         return Err(Errno::EINVAL);
     }
     if !shim::may_serve(params.owner_uid) {
@@ -150,7 +157,7 @@ fn attach(devices: Devices, user: u64) -> Result<i32, Errno> {
     }
     // So that the answer can be written, too.
     shim::user_write(user, &asked)?;
-    let (opened, epoch) = open(&device, asked.flags & abi::ATTACH_TAKE_OVER != 0)?;
+    let (opened, epoch) = open(&device, asked.flags)?;
     shim::user_write(user, &abi::Attach { handle: params.handle, epoch, ..asked })?;
     Ok(opened.install())
 }

@@ -9,7 +9,7 @@ use core::mem::{offset_of, size_of};
 
 use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
-use zosbd2_engine::queue::{Fetched, Work};
+use zosbd2_engine::queue::{Fetched, Moment, Work};
 use zosbd2_engine::request::Handle;
 use zosbd2_engine::v2::{check_enter, decode_handle, describe};
 
@@ -17,8 +17,8 @@ use super::argument;
 use super::commit::{self, Progress};
 use crate::block::{Device, QueueBlock};
 use crate::list::List;
-use crate::shim;
 use crate::transfer::Transfer;
+use crate::{shim, trace};
 
 /// Requests that are handed over at once; they are on the stack.
 const CHUNK: usize = 16;
@@ -81,11 +81,17 @@ impl<'a> Fetch<'a> {
         let mut spun = self.enter.spin_us == 0;
         let mut parcels = Parcels::new();
         let tag_bits = self.block.device().tag_bits();
+        let thread = shim::thread();
         let mut locked = self.block.lock();
         loop {
             let most = (self.enter.capacity.wrapping_sub(progress.fetched) as usize).min(CHUNK);
             parcels.clear();
             let mut copying = false;
+            let mut tracing = false;
+            if most > 0 && locked.queue().queued() > 0 {
+                locked.set_moment(Moment { thread, ..shim::now() });
+                tracing = trace::on();
+            }
             let stop = loop {
                 if parcels.len() == most {
                     break Stop::Enough;
@@ -93,6 +99,9 @@ impl<'a> Fetch<'a> {
                 let room = self.enter.arena_bytes.saturating_sub(self.arena);
                 match locked.queue().fetch(self.epoch, room) {
                     Work::Request(Fetched { handle, request, copying: pinned }) => {
+                        if tracing {
+                            trace::fetch(self.block, handle);
+                        }
                         let data = pinned.then_some(self.arena);
                         if pinned {
                             copying = true;
@@ -198,6 +207,11 @@ impl<'a> Fetch<'a> {
                 *end = queue.copied(transfer.handle);
             }
         }
+        // If this server was declared dead they are back in the queue, and not for it.
+        if queue.superseded(self.epoch) {
+            let wake = queue.announce();
+            locked.wake(wake);
+        }
         drop(locked);
         let mut result = Ok(());
         // From the last on, so that dropping one moves none that is still to come.
@@ -259,8 +273,7 @@ impl<'a> Fetch<'a> {
         let mut locked = self.block.lock();
         for described in parcels.items().iter().rev() {
             let Some(handle) = self.handle(described) else { continue };
-            let wake = locked.queue().unfetch(handle);
-            locked.wake(wake);
+            locked.unfetch(handle);
         }
         drop(locked);
         self.block.wake_pollers();

@@ -5,4 +5,5 @@ pub mod argument;
 pub mod commit;
 pub mod control;
 pub mod enter;
+pub mod report;
 pub mod server;

@@ -10,48 +10,53 @@ use zosbd2_engine::device::Phase;
 use zosbd2_engine::v2::check_size;
 
 use super::argument::{self, holds};
-use super::enter;
-use crate::block::Device;
+use super::{enter, report};
+use crate::block::{Blob, Device};
 use crate::devices::Devices;
 use crate::shim;
 
-/// One ioctl.
+/// One ioctl. `epoch` is 0 for who only looks on.
 ///
 /// # Errors
 ///
 /// As `docs/abi-v2.md`; `ENOTTY` for an unknown command.
 #[inline]
 pub fn run(device: &Device, epoch: u32, command: u32, user: u64) -> Result<(), Errno> {
-    if command == abi::IOCTL_ENTER {
+    if command == abi::IOCTL_ENTER && epoch != 0 {
         return enter::run(device, epoch, user);
     }
-    others(device, command, user)
+    others(device, epoch, command, user)
 }
 
 #[inline(never)]
-fn others(device: &Device, command: u32, user: u64) -> Result<(), Errno> {
+fn others(device: &Device, epoch: u32, command: u32, user: u64) -> Result<(), Errno> {
     match command {
+        abi::IOCTL_STATS => report::stats(device, user),
+        abi::IOCTL_LATENCY => report::latency(device, user),
+        abi::IOCTL_REQUESTS => report::requests(device, user),
+        abi::IOCTL_STATUS => own_status(device, user),
+        abi::IOCTL_BLOB => blob(device, epoch != 0, user),
+        abi::IOCTL_ENTER | abi::IOCTL_START | abi::IOCTL_RESIZE if epoch == 0 => Err(Errno::EPERM),
         abi::IOCTL_START => start(device, user),
         abi::IOCTL_RESIZE => resize(device, user),
-        abi::IOCTL_STATS => stats(device, user),
-        abi::IOCTL_STATUS => own_status(device, user),
         _ => Err(Errno::ENOTTY),
     }
 }
 
-/// Becomes the server: threads of an older one are sent away.
+/// Becomes the server: threads of an older one are sent away. `cache_survived`: what is in that one's cache is in
+/// this one's.
 ///
 /// # Errors
 ///
 /// As the engine says; `EINTR`.
-pub fn attach(device: &Device, take_over: bool) -> Result<u32, Errno> {
+pub fn attach(device: &Device, take_over: bool, cache_survived: bool) -> Result<u32, Errno> {
     let mut locked = device.lock()?;
     let epoch = locked.life().attach(take_over)?;
     let phase = locked.life().phase();
     for block in device.queues() {
         let mut queue = block.lock();
         queue.queue().set_phase(phase);
-        queue.queue().set_epoch(epoch);
+        queue.queue().attach(epoch, cache_survived);
         queue.wake_all();
         drop(queue);
         block.wake_pollers();
@@ -65,13 +70,30 @@ fn detach(device: &Device, epoch: u32) -> bool {
     let mut locked = device.lock_always();
     for block in device.queues() {
         let mut queue = block.lock();
-        let wake = queue.queue().requeue(epoch);
-        queue.wake(wake);
+        queue.take_back(epoch, false);
         drop(queue);
         block.wake_pollers();
     }
-    let change = locked.life().detach(epoch);
+    let change = locked.life().detach(epoch, shim::now_ms());
     locked.carry_out(change)
+}
+
+/// The server of `epoch`, and all before it, count as dead, whatever they do.
+pub fn declare_dead(device: &Device, devices: Devices, epoch: u32) {
+    let mut locked = device.lock_always();
+    for block in device.queues() {
+        let mut queue = block.lock();
+        queue.take_back(epoch, true);
+        queue.wake_all();
+        drop(queue);
+        block.wake_pollers();
+    }
+    let change = locked.life().declare_dead(epoch, shim::now_ms());
+    let destroy = locked.carry_out(change);
+    drop(locked);
+    if destroy {
+        devices.destroy_unwanted(device.params().handle);
+    }
 }
 
 /// The last close of a server's descriptor.
@@ -115,33 +137,21 @@ fn resize(device: &Device, user: u64) -> Result<(), Errno> {
     device.lock()?.resize(asked.size_bytes)
 }
 
-fn stats(device: &Device, user: u64) -> Result<(), Errno> {
-    let asked: abi::Stats = argument::read(user)?;
-    holds(asked.flags == 0)?;
-    let block = device.queue(asked.queue).ok_or(Errno::EINVAL)?;
-    let mut locked = block.lock();
-    let queue = locked.queue();
-    let counters = queue.counters();
-    let stats = abi::Stats {
-        size: asked.size,
-        flags: 0,
-        queue: asked.queue,
-        queued: queue.queued(),
-        held: queue.held(),
-        waiting: queue.waiting(),
-        fetched: counters.fetched,
-        committed: counters.committed,
-        read_bytes: counters.read_bytes,
-        written_bytes: counters.written_bytes,
-        failed: counters.failed,
-        expired: counters.expired,
-        requeued: counters.requeued,
-        stale: counters.stale,
-        wakeups: counters.wakeups,
-        sleeps: counters.sleeps,
-    };
-    drop(locked);
-    shim::user_write(user, &stats)
+/// Reads or replaces what is kept for the servers.
+fn blob(device: &Device, may_write: bool, user: u64) -> Result<(), Errno> {
+    let asked: abi::Blob = argument::read(user)?;
+    holds(asked.flags & !abi::BLOB_FLAGS == 0 && asked.reserved == 0)?;
+    if asked.flags & abi::BLOB_WRITE == 0 {
+        let Blob { length, bytes } = *device.lock()?.blob();
+        return shim::user_write(user, &abi::Blob { length, bytes, ..asked });
+    }
+    if !may_write {
+        return Err(Errno::EPERM);
+    }
+    let rest = asked.bytes.get(asked.length as usize..).ok_or(Errno::EINVAL)?;
+    holds(rest.iter().all(|byte| *byte == 0))?;
+    *device.lock()?.blob() = Blob { length: asked.length, bytes: asked.bytes };
+    Ok(())
 }
 
 fn own_status(device: &Device, user: u64) -> Result<(), Errno> {
@@ -189,6 +199,8 @@ pub fn status(device: &Device, size: u32) -> Result<abi::Status, Errno> {
         max_secure_erase_bytes: params.max_secure_erase_bytes,
         deadline_ms: params.deadline_ms,
         grace_ms: params.grace_ms,
+        deadline_policy: params.deadline_policy,
+        lost: device.lost().into(),
         handle: params.handle,
         create_flags: params.flags,
         state,

@@ -281,10 +281,18 @@ fn unknown_ioctls(context: &mut Context) {
         abi::IOCTL_LIST,
         abi::IOCTL_STATUS,
     ];
-    let server_calls =
-        [abi::IOCTL_START, abi::IOCTL_RESIZE, abi::IOCTL_STATS, abi::IOCTL_ENTER, abi::IOCTL_STATUS];
+    let server_calls = [
+        abi::IOCTL_START,
+        abi::IOCTL_RESIZE,
+        abi::IOCTL_STATS,
+        abi::IOCTL_ENTER,
+        abi::IOCTL_STATUS,
+        abi::IOCTL_LATENCY,
+        abi::IOCTL_REQUESTS,
+        abi::IOCTL_BLOB,
+    ];
     for number in 0..256 {
-        for size in [0, 8, 16, 80, 136] {
+        for size in [0, 8, 16, 40, 80, 144, 192, 272, 784] {
             for direction in [0, 1, 2, 3] {
                 let command = direction << 30 | size << 16 | abi::IOCTL_TYPE << 8 | number;
                 if !control_calls.contains(&command) {

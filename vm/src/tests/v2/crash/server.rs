@@ -31,15 +31,28 @@ pub(super) enum Kind {
     LiesAboutFlush,
     /// Takes a durable write for any other.
     LiesAboutFua,
-    /// Does not hand its cache to the next server, and says nothing of it.
+    /// Does not hand its cache to the next server, who says that it has it.
     LosesCache,
+    /// Does not hand its cache to the next server, and that one does not say so.
+    OwnCache,
     /// Has no cache.
     WriteThrough,
 }
 
 impl Kind {
-    const ALL: [Self; 5] =
-        [Self::Honest, Self::LiesAboutFlush, Self::LiesAboutFua, Self::LosesCache, Self::WriteThrough];
+    const ALL: [Self; 6] = [
+        Self::Honest,
+        Self::LiesAboutFlush,
+        Self::LiesAboutFua,
+        Self::LosesCache,
+        Self::OwnCache,
+        Self::WriteThrough,
+    ];
+
+    /// Whether the next server finds the cache.
+    const fn shares_cache(self) -> bool {
+        !matches!(self, Self::LosesCache | Self::OwnCache)
+    }
 
     pub(super) fn word(self) -> String {
         format!("{self:?}")
@@ -101,6 +114,7 @@ impl Backend for Mortal {
         let mut capabilities = Capabilities::default();
         capabilities.logical_block_size = u32::try_from(BLOCK).expect("small");
         capabilities.volatile_cache = self.kind != Kind::WriteThrough;
+        capabilities.cache_survives = self.kind != Kind::OwnCache;
         capabilities.fua = capabilities.volatile_cache;
         capabilities
     }
@@ -170,10 +184,10 @@ pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>>
     let file = File::options().read(true).write(true).open(path)?;
     let size = file.metadata()?.len();
     let grace: u64 = grace.parse()?;
-    let cache = if grace == 0 || kind == Kind::LosesCache {
-        Cache::default()
-    } else {
+    let cache = if grace != 0 && kind.shares_cache() {
         Cache::outliving(&cache_of(path), size / BLOCK)?
+    } else {
+        Cache::default()
     };
     let mortal = Mortal {
         size,
@@ -184,7 +198,7 @@ pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>>
     };
     let control = Control::open()?;
     let server = if control.status(name).is_ok() {
-        control.attach(name, TakeOver::No)?
+        control.attach_for(name, TakeOver::No, &mortal)?
     } else {
         let builder = Builder::new(name)
             .for_backend(&mortal)

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The tracepoints of what the engine decides. Those of submission and end are in the shim.
+//!
+//! Called with the queue's lock held, or, for a commit, before the block request is ended: so the events of one
+//! tag are in the order in which they happened. While nobody traces, [`on`] is all that is called.
+
+use zosbd2_engine::Errno;
+use zosbd2_engine::request::Handle;
+
+use crate::block::QueueBlock;
+use crate::shim;
+
+/// Whether anybody traces: asked once for many requests.
+#[inline]
+#[must_use]
+pub fn on() -> bool {
+    shim::tracing()
+}
+
+/// A server gets this request.
+#[cold]
+pub fn fetch(block: &QueueBlock, handle: Handle) {
+    let tag = u32::from(handle.tag());
+    // SAFETY: the queue lives as long as its block.
+    unsafe { shim::zosbd2_trace_fetch(block.queue(), tag, handle.generation(), handle.epoch()) };
+}
+
+/// An answer ends this request, or is refused.
+#[cold]
+pub fn commit(block: &QueueBlock, handle: Handle, result: Result<(), Errno>) {
+    let (tag, generation, epoch) = (u32::from(handle.tag()), handle.generation(), handle.epoch());
+    let status = result.map_or_else(Errno::negative, |()| 0);
+    // SAFETY: the queue lives as long as its block.
+    unsafe { shim::zosbd2_trace_commit(block.queue(), tag, generation, epoch, status) };
+}
+
+/// A request is back in the queue.
+#[cold]
+pub fn requeue(block: &QueueBlock, tag: u16) {
+    // SAFETY: the queue lives as long as its block.
+    unsafe { shim::zosbd2_trace_requeue(block.queue(), tag.into()) };
+}
+
+/// A deadline has passed, with this outcome: a number of [`shim::late`].
+pub fn timeout(block: &QueueBlock, tag: u32, action: u32) {
+    // SAFETY: the queue lives as long as its block.
+    unsafe { shim::zosbd2_trace_timeout(block.queue(), tag, action) };
+}
