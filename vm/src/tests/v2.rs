@@ -3,7 +3,9 @@
 
 pub(crate) mod crash;
 mod data;
+mod honest;
 mod hostile;
+pub(crate) mod late;
 mod life;
 mod operations;
 mod races;
@@ -19,5 +21,7 @@ pub(super) const TABLES: &[&[Test]] = &[
     life::TESTS,
     races::TESTS,
     crash::TESTS,
+    honest::TESTS,
+    late::TESTS,
     hostile::TESTS,
 ];

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Honest flush: what was answered, not flushed, and lost with a server's cache is told to a submitter, once.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use rustix::fs::fdatasync;
+use rustix::io::{Errno, IoSlice, ReadWriteFlags, pwritev2};
+use zosbd2::v2::abi;
+use zosbd2::{Builder, Control, Request, TakeOver};
+
+use super::super::support::{Aligned, open_direct, write_in_thread};
+use super::support::{Disk, Manual, Recorder, control, join, threads};
+use crate::guest::{Context, Mounted, Need, Test, run, wait_until};
+
+pub(super) const TESTS: &[Test] = &[
+    Test::new("v2_flush_after_a_lost_cache_fails_once", fails_once).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_flush_of_two_queues_and_two_servers", two_queues).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_flush_after_a_lost_cache_under_ext4", under_ext4)
+        .needs(&[Need::Module, Need::Tool("mkfs.ext4")])
+        .timeout(120),
+];
+
+const MIB: u64 = 1 << 20;
+
+fn builder(name: &str) -> Builder {
+    Builder::new(name).size_bytes(16 * MIB).partition_scan(false).volatile_cache(true).fua(true)
+}
+
+fn attach(name: &str, take_over: TakeOver, cache_survived: bool) -> (Disk, Manual) {
+    let server = control().attach_with(name, take_over, cache_survived).expect("attach");
+    let disk = Disk { server: Arc::new(server), name: name.to_owned() };
+    let manual = Manual::new(&disk);
+    (disk, manual)
+}
+
+/// A flush of the disk's own cache, which sends nothing but a flush.
+fn flush(path: PathBuf) -> JoinHandle<Result<(), Errno>> {
+    std::thread::spawn(move || fdatasync(open_direct(&path)))
+}
+
+/// Serves until the thread is done; returns what it says, and what was asked for.
+fn serve<T>(server: &mut Manual, done: JoinHandle<T>) -> (T, Vec<Request>) {
+    let mut seen = Vec::new();
+    wait_until(20, "a submitter", || {
+        let (requests, entered) = server.try_fetch(0, 8, 1, 20);
+        assert_eq!(entered.error, None);
+        for request in &requests {
+            server.complete(request);
+        }
+        seen.extend(requests.into_iter().filter(|request| request.op() != abi::OP_READ));
+        done.is_finished()
+    });
+    (done.join().expect("a submitter"), seen)
+}
+
+fn write(server: &mut Manual, path: &Path, offset: u64, fua: bool) {
+    let path = path.to_owned();
+    let thread = if fua {
+        std::thread::spawn(move || {
+            let (fd, data) = (open_direct(&path), Aligned::new(4096, 0));
+            pwritev2(&fd, &[IoSlice::new(data.bytes())], offset, ReadWriteFlags::DSYNC)
+        })
+    } else {
+        write_in_thread(path, offset, offset, 4096)
+    };
+    let (written, seen) = serve(server, thread);
+    assert_eq!(written, Ok(4096));
+    let flagged = seen.iter().any(|request| request.flags() & abi::REQUEST_FUA != 0);
+    assert_eq!(flagged, fua, "{seen:?}");
+}
+
+fn flushes(server: &mut Manual, path: &Path) -> Result<(), Errno> {
+    let (flushed, seen) = serve(server, flush(path.to_owned()));
+    assert!(seen.iter().any(|request| request.op() == abi::OP_FLUSH), "no flush: {seen:?}");
+    flushed
+}
+
+/// What happened before the server's death, whether the next one has its cache, and whether a flush must fail.
+fn fails_once(context: &mut Context) {
+    type Before = fn(&mut Manual, &Path);
+    const CASES: [(&str, Before, bool, bool); 6] = [
+        ("a write", |server, path| write(server, path, 0, false), false, true),
+        ("a write, and its cache survives", |server, path| write(server, path, 0, false), true, false),
+        ("nothing", |_, _| {}, false, false),
+        ("a durable write", |server, path| write(server, path, 0, true), false, false),
+        (
+            "a write and a flush",
+            |server, path| {
+                write(server, path, 0, false);
+                assert_eq!(flushes(server, path), Ok(()));
+            },
+            false,
+            false,
+        ),
+        (
+            "a flush between two writes",
+            |server, path| {
+                write(server, path, 0, false);
+                assert_eq!(flushes(server, path), Ok(()));
+                write(server, path, 8192, false);
+            },
+            false,
+            true,
+        ),
+    ];
+    context.load_module("");
+    for take_over in [TakeOver::No, TakeOver::Yes] {
+        for (what, before, survived, fails) in CASES {
+            let disk = Disk::create(&builder("honest"));
+            disk.server.start().expect("start");
+            let mut server = Manual::new(&disk);
+            let path = disk.path();
+            before(&mut server, &path);
+            let (next, mut second) = if take_over == TakeOver::No {
+                drop((disk, server));
+                attach("honest", take_over, survived)
+            } else {
+                let attached = attach("honest", take_over, survived);
+                drop((disk, server));
+                attached
+            };
+            assert_eq!(next.server.status().expect("status").lost, fails, "{what}");
+            // Reads and writes are no business of it.
+            write(&mut second, &path, 4096, false);
+            let wanted = if fails { Err(Errno::IO) } else { Ok(()) };
+            assert_eq!(flushes(&mut second, &path), wanted, "{what}, then {take_over:?}");
+            assert_eq!(flushes(&mut second, &path), Ok(()), "{what}: a second flush");
+            assert!(!next.server.status().expect("status").lost);
+            let stats = next.server.stats(0).expect("stats");
+            assert_eq!(stats.lost_flushes, u64::from(fails), "{what}");
+            next.destroy(true);
+            drop(second);
+        }
+    }
+}
+
+/// The old server answers a write after the new one came; and what one queue's flush covers, another queue wrote.
+fn two_queues(context: &mut Context) {
+    context.load_module("");
+    let disk = Disk::create(&builder("both").queues(2));
+    disk.server.start().expect("start");
+    let mut server = Manual::new(&disk);
+    let path = disk.path();
+    // Whichever CPU a submitter is on: both queues are served by one thread.
+    let take = |server: &mut Manual| {
+        let mut found = None;
+        wait_until(20, "a request", || {
+            found = (0..2).find_map(|queue| server.try_fetch(queue, 1, 0, 0).0.pop());
+            found.is_some()
+        });
+        found.expect("found")
+    };
+    let writer = write_in_thread(path.clone(), 0, 1, 4096);
+    let held = take(&mut server);
+    let (next, mut second) = attach("both", TakeOver::Yes, false);
+    assert!(!next.server.status().expect("status").lost, "nothing was answered");
+    server.complete(&held);
+    assert_eq!(writer.join().expect("writer"), Ok(4096));
+    assert!(next.server.status().expect("status").lost, "answered by one whose cache is another one");
+    for wanted in [Err(Errno::IO), Ok(())] {
+        let flusher = flush(path.clone());
+        let request = take(&mut second);
+        assert_eq!(request.op(), abi::OP_FLUSH);
+        second.complete(&request);
+        assert_eq!(flusher.join().expect("flusher"), wanted);
+    }
+    // Written on one queue, flushed on another or the same: covered.
+    for offset in 0..8 {
+        let writer = write_in_thread(path.clone(), offset * 8192, offset, 4096);
+        let request = take(&mut second);
+        second.complete(&request);
+        assert_eq!(writer.join().expect("writer"), Ok(4096));
+    }
+    let flusher = flush(path);
+    let request = take(&mut second);
+    second.complete(&request);
+    assert_eq!(flusher.join().expect("flusher"), Ok(()));
+    drop((disk, server));
+    let (last, third) = attach("both", TakeOver::Yes, false);
+    assert!(!last.server.status().expect("status").lost, "all of it was flushed");
+    last.destroy(true);
+    drop((next, second, third));
+}
+
+/// A file system hears of the loss, where it would otherwise go on as if all were well.
+fn under_ext4(context: &mut Context) {
+    context.load_module("");
+    context.load_kernel_module("ext4", "");
+    for survived in [false, true] {
+        let recorder = Recorder::new(32 * MIB, |capabilities| {
+            capabilities.volatile_cache = true;
+            capabilities.cache_survives = survived;
+        });
+        let builder = Builder::new("fs").partition_scan(false);
+        let (disk, serving) = Disk::serve(&builder, &recorder, threads(1));
+        let path = disk.path();
+        run(60, "mkfs.ext4", &["-q", path.to_str().expect("a plain path")]);
+        let mounted = Mounted::new(path.to_str().expect("a plain path"), "/mnt", "ext4", "");
+        let file = File::create("/mnt/file").expect("create");
+        file.write_all_at(&[7; 8192], 0).expect("write");
+        file.sync_all().expect("sync");
+        // Answered, and no flush asked for it: in place, past the page cache.
+        assert_eq!(write_in_thread("/mnt/file".into(), 0, 8, 4096).join().expect("writer"), Ok(4096));
+        let next = follow(&control(), &recorder);
+        assert_eq!(join(serving), zosbd2::End::TakenOver);
+        assert_eq!(next.server.status().expect("status").lost, !survived);
+        let serving = next.serve_with(&recorder, threads(1));
+        drop(disk);
+        (&file).write_all(&[9; 4096]).expect("write");
+        let synced = file.sync_all().map_err(|error| error.raw_os_error());
+        assert_eq!(synced, if survived { Ok(()) } else { Err(Some(Errno::IO.raw_os_error())) });
+        assert!(!next.server.status().expect("status").lost);
+        drop(file);
+        mounted.unmount();
+        next.destroy_and_join(serving);
+    }
+}
+
+fn follow(control: &Control, recorder: &Arc<Recorder>) -> Disk {
+    let server = control.attach_for("fs", TakeOver::Yes, &**recorder).expect("attach");
+    Disk { server: Arc::new(server), name: "fs".to_owned() }
+}
