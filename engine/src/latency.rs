@@ -22,6 +22,16 @@ pub const fn bucket(ns: u64) -> usize {
     if bucket < BUCKETS { bucket } else { BUCKETS.wrapping_sub(1) }
 }
 
+/// What all in this bucket are below; none for the last one.
+#[must_use]
+pub const fn bound_ns(bucket: usize) -> Option<u64> {
+    if bucket.wrapping_add(1) < BUCKETS {
+        Some(1 << (FIRST_BITS as usize).wrapping_add(bucket))
+    } else {
+        None
+    }
+}
+
 /// How many requests took how long.
 pub type Histogram = [u64; BUCKETS];
 

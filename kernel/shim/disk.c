@@ -211,6 +211,7 @@ static void teardown_work(struct work_struct *work)
 	}
 	zosbd2_rs_device_gone(device->engine);
 	wake_up_poll(&device->poll, EPOLLHUP);
+	zosbd2_debug_remove(device);
 	zosbd2_rs_registry_remove(zosbd2_registry, device->place);
 	complete_all(&device->gone);
 	put_disk(device->disk);
@@ -293,6 +294,7 @@ int zosbd2_device_create(const struct zosbd2_params *params, struct zosbd2_devic
 
 	/* Dropped by device_free(): code of ours runs until then. */
 	__module_get(THIS_MODULE);
+	zosbd2_debug_add(device);
 	*result = device;
 	return 0;
 

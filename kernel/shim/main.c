@@ -141,12 +141,14 @@ static int __init zosbd2_init(void)
 	error = zosbd2_disk_init();
 	if (error)
 		goto free_registry;
+	zosbd2_debug_init();
 	error = misc_register(&control);
 	if (error)
-		goto exit_disk;
+		goto exit_debug;
 	return 0;
 
-exit_disk:
+exit_debug:
+	zosbd2_debug_exit();
 	zosbd2_disk_exit();
 free_registry:
 	kvfree(zosbd2_registry);
@@ -156,6 +158,7 @@ free_registry:
 static void __exit zosbd2_exit(void)
 {
 	misc_deregister(&control);
+	zosbd2_debug_exit();
 	zosbd2_disk_exit();
 	kvfree(zosbd2_registry);
 }

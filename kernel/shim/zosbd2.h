@@ -101,6 +101,13 @@ struct zosbd2_late {
 	u32 dead;
 };
 
+/* What of a queue is shown. */
+enum zosbd2_shown {
+	ZOSBD2_SHOWN_STATS,
+	ZOSBD2_SHOWN_LATENCY,
+	ZOSBD2_SHOWN_REQUESTS,
+};
+
 /*
  * A queue. @lock covers the engine's queue (@engine), @waiters, and nothing
  * else; it is never held over a copy to or from user memory.
@@ -150,6 +157,7 @@ struct zosbd2_device {
 	struct delayed_work grace;
 	struct work_struct bury;
 	struct completion gone;
+	struct dentry *debug;
 	u8 serial[ZOSBD2_SERIAL_BYTES];
 };
 
@@ -187,6 +195,12 @@ static inline bool zosbd2_fault(enum zosbd2_fault step)
 int zosbd2_disk_init(void);
 void zosbd2_disk_exit(void);
 
+/* debug.c */
+void zosbd2_debug_init(void);
+void zosbd2_debug_exit(void);
+void zosbd2_debug_add(struct zosbd2_device *device);
+void zosbd2_debug_remove(struct zosbd2_device *device);
+
 /* queue.c, for disk.c */
 extern const struct blk_mq_ops zosbd2_queue_ops;
 void zosbd2_device_declare_dead(struct zosbd2_device *device, u32 epoch);
@@ -216,6 +230,11 @@ void zosbd2_trace_commit(struct zosbd2_queue *queue, u32 tag, u32 generation, u3
 			 int status);
 void zosbd2_trace_requeue(struct zosbd2_queue *queue, u32 tag);
 void zosbd2_trace_timeout(struct zosbd2_queue *queue, u32 tag, u32 action);
+
+bool zosbd2_show_begin(void *file, u32 queue);
+void zosbd2_show_number(void *file, const char *key, u64 number);
+void zosbd2_show_word(void *file, const char *key, const char *word);
+void zosbd2_show_end(void *file);
 
 int zosbd2_user_read(void *to, u64 user, u32 bytes);
 int zosbd2_user_write(u64 user, const void *from, u32 bytes);
@@ -280,6 +299,7 @@ int zosbd2_rs_queue_submit(void *engine, u16 tag, u8 op, u8 flags, u64 offset, u
 			   u64 now_ns, bool last);
 void zosbd2_rs_queue_announce(void *engine);
 bool zosbd2_rs_queue_expire(void *engine, u32 tag, struct zosbd2_late *late);
+void zosbd2_rs_queue_show(void *engine, void *file, u32 what);
 void zosbd2_rs_device_declare_dead(void *engine, void *registry, u32 epoch);
 long zosbd2_rs_operation(void *engine, bool may_write, u64 argument);
 long zosbd2_rs_server(void *engine, u32 epoch, u32 command, u64 argument);

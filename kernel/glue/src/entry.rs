@@ -17,7 +17,7 @@ use zosbd2_engine::v2::report as report_of;
 use crate::block::{Device, LockedRegistry, QueueBlock, Registry};
 use crate::devices::Devices;
 use crate::shim::late;
-use crate::{shim, trace, v1, v2};
+use crate::{shim, show, trace, v1, v2};
 
 const fn code(result: Result<(), Errno>) -> i32 {
     match result {
@@ -294,6 +294,20 @@ pub unsafe extern "C" fn zosbd2_rs_queue_expire(
     // SAFETY: the caller's promise.
     unsafe { late.write(report) };
     over
+}
+
+/// One queue as text, for debugfs. Process context, may sleep.
+///
+/// # Safety
+///
+/// `engine` is a queue's block, initialised; `file` is a `struct seq_file` in its show function.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn zosbd2_rs_queue_show(engine: *mut c_void, file: *mut c_void, what: u32) {
+    // SAFETY: the caller's promise.
+    let block = unsafe { QueueBlock::from_memory(engine) };
+    // SAFETY: the caller's promise.
+    let line = unsafe { shim::Line::new(file) };
+    show::show(block, &line, what);
 }
 
 fn expire(block: &QueueBlock, tag: u32, report: &mut shim::Late) -> bool {

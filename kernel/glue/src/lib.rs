@@ -26,6 +26,7 @@ pub mod devices;
 pub mod entry;
 pub mod list;
 pub mod shim;
+pub mod show;
 pub mod trace;
 pub mod transfer;
 pub mod v1;

@@ -5,7 +5,7 @@
 //! error (user addresses are checked in C), and take the types of [`block`](crate::block) where a pointer
 //! must be right.
 
-use core::ffi::c_void;
+use core::ffi::{CStr, c_char, c_void};
 use core::mem::{size_of, size_of_val};
 
 use zosbd2_abi::v1::NAME_BYTES;
@@ -113,6 +113,16 @@ pub struct Late {
     pub dead: u32,
 }
 
+/// `enum zosbd2_shown`.
+pub mod shown {
+    /// Counters.
+    pub const STATS: u32 = 0;
+    /// Histograms.
+    pub const LATENCY: u32 = 1;
+    /// What is not answered.
+    pub const REQUESTS: u32 = 2;
+}
+
 /// `enum zosbd2_late_action`.
 pub mod late {
     /// It was over already.
@@ -186,6 +196,10 @@ unsafe extern "C" {
     pub(crate) fn zosbd2_server_appoint(file: *mut File, epoch: u32);
     pub(crate) fn zosbd2_server_install(fd: i32, file: *mut File);
     pub(crate) fn zosbd2_server_abandon(fd: i32, file: *mut File);
+    fn zosbd2_show_begin(file: *mut c_void, queue: u32) -> bool;
+    fn zosbd2_show_number(file: *mut c_void, key: *const c_char, number: u64);
+    fn zosbd2_show_word(file: *mut c_void, key: *const c_char, word: *const c_char);
+    fn zosbd2_show_end(file: *mut c_void);
     fn zosbd2_user_read(to: *mut c_void, user: u64, bytes: u32) -> i32;
     fn zosbd2_user_write(user: u64, from: *const c_void, bytes: u32) -> i32;
     safe fn zosbd2_user_clear(user: u64, bytes: u32) -> i32;
@@ -444,6 +458,47 @@ pub fn thread() -> u32 {
 #[must_use]
 pub fn tracing() -> bool {
     zosbd2_tracing()
+}
+
+/// A `struct seq_file` that is being written.
+#[derive(Debug)]
+pub struct Line(*mut c_void);
+
+impl Line {
+    /// Writes there.
+    ///
+    /// # Safety
+    ///
+    /// `file` is a `struct seq_file` in its show function, as long as this lives.
+    #[must_use]
+    pub const unsafe fn new(file: *mut c_void) -> Self {
+        Self(file)
+    }
+
+    /// Begins a line. False if there is no room for it.
+    #[must_use]
+    pub fn begin(&self, queue: u32) -> bool {
+        // SAFETY: as `new` says; the same below, and the strings are terminated.
+        unsafe { zosbd2_show_begin(self.0, queue) }
+    }
+
+    /// Adds a number.
+    pub fn number(&self, key: &'static CStr, number: u64) {
+        // SAFETY: see `begin`.
+        unsafe { zosbd2_show_number(self.0, key.as_ptr(), number) };
+    }
+
+    /// Adds a word.
+    pub fn word(&self, key: &'static CStr, word: &'static CStr) {
+        // SAFETY: see `begin`.
+        unsafe { zosbd2_show_word(self.0, key.as_ptr(), word.as_ptr()) };
+    }
+
+    /// Ends the line.
+    pub fn end(&self) {
+        // SAFETY: see `begin`.
+        unsafe { zosbd2_show_end(self.0) };
+    }
 }
 
 /// One turn of waiting busily: `false` when it is time to stop.

@@ -16,7 +16,7 @@ use crate::list::List;
 use crate::shim;
 
 /// Requests that are looked at in one step; they are on the stack.
-const STEP: usize = 8;
+pub const STEP: usize = 8;
 
 /// The counters of a queue.
 #[must_use]
@@ -114,7 +114,7 @@ pub fn requests(device: &Device, user: u64) -> Result<(), Errno> {
 }
 
 /// Puts requests from the tag `from` on that are so old onto the list. Returns where to go on.
-fn look(
+pub fn look(
     block: &QueueBlock,
     mut from: u16,
     age_ns: u64,

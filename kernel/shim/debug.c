@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * What a device is doing, as text, in debugfs: zosbd2/DISK/stats, latency and
+ * requests, where DISK is the disk's name in /sys/block. For people and scripts;
+ * programs ask by ioctl (STATS, LATENCY, REQUESTS).
+ *
+ * Lines are words KEY=VALUE with one blank between them, and begin with the
+ * queue; keys and meanings stay, new keys come last. Rust says what is in them.
+ * Only root may read. Without debugfs nothing of this is there, and nothing else
+ * is missing.
+ */
+#include <linux/debugfs.h>
+#include <linux/module.h>
+#include <linux/seq_file.h>
+
+#include "zosbd2.h"
+
+static struct dentry *root;
+
+static int show(struct seq_file *file, enum zosbd2_shown what)
+{
+	struct zosbd2_device *device = file->private;
+	u32 index;
+
+	might_sleep();
+	for (index = 0; index < device->queue_count && !seq_has_overflowed(file); index++)
+		zosbd2_rs_queue_show(device->queues[index].engine, file, what);
+	return 0;
+}
+
+static int stats_show(struct seq_file *file, void *unused)
+{
+	return show(file, ZOSBD2_SHOWN_STATS);
+}
+DEFINE_SHOW_ATTRIBUTE(stats);
+
+static int latency_show(struct seq_file *file, void *unused)
+{
+	return show(file, ZOSBD2_SHOWN_LATENCY);
+}
+DEFINE_SHOW_ATTRIBUTE(latency);
+
+static int requests_show(struct seq_file *file, void *unused)
+{
+	return show(file, ZOSBD2_SHOWN_REQUESTS);
+}
+DEFINE_SHOW_ATTRIBUTE(requests);
+
+/* Begins a line. Returns false if it makes no sense: all is asked again, with more room. */
+bool zosbd2_show_begin(void *file, u32 queue)
+{
+	seq_printf(file, "queue=%u", queue);
+	return !seq_has_overflowed(file);
+}
+
+/* Adds a number to the line. Strings, here and below, are Rust's own. */
+void zosbd2_show_number(void *file, const char *key, u64 number)
+{
+	seq_printf(file, " %s=%llu", key, number);
+}
+
+/* Adds a word to the line. */
+void zosbd2_show_word(void *file, const char *key, const char *word)
+{
+	seq_printf(file, " %s=%s", key, word);
+}
+
+/* Ends the line. */
+void zosbd2_show_end(void *file)
+{
+	seq_putc(file, '\n');
+}
+
+void zosbd2_debug_init(void)
+{
+	/* debugfs takes an error for the folder, and then does nothing. */
+	root = debugfs_create_dir("zosbd2", NULL);
+}
+
+void zosbd2_debug_exit(void)
+{
+	debugfs_remove(root);
+}
+
+/* Shows a device that is initialised. Process context, may sleep. */
+void zosbd2_debug_add(struct zosbd2_device *device)
+{
+	device->debug = debugfs_create_dir(device->disk->disk_name, root);
+	debugfs_create_file("stats", 0400, device->debug, device, &stats_fops);
+	debugfs_create_file("latency", 0400, device->debug, device, &latency_fops);
+	debugfs_create_file("requests", 0400, device->debug, device, &requests_fops);
+}
+
+/* Waits for those who are just reading; nobody reads any more. May sleep. */
+void zosbd2_debug_remove(struct zosbd2_device *device)
+{
+	debugfs_remove(device->debug);
+}
