@@ -13,9 +13,11 @@ mod process;
 mod random;
 pub(crate) mod raw;
 mod registry;
+mod replay;
 mod report;
 mod supervise;
 mod sys;
+mod tracing;
 mod wait;
 
 pub(crate) use context::Context;
@@ -26,5 +28,6 @@ pub(crate) use {
     mount::{Mounted, drop_caches, read_trimmed, write_text},
     process::{Finished, Spawned, command, run},
     random::Random,
+    tracing::follow as follow_trace,
     wait::{deadline, wait_until},
 };

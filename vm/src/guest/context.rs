@@ -3,7 +3,7 @@
 
 use super::process::{Spawned, command};
 use super::random::Random;
-use super::{modules, report};
+use super::{modules, report, tracing};
 use std::fs;
 use zosbd2_vm::protocol::{Line, MODULE, PLAN, Plan};
 
@@ -27,20 +27,26 @@ impl Context {
     /// Loads the module under test, with parameters as one would give to insmod.
     pub(crate) fn load_module(&mut self, parameters: &str) {
         modules::load_file(MODULE, parameters);
+        tracing::begin();
     }
 
     /// As [`load_module`](Self::load_module), returning the kernel's refusal.
     pub(crate) fn try_load_module(&mut self, parameters: &str) -> std::io::Result<()> {
-        modules::try_load_file(MODULE, parameters)
+        modules::try_load_file(MODULE, parameters)?;
+        tracing::begin();
+        Ok(())
     }
 
     /// Unloads it; the kernel must agree at once.
     pub(crate) fn unload_module(&mut self) {
-        modules::try_unload("zosbd2").unwrap_or_else(|error| panic!("unload zosbd2: {error}"));
+        self.try_unload_module().unwrap_or_else(|error| panic!("unload zosbd2: {error}"));
     }
 
-    /// Tries to unload it.
+    /// Tries to unload it. What it did until then is held against the model: the kernel forgets it.
     pub(crate) fn try_unload_module(&mut self) -> std::io::Result<()> {
+        if let Some(fault) = tracing::follow().fault {
+            panic!("{fault}");
+        }
         modules::try_unload("zosbd2")
     }
 

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use zosbd2_vm::protocol::{Line, Outcome};
 
 /// File systems of the kernel, and where they belong.
-const MOUNTS: [(&str, &str); 7] = [
+const MOUNTS: [(&str, &str); 8] = [
     ("proc", "/proc"),
     ("sysfs", "/sys"),
     ("devtmpfs", "/dev"),
@@ -20,6 +20,7 @@ const MOUNTS: [(&str, &str); 7] = [
     ("tmpfs", "/run"),
     ("tmpfs", "/tmp"),
     ("debugfs", "/sys/kernel/debug"),
+    ("tracefs", "/sys/kernel/tracing"),
 ];
 
 /// Settings of the kernel. Where one does not exist, the kernel has no such check.
@@ -41,6 +42,7 @@ pub(crate) fn run() -> ExitCode {
     report::send(&Line::Hello(release));
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     let mut kmsg = Kmsg::new();
+    let (mut events, mut cut, mut traced) = (0, 0, 0);
     for name in &context.plan().tests {
         let test = crate::tests::all().find(|test| test.name == name);
         let test = test.unwrap_or_else(|| panic!("there is no test {name}"));
@@ -49,6 +51,9 @@ pub(crate) fn run() -> ExitCode {
         mount::write_text("/dev/kmsg", &format!("<5>test {name}: begin\n"));
         let judged = supervise::run(test, &context, &mut kmsg);
         eprintln!("test {name}: {:?}", judged.outcome);
+        events += judged.followed.events;
+        traced += u32::from(judged.followed.events > 0);
+        cut += u32::from(judged.followed.cut);
         match judged.outcome {
             Outcome::Passed => passed += 1,
             Outcome::Failed(_) => failed += 1,
@@ -59,6 +64,11 @@ pub(crate) fn run() -> ExitCode {
             break;
         }
     }
+    if traced > 0 {
+        let text =
+            format!("tracepoints: {events} events of {traced} tests followed the model; {cut} were cut");
+        report::send(&Line::Say(text));
+    }
     report::send(&Line::Verdict { passed, failed, skipped });
     let failure = rustix::system::reboot(RebootCommand::PowerOff);
     panic!("power off: {failure:?}");
@@ -68,8 +78,9 @@ fn set_up() {
     for (kind, place) in MOUNTS {
         let _ = fs::create_dir_all(place);
         let mounted = rustix::mount::mount(kind, place, kind, MountFlags::empty(), None);
-        // Kernels may come without debugfs; all else is always there.
-        assert!(mounted.is_ok() || kind == "debugfs", "mount {place}: {mounted:?}");
+        // Kernels may come without these two; all else is always there.
+        let optional = ["debugfs", "tracefs"].contains(&kind);
+        assert!(mounted.is_ok() || optional, "mount {place}: {mounted:?}");
     }
     for (path, value) in SETTINGS {
         if fs::exists(path).unwrap_or(false) {

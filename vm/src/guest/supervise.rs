@@ -5,6 +5,7 @@
 
 use super::child::{REASON, SKIPPED};
 use super::kmsg::{self, Kmsg};
+use super::tracing::{self, Followed};
 use super::wait::deadline;
 use super::{Context, Test, modules, write_text};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -27,6 +28,8 @@ pub(crate) struct Judged {
     pub(crate) seconds: f64,
     /// Whether another test may run in this boot.
     pub(crate) sound: bool,
+    /// What its tracepoints told.
+    pub(crate) followed: Followed,
 }
 
 /// Runs one test.
@@ -38,6 +41,8 @@ pub(crate) fn run(test: &Test, context: &Context, kmsg: &mut Kmsg) -> Judged {
     let start = Instant::now();
     let limit = Duration::from_secs(test.seconds) * context.slowness();
     let before = modules::all_loaded();
+    // Those that are hidden measure.
+    tracing::prepare(!test.hidden);
     let mut sound = match in_a_process(test.name, limit) {
         Ended::With(status) if status.exit_status() == Some(0) => true,
         Ended::With(status) => {
@@ -58,10 +63,12 @@ pub(crate) fn run(test: &Test, context: &Context, kmsg: &mut Kmsg) -> Judged {
         }
     };
     let seconds = start.elapsed().as_secs_f64();
+    let mut followed = Followed::default();
     if sound {
-        let untidy = clean_up(&before);
+        let untidy = clean_up(&before, &mut followed);
         sound = untidy.is_empty();
         faults.extend(untidy);
+        faults.extend(followed.fault.take());
     }
     // A line that the kernel has not ended yet can only be read once another follows.
     write_text("/dev/kmsg", &format!("<5>test {}: end\n", test.name));
@@ -84,7 +91,7 @@ pub(crate) fn run(test: &Test, context: &Context, kmsg: &mut Kmsg) -> Judged {
     } else {
         Outcome::Passed
     };
-    Judged { outcome, seconds, sound: sound && reports.is_empty() }
+    Judged { outcome, seconds, sound: sound && reports.is_empty(), followed }
 }
 
 enum Ended {
@@ -154,7 +161,7 @@ fn readable(handle: &impl std::os::fd::AsFd, limit: Duration) -> bool {
 }
 
 /// Kills, unmounts and unloads what the test has left. Returns what could not be removed.
-fn clean_up(before: &[String]) -> Vec<String> {
+fn clean_up(before: &[String], followed: &mut Followed) -> Vec<String> {
     let mut faults = Vec::new();
     let end = deadline(GRACE);
     loop {
@@ -177,6 +184,9 @@ fn clean_up(before: &[String]) -> Vec<String> {
         {
             let _ = rustix::mount::unmount(place, UnmountFlags::empty());
         }
+    }
+    if !before.iter().any(|name| name == "zosbd2") {
+        *followed = tracing::follow();
     }
     for name in modules::all_loaded() {
         if before.contains(&name) {

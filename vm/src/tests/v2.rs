@@ -5,6 +5,7 @@ pub(crate) mod crash;
 mod data;
 mod honest;
 mod hostile;
+mod inspect;
 pub(crate) mod late;
 mod life;
 mod operations;
@@ -23,5 +24,6 @@ pub(super) const TABLES: &[&[Test]] = &[
     crash::TESTS,
     honest::TESTS,
     late::TESTS,
+    inspect::TESTS,
     hostile::TESTS,
 ];

@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A model of what the kernel may do with requests, which the events of its tracepoints must follow.
+//!
+//! One state for each tag of each queue, and the order of those that wait:
+//!
+//! ```text
+//!        queue            fetch           commit, status 0         end
+//!  FREE --------> QUEUED --------> HELD -------------------> ENDING ----> FREE
+//!                  |  ^             |  |                       ^
+//!                  |  +-- requeue --+  +--- timeout, failed ---+
+//!                  |   or timeout, requeued  (doomed: later)   |
+//!                  +--------------- timeout, failed -----------+
+//! ```
+//!
+//! What a teardown, or a device without a server, ends is seen as an end with an error from QUEUED or HELD. Events
+//! of one tag come in the order in which they happened (`kernel/shim/trace.h`), as do all events of a queue that are written with its
+//! lock held; an end may come after other tags' events.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+
+/// What happened to a tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Queue,
+    Fetch { generation: u32, epoch: u32 },
+    Commit { generation: u32, epoch: u32, status: i32 },
+    End { error: i32 },
+    Requeue,
+    Timeout { action: u32 },
+}
+
+/// One line of the trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Event {
+    /// When: a number that counts up over all CPUs.
+    pub(crate) at: u64,
+    device: u32,
+    queue: u32,
+    tag: u32,
+    what: What,
+}
+
+impl Event {
+    /// Reads a line of the trace; `None` if it is of something else.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with an event of ours.
+    pub(crate) fn parse(line: &str) -> Result<Option<Self>, String> {
+        let Some((head, event)) = line.split_once(": zosbd2_") else { return Ok(None) };
+        let wrong = |what: &str| format!("{what}: {line}");
+        let at = head.split_whitespace().next_back().and_then(|word| word.parse().ok());
+        let at = at.ok_or_else(|| wrong("no time"))?;
+        let (name, fields) = event.split_once(':').ok_or_else(|| wrong("no fields"))?;
+        let field = |key: &str| {
+            let mut words = fields.split_whitespace().filter_map(|word| word.split_once('='));
+            let value = words.find(|(name, _)| *name == key).map(|(_, value)| value);
+            value.ok_or_else(|| wrong(&format!("no {key}")))
+        };
+        let number = |key: &str| field(key)?.parse::<u32>().map_err(|_| wrong(&format!("bad {key}")));
+        let signed = |key: &str| field(key)?.parse::<i32>().map_err(|_| wrong(&format!("bad {key}")));
+        let what = match name {
+            "queue" => What::Queue,
+            "fetch" => What::Fetch { generation: number("generation")?, epoch: number("epoch")? },
+            "commit" => What::Commit {
+                generation: number("generation")?,
+                epoch: number("epoch")?,
+                status: signed("status")?,
+            },
+            "end" => What::End { error: signed("error")? },
+            "requeue" => What::Requeue,
+            "timeout" => What::Timeout { action: number("action")? },
+            _ => return Err(wrong("unknown event")),
+        };
+        Ok(Some(Self { at, device: number("device")?, queue: number("queue")?, tag: number("tag")?, what }))
+    }
+}
+
+/// Where a request is, as far as events told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Free,
+    Queued,
+    Held {
+        generation: u32,
+        epoch: u32,
+    },
+    /// It ends with an error when the copy of its data does.
+    Doomed,
+    /// Decided: with an error, or as its server said.
+    Ending {
+        fails: bool,
+    },
+}
+
+/// `enum zosbd2_late_action`.
+const ACTIONS: [&str; 6] = ["over", "failed", "doomed", "requeued", "server dead", "waits"];
+
+#[derive(Debug, Default)]
+struct Tag {
+    state: State,
+    /// Of its last tenure.
+    generation: Option<u32>,
+    /// A younger one was fetched before it: it may only end.
+    passed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    tags: BTreeMap<u32, Tag>,
+    /// Tags that wait, the oldest first.
+    waiting: VecDeque<u32>,
+    /// Of the newest server that fetched.
+    epoch: u32,
+}
+
+impl Queue {
+    fn wait_as_oldest(&mut self, number: u32) {
+        self.waiting.push_front(number);
+    }
+
+    fn waits_no_more(&mut self, number: u32) {
+        self.waiting.retain(|waiting| *waiting != number);
+    }
+
+    fn take(&mut self, number: u32, what: What) -> Result<(), String> {
+        let tag = self.tags.entry(number).or_default();
+        let state = tag.state;
+        let next = match (what, state) {
+            (What::Queue, State::Free) => {
+                tag.passed = false;
+                self.waiting.push_back(number);
+                State::Queued
+            }
+            (What::Fetch { generation, epoch }, State::Queued) => {
+                if tag.passed {
+                    return Err("fetched, after a younger one was".to_owned());
+                }
+                // Generations wrap.
+                if tag.generation.is_some_and(|last| generation.wrapping_sub(last).cast_signed() <= 0) {
+                    return Err(format!("an old generation, after {:?}", tag.generation));
+                }
+                tag.generation = Some(generation);
+                if epoch < self.epoch {
+                    return Err(format!("fetched by an old server, after {}", self.epoch));
+                }
+                self.epoch = epoch;
+                while let Some(older) = self.waiting.pop_front()
+                    && older != number
+                {
+                    self.tags.entry(older).or_default().passed = true;
+                }
+                State::Held { generation, epoch }
+            }
+            (What::Commit { generation, epoch, status: 0 }, State::Held { .. }) => {
+                if state != (State::Held { generation, epoch }) {
+                    return Err("accepted, with another tenure's handle".to_owned());
+                }
+                State::Ending { fails: false }
+            }
+            // A copy that was under way; its answer came to be known as accepted, too late.
+            (What::Commit { status, .. }, _) if status != 0 => state,
+            (What::Requeue, State::Held { .. }) => {
+                self.wait_as_oldest(number);
+                State::Queued
+            }
+            (What::Timeout { action }, _) => match (ACTIONS.get(action as usize).copied(), state) {
+                (Some("over"), _) | (Some("server dead" | "waits"), State::Queued | State::Held { .. }) => {
+                    state
+                }
+                (Some("failed"), State::Queued | State::Held { .. }) => {
+                    self.waits_no_more(number);
+                    State::Ending { fails: true }
+                }
+                (Some("doomed"), State::Held { .. }) => State::Doomed,
+                (Some("requeued"), State::Held { .. }) => {
+                    self.wait_as_oldest(number);
+                    State::Queued
+                }
+                _ => return Err("no such timeout in this state".to_owned()),
+            },
+            (What::End { error: 0 }, State::Ending { fails: false }) => State::Free,
+            (What::End { error: 0 }, _) => return Err("ended well, and no server said so".to_owned()),
+            (What::End { .. }, State::Queued | State::Held { .. } | State::Doomed | State::Ending { .. }) => {
+                self.waits_no_more(number);
+                State::Free
+            }
+            _ => return Err("not possible in this state".to_owned()),
+        };
+        self.tags.entry(number).or_default().state = next;
+        Ok(())
+    }
+}
+
+/// All queues of all devices.
+#[derive(Debug, Default)]
+pub(crate) struct Replay {
+    queues: BTreeMap<(u32, u32), Queue>,
+}
+
+/// Where the kernel did not do what the model can.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Deviation(String);
+
+impl fmt::Display for Deviation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "the kernel did not follow the model: {}", self.0)
+    }
+}
+
+impl Replay {
+    /// Takes the next event.
+    ///
+    /// # Errors
+    ///
+    /// It is none that can come next.
+    pub(crate) fn take(&mut self, event: &Event) -> Result<(), Deviation> {
+        let queue = self.queues.entry((event.device, event.queue)).or_default();
+        let state = queue.tags.get(&event.tag).map(|tag| tag.state).unwrap_or_default();
+        queue.take(event.tag, event.what).map_err(|why| Deviation(format!("{why}: {event:?} in {state:?}")))
+    }
+
+    /// Nothing comes any more, and no device is left.
+    ///
+    /// # Errors
+    ///
+    /// A request has not ended.
+    pub(crate) fn end(&self) -> Result<(), Deviation> {
+        for ((device, queue), state) in &self.queues {
+            if let Some((tag, left)) = state.tags.iter().find(|(_, tag)| tag.state != State::Free) {
+                return Err(Deviation(format!(
+                    "device {device}, queue {queue}, tag {tag} never ended: {left:?}"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod checks {
+    use super::*;
+
+    fn replay(lines: &[&str]) -> Result<(), String> {
+        let mut replay = Replay::default();
+        for (at, line) in lines.iter().enumerate() {
+            let (name, fields) = line.split_once(' ').unwrap();
+            let line = format!("fio-1 [000] d..1.  {at}: zosbd2_{name}: device=1 queue=0 {fields}");
+            replay.take(&Event::parse(&line)?.unwrap()).map_err(|deviation| deviation.to_string())?;
+        }
+        replay.end().map_err(|deviation| deviation.to_string())
+    }
+
+    const FETCH: &str = "fetch tag=3 generation=1 epoch=1";
+    const COMMIT: &str = "commit tag=3 generation=1 epoch=1 status=0";
+
+    #[test]
+    fn lives_of_requests_are_followed() {
+        let good: [&[&str]; 9] = [
+            &["queue tag=3", FETCH, COMMIT, "end tag=3 error=0"],
+            &["queue tag=3", FETCH, COMMIT, "end tag=3 error=-5"],
+            &["queue tag=3", "end tag=3 error=-5", "queue tag=3", FETCH, COMMIT, "end tag=3 error=0"],
+            &["queue tag=3", FETCH, "end tag=3 error=-5"],
+            &[
+                "queue tag=3",
+                FETCH,
+                "commit tag=3 generation=0 epoch=1 status=-116",
+                COMMIT,
+                "end tag=3 error=0",
+            ],
+            &["queue tag=3", FETCH, "timeout tag=3 action=1", "end tag=3 error=-5"],
+            &["queue tag=3", FETCH, "timeout tag=3 action=2", "end tag=3 error=-5"],
+            &["queue tag=3", FETCH, COMMIT, "timeout tag=3 action=0", "end tag=3 error=0"],
+            &[
+                "queue tag=3",
+                "queue tag=4",
+                FETCH,
+                "requeue tag=3",
+                "fetch tag=3 generation=2 epoch=2",
+                "end tag=4 error=-5",
+                "timeout tag=3 action=3",
+                "fetch tag=3 generation=3 epoch=2",
+                "commit tag=3 generation=3 epoch=2 status=0",
+                "end tag=3 error=0",
+            ],
+        ];
+        for lines in good {
+            assert_eq!(replay(lines), Ok(()), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn deviations_are_found() {
+        let bad: [(&[&str], &str); 12] = [
+            (&["queue tag=3"], "never ended"),
+            (&["end tag=3 error=-5"], "not possible"),
+            (&["queue tag=3", "queue tag=3"], "not possible"),
+            (&["queue tag=3", "end tag=3 error=0"], "no server said so"),
+            (&["queue tag=3", FETCH, FETCH], "not possible"),
+            (&["queue tag=3", FETCH, COMMIT, COMMIT], "not possible"),
+            (&["queue tag=3", FETCH, COMMIT, "end tag=3 error=0", "end tag=3 error=0"], "no server said so"),
+            (&["queue tag=3", FETCH, "commit tag=3 generation=1 epoch=2 status=0"], "another tenure"),
+            (&["queue tag=3", FETCH, "timeout tag=3 action=1", COMMIT], "not possible"),
+            (&["queue tag=3", FETCH, "requeue tag=3", FETCH], "an old generation"),
+            (
+                &["queue tag=2", "queue tag=3", FETCH, "fetch tag=2 generation=1 epoch=1"],
+                "after a younger one",
+            ),
+            (
+                &[
+                    "queue tag=3",
+                    "queue tag=4",
+                    "fetch tag=3 generation=1 epoch=2",
+                    "fetch tag=4 generation=1 epoch=1",
+                ],
+                "an old server",
+            ),
+        ];
+        for (lines, why) in bad {
+            let deviation = replay(lines).expect_err("followed");
+            assert!(deviation.contains(why), "{deviation}, not {why}");
+        }
+    }
+
+    #[test]
+    fn lines_that_are_none_of_ours_are_passed_over() {
+        assert_eq!(Event::parse("# tracer: nop"), Ok(None));
+        assert_eq!(Event::parse("x-1 [000] ..... 7: sched_switch: prev=1"), Ok(None));
+        assert!(Event::parse("x-1 [000] ..... 7: zosbd2_other: device=1").is_err());
+        assert!(Event::parse("x-1 [000] ..... 7: zosbd2_end: device=1 queue=0 tag=x error=0").is_err());
+    }
+}
