@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A disk kept in a file or on another block device.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, fdatasync, fstat, seek};
 use rustix::io::{IoSlice, ReadWriteFlags, pwritev2};
-use zosbd2::{Backend, Capabilities, Errno, Zero};
+use zosbd2::{Backend, Capabilities, Errno, MemoryError, Zero};
 
 /// Zeros are written in pieces of this size where the file has no better way.
 const ZEROES: usize = 1 << 20;
@@ -20,6 +20,7 @@ pub struct FileOptions {
     direct: bool,
     read_only: bool,
     logical_block_size: Option<u32>,
+    successor: bool,
 }
 
 impl FileOptions {
@@ -44,9 +45,18 @@ impl FileOptions {
         self
     }
 
+    /// Opens the file even while another server has it, in order to take over from that one, and from no other. The
+    /// lock is taken as soon as it can be had.
+    #[must_use]
+    pub fn successor(mut self, successor: bool) -> Self {
+        self.successor = successor;
+        self
+    }
+
     /// Opens the disk.
     ///
-    /// The file is locked for this process alone (advisory): two servers of one file would destroy it.
+    /// The file is locked for this process alone (advisory): two servers of one file would destroy it, unless one
+    /// takes over from the other: the kernel gives each request to one of them.
     ///
     /// # Errors
     ///
@@ -64,10 +74,12 @@ impl FileOptions {
         if !kind.is_file() && !kind.is_block_device() {
             return Err(FileError::Kind { path: path.to_owned() });
         }
-        file.try_lock().map_err(|error| match error {
-            std::fs::TryLockError::WouldBlock => FileError::Locked { path: path.to_owned() },
-            std::fs::TryLockError::Error(source) => failed("lock")(source),
-        })?;
+        let locked = match file.try_lock() {
+            Ok(()) => true,
+            Err(TryLockError::WouldBlock) if self.successor => false,
+            Err(TryLockError::WouldBlock) => return Err(FileError::Locked { path: path.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(failed("lock")(source)),
+        };
         let needed = if self.direct { direct_alignment(&file).map_err(failed("look at"))? } else { 512 };
         let block = self.logical_block_size.unwrap_or(needed);
         if !block.is_power_of_two() || block < needed || block > 4096 {
@@ -78,6 +90,7 @@ impl FileOptions {
             block,
             read_only: self.read_only,
             device: kind.is_block_device(),
+            locked: AtomicBool::new(locked),
             size: AtomicU64::new(0),
         };
         if disk.size() == 0 {
@@ -139,6 +152,14 @@ pub enum FileError {
         /// The smallest possible one.
         needed: u32,
     },
+    /// It cannot be mapped.
+    #[error("{} as a disk in memory", path.display())]
+    Memory {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: MemoryError,
+    },
     /// It is shorter than a block.
     #[error("{} is shorter than a block of {block} bytes", path.display())]
     Empty {
@@ -161,6 +182,8 @@ pub struct FileDisk {
     block: u32,
     read_only: bool,
     device: bool,
+    /// Not yet, while the server before us has it.
+    locked: AtomicBool,
     /// As of the last call of `size`. A write beyond it would make a file grow.
     size: AtomicU64,
 }
@@ -213,6 +236,10 @@ impl FileDisk {
 
 impl Backend for FileDisk {
     fn size(&self) -> u64 {
+        // Asked for every second.
+        if !self.locked.load(Ordering::Relaxed) && self.file.try_lock().is_ok() {
+            self.locked.store(true, Ordering::Relaxed);
+        }
         let bytes = if self.device {
             seek(&self.file, SeekFrom::End(0))
         } else {

@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A RAM disk.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use crate::FileError;
 use zosbd2::{Backend, Capabilities, Errno, MemoryError, Region, SparseMemory, Zero};
 
 /// A disk in memory that occupies only what was written and not discarded since. The kernel copies between it
-/// and the submitter, so each byte is moved once. It is gone with the process.
+/// and the submitter, so each byte is moved once. It is gone with the process, unless it is [shared](Self::shared).
 ///
 /// Requests that overlap and are under way at the same time may mix, as on a disk.
 #[derive(Debug)]
@@ -14,6 +19,25 @@ impl Ram {
     /// A disk of `size` bytes, all zeros. Fails when the address space has no room for it.
     pub fn new(size: u64) -> Result<Self, MemoryError> {
         SparseMemory::new(size).map(Self)
+    }
+
+    /// A disk of `size` bytes in a file in memory, such as `/dev/shm/NAME`, which outlives the process and may have
+    /// another server next, or at the same time during a take-over. The file is made if it is not there.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be opened or made, or is of another size.
+    pub fn shared(path: &Path, size: u64) -> Result<Self, FileError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(|source| FileError::Io { operation: "open", path: path.to_owned(), source })?;
+        let memory = SparseMemory::in_file(file, size);
+        memory.map(Self).map_err(|source| FileError::Memory { path: path.to_owned(), source })
     }
 }
 

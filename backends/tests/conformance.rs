@@ -38,6 +38,43 @@ fn ram_conforms() {
 }
 
 #[test]
+fn shared_ram_conforms_and_outlives_its_server() {
+    let folder = tempfile::tempdir_in("/dev/shm").expect("folder");
+    let path = folder.path().join("disk");
+    let ram = Ram::shared(&path, SIZE).expect("memory");
+    assert_eq!(skipped(&check(&ram)), [""; 0]);
+    ram.write(4096, &[7; 4096], false).expect("write");
+    let next = Ram::shared(&path, SIZE).expect("the same memory");
+    drop(ram);
+    let mut buffer = [0; 4096];
+    next.read(4096, &mut buffer).expect("read");
+    assert_eq!(buffer, [7; 4096]);
+    next.discard(4096, 4096).expect("discard");
+    next.read(4096, &mut buffer).expect("read");
+    assert_eq!(buffer, [0; 4096]);
+    assert!(matches!(Ram::shared(&path, 2 * SIZE), Err(FileError::Memory { .. })), "another size");
+    assert!(matches!(Ram::shared(folder.path(), SIZE), Err(FileError::Io { operation: "open", .. })));
+}
+
+#[test]
+fn a_successor_has_the_file_next() {
+    let folder = tempfile::tempdir().expect("folder");
+    let old = file(folder.path(), SIZE, FileOptions::default());
+    let path = folder.path().join("disk");
+    let next = FileOptions::default().successor(true).open(&path).expect("beside the old one");
+    old.write(0, &[7; 512], false).expect("write");
+    let mut buffer = [0; 512];
+    next.read(0, &mut buffer).expect("read");
+    assert_eq!(buffer, [7; 512]);
+    drop(old);
+    assert_eq!(next.size(), SIZE);
+    assert!(
+        matches!(FileOptions::default().open(&path), Err(FileError::Locked { .. })),
+        "it has the lock now"
+    );
+}
+
+#[test]
 fn file_conforms() {
     let folder = tempfile::tempdir().expect("folder");
     assert_eq!(skipped(&check(&file(folder.path(), SIZE, FileOptions::default()))), [""; 0]);

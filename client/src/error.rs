@@ -258,6 +258,16 @@ pub enum MemoryError {
         /// What the kernel said.
         source: Errno,
     },
+    /// The file whose memory it was to be cannot be used.
+    #[error("{operation} the file of a memory of {bytes} bytes")]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// Size of the memory.
+        bytes: u64,
+        /// What the kernel said.
+        source: Errno,
+    },
     /// The range is not inside the memory.
     #[error("{operation} of {length} bytes at {offset} is not inside the memory of {size} bytes")]
     Bounds {

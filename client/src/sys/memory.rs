@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Anonymous mappings: a large sparse memory that threads share, and plain buffers.
+//! Mappings: a large sparse memory that threads, or processes, share, and plain buffers.
 //!
 //! [`SparseMemory`]: any thread may call any function at any time. The bytes are never lent out: they are
 //! copied in and out under a lock that covers their part of the address space, so that no two threads touch
@@ -7,8 +7,10 @@
 //! the kernel to copy, which takes none of these locks. [`Buffer`] belongs to one owner, like a box. Dropping
 //! a mapping returns all of it.
 
-use crate::MemoryError;
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use crate::{Errno, MemoryError};
+use rustix::fs::{FallocateFlags, fallocate, fstat, ftruncate};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+use std::fs::File;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -27,6 +29,10 @@ struct Stripe(RwLock<()>);
 
 /// A memory of fixed size, all zeros at first, that occupies only what was written and not discarded.
 ///
+/// It is the process's own, or that of a file in memory (`/dev/shm`), and then outlives the process: whoever maps the
+/// file next has the same bytes. Locks hold between threads, not between processes: those who have the same file at
+/// the same time, as two servers during a take-over, must not work on the same bytes.
+///
 /// An operation is atomic within each aligned MiB and not beyond: a reader may see one part of a larger
 /// concurrent write and not the other, as on a disk. The kernel's copies to and from a [`Region`] are not
 /// covered by the locks: concurrent requests that overlap may mix byte by byte, as on a disk.
@@ -35,6 +41,8 @@ pub struct SparseMemory {
     bytes: usize,
     page: usize,
     locks: Box<[Stripe]>,
+    /// Whose memory it is, if not ours.
+    file: Option<File>,
 }
 
 // SAFETY: the mapping belongs to this value alone and is not tied to a thread.
@@ -53,10 +61,7 @@ impl SparseMemory {
     /// A memory of `bytes` zeros, at least 1. Fails when the address space has no room for it, or when the
     /// system is set to never overcommit and has less free memory.
     pub fn new(bytes: u64) -> Result<Self, MemoryError> {
-        let length = usize::try_from(bytes)
-            .ok()
-            .filter(|length| *length != 0 && isize::try_from(*length).is_ok())
-            .ok_or(MemoryError::Size(bytes))?;
+        let length = length(bytes)?;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         let base = map(length, flags)?;
         // A huge page would take 2 MiB for one written block. A kernel without huge pages refuses the
@@ -64,7 +69,34 @@ impl SparseMemory {
         // SAFETY: the range is the mapping just made; the advice changes no content.
         let _ = unsafe { madvise(base.as_ptr().cast(), length, Advice::LinuxNoHugepage) };
         let locks = std::iter::repeat_with(Stripe::default).take(LOCKS).collect();
-        Ok(Self { base, bytes: length, page: rustix::param::page_size(), locks })
+        Ok(Self { base, bytes: length, page: rustix::param::page_size(), locks, file: None })
+    }
+
+    /// The memory of a file, which becomes `bytes` long if it is empty. It must be on a file system in memory that
+    /// can punch holes, such as `/dev/shm`: elsewhere the bytes are written back to a disk as the kernel likes. Whoever
+    /// makes the file shorter kills this process when it touches what is gone.
+    ///
+    /// # Errors
+    ///
+    /// [`MemoryError::File`] when the file has another size, or something fails; [`MemoryError::Size`] and
+    /// [`MemoryError::Map`] as for [`new`](Self::new).
+    pub fn in_file(file: File, bytes: u64) -> Result<Self, MemoryError> {
+        let length = length(bytes)?;
+        let failed = |operation: &'static str| move |source| MemoryError::File { operation, bytes, source };
+        let present = fstat(&file).map_err(failed("look at"))?.st_size;
+        if present == 0 {
+            ftruncate(&file, bytes).map_err(failed("set the size of"))?;
+        } else if u64::try_from(present) != Ok(bytes) {
+            return Err(failed("find the same size in")(Errno::INVAL));
+        }
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: with a null hint the kernel chooses a range that nothing else uses. Other processes may change the
+        // bytes: no reference to them is ever made.
+        let base = unsafe { mmap(std::ptr::null_mut(), length, protection, MapFlags::SHARED, &file, 0) }
+            .map_err(|source| MemoryError::Map { bytes, source })?;
+        let base = NonNull::new(base.cast::<u8>()).ok_or(MemoryError::Size(bytes))?;
+        let locks = std::iter::repeat_with(Stripe::default).take(LOCKS).collect();
+        Ok(Self { base, bytes: length, page: rustix::param::page_size(), locks, file: Some(file) })
     }
 
     /// Size in bytes.
@@ -160,6 +192,13 @@ impl SparseMemory {
         if first == last {
             return;
         }
+        if let Some(file) = &self.file {
+            let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            if fallocate(file, punch, first as u64, (last - first) as u64).is_err() {
+                self.zero(guard, first, last);
+            }
+            return;
+        }
         // SAFETY: the callers' range was checked to be inside the mapping.
         let start = unsafe { self.base.add(first) };
         // SAFETY: page-aligned range inside our private mapping, whose lock the caller holds; the bytes
@@ -205,6 +244,14 @@ impl Drop for SparseMemory {
         // An error is impossible for such a range, and there would be nothing to do about it.
         let _ = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
     }
+}
+
+/// The size of a mapping, if there can be one.
+fn length(bytes: u64) -> Result<usize, MemoryError> {
+    usize::try_from(bytes)
+        .ok()
+        .filter(|length| *length != 0 && isize::try_from(*length).is_ok())
+        .ok_or(MemoryError::Size(bytes))
 }
 
 /// How many of `length` bytes from `at` on are covered by the lock of `at`.
