@@ -14,7 +14,6 @@ pub const BUCKETS: usize = abi::LATENCY_BUCKETS;
 const FIRST_BITS: u32 = 10;
 
 /// The bucket that so long a time belongs to.
-#[inline]
 #[must_use]
 pub const fn bucket(ns: u64) -> usize {
     let bits = u64::BITS.wrapping_sub((ns | 1).leading_zeros());
@@ -35,9 +34,9 @@ pub const fn bound_ns(bucket: usize) -> Option<u64> {
 /// How many requests took how long.
 pub type Histogram = [u64; BUCKETS];
 
-/// The latencies of one queue. Counts wrap.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Latencies {
+/// Those of one queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Histograms {
     /// From the submission to the fetch by the server that answered.
     pub waiting: Histogram,
     /// From that fetch to the answer.
@@ -46,19 +45,65 @@ pub struct Latencies {
     pub total: Histogram,
 }
 
+/// Counts of one histogram as they are kept: place n has the times of n + 1 significant bits, so that no bound has to be
+/// looked at where they are counted.
+type Raw = [u64; u64::BITS as usize];
+
+/// The latencies of one queue. Counts wrap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Latencies {
+    waiting: Raw,
+    serving: Raw,
+    total: Raw,
+}
+
+impl Default for Latencies {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Latencies {
-    /// A request was answered.
+    /// Nothing was counted.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            waiting: [0; u64::BITS as usize],
+            serving: [0; u64::BITS as usize],
+            total: [0; u64::BITS as usize],
+        }
+    }
+
+    /// The histograms, as interface version 2 has them.
+    #[inline(never)]
+    #[must_use]
+    pub fn histograms(&self) -> Histograms {
+        Histograms { waiting: fold(&self.waiting), serving: fold(&self.serving), total: fold(&self.total) }
+    }
+
+    /// A request was answered. Times that go back, which only a handle that was guessed can cause, count as long ones.
     #[inline]
     pub(crate) fn count(&mut self, submitted_ns: u64, fetched_ns: u64, answered_ns: u64) {
-        one_more(&mut self.waiting, fetched_ns.saturating_sub(submitted_ns));
-        one_more(&mut self.serving, answered_ns.saturating_sub(fetched_ns));
-        one_more(&mut self.total, answered_ns.saturating_sub(submitted_ns));
+        one_more(&mut self.waiting, fetched_ns.wrapping_sub(submitted_ns));
+        one_more(&mut self.serving, answered_ns.wrapping_sub(fetched_ns));
+        one_more(&mut self.total, answered_ns.wrapping_sub(submitted_ns));
     }
 }
 
 #[inline]
-fn one_more(histogram: &mut Histogram, ns: u64) {
-    if let Some(count) = histogram.get_mut(bucket(ns)) {
+fn one_more(raw: &mut Raw, ns: u64) {
+    if let Some(count) = raw.get_mut((ns | 1).ilog2() as usize) {
         *count = count.wrapping_add(1);
     }
+}
+
+fn fold(raw: &Raw) -> Histogram {
+    let mut histogram = [0; BUCKETS];
+    for (place, counted) in raw.iter().enumerate() {
+        // The shortest time of that place.
+        if let Some(count) = histogram.get_mut(bucket(1 << place)) {
+            *count = counted.wrapping_add(*count);
+        }
+    }
+    histogram
 }

@@ -149,10 +149,8 @@ pub struct Counters {
     pub fetched: [u64; Op::COUNT],
     /// Requests that ended well, of each operation.
     pub committed: [u64; Op::COUNT],
-    /// Bytes that reads brought.
-    pub read_bytes: u64,
-    /// Bytes that writes took.
-    pub written_bytes: u64,
+    /// Bytes of the requests of each operation that ended well.
+    pub bytes: [u64; Op::COUNT],
     /// Requests that a server failed.
     pub failed: u64,
     /// Requests that passed their deadline.
@@ -248,8 +246,7 @@ impl Default for QueueState {
             counters: Counters {
                 fetched: [0; Op::COUNT],
                 committed: [0; Op::COUNT],
-                read_bytes: 0,
-                written_bytes: 0,
+                bytes: [0; Op::COUNT],
                 failed: 0,
                 expired: 0,
                 requeued: 0,
@@ -422,6 +419,12 @@ impl<'a> Queue<'a> {
             self.state.notices = self.state.notices.wrapping_sub(1);
             return Work::Notice;
         }
+        self.fetch_more(epoch, room)
+    }
+
+    /// As [`fetch`](Self::fetch), which gave this server a request just now, in the same critical section.
+    #[inline]
+    pub fn fetch_more(&mut self, epoch: u32, room: u64) -> Work {
         let tag = self.state.first;
         let Some(slot) = self.slots.get_mut(usize::from(tag)) else {
             return Work::Nothing;
@@ -433,8 +436,8 @@ impl<'a> Queue<'a> {
         slot.epoch = epoch;
         slot.thread = self.around.moment.thread;
         slot.fetched_ns = self.around.moment.now_ns;
-        if let (Op::Flush, Some(cache)) = (request.op, self.around.cache) {
-            slot.covers = cache.flush_begins();
+        if request.op == Op::Flush {
+            slot.covers = self.around.cache.map_or(0, Cache::flush_begins);
         }
         slot.state = if copying { State::Copying } else { State::Held };
         let handle = Handle { tag, generation: slot.generation, epoch };
@@ -536,10 +539,15 @@ impl<'a> Queue<'a> {
     /// As [`held_by`](Self::held_by).
     #[inline]
     pub fn answered_by(&mut self, handle: Handle) -> Result<Held<'_, 'a>, Refused> {
-        if !self.slots.get(usize::from(handle.tag)).is_some_and(|slot| slot.is_held_by(handle)) {
-            self.state.counters.stale = self.state.counters.stale.wrapping_add(1);
+        match self.slots.get_mut(usize::from(handle.tag)) {
+            Some(slot) if slot.is_held_by(handle) => {
+                Ok(Held { state: self.state, slot, around: &mut self.around, tag: handle.tag })
+            }
+            _ => {
+                self.state.counters.stale = self.state.counters.stale.wrapping_add(1);
+                Err(Refused::Stale)
+            }
         }
-        self.held_by(handle)
     }
 
     /// An answer with nothing to copy: HELD to FREE.
@@ -587,7 +595,8 @@ impl<'a> Queue<'a> {
 
     /// All data of an answer is copied in: COPYING to FREE with success, or DOOMED to FREE with `EIO`. Only
     /// called by whoever made the copy; a stale handle changes nothing.
-    #[inline]
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "see end_answered, of which it is part")]
     #[must_use]
     pub fn answered(&mut self, handle: Handle) -> Option<End> {
         let slot = self.slots.get_mut(usize::from(handle.tag))?;
@@ -788,7 +797,8 @@ impl<'a> Queue<'a> {
     }
 }
 
-#[inline]
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "it is most of what an answer costs, and two call it")]
 fn end_answered(
     state: &mut QueueState,
     around: &mut Surroundings<'_>,
@@ -797,8 +807,8 @@ fn end_answered(
     mut result: Result<(), Errno>,
 ) -> End {
     state.answers = state.answers.wrapping_add(1);
-    if let Some(cache) = around.cache.filter(|_| result.is_ok()) {
-        result = cached(state, cache, slot);
+    if let Some(cache) = around.cache {
+        result = cached(state, cache, slot, result);
     }
     if let Some(latencies) = &mut around.latencies {
         latencies.count(slot.submitted_ns, slot.fetched_ns, around.moment.now_ns);
@@ -809,10 +819,8 @@ fn end_answered(
         if let Some(count) = counters.committed.get_mut(request.op as usize) {
             *count = count.wrapping_add(1);
         }
-        match request.op {
-            Op::Read => counters.read_bytes = counters.read_bytes.wrapping_add(request.length.into()),
-            Op::Write => counters.written_bytes = counters.written_bytes.wrapping_add(request.length.into()),
-            Op::Discard | Op::Flush | Op::WriteZeroes | Op::SecureErase => {}
+        if let Some(bytes) = counters.bytes.get_mut(request.op as usize) {
+            *bytes = bytes.wrapping_add(request.length.into());
         }
     } else {
         counters.failed = counters.failed.wrapping_add(1);
@@ -820,9 +828,15 @@ fn end_answered(
     free(state, slot, tag, result)
 }
 
-/// A server with a volatile cache carried a request out. What the submitter gets.
-#[inline]
-fn cached(state: &mut QueueState, cache: &Cache, slot: &Slot) -> Result<(), Errno> {
+/// A server with a volatile cache answered a request with this result. What the submitter gets.
+#[inline(never)]
+fn cached(
+    state: &mut QueueState,
+    cache: &Cache,
+    slot: &Slot,
+    result: Result<(), Errno>,
+) -> Result<(), Errno> {
+    result?;
     let own = slot.epoch >= state.cache_from;
     match slot.request.op {
         // A lost discard changes nothing that anybody may rely on.

@@ -315,11 +315,7 @@ impl Model {
         self.answers += 1;
         if result.is_ok() {
             self.counters.committed[op as usize] += 1;
-            match op {
-                Op::Read => self.counters.read_bytes += u64::from(length),
-                Op::Write => self.counters.written_bytes += u64::from(length),
-                _ => {}
-            }
+            self.counters.bytes[op as usize] += u64::from(length);
         } else {
             self.counters.failed += 1;
         }

@@ -31,9 +31,10 @@ static blk_status_t submit(struct zosbd2_queue *queue, struct request *request, 
 	u64 offset = (u64)blk_rq_pos(request) << SECTOR_SHIFT;
 	unsigned long irq_flags;
 	enum zosbd2_op op;
-	u8 flags = 0;
+	u32 flags = 0;
 	u64 now_ns;
 	int result;
+	u32 what;
 
 	switch (req_op(request)) {
 	case REQ_OP_READ:
@@ -65,11 +66,12 @@ static blk_status_t submit(struct zosbd2_queue *queue, struct request *request, 
 		flags |= ZOSBD2_REQUEST_FUA;
 	queue->requests[request->tag] = request;
 	blk_mq_start_request(request);
+	what = op | flags << ZOSBD2_FLAGS_SHIFT | (last ? ZOSBD2_LAST : 0);
 	/* Not there if the disk's iostats are switched off. */
 	now_ns = request->start_time_ns ?: ktime_get_ns();
 	spin_lock_irqsave(&queue->lock, irq_flags);
-	result = zosbd2_rs_queue_submit(queue->engine, request->tag, op, flags, offset,
-					blk_rq_bytes(request), now_ns, last);
+	result = zosbd2_rs_queue_submit(queue->engine, request->tag, what, offset,
+					blk_rq_bytes(request), now_ns);
 	if (result >= 0)
 		trace_zosbd2_queue(queue, request->tag, op, flags, offset, blk_rq_bytes(request));
 	if (result > 0)
@@ -382,7 +384,8 @@ static __always_inline unsigned long copy_part(void __user *peer, void *piece, u
  * of one page. False if they are not, or a page is not there; the caller then
  * begins anew.
  */
-static bool copy_single(struct request *request, u64 user, u32 bytes, bool to_user)
+static __always_inline bool copy_single(struct request *request, u64 user, u32 bytes,
+					bool to_user)
 {
 	struct bio_vec piece = bio_iovec(request->bio);
 	unsigned long left;
@@ -451,11 +454,26 @@ int zosbd2_request_copy(struct zosbd2_queue *queue, u32 tag, u64 user, u32 start
 
 	if (!access_ok((void __user *)(unsigned long)user, bytes))
 		return -EFAULT;
-	if (!(start | *done) && copy_single(request, user, bytes, to_user)) {
-		*done = bytes;
-		return 0;
-	}
 	return copy_pieces(request, user, start, bytes, done, to_user);
+}
+
+static noinline int copy_all_pieces(struct request *request, u64 user, u32 bytes, bool to_user)
+{
+	u32 done = 0;
+
+	return copy_pieces(request, user, 0, bytes, &done, to_user);
+}
+
+/* As zosbd2_request_copy(), of the first @bytes of the request, all or an error. */
+int zosbd2_request_copy_all(struct zosbd2_queue *queue, u32 tag, u64 user, u32 bytes, bool to_user)
+{
+	struct request *request = queue->requests[tag];
+
+	if (!access_ok((void __user *)(unsigned long)user, bytes))
+		return -EFAULT;
+	if (copy_single(request, user, bytes, to_user))
+		return 0;
+	return copy_all_pieces(request, user, bytes, to_user);
 }
 
 /* Zeroes the request's data from its byte @start on. It is COPYING, as above. */

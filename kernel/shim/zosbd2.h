@@ -38,6 +38,10 @@ enum zosbd2_op {
 #define ZOSBD2_REQUEST_FUA 1
 #define ZOSBD2_REQUEST_NO_UNMAP 2
 
+/* Of zosbd2_rs_queue_submit(). */
+#define ZOSBD2_FLAGS_SHIFT 8
+#define ZOSBD2_LAST BIT(16)
+
 /* What a disk is besides its limits; CREATE_ in abi/src/v2.rs. */
 #define ZOSBD2_READ_ONLY 1
 #define ZOSBD2_ROTATIONAL 2
@@ -222,6 +226,8 @@ void zosbd2_request_end(struct zosbd2_queue *queue, u32 tag, int error);
 void zosbd2_requests_end(struct zosbd2_queue *queue, const u16 *tags, u32 count);
 int zosbd2_request_copy(struct zosbd2_queue *queue, u32 tag, u64 user, u32 start, u32 bytes,
 			u32 *done, bool to_user);
+int zosbd2_request_copy_all(struct zosbd2_queue *queue, u32 tag, u64 user, u32 bytes,
+			    bool to_user);
 void zosbd2_request_zero(struct zosbd2_queue *queue, u32 tag, u32 start);
 
 bool zosbd2_tracing(void);
@@ -294,9 +300,12 @@ u32 zosbd2_rs_device_tick(void *engine, u64 now_ms);
 void zosbd2_rs_device_gone(void *engine);
 void zosbd2_rs_device_grace_over(void *engine, void *registry);
 
-/* With the queue's lock held. 1: wake one server before it is dropped. */
-int zosbd2_rs_queue_submit(void *engine, u16 tag, u8 op, u8 flags, u64 offset, u32 length,
-			   u64 now_ns, bool last);
+/*
+ * With the queue's lock held. 1: wake one server before it is dropped. @what is
+ * the operation, with its flags from bit 8 on, and ZOSBD2_LAST if no more follow.
+ * Six arguments, which are all in registers.
+ */
+int zosbd2_rs_queue_submit(void *engine, u32 tag, u32 what, u64 offset, u32 length, u64 now_ns);
 void zosbd2_rs_queue_announce(void *engine);
 bool zosbd2_rs_queue_expire(void *engine, u32 tag, struct zosbd2_late *late);
 void zosbd2_rs_queue_show(void *engine, void *file, u32 what);

@@ -18,7 +18,7 @@ use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
 use zosbd2_engine::cache::Cache;
 use zosbd2_engine::device::{Change, Life, Policy, Terms};
-use zosbd2_engine::latency::Latencies;
+use zosbd2_engine::latency::{Histograms, Latencies};
 use zosbd2_engine::queue::{End, Moment, Queue, QueueState, Surroundings, Wake};
 use zosbd2_engine::registry::{self, Place, RegistryState};
 use zosbd2_engine::request::{Handle, Slot};
@@ -135,7 +135,7 @@ impl Device {
             depth,
             busy: AtomicU32::new(0),
             state: UnsafeCell::new(QueueState::default()),
-            latencies: UnsafeCell::new(Latencies::default()),
+            latencies: UnsafeCell::new(Latencies::new()),
         };
         // SAFETY: within the block, and aligned because the stride is a multiple of the alignment.
         unsafe { block.write(header) };
@@ -400,24 +400,21 @@ impl QueueBlock {
         self.queue
     }
 
-    /// The engine's queue.
+    /// The engine's queue, to submit.
     ///
     /// # Safety
     ///
     /// The queue's lock is held, and the result is the only one, as long as it lives. Before the lock is dropped,
     /// [`note_queued`](Self::note_queued) is called.
     #[inline]
-    pub unsafe fn locked_by_caller(&self, moment: Moment) -> Queue<'_> {
+    pub unsafe fn locked_by_caller(&self) -> Queue<'_> {
         // SAFETY: one header on is where the slots start (`initialise_queue`).
         let slots = unsafe { ptr::from_ref(self).cast_mut().add(1) }.cast::<Slot>();
         // SAFETY: `depth` slots were initialised there; the lock makes this the only reference to them.
         let slots = unsafe { slice::from_raw_parts_mut(slots, self.depth) };
         // SAFETY: the caller's promise makes this the only reference under the lock.
         let state = unsafe { &mut *self.state.get() };
-        // SAFETY: as above.
-        let latencies = unsafe { &mut *self.latencies.get() };
-        let cache = self.device().cache.as_ref();
-        Queue::new(state, slots).within(Surroundings { cache, latencies: Some(latencies), moment })
+        Queue::new(state, slots)
     }
 
     /// Tells those who look without the lock how many requests are queued.
@@ -482,6 +479,23 @@ impl QueueBlock {
         shim::result(code)
     }
 
+    /// Copies the first `bytes` bytes of a request's data, as [`copy`](Self::copy).
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` when a page is not there.
+    ///
+    /// # Safety
+    ///
+    /// As [`copy`](Self::copy).
+    #[inline]
+    pub unsafe fn copy_all(&self, handle: Handle, user: u64, bytes: u32, to_user: bool) -> Result<(), Errno> {
+        let tag = u32::from(handle.tag());
+        // SAFETY: the request cannot be ended while it is COPYING, so its pages stay.
+        let code = unsafe { shim::zosbd2_request_copy_all(self.queue, tag, user, bytes, to_user) };
+        shim::result(code)
+    }
+
     /// Zeroes a request's data from its byte `start` on.
     ///
     /// # Safety
@@ -506,7 +520,11 @@ impl Locked<'_> {
     #[inline]
     pub fn queue(&mut self) -> Queue<'_> {
         // SAFETY: the lock is held, `&mut self` makes this the only one under it, and `drop` takes note.
-        unsafe { self.block.locked_by_caller(self.moment) }
+        let queue = unsafe { self.block.locked_by_caller() };
+        // SAFETY: as above.
+        let latencies = unsafe { &mut *self.block.latencies.get() };
+        let cache = self.block.device().cache.as_ref();
+        queue.within(Surroundings { cache, latencies: Some(latencies), moment: self.moment })
     }
 
     /// Time has passed since the lock was taken.
@@ -517,9 +535,10 @@ impl Locked<'_> {
 
     /// The latencies so far.
     #[must_use]
-    pub fn latencies(&mut self) -> Latencies {
+    pub fn latencies(&mut self) -> Histograms {
         // SAFETY: the lock is held, and `&mut self` makes this the only reference under it.
-        unsafe { *self.block.latencies.get() }
+        let latencies = unsafe { &*self.block.latencies.get() };
+        latencies.histograms()
     }
 
     /// Carries out a wake-up.

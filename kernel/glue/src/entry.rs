@@ -9,7 +9,7 @@ use core::ffi::c_void;
 use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
 use zosbd2_engine::device::{Change, DRAIN_TICK_MS, Phase, Terms};
-use zosbd2_engine::queue::{Moment, Overdue, Wake};
+use zosbd2_engine::queue::{Overdue, Wake};
 use zosbd2_engine::registry::PlaceId;
 use zosbd2_engine::request::{Op, Request};
 use zosbd2_engine::v2::report as report_of;
@@ -233,24 +233,25 @@ pub unsafe extern "C" fn zosbd2_rs_device_declare_dead(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zosbd2_rs_queue_submit(
     engine: *mut c_void,
-    tag: u16,
-    op: u8,
-    flags: u8,
+    tag: u32,
+    what: u32,
     offset: u64,
     length: u32,
     now_ns: u64,
-    last: bool,
 ) -> i32 {
     // SAFETY: the caller's promise.
     let block = unsafe { QueueBlock::from_memory(engine) };
-    let Some(op) = Op::from_number(op.into()) else { return Errno::EIO.negative() };
+    let [op, flags, last, _] = what.to_le_bytes();
+    let (Some(op), Ok(tag)) = (Op::from_number(op.into()), u16::try_from(tag)) else {
+        return Errno::EIO.negative();
+    };
     // The device may have become smaller since the block layer looked.
     if offset.saturating_add(length.into()) > block.device().size_bytes() {
         return Errno::EIO.negative();
     }
     // SAFETY: the lock is held, by the caller's promise, until this has returned.
-    let mut queue = unsafe { block.locked_by_caller(Moment::default()) };
-    let wake = queue.submit(tag, Request { op, flags, offset, length }, now_ns, last);
+    let mut queue = unsafe { block.locked_by_caller() };
+    let wake = queue.submit(tag, Request { op, flags, offset, length }, now_ns, last != 0);
     block.note_queued(queue.queued());
     match wake {
         Ok(Wake::One) => 1,

@@ -173,6 +173,13 @@ unsafe extern "C" {
         done: *mut u32,
         to_user: bool,
     ) -> i32;
+    pub(crate) fn zosbd2_request_copy_all(
+        queue: *mut Queue,
+        tag: u32,
+        user: u64,
+        bytes: u32,
+        to_user: bool,
+    ) -> i32;
     pub(crate) fn zosbd2_request_zero(queue: *mut Queue, tag: u32, start: u32);
     pub(crate) fn zosbd2_trace_fetch(queue: *mut Queue, tag: u32, generation: u32, epoch: u32);
     pub(crate) fn zosbd2_trace_commit(queue: *mut Queue, tag: u32, generation: u32, epoch: u32, status: i32);

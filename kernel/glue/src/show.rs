@@ -7,7 +7,7 @@
 use core::ffi::CStr;
 
 use zosbd2_abi::v2 as abi;
-use zosbd2_engine::latency::{Latencies, bound_ns};
+use zosbd2_engine::latency::{Histograms, bound_ns};
 
 use crate::block::QueueBlock;
 use crate::list::List;
@@ -61,8 +61,9 @@ fn stats(block: &QueueBlock, line: &Line) {
 /// One line for each bucket in which something was counted. The last bucket, which has no upper bound, has none.
 #[inline(never)]
 fn latency(block: &QueueBlock, line: &Line) {
-    let Latencies { waiting, serving, total } = block.lock().latencies();
-    let buckets = waiting.iter().zip(&serving).zip(&total).enumerate();
+    let histograms = block.lock().latencies();
+    let Histograms { waiting, serving, total } = &histograms;
+    let buckets = waiting.iter().zip(serving).zip(total).enumerate();
     for (index, ((waiting, serving), total)) in buckets {
         if *waiting == 0 && *serving == 0 && *total == 0 {
             continue;

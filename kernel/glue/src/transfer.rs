@@ -37,10 +37,13 @@ impl Transfer {
     /// `EFAULT` when a page is not there, for now or for good.
     #[inline]
     pub fn attempt(&self, block: &QueueBlock) -> Result<(), Errno> {
-        self.go_on(block, &mut 0)
+        if self.start > 0 {
+            return self.go_on(block, &mut 0);
+        }
+        // SAFETY: COPYING, which the callers see to.
+        unsafe { block.copy_all(self.handle, self.user, self.bytes, self.to_user) }
     }
 
-    #[inline]
     fn go_on(&self, block: &QueueBlock, done: &mut u32) -> Result<(), Errno> {
         // SAFETY: COPYING, which the callers see to.
         unsafe { block.copy(self.handle, self.user, (self.start, self.bytes), done, self.to_user) }

@@ -92,12 +92,18 @@ impl<'a> Fetch<'a> {
                 locked.set_moment(Moment { thread, ..shim::now() });
                 tracing = trace::on();
             }
+            let mut queue = locked.queue();
             let stop = loop {
                 if parcels.len() == most {
                     break Stop::Enough;
                 }
                 let room = self.enter.arena_bytes.saturating_sub(self.arena);
-                match locked.queue().fetch(self.epoch, room) {
+                let work = if parcels.is_empty() {
+                    queue.fetch(self.epoch, room)
+                } else {
+                    queue.fetch_more(self.epoch, room)
+                };
+                match work {
                     Work::Request(Fetched { handle, request, copying: pinned }) => {
                         if tracing {
                             trace::fetch(self.block, handle);

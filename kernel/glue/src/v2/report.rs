@@ -24,6 +24,7 @@ pub fn counts(block: &QueueBlock) -> abi::Stats {
     let mut locked = block.lock();
     let queue = locked.queue();
     let counters = queue.counters();
+    let [read_bytes, written_bytes, ..] = counters.bytes;
     abi::Stats {
         size: abi::STATS_BYTES,
         flags: 0,
@@ -33,8 +34,8 @@ pub fn counts(block: &QueueBlock) -> abi::Stats {
         waiting: queue.waiting(),
         fetched: counters.fetched,
         committed: counters.committed,
-        read_bytes: counters.read_bytes,
-        written_bytes: counters.written_bytes,
+        read_bytes,
+        written_bytes,
         failed: counters.failed,
         expired: counters.expired,
         requeued: counters.requeued,
