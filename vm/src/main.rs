@@ -80,6 +80,7 @@ fn main() -> ExitCode {
         ["--serve-v2", arguments @ ..] => role("serve", tests::v2::support::serve_role(arguments)),
         ["--serve-passed"] => role("serve", tests::v2::serving::passed_role()),
         ["--serve-mortal", arguments @ ..] => role("serve", tests::v2::crash::server::role(arguments)),
+        ["--serve-next", arguments @ ..] => role("serve", tests::v2::recovery::role(arguments)),
         ["--serve-late", arguments @ ..] => role("serve", tests::v2::late::role(arguments)),
         ["--destroy-v2", name] => role("destroy", tests::v2::support::destroy_role(name)),
         ["--demo", module, trees @ ..] => {

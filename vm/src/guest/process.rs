@@ -90,6 +90,21 @@ impl Spawned {
         }
     }
 
+    /// Stops it, and waits until none of its threads runs any more.
+    #[track_caller]
+    pub(crate) fn stop(&mut self) {
+        self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", self.id());
+        wait_until(20, &format!("{} to stop", self.name), || {
+            let tasks = std::fs::read_dir(&tasks).unwrap_or_else(|error| panic!("read {tasks}: {error}"));
+            // "PID (NAME) STATE ..."
+            tasks.flatten().all(|task| {
+                let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+                stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
+            })
+        });
+    }
+
     /// Its exit status, which must be there within so many seconds; until then it goes on.
     #[track_caller]
     pub(crate) fn wait(&mut self, seconds: u64) -> ExitStatus {

@@ -10,6 +10,7 @@ pub(crate) mod late;
 mod life;
 mod operations;
 mod races;
+pub(crate) mod recovery;
 pub(crate) mod serving;
 pub(crate) mod support;
 
@@ -23,6 +24,7 @@ pub(super) const TABLES: &[&[Test]] = &[
     races::TESTS,
     crash::TESTS,
     honest::TESTS,
+    recovery::TESTS,
     late::TESTS,
     inspect::TESTS,
     hostile::TESTS,

@@ -165,7 +165,7 @@ fn stopped(context: &mut Context) {
         let path = Path::new("/dev/zosbd2").join(name);
         let write = |index: u64| write_in_thread(path.clone(), index * 8192, index, 4096);
         assert_eq!(write(0).join().expect("writer"), Ok(4096));
-        child.signal(Signal::STOP);
+        child.stop();
         let writes: Vec<_> = (0..8).map(write).collect();
         let state = || control().status(name).expect("status").state;
         match policy {
