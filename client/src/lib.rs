@@ -38,10 +38,10 @@ pub use rustix::io::Errno;
 pub use stop::StopToken;
 pub use sys::memory::SparseMemory;
 pub use v2::{
-    Answers, Backend, Batch, Buffer, Builder, Capabilities, Control, DeadlinePolicy, End, Entered, Fetch,
-    Holder, Info, Latency, Listed, MemoryLock, Observer, OperationCounts, Outstanding, Region, Request,
-    RequestState, ServeOptions, Server, ServerId, State, Stats, Status, TakeOver, ThreadModel, UNLIMITED,
-    Zero,
+    Action, Answers, Backend, Batch, Buffer, Builder, Capabilities, Control, DeadlinePolicy, End, Entered,
+    Fault, FaultCounts, FaultPlan, Faulty, Fetch, Holder, Info, Latency, Listed, MemoryLock, Moment,
+    Observer, Operation, OperationCounts, Outstanding, ParseFaultError, Region, Request, RequestState,
+    ServeOptions, Server, ServerId, State, Stats, Status, TakeOver, ThreadModel, UNLIMITED, Zero,
 };
 
 /// What the functions of this crate return.

@@ -179,6 +179,16 @@ impl<'a> Batch<'a> {
         self.push(request, request.0.length.cast_signed(), region.address().expose_provenance(), 0);
     }
 
+    /// Only `done` bytes of the request are; of a read, they are in `data`. The kernel fails it when that is less than
+    /// its length.
+    pub(crate) fn short(&mut self, request: &Request, done: u64, data: Option<&'a [u8]>) {
+        let address = data.filter(|_| done != 0).map_or(0, |data| {
+            self.check(request, data.len());
+            data.as_ptr().expose_provenance()
+        });
+        self.push(request, done.min(request.0.length).cast_signed(), address, 0);
+    }
+
     /// The write is done when its data has been copied to `target`.
     #[inline]
     pub fn write(&mut self, request: &Request, target: &'a mut [u8]) {

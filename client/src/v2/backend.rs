@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What stores the bytes of a device.
 
+use super::FaultPlan;
 use crate::sys::memory::Region;
 use crate::{Errno, SparseMemory};
 
@@ -70,6 +71,12 @@ pub trait Backend: Sync {
     /// them otherwise.
     fn region(&self, offset: u64, length: usize) -> Option<Region<'_>> {
         let _ = (offset, length);
+        None
+    }
+
+    /// What is to go wrong while it is served, for tests: see [`Faulty`](super::Faulty). Asked once, when serving
+    /// begins.
+    fn faults(&self) -> Option<&FaultPlan> {
         None
     }
 }

@@ -80,6 +80,7 @@ struct State {
     arenas: Vec<usize>,
     destroyed: bool,
     asleep: usize,
+    stale: usize,
 }
 
 pub(super) struct Fake {
@@ -89,6 +90,8 @@ pub(super) struct Fake {
     /// What asking for the size gives.
     pub(super) true_size: AtomicU64,
     sleeps: bool,
+    /// Answers may say that less was done.
+    pub(super) short: bool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -115,6 +118,7 @@ impl Fake {
             size: AtomicU64::new(size),
             true_size: AtomicU64::new(size),
             sleeps: false,
+            short: false,
             state: Mutex::new(State { steps: steps.into_iter().collect(), ..State::default() }),
             changed: Condvar::new(),
         }
@@ -168,6 +172,11 @@ impl Fake {
         self.state.lock().expect("state").arenas.clone()
     }
 
+    /// Answers to what was not there.
+    pub(super) fn stale(&self) -> usize {
+        self.state.lock().expect("state").stale
+    }
+
     /// Requests that were fetched and never answered.
     pub(super) fn left(&self) -> usize {
         self.state.lock().expect("state").held.len()
@@ -176,10 +185,11 @@ impl Fake {
 
 impl State {
     /// Looks at up to `most` answers.
-    fn process(&mut self, batch: &mut Batch<'_>, most: usize) -> Entered {
+    fn process(&mut self, batch: &mut Batch<'_>, most: usize, short: bool) -> Entered {
         let mut entered = Entered::default();
         while let Some(commit) = batch.next().filter(|_| entered.processed < most) {
-            let refused = self.commit(&commit, batch).err();
+            let refused = self.commit(&commit, batch, short).err();
+            self.stale += usize::from(refused == Some(Errno::STALE));
             batch.process(refused.map_or(0, |errno| -errno.raw_os_error()));
             entered.processed += 1;
             entered.refused += usize::from(refused.is_some());
@@ -187,7 +197,7 @@ impl State {
         entered
     }
 
-    fn commit(&mut self, commit: &v2::Commit, batch: &mut Batch<'_>) -> Result<(), Errno> {
+    fn commit(&mut self, commit: &v2::Commit, batch: &mut Batch<'_>, short: bool) -> Result<(), Errno> {
         let held = self.held.get_mut(&commit.handle).ok_or(Errno::STALE)?;
         let Spec { op, length, fill, .. } = held.spec;
         assert_eq!((commit.reserved, commit.iovec_count, commit.status), (0, 0, 0));
@@ -206,7 +216,9 @@ impl State {
         }
         assert_eq!(commit.flags, 0);
         let mut data = Vec::new();
-        if commit.result >= 0 {
+        if short && (0..length.cast_signed()).contains(&commit.result) {
+            assert_eq!(commit.address != 0, op == v2::OP_READ && commit.result != 0);
+        } else if commit.result >= 0 {
             assert_eq!(commit.result.cast_unsigned(), length, "nothing is done in part");
             match op {
                 v2::OP_READ => {
@@ -277,10 +289,10 @@ impl Channel for Fake {
         let step = if ready { state.steps.pop_front() } else { None };
         match step {
             Some(Step::Fail(errno)) => return Entered { error: Some(errno), ..Entered::default() },
-            Some(Step::Partial(most)) => return state.process(batch, most),
+            Some(Step::Partial(most)) => return state.process(batch, most, self.short),
             _ => {}
         }
-        let mut entered = state.process(batch, usize::MAX);
+        let mut entered = state.process(batch, usize::MAX, self.short);
         if entered.processed > 0 {
             state.calls.push((entered.processed, fetches));
         }

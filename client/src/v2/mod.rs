@@ -12,6 +12,7 @@ mod builder;
 mod control;
 #[cfg(test)]
 mod fake;
+mod fault;
 mod inspect;
 mod name;
 mod report;
@@ -26,6 +27,7 @@ pub use crate::sys::memory::{Buffer, Region};
 pub use backend::{Backend, Capabilities, ThreadModel, Zero};
 pub use builder::{Builder, UNLIMITED};
 pub use control::{Control, TakeOver};
+pub use fault::{Action, Fault, FaultCounts, FaultPlan, Faulty, Moment, Operation, ParseFaultError};
 pub use inspect::Observer;
 pub use report::{
     DeadlinePolicy, Holder, Info, Latency, Listed, OperationCounts, Outstanding, RequestState, State, Stats,

@@ -5,9 +5,13 @@
 //! own buffers, made before the device is started; serving a request allocates nothing. A stop request makes
 //! the device be destroyed while the threads still serve, so that the kernel can write out what is dirty.
 
+mod inject;
+
+use self::inject::Places;
 use super::request::{Geometry, Wanted, operation_name};
 use super::{
-    Answers, Backend, Batch, Buffer, Entered, Fetch, Region, Request, ServerId, Status, ThreadModel, Zero,
+    Answers, Backend, Batch, Buffer, Entered, FaultPlan, Fetch, Region, Request, ServerId, Status,
+    ThreadModel, Zero,
 };
 use crate::serving::prepare_thread;
 use crate::{BadRequest, Errno, Error, Result, StopToken};
@@ -209,11 +213,13 @@ where
         options,
         stop,
         regions: false,
+        faults: None,
         running: AtomicUsize::new(0),
         taken_over: AtomicBool::new(false),
         first: Mutex::new(None),
     };
     session.regions = session.offers_regions();
+    session.faults = session.fault_plan();
     let size = session.backend_size();
     let session = session;
     let panicked = std::thread::scope(|scope| {
@@ -259,6 +265,8 @@ struct Session<'a, C, B: ?Sized> {
     stop: &'a StopToken,
     /// The kernel copies to and from the backend's memory: no arena for writes.
     regions: bool,
+    /// What is to go wrong.
+    faults: Option<&'a FaultPlan>,
     running: AtomicUsize,
     taken_over: AtomicBool,
     first: Mutex<Option<Error>>,
@@ -277,7 +285,7 @@ impl Drop for CountOut<'_> {
     }
 }
 
-impl<C: Channel, B: Backend + ?Sized> Session<'_, C, B> {
+impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
     fn spawn<'scope>(
         &'scope self,
         scope: &'scope Scope<'scope, '_>,
@@ -422,6 +430,16 @@ impl<C: Channel, B: Backend + ?Sized> Session<'_, C, B> {
         offered.unwrap_or(false)
     }
 
+    /// What the backend wants to go wrong.
+    fn fault_plan(&self) -> Option<&'a FaultPlan> {
+        let backend = self.backend;
+        let plan = self.guard("faults", || backend.faults()).ok().flatten();
+        if let Some(plan) = plan {
+            tracing::warn!(device = self.device(), seed = plan.seed(), "serving with faults");
+        }
+        plan
+    }
+
     /// Size that the backend and the kernel agree about, when the kernel says `size`.
     fn agreed_size(&self, size: u64) -> u64 {
         self.guard("size", || self.backend.size()).map_or(0, |own| own.min(size))
@@ -543,11 +561,17 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
     fn work(mut self, memory: Memory) -> Result<End> {
         let Memory { mut requests, mut answers, mut reads, mut arena } = memory;
         let mut pending = 0;
+        let mut fresh = false;
         loop {
+            if let (true, Some(plan)) = (fresh, self.session.faults) {
+                let mut places = Places { arena: &arena, scratch: &mut reads };
+                pending = self.inject(plan, &mut requests[..pending], &mut places, &mut answers)?;
+            }
             let mut batch = answers.begin(self.session.channel.id());
             let mut room = Room { free: &mut reads };
             let kept = self.round(&mut requests[..pending], &arena, &mut room, &mut batch);
-            let given = if kept == 0 && !self.taken_over {
+            fresh = kept == 0 && !self.taken_over;
+            let given = if fresh {
                 let fetch = Fetch {
                     requests: &mut requests,
                     arena: if self.session.regions { &mut [] } else { &mut arena },

@@ -1,0 +1,532 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Faults that a test wants: which requests they are for, and what goes wrong with these.
+//!
+//! Pure, but for counters. The serve loop asks the plan of its backend once for each request it fetched, and
+//! does what it is told (`serve::inject`); the backend itself knows nothing of it. So the direct copies of
+//! [`Backend::region`] can go wrong too, and answers can be lost or given twice, which no backend could do.
+//!
+//! Which requests a fault hits depends on the seed and on how many matched before, on nothing else: the same
+//! sequence of requests has the same faults.
+
+mod text;
+
+use super::{Backend, Capabilities, Region, Request, Zero};
+use crate::Errno;
+use std::ops::{Bound, RangeBounds};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+pub use text::ParseFaultError;
+use zosbd2_abi::v2;
+
+/// A backend whose requests go wrong as planned, to test what is above it: the program, the file system, the
+/// application.
+///
+/// ```
+/// use zosbd2::{Action, Backend, Errno, Fault, Faulty, Operation, SparseMemory};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let memory = SparseMemory::new(1 << 20)?; // or your own `Backend`
+/// let faulty = Faulty::new(memory, 42)
+///     // The third read of the first block fails ...
+///     .with(Fault::new(Action::Errno(Errno::IO)).on(Operation::Read).range(0..4096).nth(3))
+///     // ... and one write in a hundred is slow; the same in words, as a command line has it.
+///     .with("write:share=0.01:delay=50ms".parse()?);
+/// assert_eq!(faulty.size(), 1 << 20);
+/// # let serve = || -> zosbd2::Result<()> {
+/// zosbd2::Builder::new("faulty").serve(&faulty)?;
+/// println!("{} requests went wrong", faulty.plan().injected());
+/// # Ok(()) };
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Only requests that are served have faults: the functions of [`Backend`] called on it directly do what those
+/// of the backend do. One in another has the plan of the outer one.
+#[derive(Debug)]
+pub struct Faulty<B> {
+    backend: B,
+    plan: FaultPlan,
+}
+
+impl<B: Backend> Faulty<B> {
+    /// Nothing goes wrong yet. The seed decides which requests are hit by a [`Fault::share`].
+    pub fn new(backend: B, seed: u64) -> Self {
+        Self { backend, plan: FaultPlan::new(seed) }
+    }
+
+    /// This goes wrong, too.
+    #[must_use]
+    pub fn with(mut self, fault: Fault) -> Self {
+        self.plan = self.plan.with(fault);
+        self
+    }
+
+    /// What goes wrong, and how often it did.
+    #[must_use]
+    pub fn plan(&self) -> &FaultPlan {
+        &self.plan
+    }
+
+    /// The backend.
+    #[must_use]
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+}
+
+impl<B: Backend> Backend for Faulty<B> {
+    fn size(&self) -> u64 {
+        self.backend.size()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.backend.capabilities()
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Errno> {
+        self.backend.read(offset, buffer)
+    }
+
+    fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno> {
+        self.backend.write(offset, data, fua)
+    }
+
+    fn flush(&self) -> Result<(), Errno> {
+        self.backend.flush()
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> Result<(), Errno> {
+        self.backend.discard(offset, length)
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64, zero: Zero) -> Result<(), Errno> {
+        self.backend.write_zeroes(offset, length, zero)
+    }
+
+    fn secure_erase(&self, offset: u64, length: u64) -> Result<(), Errno> {
+        self.backend.secure_erase(offset, length)
+    }
+
+    fn region(&self, offset: u64, length: usize) -> Option<Region<'_>> {
+        self.backend.region(offset, length)
+    }
+
+    fn faults(&self) -> Option<&FaultPlan> {
+        Some(&self.plan)
+    }
+}
+
+/// An operation that a fault is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Operation {
+    /// [`Backend::read`].
+    Read,
+    /// [`Backend::write`].
+    Write,
+    /// [`Backend::discard`].
+    Discard,
+    /// [`Backend::flush`].
+    Flush,
+    /// [`Backend::write_zeroes`].
+    WriteZeroes,
+    /// [`Backend::secure_erase`].
+    SecureErase,
+}
+
+impl Operation {
+    /// By their numbers.
+    const ALL: [Self; v2::OPERATIONS] =
+        [Self::Read, Self::Write, Self::Discard, Self::Flush, Self::WriteZeroes, Self::SecureErase];
+
+    const fn bit(self) -> u32 {
+        1 << match self {
+            Self::Read => v2::OP_READ,
+            Self::Write => v2::OP_WRITE,
+            Self::Discard => v2::OP_DISCARD,
+            Self::Flush => v2::OP_FLUSH,
+            Self::WriteZeroes => v2::OP_WRITE_ZEROES,
+            Self::SecureErase => v2::OP_SECURE_ERASE,
+        }
+    }
+}
+
+/// Before or after the backend has carried the request out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// The backend never hears of it.
+    Before,
+    /// It is done, and nobody is told.
+    After,
+}
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Action {
+    /// The request is carried out so much later, or as soon as somebody asks to stop; its thread does nothing
+    /// meanwhile, so all that it fetched together is late.
+    Delay(Duration),
+    /// The request is not carried out, and fails. What the block layer has no word for comes as `EIO`.
+    Errno(Errno),
+    /// The first half, in whole logical blocks, is carried out, and the answer says so. The kernel makes `EIO`
+    /// of that for the submitter of whichever operation: a write is torn. A flush, which has no length, is
+    /// never short.
+    Short,
+    /// The request is never answered. It ends by the device's deadline, or with its server.
+    Drop(Moment),
+    /// The request is carried out and answered twice. The kernel refuses the second answer and counts it
+    /// ([`Stats::stale`](super::Stats::stale)).
+    Duplicate,
+    /// The process kills itself (`SIGKILL`) with this request, and all others that it has, unanswered.
+    Die(Moment),
+}
+
+/// Which of the requests that match are hit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum When {
+    Always,
+    Nth(u64),
+    Share(f64),
+}
+
+/// One thing that goes wrong, and the requests that it is for: all, unless it is told otherwise.
+///
+/// In words, it is operations, then what is needed of range, choice and action, with colons between:
+/// `read:0-1M:nth=3:errno=EIO`.
+///
+/// | part | values |
+/// |---|---|
+/// | operations | `any`, or of `read`, `write`, `discard`, `flush`, `write-zeroes`, `secure-erase` those that are meant, with `+` between |
+/// | range | `FROM-TO` or `FROM-`, in bytes, or in units of 1024 with `K`, `M`, `G`, `T`, `P`, `E`; up to, not with, TO |
+/// | choice | `nth=N` or `share=S` |
+/// | action | `delay=TIME` (`s`, `ms`, `us`, `ns`), `errno=NAME` or its number, `short`, `drop`, `drop=after`, `duplicate`, `die`, `die=after` |
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Fault {
+    /// Bits of [`Operation`]; 0: all.
+    operations: u32,
+    /// From the first byte to behind the last; `u64::MAX`: no end.
+    range: Option<(u64, u64)>,
+    when: When,
+    action: Action,
+}
+
+impl Fault {
+    /// This goes wrong with every request.
+    #[must_use]
+    pub const fn new(action: Action) -> Self {
+        Self { operations: 0, range: None, when: When::Always, action }
+    }
+
+    /// Only with requests of this operation, and those of earlier calls.
+    #[must_use]
+    pub const fn on(mut self, operation: Operation) -> Self {
+        self.operations |= operation.bit();
+        self
+    }
+
+    /// Only with requests that have any of these bytes; so with no flush.
+    ///
+    /// # Panics
+    ///
+    /// When the range is empty.
+    #[must_use]
+    pub fn range(mut self, bytes: impl RangeBounds<u64>) -> Self {
+        let from = match bytes.start_bound() {
+            Bound::Included(from) => *from,
+            Bound::Excluded(before) => before.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let to = match bytes.end_bound() {
+            Bound::Included(last) => last.saturating_add(1),
+            Bound::Excluded(to) => *to,
+            Bound::Unbounded => u64::MAX,
+        };
+        assert!(from < to, "a fault for no bytes");
+        self.range = Some((from, to));
+        self
+    }
+
+    /// Only with the nth request that matches, from 1 on.
+    ///
+    /// # Panics
+    ///
+    /// When it is 0.
+    #[must_use]
+    pub fn nth(mut self, number: u64) -> Self {
+        assert!(number != 0, "the first request is number 1");
+        self.when = When::Nth(number);
+        self
+    }
+
+    /// Only with about this share, 0 to 1, of the requests that match. Which of them it is depends on the seed.
+    ///
+    /// # Panics
+    ///
+    /// When it is not in 0 to 1.
+    #[must_use]
+    pub fn share(mut self, share: f64) -> Self {
+        assert!((0.0..=1.0).contains(&share), "a share is from 0 to 1");
+        self.when = When::Share(share);
+        self
+    }
+
+    /// What goes wrong.
+    #[must_use]
+    pub const fn action(&self) -> Action {
+        self.action
+    }
+
+    fn matches(&self, op: u32, offset: u64, length: u64) -> bool {
+        let operation = self.operations == 0 || 1_u32.checked_shl(op).unwrap_or(0) & self.operations != 0;
+        let can = self.action != Action::Short || length != 0;
+        let within = self
+            .range
+            .is_none_or(|(from, to)| length != 0 && offset < to && offset.saturating_add(length) > from);
+        operation && can && within
+    }
+}
+
+/// How often a fault had the chance, and how often it was taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FaultCounts {
+    /// Requests that matched. One that comes again, after its deadline or another server's death, counts again.
+    pub matched: u64,
+    /// Requests that this went wrong with.
+    pub injected: u64,
+}
+
+#[derive(Debug)]
+struct Planned {
+    fault: Fault,
+    matched: AtomicU64,
+    injected: AtomicU64,
+}
+
+/// What goes wrong with the requests of a backend: see [`Faulty`] and [`Backend::faults`].
+///
+/// Each fault counts the requests that it is for, whatever the others do. When several hit a request their
+/// delays are added up, and of the rest the first one happens.
+#[derive(Debug)]
+pub struct FaultPlan {
+    seed: u64,
+    armed: AtomicBool,
+    faults: Vec<Planned>,
+}
+
+/// What goes wrong with one request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Verdict {
+    pub(super) delay: Duration,
+    /// Not a delay.
+    pub(super) action: Option<Action>,
+}
+
+impl FaultPlan {
+    /// Nothing goes wrong yet; armed.
+    #[must_use]
+    pub const fn new(seed: u64) -> Self {
+        Self { seed, armed: AtomicBool::new(true), faults: Vec::new() }
+    }
+
+    /// This goes wrong, too.
+    #[must_use]
+    pub fn with(mut self, fault: Fault) -> Self {
+        self.faults.push(Planned { fault, matched: AtomicU64::new(0), injected: AtomicU64::new(0) });
+        self
+    }
+
+    /// As it was given.
+    #[must_use]
+    pub const fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// While it is not armed nothing goes wrong and nothing is counted: for the time in which a test makes a
+    /// file system, or looks at what is left of it.
+    pub fn arm(&self, armed: bool) {
+        self.armed.store(armed, Ordering::Release);
+    }
+
+    /// The faults in their order, and how often each happened.
+    pub fn counts(&self) -> impl Iterator<Item = (&Fault, FaultCounts)> {
+        self.faults.iter().map(|planned| {
+            let [matched, injected] =
+                [&planned.matched, &planned.injected].map(|count| count.load(Ordering::Relaxed));
+            (&planned.fault, FaultCounts { matched, injected })
+        })
+    }
+
+    /// How often anything happened. A request counts once for each fault that it had.
+    #[must_use]
+    pub fn injected(&self) -> u64 {
+        self.counts().map(|(_, counts)| counts.injected).sum()
+    }
+
+    /// What goes wrong with this request. To be asked once.
+    pub(super) fn judge(&self, request: &Request) -> Verdict {
+        let mut verdict = Verdict::default();
+        if !self.armed.load(Ordering::Acquire) {
+            return verdict;
+        }
+        let (op, offset, length) = (request.op(), request.offset(), request.length());
+        for (index, planned) in (0..).zip(&self.faults) {
+            if !planned.fault.matches(op, offset, length) {
+                continue;
+            }
+            let number = planned.matched.fetch_add(1, Ordering::Relaxed) + 1;
+            let hit = match planned.fault.when {
+                When::Always => true,
+                When::Nth(nth) => number == nth,
+                When::Share(share) => draw(self.seed, index, number) < share,
+            };
+            match planned.fault.action {
+                _ if !hit => continue,
+                Action::Delay(time) => verdict.delay = verdict.delay.saturating_add(time),
+                action if verdict.action.is_none() => verdict.action = Some(action),
+                // Another one was first.
+                _ => continue,
+            }
+            planned.injected.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(fault = %planned.fault, number, op, offset, length, "fault injected");
+        }
+        verdict
+    }
+}
+
+/// A number from 0 to below 1 that depends on all three.
+fn draw(seed: u64, fault: u64, number: u64) -> f64 {
+    let [seed, fault] = [seed, fault].map(|word| scramble(word.wrapping_add(0x9e37_79b9_7f4a_7c15)));
+    let word = scramble(seed ^ fault.rotate_left(32) ^ scramble(number));
+    #[expect(clippy::cast_precision_loss, reason = "it has 53 bits")]
+    let (part, whole) = ((word >> 11) as f64, (1_u64 << 53) as f64);
+    part / whole
+}
+
+/// The mixing function of splitmix64.
+const fn scramble(mut word: u64) -> u64 {
+    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ServerId;
+
+    fn request(op: u32, offset: u64, length: u64) -> Request {
+        let raw = v2::Request { op, offset, length, ..v2::Request::default() };
+        Request::forge(raw, ServerId::next())
+    }
+
+    /// The numbers, from 1 on, of those among `count` reads of the first block that are hit.
+    fn hit(plan: &FaultPlan, count: u64) -> Vec<u64> {
+        let read = request(v2::OP_READ, 0, 512);
+        (1..=count).filter(|_| plan.judge(&read).action.is_some()).collect()
+    }
+
+    #[test]
+    fn operation_and_range_choose_requests() {
+        let write = Fault::new(Action::Duplicate).on(Operation::Write);
+        let both = write.on(Operation::Discard).range(4096..8192);
+        let any = Fault::new(Action::Short);
+        for (fault, op, offset, length, matches) in [
+            (write, v2::OP_WRITE, 0, 512, true),
+            (write, v2::OP_READ, 0, 512, false),
+            (write, 99, 0, 512, false),
+            (both, v2::OP_DISCARD, 0, 4096, false),
+            (both, v2::OP_DISCARD, 0, 4608, true),
+            (both, v2::OP_WRITE, 7680, 512, true),
+            (both, v2::OP_WRITE, 8192, 512, false),
+            (both, v2::OP_WRITE_ZEROES, 4096, 512, false),
+            (any, v2::OP_SECURE_ERASE, 0, 512, true),
+            (any, v2::OP_FLUSH, 0, 0, false),
+            (Fault::new(Action::Duplicate), v2::OP_FLUSH, 0, 0, true),
+            (Fault::new(Action::Duplicate).range(..), v2::OP_FLUSH, 0, 0, false),
+            (Fault::new(Action::Duplicate).range(512..), v2::OP_READ, u64::MAX - 511, 512, true),
+            (Fault::new(Action::Duplicate).range(..=512), v2::OP_READ, 512, 512, true),
+        ] {
+            let is = FaultPlan::new(1).with(fault).judge(&request(op, offset, length)).action.is_some();
+            assert_eq!(is, matches, "{fault} on operation {op}, {length} bytes at {offset}");
+        }
+    }
+
+    #[test]
+    fn every_operation_has_the_bit_of_its_number() {
+        for (number, operation) in Operation::ALL.into_iter().enumerate() {
+            assert_eq!(operation.bit(), 1 << number, "{operation:?}");
+        }
+    }
+
+    #[test]
+    fn the_nth_that_matches_is_hit_once() {
+        let plan = FaultPlan::new(7).with(Fault::new(Action::Duplicate).on(Operation::Read).nth(3));
+        assert_eq!(plan.judge(&request(v2::OP_WRITE, 0, 512)), Verdict::default(), "it does not match");
+        assert_eq!(hit(&plan, 10), [3]);
+        let counts: Vec<_> = plan.counts().map(|(_, counts)| counts).collect();
+        assert_eq!(counts, [FaultCounts { matched: 10, injected: 1 }]);
+    }
+
+    #[test]
+    fn a_share_is_the_seeds() {
+        let plan = |seed| FaultPlan::new(seed).with(Fault::new(Action::Duplicate).share(0.1));
+        let hits = hit(&plan(1), 10_000);
+        assert_eq!(hits, hit(&plan(1), 10_000), "the same seed");
+        assert_ne!(hits, hit(&plan(2), 10_000), "another seed");
+        assert!((900..1100).contains(&hits.len()), "{} of 10000", hits.len());
+        let fault = |share| FaultPlan::new(1).with(Fault::new(Action::Duplicate).share(share));
+        assert_eq!(hit(&fault(0.0), 1000), []);
+        assert_eq!(hit(&fault(1.0), 1000).len(), 1000);
+    }
+
+    #[test]
+    fn faults_draw_apart() {
+        let share = |action| Fault::new(action).share(0.5);
+        let plan = FaultPlan::new(3)
+            .with(share(Action::Delay(Duration::from_millis(1))))
+            .with(share(Action::Duplicate));
+        let read = request(v2::OP_READ, 0, 512);
+        let verdicts: Vec<_> = (0..1000).map(|_| plan.judge(&read)).collect();
+        let both = |late, wrong| {
+            let is =
+                |verdict: &&Verdict| verdict.delay.is_zero() != late && verdict.action.is_some() == wrong;
+            verdicts.iter().filter(is).count()
+        };
+        for (late, wrong) in [(false, false), (false, true), (true, false), (true, true)] {
+            assert!((200..300).contains(&both(late, wrong)), "{late} {wrong}: {}", both(late, wrong));
+        }
+    }
+
+    #[test]
+    fn delays_add_up_and_the_first_of_the_rest_happens() {
+        let time = Duration::from_millis(20);
+        let plan = FaultPlan::new(1)
+            .with(Fault::new(Action::Delay(time)))
+            .with(Fault::new(Action::Errno(Errno::NOSPC)).nth(2))
+            .with(Fault::new(Action::Drop(Moment::After)))
+            .with(Fault::new(Action::Delay(time)).nth(1));
+        let read = request(v2::OP_READ, 0, 512);
+        let first = plan.judge(&read);
+        assert_eq!(first, Verdict { delay: 2 * time, action: Some(Action::Drop(Moment::After)) });
+        assert_eq!(plan.judge(&read), Verdict { delay: time, action: Some(Action::Errno(Errno::NOSPC)) });
+        let injected: Vec<_> = plan.counts().map(|(_, counts)| counts.injected).collect();
+        assert_eq!(injected, [2, 1, 1, 1], "the drop had to give way once");
+        assert_eq!(plan.injected(), 5);
+    }
+
+    #[test]
+    fn nothing_happens_while_it_is_not_armed() {
+        let plan = FaultPlan::new(1).with(Fault::new(Action::Duplicate).nth(2));
+        plan.arm(false);
+        assert_eq!(hit(&plan, 5), []);
+        plan.arm(true);
+        assert_eq!(hit(&plan, 5), [2]);
+    }
+
+    #[test]
+    #[should_panic(expected = "a fault for no bytes")]
+    fn an_empty_range_is_refused() {
+        let _ = Fault::new(Action::Short).range(5..5);
+    }
+}
