@@ -82,6 +82,7 @@ fn main() -> ExitCode {
         ["--serve-mortal", arguments @ ..] => role("serve", tests::v2::crash::server::role(arguments)),
         ["--serve-next", arguments @ ..] => role("serve", tests::v2::recovery::role(arguments)),
         ["--serve-late", arguments @ ..] => role("serve", tests::v2::late::role(arguments)),
+        ["--serve-faulty", arguments @ ..] => role("serve", tests::v2::faulty::role(arguments)),
         ["--destroy-v2", name] => role("destroy", tests::v2::support::destroy_role(name)),
         ["--demo", module, trees @ ..] => {
             tests::demo::native(module, trees);

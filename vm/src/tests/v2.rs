@@ -3,6 +3,7 @@
 
 pub(crate) mod crash;
 mod data;
+pub(crate) mod faulty;
 mod honest;
 mod hostile;
 mod inspect;
@@ -27,5 +28,6 @@ pub(super) const TABLES: &[&[Test]] = &[
     recovery::TESTS,
     late::TESTS,
     inspect::TESTS,
+    faulty::TESTS,
     hostile::TESTS,
 ];
