@@ -51,3 +51,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// Compiles the example of the text on backends.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/backends.md")]
+struct Backends;

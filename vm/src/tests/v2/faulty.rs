@@ -350,7 +350,8 @@ fn conforming(context: &mut Context) {
     let texts = [
         "any:share=0.1:duplicate",
         "any:share=0.05:delay=2ms",
-        "any:share=0.003:drop",
+        "any:nth=100:drop",
+        "any:nth=1000:drop",
         "any:nth=9:drop=after",
     ];
     let seed = context.random("faulty").next();
