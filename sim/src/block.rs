@@ -1,0 +1,628 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The fake block layer: tags, the flush machinery, the timer; and the submitters above it.
+//!
+//! As blk-mq does it: a request has a tag until it ends, and its successor has it only when the timer has let go of
+//! it. At most one flush of a queue is under way, with the tag of one of those who wait for it; who comes meanwhile
+//! waits for the next. A write that must be durable is followed by a flush if the device cannot do it by itself.
+
+use crate::settings::{BLOCK, Defect};
+use crate::world::World;
+use zosbd2_engine::Errno;
+use zosbd2_engine::queue::{End, Overdue, Wake};
+use zosbd2_engine::request::{FUA, Op, Request, State};
+
+/// Where an I/O is in the flush machinery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// It waits for a flush before its data.
+    Before,
+    Data,
+    /// It waits for a flush after its data.
+    After,
+}
+
+/// What a submitter asked for.
+#[derive(Clone, Debug)]
+struct Io {
+    submitter: usize,
+    queue: usize,
+    tag: u16,
+    op: Op,
+    first: usize,
+    blocks: usize,
+    fua: bool,
+    stage: Stage,
+    began: u64,
+    /// Of a read: what it brought. Of a write: its values.
+    data: Vec<u64>,
+    /// Of a read or a flush.
+    floors: Vec<u64>,
+}
+
+/// Whose request the driver has.
+#[derive(Clone, Debug)]
+enum Whose {
+    Io(usize),
+    /// Of the queue's flush machinery.
+    Flush,
+}
+
+/// A request that the driver has.
+#[derive(Clone, Debug)]
+pub(crate) struct Started {
+    /// Of this one request, to tell it from others with the tag.
+    pub(crate) id: u64,
+    whose: Whose,
+    /// What the driver was asked for.
+    pub(crate) request: Request,
+    /// Its pages.
+    pub(crate) data: Vec<u64>,
+    /// Whoever copies holds on to them.
+    pub(crate) copying: u32,
+    /// The answer is accepted, and its data is lost.
+    pub(crate) lost: bool,
+    deadline_ns: u64,
+    timed_out: bool,
+    ended: bool,
+}
+
+/// A hardware queue.
+#[derive(Debug, Default)]
+struct HwQueue {
+    tags: Vec<Option<usize>>,
+    started: Vec<Option<Started>>,
+    flush_pending: Vec<usize>,
+    flush_running: Vec<usize>,
+    /// I/Os that go on after a flush.
+    again: Vec<usize>,
+    /// Those in the middle of a plugged list, who have not announced it.
+    plugged: u32,
+}
+
+#[derive(Clone, Debug)]
+enum Doing {
+    Thinking,
+    /// Submits these, of this queue; the last one was refused.
+    Submitting(usize, Vec<usize>, bool),
+    Waiting,
+}
+
+#[derive(Clone, Debug)]
+struct Submitter {
+    doing: Doing,
+    /// I/Os that have not ended.
+    left: usize,
+    /// Queues whose pollers are to be told.
+    tell: bool,
+}
+
+/// The timer of a device: it holds on to one request at a time.
+#[derive(Debug, Default)]
+struct Timer {
+    holds: Option<(usize, u16)>,
+    /// What happened; then it lets go.
+    handled: bool,
+    end: Option<End>,
+    tell: bool,
+}
+
+/// The block layer of one device.
+#[derive(Debug)]
+pub(crate) struct Block {
+    queues: Vec<HwQueue>,
+    ios: Vec<Option<Io>>,
+    submitters: Vec<Submitter>,
+    timer: Timer,
+    next_id: u64,
+    /// Nothing new is submitted.
+    pub(crate) frozen: bool,
+    /// The disk is dead: nothing new ever.
+    pub(crate) dead: bool,
+    /// I/Os that ended.
+    pub(crate) finished: u64,
+    /// Those of them that failed.
+    pub(crate) failed: u64,
+}
+
+/// Who of the block layer can go on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Part {
+    /// A submitter.
+    Submitter(usize),
+    /// The flush machinery of a queue.
+    Flush(usize),
+    /// The timer.
+    Timer,
+}
+
+impl Block {
+    /// Of a device with so many queues of so many tags.
+    #[must_use]
+    pub(crate) fn new(queues: usize, depth: u16, submitters: usize) -> Self {
+        let depth = usize::from(depth);
+        let queue =
+            || HwQueue { tags: vec![None; depth], started: vec![None; depth], ..HwQueue::default() };
+        let submitter = Submitter { doing: Doing::Thinking, left: 0, tell: false };
+        Self {
+            queues: (0..queues).map(|_| queue()).collect(),
+            ios: Vec::new(),
+            submitters: vec![submitter; submitters],
+            timer: Timer::default(),
+            next_id: 1,
+            frozen: false,
+            dead: false,
+            finished: 0,
+            failed: 0,
+        }
+    }
+
+    /// The request that the driver has under this tag.
+    pub(crate) fn started(&mut self, queue: usize, tag: u16) -> Option<&mut Started> {
+        self.queues[queue].started[usize::from(tag)].as_mut().filter(|started| !started.ended)
+    }
+
+    /// Whether somebody is about to announce what is queued.
+    #[must_use]
+    pub(crate) fn plugged(&self, queue: usize) -> bool {
+        self.queues[queue].plugged > 0
+    }
+
+    /// I/Os that have not ended.
+    #[must_use]
+    pub(crate) fn outstanding(&self) -> usize {
+        self.ios.iter().flatten().count()
+    }
+
+    /// Whether no request is with the driver, and none can come from what is under way.
+    #[must_use]
+    pub(crate) fn quiet(&self) -> bool {
+        self.outstanding() == 0
+            && self.timer.holds.is_none()
+            && self.submitters.iter().all(|submitter| matches!(submitter.doing, Doing::Thinking))
+    }
+
+    /// Adds those who can go on.
+    pub(crate) fn ready(&self, now_ns: u64, started: bool, parts: &mut Vec<Part>) {
+        for (number, submitter) in self.submitters.iter().enumerate() {
+            let ready = match submitter.doing {
+                Doing::Thinking => submitter.tell || started && !self.frozen && !self.dead,
+                Doing::Submitting(..) => true,
+                Doing::Waiting => submitter.tell || submitter.left == 0,
+            };
+            if ready {
+                parts.push(Part::Submitter(number));
+            }
+        }
+        for (number, queue) in self.queues.iter().enumerate() {
+            let kick = !queue.flush_pending.is_empty() && queue.flush_running.is_empty();
+            if kick || !queue.again.is_empty() {
+                parts.push(Part::Flush(number));
+            }
+        }
+        if self.timer.holds.is_some() || self.next_deadline_ns() <= now_ns {
+            parts.push(Part::Timer);
+        }
+    }
+
+    /// When the timer has something to do next.
+    #[must_use]
+    pub(crate) fn next_deadline_ns(&self) -> u64 {
+        let started = self.queues.iter().flat_map(|queue| queue.started.iter().flatten());
+        let waiting = started.filter(|started| !started.timed_out && !started.ended);
+        waiting.map(|started| started.deadline_ns).min().unwrap_or(u64::MAX)
+    }
+
+    fn free_tag(&self, queue: usize) -> Option<u16> {
+        let held = |tag: u16| self.timer.holds == Some((queue, tag));
+        (0_u16..).zip(&self.queues[queue].tags).find(|(tag, io)| io.is_none() && !held(*tag)).map(|(tag, _)| tag)
+    }
+}
+
+impl World {
+    /// Whoever it is goes one step on.
+    pub(crate) fn step_block(&mut self, part: Part) {
+        match part {
+            Part::Submitter(number) => self.step_submitter(number),
+            Part::Flush(queue) => self.step_flush(queue),
+            Part::Timer => self.step_timer(),
+        }
+    }
+
+    fn step_submitter(&mut self, number: usize) {
+        if std::mem::take(&mut self.block.submitters[number].tell) {
+            self.wake_pollers();
+            return;
+        }
+        let doing = std::mem::replace(&mut self.block.submitters[number].doing, Doing::Waiting);
+        let doing = match doing {
+            Doing::Thinking => self.think(number),
+            Doing::Submitting(queue, ios, false) if !ios.is_empty() => self.submit_next(number, queue, ios),
+            Doing::Submitting(queue, _, _) => {
+                // The last one was refused, or went elsewhere.
+                self.announce(queue);
+                self.block.queues[queue].plugged -= 1;
+                self.block.submitters[number].tell = true;
+                Doing::Waiting
+            }
+            Doing::Waiting => Doing::Thinking,
+        };
+        self.block.submitters[number].doing = doing;
+    }
+
+    /// Chooses what to do next, and gets tags for it.
+    fn think(&mut self, number: usize) -> Doing {
+        let queue = self.random.index(self.settings.queues);
+        let mut ios = Vec::new();
+        for _ in 0..=self.random.index(self.settings.batch) {
+            let Some(tag) = self.block.free_tag(queue) else { break };
+            let io = self.choose(number, queue, tag);
+            let at = self.block.ios.iter().position(Option::is_none).unwrap_or(self.block.ios.len());
+            if at == self.block.ios.len() {
+                self.block.ios.push(None);
+            }
+            self.say(|| format!("submitter {number}: {io:?}"));
+            self.block.queues[queue].tags[usize::from(tag)] = Some(at);
+            self.block.submitters[number].left += 1;
+            let machinery = io.stage != Stage::Data;
+            self.block.ios[at] = Some(io);
+            if machinery {
+                self.block.queues[queue].flush_pending.push(at);
+            } else {
+                ios.push(at);
+            }
+        }
+        if ios.is_empty() {
+            return if self.block.submitters[number].left > 0 { Doing::Waiting } else { Doing::Thinking };
+        }
+        self.block.queues[queue].plugged += 1;
+        Doing::Submitting(queue, ios, false)
+    }
+
+    fn choose(&mut self, submitter: usize, queue: usize, tag: u16) -> Io {
+        let volatile = self.settings.volatile;
+        let op = match self.random.below(20) {
+            0..8 => Op::Write,
+            8..14 => Op::Read,
+            14 => Op::Discard,
+            15 if self.settings.version == 2 => Op::WriteZeroes,
+            16 if self.settings.version == 2 => Op::SecureErase,
+            17..20 if volatile => Op::Flush,
+            _ => Op::Write,
+        };
+        let flush = op == Op::Flush;
+        let fua = op == Op::Write && volatile && self.random.one_in(5);
+        let before = flush || op == Op::Write && volatile && self.random.one_in(10);
+        let blocks = if flush { 0 } else { 1 + self.random.index(self.settings.blocks.min(4)) };
+        let first = if flush { 0 } else { self.random.index(self.settings.blocks - blocks + 1) };
+        let now = self.steps;
+        let data = match op {
+            Op::Write => (first..first + blocks).map(|block| self.account.write_begins(block, now)).collect(),
+            Op::Read => vec![0; blocks],
+            _ => Vec::new(),
+        };
+        if matches!(op, Op::Discard | Op::WriteZeroes | Op::SecureErase) {
+            (first..first + blocks).for_each(|block| self.account.zero_begins(block));
+        }
+        let floors = if op == Op::Read || before { self.account.floors() } else { Vec::new() };
+        let stage = if before { Stage::Before } else { Stage::Data };
+        Io { submitter, queue, tag, op, first, blocks, fua, stage, began: now, data, floors }
+    }
+
+    fn submit_next(&mut self, number: usize, queue: usize, mut ios: Vec<usize>) -> Doing {
+        let io = ios.remove(0);
+        // Most plugs end with their last request, some with an announcement.
+        let last = ios.is_empty() && !self.random.one_in(4);
+        let taken = self.submit_io(io, last);
+        if !ios.is_empty() {
+            return Doing::Submitting(queue, ios, false);
+        }
+        if last && taken {
+            self.block.queues[queue].plugged -= 1;
+            self.block.submitters[number].tell = true;
+            return Doing::Waiting;
+        }
+        Doing::Submitting(queue, ios, true)
+    }
+
+    /// Gives an I/O's data request to the driver. Returns whether it took it.
+    fn submit_io(&mut self, at: usize, last: bool) -> bool {
+        let Some(io) = &self.block.ios[at] else { return false };
+        let (queue, tag) = (io.queue, io.tag);
+        let flags = if io.fua && self.settings.fua { FUA } else { 0 };
+        let bytes = |blocks: usize| u64::try_from(blocks).unwrap_or(0) * u64::from(BLOCK);
+        let length = u32::try_from(bytes(io.blocks)).unwrap_or(0);
+        let request = Request { op: io.op, flags, offset: bytes(io.first), length };
+        let data = if io.op == Op::Write { io.data.clone() } else { vec![u64::MAX; io.blocks] };
+        let taken = self.submit(queue, tag, Whose::Io(at), request, data, last);
+        if !taken {
+            self.finish_io(at, Err(Errno::EIO));
+        }
+        taken
+    }
+
+    /// The driver's queue_rq.
+    fn submit(
+        &mut self,
+        queue: usize,
+        tag: u16,
+        whose: Whose,
+        request: Request,
+        data: Vec<u64>,
+        last: bool,
+    ) -> bool {
+        let id = self.block.next_id;
+        self.block.next_id += 1;
+        let deadline_ns = self.now_ns + self.timeout_ns();
+        let started = Started {
+            id,
+            whose,
+            request,
+            data,
+            copying: 0,
+            lost: false,
+            deadline_ns,
+            timed_out: false,
+            ended: false,
+        };
+        let place = &mut self.block.queues[queue].started[usize::from(tag)];
+        if place.is_some() {
+            self.violation(format!("tag {tag} of queue {queue} is started twice"));
+            return false;
+        }
+        *place = Some(started);
+        if request.offset + u64::from(request.length) > self.device.size_bytes {
+            self.block.queues[queue].started[usize::from(tag)] = None;
+            return false;
+        }
+        let now_ns = self.now_ns;
+        match self.queue(queue).submit(tag, request, now_ns, last) {
+            Ok(wake) => {
+                self.device.queues[queue].fifo.push_back(tag);
+                self.say(|| format!("queue {queue}: tag {tag} is queued, last {last}"));
+                self.wake(queue, wake);
+                true
+            }
+            Err(_) => {
+                self.block.queues[queue].started[usize::from(tag)] = None;
+                false
+            }
+        }
+    }
+
+    fn step_flush(&mut self, queue: usize) {
+        if let Some(io) = self.block.queues[queue].again.pop() {
+            self.submit_io(io, true);
+            self.wake_pollers();
+            return;
+        }
+        let hw = &mut self.block.queues[queue];
+        hw.flush_running = std::mem::take(&mut hw.flush_pending);
+        let Some(io) = hw.flush_running.first().and_then(|io| self.block.ios[*io].as_ref()) else { return };
+        let tag = io.tag;
+        let request = Request { op: Op::Flush, ..Request::default() };
+        if !self.submit(queue, tag, Whose::Flush, request, Vec::new(), true) {
+            self.flush_ends(queue, Err(Errno::EIO));
+        }
+        self.wake_pollers();
+    }
+
+    /// A flush of the machinery is over, for all who wait for it.
+    fn flush_ends(&mut self, queue: usize, result: Result<(), Errno>) {
+        for at in std::mem::take(&mut self.block.queues[queue].flush_running) {
+            let Some(io) = &mut self.block.ios[at] else { continue };
+            match io.stage {
+                Stage::Before if result.is_ok() => {
+                    let floors = std::mem::take(&mut io.floors);
+                    let is_flush = io.op == Op::Flush;
+                    io.stage = Stage::Data;
+                    if let Err(error) = self.account.flushed(&floors) {
+                        self.violation(error);
+                    }
+                    if is_flush {
+                        self.finish_io(at, Ok(()));
+                    } else {
+                        self.block.queues[queue].again.push(at);
+                    }
+                }
+                _ => self.finish_io(at, result),
+            }
+        }
+    }
+
+    /// The driver ends the request of a tag.
+    pub(crate) fn end(&mut self, queue: usize, End { tag, result }: End) {
+        if self.planted(Defect::ForgetsEnd) {
+            return;
+        }
+        self.end_once(queue, tag, result);
+        if self.planted(Defect::EndsTwice) {
+            self.end_once(queue, tag, result);
+        }
+    }
+
+    fn end_once(&mut self, queue: usize, tag: u16, result: Result<(), Errno>) {
+        self.say(|| format!("queue {queue}: tag {tag} ends: {result:?}"));
+        let Some(started) = self.block.started(queue, tag) else {
+            self.violation(format!("tag {tag} of queue {queue} ends, which is not started"));
+            return;
+        };
+        if started.copying > 0 {
+            self.violation(format!("tag {tag} of queue {queue} ends while it is copied"));
+            return;
+        }
+        started.ended = true;
+        let Started { whose, data, lost, .. } = started.clone();
+        let held = self.block.timer.holds == Some((queue, tag));
+        if !held {
+            self.block.queues[queue].started[usize::from(tag)] = None;
+        }
+        let Whose::Io(at) = whose else {
+            self.flush_ends(queue, result);
+            return;
+        };
+        let Some(io) = &mut self.block.ios[at] else { return };
+        if io.op == Op::Read {
+            io.data = data;
+        }
+        if result.is_ok() && io.fua && !self.settings.fua {
+            io.stage = Stage::After;
+            self.block.queues[queue].flush_pending.push(at);
+            // It counts as answered for those who may see it.
+            if lost {
+                self.lose_io(at);
+            }
+            return;
+        }
+        let lost = lost && result.is_ok();
+        let kept = if lost { self.block.ios[at].clone() } else { None };
+        self.finish_io(at, result);
+        if let Some(io) = kept {
+            self.lose_values(io.first, &io.data);
+        }
+    }
+
+    fn lose_io(&mut self, at: usize) {
+        if let Some(io) = self.block.ios[at].clone() {
+            self.lose_values(io.first, &io.data);
+        }
+    }
+
+    /// These values were answered, and are nowhere.
+    fn lose_values(&mut self, first: usize, values: &[u64]) {
+        for (block, value) in (first..).zip(values) {
+            let shows = self.visible(block);
+            self.account.lose(block, *value, shows, self.steps);
+        }
+    }
+
+    /// An I/O is over.
+    fn finish_io(&mut self, at: usize, result: Result<(), Errno>) {
+        let Some(io) = self.block.ios[at].take() else {
+            self.violation(format!("I/O {at} ends twice"));
+            return;
+        };
+        self.block.queues[io.queue].tags[usize::from(io.tag)] = None;
+        self.block.submitters[io.submitter].left -= 1;
+        self.block.finished += 1;
+        self.block.failed += u64::from(result.is_err());
+        self.say(|| format!("submitter {}: {:?} of step {} is over: {result:?}", io.submitter, io.op, io.began));
+        if result.is_err() {
+            return;
+        }
+        let now = self.steps;
+        match io.op {
+            Op::Read => {
+                if let Err(error) = self.account.check_read(io.first, &io.data, &io.floors) {
+                    self.violation(format!("a read of step {}: {error}", io.began));
+                }
+            }
+            Op::Write => io.data.iter().for_each(|value| self.account.write_ends(*value, now, io.fua)),
+            Op::Discard => {
+                (io.first..io.first + io.blocks).for_each(|block| self.account.zero_ends(block, None, now));
+            }
+            Op::WriteZeroes | Op::SecureErase => {
+                let blocks = io.first..io.first + io.blocks;
+                blocks.for_each(|block| self.account.zero_ends(block, Some(io.began), now));
+            }
+            Op::Flush => {}
+        }
+        // What is promised to be durable is checked when it is promised.
+        if io.fua || io.op == Op::Flush {
+            self.check_disk();
+        }
+    }
+
+    fn timeout_ns(&self) -> u64 {
+        // blk-mq's own, where the device has none.
+        let ms = if self.settings.deadline_ms == 0 { 30_000 } else { self.settings.deadline_ms };
+        u64::from(ms) * 1_000_000
+    }
+
+    fn step_timer(&mut self) {
+        if std::mem::take(&mut self.block.timer.tell) {
+            self.wake_pollers();
+            return;
+        }
+        let Some((queue, tag)) = self.block.timer.holds else {
+            self.take_late();
+            return;
+        };
+        if let Some(end) = self.block.timer.end.take() {
+            self.end(queue, end);
+            return;
+        }
+        if self.block.timer.handled {
+            self.block.timer.holds = None;
+            self.block.timer.handled = false;
+            let place = &mut self.block.queues[queue].started[usize::from(tag)];
+            if place.as_ref().is_some_and(|started| started.ended) {
+                *place = None;
+            }
+            return;
+        }
+        self.block.timer.handled = true;
+        let over = self.expire(queue, tag);
+        let deadline_ns = self.now_ns + self.timeout_ns();
+        if let Some(started) = self.block.started(queue, tag).filter(|_| !over) {
+            started.timed_out = false;
+            started.deadline_ns = deadline_ns;
+        }
+    }
+
+    /// Holds on to a request that is late.
+    fn take_late(&mut self) {
+        for (number, queue) in self.block.queues.iter_mut().enumerate() {
+            for (tag, started) in (0_u16..).zip(queue.started.iter_mut()) {
+                let Some(started) = started else { continue };
+                if !started.timed_out && !started.ended && started.deadline_ns <= self.now_ns {
+                    started.timed_out = true;
+                    self.block.timer.holds = Some((number, tag));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// As `expire` of the glue.
+    fn expire(&mut self, queue: usize, tag: u16) -> bool {
+        if self.settings.deadline_ms == 0 {
+            return false;
+        }
+        let policy = self.settings.policy;
+        let overdue = self.queue(queue).expire(tag, policy);
+        self.say(|| format!("queue {queue}: tag {tag} is late: {overdue:?}"));
+        match overdue {
+            Overdue::Over | Overdue::Doomed => return true,
+            Overdue::End(end) => {
+                self.device.queues[queue].fifo.retain(|queued| *queued != tag);
+                self.block.timer.end = Some(end);
+                return true;
+            }
+            Overdue::Requeued(wake) => {
+                self.device.queues[queue].fifo.push_front(tag);
+                self.wake(queue, wake);
+                self.block.timer.tell = true;
+            }
+            Overdue::ServerDead(epoch) => self.bury(epoch),
+            Overdue::Waits => {}
+        }
+        false
+    }
+
+    fn announce(&mut self, queue: usize) {
+        let wake = self.queue(queue).announce();
+        self.wake(queue, wake);
+    }
+
+    /// Whether the request of a tag is QUEUED again, after it was with a server.
+    pub(crate) fn is_queued(&self, queue: usize, tag: u16) -> bool {
+        self.device.queues[queue].slots[usize::from(tag)].state() == State::Queued
+    }
+
+    /// Carries out a wake-up.
+    pub(crate) fn wake(&mut self, queue: usize, wake: Wake) {
+        if wake == Wake::One && !self.planted(Defect::ForgetsWake) {
+            self.wake_one(queue);
+        }
+    }
+}

@@ -1,0 +1,535 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The device as the kernel's glue keeps it: the engine's state, the servers that sleep, and all that is done with the
+//! device's lock held, one queue's lock at a time.
+//!
+//! The order of calls is that of `kernel/glue/src/v2/server.rs`, `entry.rs` and `block.rs`, and of the teardown in
+//! `kernel/shim/disk.c`. Between two critical sections anything else may happen.
+
+use crate::settings::{Defect, Settings};
+use crate::world::World;
+use std::collections::VecDeque;
+use zosbd2_engine::cache::Cache;
+use zosbd2_engine::device::{Change, DRAIN_STALL_MS, DRAIN_TICK_MS, DRAIN_TOTAL_MS, Life, Phase, Terms};
+use zosbd2_engine::latency::Latencies;
+use zosbd2_engine::queue::{End, Moment, Queue, QueueState, Surroundings};
+use zosbd2_engine::request::Slot;
+
+/// A queue.
+#[derive(Debug)]
+pub(crate) struct QueueBlock {
+    pub(crate) state: QueueState,
+    pub(crate) slots: Vec<Slot>,
+    latencies: Latencies,
+    /// Threads that sleep, the last one last.
+    pub(crate) waiters: Vec<usize>,
+    /// Tags that are QUEUED, as they must be fetched.
+    pub(crate) fifo: VecDeque<u16>,
+    /// When the tag's request was fetched, in steps.
+    pub(crate) fetched: Vec<u64>,
+    /// When a write was answered last that may be in a cache only.
+    pub(crate) written: u64,
+    /// Servers from this one on share a cache.
+    pub(crate) cache_from: u32,
+}
+
+/// The device.
+#[derive(Debug)]
+pub(crate) struct Device {
+    pub(crate) queues: Vec<QueueBlock>,
+    pub(crate) life: Life,
+    cache: Option<Cache>,
+    pub(crate) size_bytes: u64,
+    /// Which work has the lock.
+    lock: Option<u64>,
+    works: Vec<Work>,
+    next_work: u64,
+    grace_ns: Option<u64>,
+    tick_ns: Option<u64>,
+    /// The newest server to be declared dead, and whether that is still to be done.
+    dead: u32,
+    bury: bool,
+    pub(crate) sealed: bool,
+    pub(crate) teardown: Teardown,
+    pub(crate) destroyed_ns: u64,
+    /// A flush that was fetched before this step, and succeeded, covers what is older.
+    pub(crate) covered: u64,
+    /// Writes may be lost of which nobody was told.
+    pub(crate) may_fail: bool,
+}
+
+/// Where the teardown is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Teardown {
+    /// Nobody asked for it.
+    No,
+    Drain,
+    /// The grace's work is cancelled.
+    NoGrace,
+    /// What is dirty is written.
+    WriteBack,
+    Freeze,
+    /// The drain's and the bury's work are cancelled.
+    NoWork,
+    Gone,
+    /// Its last work is under way.
+    Last,
+    Done,
+}
+
+/// What is done with the device's lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// A server becomes one; its number among the servers, whether it takes over, whether the cache survived.
+    Attach(usize, bool, bool),
+    Start(usize),
+    Detach(u32),
+    DeclareDead(u32),
+    Drain,
+    Tick,
+    Gone,
+    GraceOver,
+    Resize(u64),
+}
+
+/// How far it is.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    Waits,
+    /// What the task does to each queue.
+    Queue(usize),
+    /// Tells who polls.
+    Tell(usize),
+    /// The phase is passed on.
+    Phase(usize, Change),
+    /// Requests are ended, from this tag of this queue on.
+    Fail(usize, u16, Change),
+    Over(Change),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Work {
+    id: u64,
+    task: Task,
+    stage: Stage,
+    end: Option<(usize, End)>,
+    epoch: u32,
+}
+
+impl Device {
+    /// A new one.
+    #[must_use]
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let depth = usize::from(settings.depth);
+        let queue = || QueueBlock {
+            state: QueueState::default(),
+            slots: vec![Slot::default(); depth],
+            latencies: Latencies::default(),
+            waiters: Vec::new(),
+            fifo: VecDeque::new(),
+            fetched: vec![0; depth],
+            written: 0,
+            cache_from: 0,
+        };
+        let terms = Terms {
+            attached: settings.version != 1,
+            grace_ms: settings.grace_ms,
+            auto_destroy: settings.auto_destroy,
+        };
+        Self {
+            queues: (0..settings.queues).map(|_| queue()).collect(),
+            life: Life::new(terms),
+            cache: settings.volatile.then(Cache::new),
+            size_bytes: u64::MAX,
+            lock: None,
+            works: Vec::new(),
+            next_work: 1,
+            grace_ns: None,
+            tick_ns: None,
+            dead: 0,
+            bury: false,
+            sealed: false,
+            teardown: Teardown::No,
+            destroyed_ns: u64::MAX,
+            covered: 0,
+            may_fail: false,
+        }
+    }
+
+    fn add(&mut self, task: Task) {
+        self.works.push(Work { id: self.next_work, task, stage: Stage::Waits, end: None, epoch: 0 });
+        self.next_work += 1;
+    }
+
+    fn has(&self, wanted: impl Fn(Task) -> bool) -> bool {
+        self.works.iter().any(|work| wanted(work.task))
+    }
+
+    /// Whether nothing is under way.
+    #[must_use]
+    pub(crate) fn idle(&self) -> bool {
+        self.works.is_empty()
+    }
+
+    /// When something is to be done that nobody else starts.
+    #[must_use]
+    pub(crate) fn next_ns(&self) -> u64 {
+        self.grace_ns.unwrap_or(u64::MAX).min(self.tick_ns.unwrap_or(u64::MAX))
+    }
+
+    /// The numbers of the works that can go on.
+    pub(crate) fn ready(&self, works: &mut Vec<usize>) {
+        for (number, work) in self.works.iter().enumerate() {
+            if self.lock.is_none() || self.lock == Some(work.id) {
+                works.push(number);
+            }
+        }
+    }
+}
+
+impl World {
+    /// The engine's queue, as who has the lock sees it.
+    pub(crate) fn queue(&mut self, queue: usize) -> Queue<'_> {
+        self.queue_for(queue, 0)
+    }
+
+    /// The same for a thread.
+    pub(crate) fn queue_for(&mut self, queue: usize, thread: u32) -> Queue<'_> {
+        let moment = Moment { now_ns: self.now_ns, thread };
+        let cache = self.device.cache.as_ref();
+        let block = &mut self.device.queues[queue];
+        let around = Surroundings { cache, latencies: Some(&mut block.latencies), moment };
+        Queue::new(&mut block.state, &mut block.slots).within(around)
+    }
+
+    /// As the shim does it: the one that slept last.
+    pub(crate) fn wake_one(&mut self, queue: usize) {
+        match self.device.queues[queue].waiters.pop() {
+            Some(thread) => self.woken(thread),
+            None => self.violation(format!("queue {queue}: the engine wakes somebody, but nobody sleeps")),
+        }
+    }
+
+    fn wake_all(&mut self, queue: usize) {
+        self.queue(queue).wake_all();
+        while let Some(thread) = self.device.queues[queue].waiters.pop() {
+            self.woken(thread);
+        }
+    }
+
+    /// Asks for something to be done.
+    pub(crate) fn ask(&mut self, task: Task) {
+        self.say(|| format!("asked for: {task:?}"));
+        self.device.add(task);
+    }
+
+    /// A server is to be declared dead.
+    pub(crate) fn bury(&mut self, epoch: u32) {
+        self.device.dead = self.device.dead.max(epoch);
+        if !self.device.bury {
+            self.device.bury = true;
+            let epoch = self.device.dead;
+            self.ask(Task::DeclareDead(epoch));
+        }
+    }
+
+    /// The destruction begins, if nobody began it before.
+    pub(crate) fn destroy(&mut self) {
+        if self.device.sealed {
+            return;
+        }
+        self.say(|| "destroyed".to_owned());
+        self.device.sealed = true;
+        self.device.teardown = Teardown::Drain;
+        self.device.destroyed_ns = self.now_ns;
+        self.ask(Task::Drain);
+    }
+
+    /// Delayed works whose time has come.
+    pub(crate) fn timers(&mut self) {
+        if self.device.grace_ns.is_some_and(|at| at <= self.now_ns) {
+            self.device.grace_ns = None;
+            self.ask(Task::GraceOver);
+        }
+        if self.device.tick_ns.is_some_and(|at| at <= self.now_ns) {
+            self.device.tick_ns = None;
+            if !self.planted(Defect::ForgetsTick) {
+                self.ask(Task::Tick);
+            }
+        }
+    }
+
+    /// The teardown goes on, if it can.
+    pub(crate) fn step_teardown(&mut self) {
+        let started = self.device.life.started();
+        self.device.teardown = match self.device.teardown {
+            Teardown::Drain if !self.device.has(|task| task == Task::Drain) => {
+                self.device.grace_ns = None;
+                Teardown::NoGrace
+            }
+            Teardown::NoGrace if !self.device.has(|task| task == Task::GraceOver) => {
+                if started {
+                    self.ask(Task::Tick);
+                    Teardown::WriteBack
+                } else {
+                    Teardown::Gone
+                }
+            }
+            Teardown::WriteBack if self.random.one_in(50) => {
+                self.block.dead = true;
+                Teardown::Freeze
+            }
+            Teardown::Freeze if self.block.quiet() => {
+                self.device.tick_ns = None;
+                // What has not begun is cancelled.
+                self.device.works.retain(|work| {
+                    let cancelled = matches!(work.task, Task::Tick | Task::DeclareDead(_));
+                    !(cancelled && matches!(work.stage, Stage::Waits))
+                });
+                Teardown::NoWork
+            }
+            Teardown::NoWork
+                if !self.device.has(|task| matches!(task, Task::Tick | Task::DeclareDead(_))) =>
+            {
+                self.device.tick_ns = None;
+                Teardown::Gone
+            }
+            Teardown::Gone => {
+                self.ask(Task::Gone);
+                Teardown::Last
+            }
+            Teardown::Last if !self.device.has(|task| task == Task::Gone) => Teardown::Done,
+            other => other,
+        };
+        let bound_ms = DRAIN_TOTAL_MS + DRAIN_STALL_MS;
+        let late = self.now_ns.saturating_sub(self.device.destroyed_ns) > bound_ms * 1_000_000;
+        if late && self.device.teardown != Teardown::Done {
+            let (teardown, left) = (self.device.teardown, self.block.outstanding());
+            self.violation(format!("the destruction takes too long: {teardown:?}, {left} I/Os left"));
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.now_ns / 1_000_000
+    }
+
+    /// One of the works goes on.
+    pub(crate) fn step_work(&mut self, number: usize) {
+        let mut work = self.device.works[number];
+        if let Some((queue, end)) = work.end.take() {
+            self.end(queue, end);
+        } else {
+            self.device.lock = Some(work.id);
+            work.stage = self.go_on(&mut work);
+        }
+        let over = matches!(work.stage, Stage::Over(_)) && work.end.is_none();
+        if !over {
+            self.device.works[number] = work;
+            return;
+        }
+        self.device.works.swap_remove(number);
+        self.device.lock = None;
+        if let Stage::Over(Change::Destroy) = work.stage
+            && self.device.life.unwanted()
+        {
+            self.destroy();
+        }
+        if let Task::Attach(process, ..) = work.task {
+            self.attached(process, work.epoch);
+        }
+    }
+
+    fn go_on(&mut self, work: &mut Work) -> Stage {
+        match work.stage {
+            Stage::Waits => self.begin(work),
+            Stage::Queue(queue) => {
+                self.on_queue(queue, work);
+                if work.task == Task::Gone { self.next_queue(queue, work) } else { Stage::Tell(queue) }
+            }
+            Stage::Tell(queue) => {
+                self.wake_pollers();
+                self.next_queue(queue, work)
+            }
+            Stage::Phase(queue, change) => {
+                let phase = self.device.life.phase();
+                self.queue(queue).set_phase(phase);
+                if queue + 1 < self.settings.queues {
+                    return Stage::Phase(queue + 1, change);
+                }
+                self.phase_passed_on(work, change)
+            }
+            Stage::Fail(queue, from, change) => self.fail(work, queue, from, change),
+            Stage::Over(change) => Stage::Over(change),
+        }
+    }
+
+    /// The lock is just taken.
+    fn begin(&mut self, work: &mut Work) -> Stage {
+        let now_ms = self.now_ms();
+        let task = work.task;
+        self.say(|| format!("begins: {task:?}"));
+        match work.task {
+            Task::Attach(process, take_over, survived) => {
+                match self.device.life.attach(take_over) {
+                    Ok(epoch) => {
+                        work.epoch = epoch;
+                        // It makes sure of its disk before it attaches.
+                        self.takes_disk(process, take_over, survived);
+                        Stage::Queue(0)
+                    }
+                    Err(errno) => {
+                        self.say(|| format!("refused: {errno:?}"));
+                        Stage::Over(Change::None)
+                    }
+                }
+            }
+            Task::Start(_) => {
+                if self.device.life.may_start().is_ok() {
+                    self.device.life.set_started();
+                }
+                Stage::Over(Change::None)
+            }
+            Task::Detach(_) => Stage::Queue(0),
+            Task::DeclareDead(_) => {
+                self.device.bury = false;
+                // The newest that the timer named until now.
+                work.task = Task::DeclareDead(self.device.dead);
+                Stage::Queue(0)
+            }
+            Task::Drain => {
+                let (answers, _) = self.progress();
+                let change = self.device.life.drain(now_ms, answers);
+                Stage::Phase(0, change)
+            }
+            Task::Tick => {
+                let (answers, outstanding) = self.progress();
+                match self.device.life.tick(now_ms, answers, outstanding) {
+                    Change::None => self.phase_passed_on(work, Change::None),
+                    change => Stage::Phase(0, change),
+                }
+            }
+            Task::Gone => {
+                self.device.life.gone();
+                Stage::Phase(0, Change::None)
+            }
+            Task::GraceOver => match self.device.life.grace_over(now_ms) {
+                Change::None => Stage::Over(Change::None),
+                change => Stage::Phase(0, change),
+            },
+            Task::Resize(bytes) => {
+                if self.device.life.phase().is_there() {
+                    self.device.size_bytes = bytes;
+                }
+                Stage::Over(Change::None)
+            }
+        }
+    }
+
+    fn progress(&mut self) -> (u64, u32) {
+        (0..self.settings.queues).fold((0, 0), |(answers, outstanding), queue| {
+            let queue = self.queue(queue);
+            (answers + queue.answers(), outstanding + queue.outstanding())
+        })
+    }
+
+    fn on_queue(&mut self, queue: usize, work: &Work) {
+        match work.task {
+            Task::Attach(_, _, survived) => {
+                let phase = self.device.life.phase();
+                let mut locked = self.queue(queue);
+                locked.set_phase(phase);
+                locked.attach(work.epoch, survived);
+                self.wake_all(queue);
+                let block = &mut self.device.queues[queue];
+                if !survived {
+                    block.cache_from = work.epoch;
+                    self.device.may_fail |= block.written > self.device.covered;
+                    block.written = 0;
+                }
+            }
+            Task::Detach(epoch) => self.take_back(queue, epoch, false),
+            Task::DeclareDead(epoch) => {
+                self.take_back(queue, epoch, true);
+                self.wake_all(queue);
+            }
+            Task::Gone => self.wake_all(queue),
+            _ => {}
+        }
+    }
+
+    fn take_back(&mut self, queue: usize, epoch: u32, declared: bool) {
+        if self.planted(Defect::ForgetsTakeBack) {
+            return;
+        }
+        let mut tags = Vec::new();
+        let each = |tag| tags.push(tag);
+        let mut locked = self.queue(queue);
+        let wake = if declared { locked.declare_dead(epoch, each) } else { locked.requeue(epoch, each) };
+        self.say(|| format!("queue {queue}: taken back: {tags:?}"));
+        tags.into_iter().for_each(|tag| self.device.queues[queue].fifo.push_front(tag));
+        self.wake(queue, wake);
+    }
+
+    fn next_queue(&mut self, queue: usize, work: &Work) -> Stage {
+        if queue + 1 < self.settings.queues {
+            return Stage::Queue(queue + 1);
+        }
+        let now_ms = self.now_ms();
+        let change = match work.task {
+            Task::Detach(epoch) => self.device.life.detach(epoch, now_ms),
+            Task::DeclareDead(epoch) => self.device.life.declare_dead(epoch, now_ms),
+            Task::Gone => {
+                self.wake_pollers();
+                return Stage::Over(Change::None);
+            }
+            _ => return Stage::Over(Change::None),
+        };
+        Stage::Phase(0, change)
+    }
+
+    /// The rest of `carry_out`, and of who called it.
+    fn phase_passed_on(&mut self, work: &Work, change: Change) -> Stage {
+        match change {
+            Change::Grace(ms) => {
+                self.say(|| format!("a grace of {ms} ms"));
+                self.device.grace_ns = Some(self.now_ns + u64::from(ms) * 1_000_000);
+            }
+            Change::Fail | Change::Destroy => return Stage::Fail(0, 0, change),
+            Change::None if work.task == Task::Gone => return Stage::Queue(0),
+            Change::None => {}
+        }
+        self.after(work);
+        Stage::Over(change)
+    }
+
+    fn after(&mut self, work: &Work) {
+        if work.task == Task::Tick && self.device.life.phase() == Phase::Draining {
+            self.device.tick_ns = Some(self.now_ns + u64::from(DRAIN_TICK_MS) * 1_000_000);
+        }
+    }
+
+    fn fail(&mut self, work: &mut Work, queue: usize, from: u16, change: Change) -> Stage {
+        let copying = self.planted(Defect::EndsCopying);
+        if copying && let Some(tag) = self.some_copied(queue) {
+            work.end = Some((queue, End { tag, result: Err(zosbd2_engine::Errno::EIO) }));
+            return Stage::Fail(queue, from, change);
+        }
+        let end = self.queue(queue).fail_next(from);
+        if let Some(end) = end {
+            self.device.queues[queue].fifo.retain(|tag| *tag != end.tag);
+            work.end = Some((queue, end));
+            if let Some(from) = end.tag.checked_add(1) {
+                return Stage::Fail(queue, from, change);
+            }
+        }
+        if queue + 1 < self.settings.queues {
+            return Stage::Fail(queue + 1, 0, change);
+        }
+        self.after(work);
+        Stage::Over(change)
+    }
+
+    fn some_copied(&mut self, queue: usize) -> Option<u16> {
+        (0..self.settings.depth)
+            .find(|tag| self.block.started(queue, *tag).is_some_and(|started| started.copying > 0))
+    }
+}

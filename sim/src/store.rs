@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Where servers keep the data: one disk, and a cache that servers may share. Blocks are values of the account.
+
+/// A cache: the blocks that are not on the disk.
+pub(crate) type Cache = Vec<Option<u64>>;
+
+/// The disk and the caches.
+#[derive(Debug)]
+pub(crate) struct Store {
+    /// What a power failure leaves.
+    pub(crate) disk: Vec<u64>,
+    /// Servers name theirs by number.
+    pub(crate) caches: Vec<Cache>,
+}
+
+impl Store {
+    /// All zeros.
+    #[must_use]
+    pub(crate) fn new(blocks: usize) -> Self {
+        Self { disk: vec![0; blocks], caches: Vec::new() }
+    }
+
+    /// A new cache, empty. Returns its number.
+    pub(crate) fn add_cache(&mut self) -> usize {
+        self.caches.push(vec![None; self.disk.len()]);
+        self.caches.len() - 1
+    }
+
+    /// The value of a block.
+    #[must_use]
+    pub(crate) fn read(&self, cache: usize, block: usize) -> u64 {
+        self.caches[cache][block].unwrap_or(self.disk[block])
+    }
+
+    /// Writes a block, into the cache or through it.
+    pub(crate) fn write(&mut self, cache: usize, block: usize, value: u64, through: bool) {
+        if through {
+            self.caches[cache][block] = None;
+            self.disk[block] = value;
+        } else {
+            self.caches[cache][block] = Some(value);
+        }
+    }
+
+    /// Writes what is in the cache to the disk.
+    pub(crate) fn flush(&mut self, cache: usize) {
+        for (disk, cached) in self.disk.iter_mut().zip(&mut self.caches[cache]) {
+            if let Some(value) = cached.take() {
+                *disk = value;
+            }
+        }
+    }
+}
