@@ -99,11 +99,13 @@ struct Submitter {
 /// The timer of a device: it holds on to one request at a time.
 #[derive(Debug, Default)]
 struct Timer {
-    holds: Option<(usize, u16)>,
+    holds: Option<(usize, u16, u64)>,
     /// What happened; then it lets go.
     handled: bool,
     end: Option<End>,
     tell: bool,
+    /// A flush that ended while it was held on to.
+    flushed: Option<Result<(), Errno>>,
 }
 
 /// The block layer of one device.
@@ -213,7 +215,7 @@ impl Block {
     }
 
     fn free_tag(&self, queue: usize) -> Option<u16> {
-        let held = |tag: u16| self.timer.holds == Some((queue, tag));
+        let held = |tag: u16| self.timer.holds.is_some_and(|(of, held, _)| (of, held) == (queue, tag));
         (0_u16..).zip(&self.queues[queue].tags).find(|(tag, io)| io.is_none() && !held(*tag)).map(|(tag, _)| tag)
     }
 }
@@ -365,7 +367,8 @@ impl World {
             ended: false,
         };
         let place = &mut self.block.queues[queue].started[usize::from(tag)];
-        if place.is_some() {
+        // The timer may hold on to what had the tag before: a write whose flush borrows it now.
+        if place.as_ref().is_some_and(|before| !before.ended) {
             self.violation(format!("tag {tag} of queue {queue} is started twice"));
             return false;
         }
@@ -451,13 +454,17 @@ impl World {
             return;
         }
         started.ended = true;
-        let Started { whose, data, lost, .. } = started.clone();
-        let held = self.block.timer.holds == Some((queue, tag));
+        let Started { whose, data, lost, id, .. } = started.clone();
+        let held = self.block.timer.holds == Some((queue, tag, id));
         if !held {
             self.block.queues[queue].started[usize::from(tag)] = None;
         }
         let Whose::Io(at) = whose else {
-            self.flush_ends(queue, result);
+            if held {
+                self.block.timer.flushed = Some(result);
+            } else {
+                self.flush_ends(queue, result);
+            }
             return;
         };
         let Some(io) = &mut self.block.ios[at] else { return };
@@ -467,9 +474,8 @@ impl World {
         if result.is_ok() && io.fua && !self.settings.fua {
             io.stage = Stage::After;
             self.block.queues[queue].flush_pending.push(at);
-            // It counts as answered for those who may see it.
-            if lost {
-                self.lose_io(at);
+            if let Some(io) = self.block.ios[at].clone().filter(|_| lost) {
+                self.lose_io(&io);
             }
             return;
         }
@@ -477,21 +483,16 @@ impl World {
         let kept = if lost { self.block.ios[at].clone() } else { None };
         self.finish_io(at, result);
         if let Some(io) = kept {
-            self.lose_values(io.first, &io.data);
+            self.lose_io(&io);
         }
     }
 
-    fn lose_io(&mut self, at: usize) {
-        if let Some(io) = self.block.ios[at].clone() {
-            self.lose_values(io.first, &io.data);
-        }
-    }
-
-    /// These values were answered, and are nowhere.
-    fn lose_values(&mut self, first: usize, values: &[u64]) {
-        for (block, value) in (first..).zip(values) {
+    /// What it wrote is nowhere.
+    fn lose_io(&mut self, io: &Io) {
+        for (at, block) in (io.first..io.first + io.blocks).enumerate() {
+            let value = io.data.get(at).copied().unwrap_or(0);
             let shows = self.visible(block);
-            self.account.lose(block, *value, shows, self.steps);
+            self.account.lose(block, value, shows, self.steps);
         }
     }
 
@@ -543,7 +544,7 @@ impl World {
             self.wake_pollers();
             return;
         }
-        let Some((queue, tag)) = self.block.timer.holds else {
+        let Some((queue, tag, id)) = self.block.timer.holds else {
             self.take_late();
             return;
         };
@@ -555,15 +556,18 @@ impl World {
             self.block.timer.holds = None;
             self.block.timer.handled = false;
             let place = &mut self.block.queues[queue].started[usize::from(tag)];
-            if place.as_ref().is_some_and(|started| started.ended) {
+            if place.as_ref().is_some_and(|started| started.ended && started.id == id) {
                 *place = None;
+            }
+            if let Some(result) = self.block.timer.flushed.take() {
+                self.flush_ends(queue, result);
             }
             return;
         }
         self.block.timer.handled = true;
         let over = self.expire(queue, tag);
         let deadline_ns = self.now_ns + self.timeout_ns();
-        if let Some(started) = self.block.started(queue, tag).filter(|_| !over) {
+        if let Some(started) = self.block.started(queue, tag).filter(|started| !over && started.id == id) {
             started.timed_out = false;
             started.deadline_ns = deadline_ns;
         }
@@ -576,7 +580,7 @@ impl World {
                 let Some(started) = started else { continue };
                 if !started.timed_out && !started.ended && started.deadline_ns <= self.now_ns {
                     started.timed_out = true;
-                    self.block.timer.holds = Some((number, tag));
+                    self.block.timer.holds = Some((number, tag, started.id));
                     return;
                 }
             }

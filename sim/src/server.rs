@@ -294,8 +294,7 @@ impl World {
             self.processes[number].swallowed = true;
             return;
         }
-        let durable = request.flags & FUA != 0 && !self.planted(Defect::LiesAboutFua);
-        let through = !self.settings.volatile || durable;
+        let through = !self.settings.volatile;
         let first = blocks(request).0 + done;
         (first..).zip(values).for_each(|(block, value)| self.store.write(cache, block, *value, through));
     }
@@ -356,7 +355,8 @@ impl World {
             }
             (Op::Write, None) if task.data.is_none() && !task.void => {
                 commit.address = 1;
-                if self.random.one_in(4) {
+                // Copied is not yet durable.
+                if task.request.flags & FUA != 0 || self.random.one_in(4) {
                     commit.flags = abi::COMMIT_COPY_ONLY;
                 }
             }

@@ -15,7 +15,7 @@ use crate::thread::{State, Thread};
 use std::collections::VecDeque;
 
 /// Lines of a trace that are kept.
-const TRACE: usize = 120;
+const TRACE: usize = 2000;
 /// Steps without an end that are too many.
 const ENDLESS: u64 = 400_000;
 
