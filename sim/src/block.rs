@@ -92,8 +92,10 @@ struct Submitter {
     doing: Doing,
     /// I/Os that have not ended.
     left: usize,
-    /// Queues whose pollers are to be told.
+    /// Those who poll are to be told.
     tell: bool,
+    /// When it goes on; a program does not try at once what has just failed.
+    rests_until: u64,
 }
 
 /// The timer of a device: it holds on to one request at a time.
@@ -144,7 +146,7 @@ impl Block {
         let depth = usize::from(depth);
         let queue =
             || HwQueue { tags: vec![None; depth], started: vec![None; depth], ..HwQueue::default() };
-        let submitter = Submitter { doing: Doing::Thinking, left: 0, tell: false };
+        let submitter = Submitter { doing: Doing::Thinking, left: 0, tell: false, rests_until: 0 };
         Self {
             queues: (0..queues).map(|_| queue()).collect(),
             ios: Vec::new(),
@@ -187,7 +189,10 @@ impl Block {
     pub(crate) fn ready(&self, now_ns: u64, started: bool, parts: &mut Vec<Part>) {
         for (number, submitter) in self.submitters.iter().enumerate() {
             let ready = match submitter.doing {
-                Doing::Thinking => submitter.tell || started && !self.frozen && !self.dead,
+                Doing::Thinking => {
+                    let rests = submitter.rests_until > now_ns;
+                    submitter.tell || started && !self.frozen && !self.dead && !rests
+                }
                 Doing::Submitting(..) => true,
                 Doing::Waiting => submitter.tell || submitter.left == 0,
             };
@@ -208,7 +213,13 @@ impl Block {
 
     /// When the timer has something to do next.
     #[must_use]
-    pub(crate) fn next_deadline_ns(&self) -> u64 {
+    pub(crate) fn next_ns(&self, now_ns: u64) -> u64 {
+        let idle = self.frozen || self.dead;
+        let rests = self.submitters.iter().filter(|_| !idle).map(|submitter| submitter.rests_until);
+        self.next_deadline_ns().min(rests.filter(|until| *until > now_ns).min().unwrap_or(u64::MAX))
+    }
+
+    fn next_deadline_ns(&self) -> u64 {
         let started = self.queues.iter().flat_map(|queue| queue.started.iter().flatten());
         let waiting = started.filter(|started| !started.timed_out && !started.ended);
         waiting.map(|started| started.deadline_ns).min().unwrap_or(u64::MAX)
@@ -506,6 +517,8 @@ impl World {
         self.block.submitters[io.submitter].left -= 1;
         self.block.finished += 1;
         self.block.failed += u64::from(result.is_err());
+        let rest_ms = if result.is_err() { self.random.pick(&[0, 1, 100, 2000]) } else { 0 };
+        self.block.submitters[io.submitter].rests_until = self.now_ns + rest_ms * 1_000_000;
         self.say(|| format!("submitter {}: {:?} of step {} is over: {result:?}", io.submitter, io.op, io.began));
         if result.is_err() {
             return;

@@ -102,9 +102,9 @@ impl World {
     /// A server is sure of its disk from now on, and of the cache of the one before, or of nobody touching it.
     pub(crate) fn takes_disk(&mut self, number: usize, take_over: bool, survived: bool) {
         let really = survived && !self.planted(Defect::LosesCache);
-        let before = (0..number).rev().find(|other| self.processes[*other].attached);
+        let before = self.on_disk.replace(number);
         let fences = !self.planted(Defect::NotFenced);
-        for other in 0..number {
+        for other in (0..self.processes.len()).filter(|other| *other != number) {
             let dead = self.processes[other].closed
                 || !take_over && Some(other) == before
                 || (0..self.settings.queues).any(|queue| {
@@ -112,6 +112,9 @@ impl World {
                     self.queue(queue).is_dead(epoch)
                 });
             let own_cache = self.settings.volatile && !really;
+            if !self.processes[other].attached {
+                continue;
+            }
             if fences && (dead || own_cache) {
                 self.processes[other].fenced = true;
             }
@@ -124,6 +127,7 @@ impl World {
             self.processes[number].cache = cache;
         }
         self.cache = self.processes[number].cache;
+        self.processes[number].attached = true;
     }
 
     fn empty_cache(&mut self, number: usize) {
@@ -158,7 +162,6 @@ impl World {
             return;
         }
         process.epoch = epoch;
-        process.attached = true;
         self.start_threads(number);
         if !self.device.life.started() {
             self.ask(Work::Start(number));
@@ -174,8 +177,8 @@ impl World {
     /// Whether it gets requests, or will when it runs again.
     pub(crate) fn serves(&self, number: usize) -> bool {
         let process = &self.processes[number];
-        let asks = self.threads.iter().any(|thread| thread.process == number && !thread.sent_away);
-        !process.killed && (!process.attached || asks)
+        let mut threads = self.threads.iter().filter(|thread| thread.process == number).peekable();
+        !process.killed && (threads.peek().is_none() || threads.any(|thread| !thread.sent_away))
     }
 
     /// A thread of it is gone for good.

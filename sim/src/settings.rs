@@ -115,7 +115,7 @@ impl Settings {
             volatile,
             fua: volatile && random.one_in(2),
             policy: if version == 1 { Policy::Fail } else { random.pick(&policies) },
-            deadline_ms: if version == 1 { 1000 } else { random.pick(&[0, 20, 500, 5000]) },
+            deadline_ms: if version == 1 { 1000 } else { random.pick(&[0, 50, 500, 5000]) },
             grace_ms: random.pick(&[0, 10, 1000, 30_000]),
             auto_destroy: random.one_in(4),
             steps: 500 + random.below(3000),

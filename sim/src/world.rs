@@ -36,6 +36,8 @@ pub(crate) struct World {
     pub(crate) cache: usize,
     pub(crate) processes: Vec<Process>,
     pub(crate) threads: Vec<Thread>,
+    /// The process that was sure of its disk last.
+    pub(crate) on_disk: Option<usize>,
     /// The process that was started last.
     pub(crate) newest: Option<usize>,
     /// When somebody sees to it that there is a server.
@@ -135,6 +137,7 @@ impl World {
             cache: 0,
             processes: Vec::new(),
             threads: Vec::new(),
+            on_disk: None,
             newest: None,
             operator_ns: 0,
             resizing: false,
@@ -211,7 +214,7 @@ impl World {
             self.now_ns += self.random.below(20_000);
             // Everybody may be slow.
             if self.random.one_in(400) {
-                let ms = self.random.pick(&[1, 10, 100, 1000]);
+                let ms = self.random.pick(&[1, 1, 1, 1, 1, 10, 10, 300]);
                 self.now_ns += ms * 1_000_000;
             }
             self.timers();
@@ -251,7 +254,7 @@ impl World {
 
     /// Finds who can go on. Returns when somebody who waits for time can.
     fn ready(&mut self, actors: &mut Vec<Actor>, parts: &mut Vec<Part>, works: &mut Vec<usize>) -> u64 {
-        let mut wake_ns = self.device.next_ns().min(self.block.next_deadline_ns());
+        let mut wake_ns = self.device.next_ns().min(self.block.next_ns(self.now_ns));
         for number in 0..self.threads.len() {
             let (ready, until) = self.thread_ready(number);
             if ready {
