@@ -169,8 +169,8 @@ impl World {
     }
 
     fn start_threads(&mut self, number: usize) {
-        for _ in 0..self.settings.threads {
-            self.threads.push(Thread::new(number));
+        for place in 0..self.settings.threads {
+            self.threads.push(Thread::new(number, place));
         }
     }
 
@@ -226,6 +226,12 @@ impl World {
             done: None,
             void: false,
         });
+    }
+
+    /// Whether a thread has requests that it is not about to answer.
+    pub(crate) fn has_task(&self, thread: usize, answers: usize) -> bool {
+        let tasks = &self.processes[self.threads[thread].process].tasks;
+        tasks.iter().filter(|task| task.thread == thread).count() > answers
     }
 
     /// Carries out one of the requests that a thread has, if there is one.

@@ -20,6 +20,8 @@ const CHUNK: usize = 16;
 #[derive(Debug)]
 pub(crate) struct Thread {
     pub(crate) process: usize,
+    /// Which of the process's threads it is.
+    place: usize,
     pub(crate) state: State,
     /// Somebody woke it.
     woken: bool,
@@ -133,9 +135,10 @@ enum Went {
 impl Thread {
     /// One in user mode.
     #[must_use]
-    pub(crate) fn new(process: usize) -> Self {
+    pub(crate) fn new(process: usize, place: usize) -> Self {
         Self {
             process,
+            place,
             state: State::User,
             woken: false,
             signal: false,
@@ -277,14 +280,20 @@ impl World {
         if version == 1 {
             entries.truncate(1);
         }
-        let queue = self.random.index(self.settings.queues);
+        let queues = self.settings.queues;
+        let own = self.threads[number].place % queues;
+        let queue = if self.random.one_in(4) { self.random.index(queues) } else { own };
         let capacity = if sent_away { 0 } else { self.random.index(4) };
-        let minimum = self.random.index(capacity + 1);
+        // Who has something to do does not sleep on it.
+        let busy = self.has_task(number, entries.len());
+        let minimum = if busy { 0 } else { self.random.index(capacity + 1) };
         let room = u64::from(BLOCK) * self.random.pick(&[0, 1, 4, 16]);
-        let timeout_ns = if self.random.one_in(3) {
-            self.random.pick(&[0, 1_000_000, 1_000_000_000])
-        } else {
-            u64::MAX
+        // Some queue may have nobody else.
+        let only = queue != own || self.settings.threads < queues;
+        let timeout_ns = match self.random.below(4) {
+            0 => self.random.pick(&[0, 1_000_000, 100_000_000]),
+            _ if only => 1_000_000,
+            _ => u64::MAX,
         };
         let call = Call {
             queue,
@@ -303,7 +312,11 @@ impl World {
                 let wake = self.queue(0).notify();
                 self.wake(0, wake);
             }
-            return if call.entries.is_empty() { State::Fetch(call) } else { State::Commit(call) };
+            return match call.entries.is_empty() {
+                false => State::Commit(call),
+                true if busy => State::User,
+                true => State::Fetch(call),
+            };
         }
         self.enter(number, call)
     }
