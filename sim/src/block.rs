@@ -59,8 +59,8 @@ pub(crate) struct Started {
     pub(crate) data: Vec<u64>,
     /// Whoever copies holds on to them.
     pub(crate) copying: u32,
-    /// The answer is accepted, and its data is lost.
-    pub(crate) lost: bool,
+    /// The answer is accepted, and its data is lost; whether no flush has failed since.
+    pub(crate) lost: Option<bool>,
     deadline_ns: u64,
     timed_out: bool,
     ended: bool,
@@ -372,7 +372,7 @@ impl World {
             request,
             data,
             copying: 0,
-            lost: false,
+            lost: None,
             deadline_ns,
             timed_out: false,
             ended: false,
@@ -485,25 +485,32 @@ impl World {
         if result.is_ok() && io.fua && !self.settings.fua {
             io.stage = Stage::After;
             self.block.queues[queue].flush_pending.push(at);
-            if let Some(io) = self.block.ios[at].clone().filter(|_| lost) {
-                self.lose_io(&io);
+            if let (Some(io), Some(untold)) = (self.block.ios[at].clone(), lost) {
+                self.lose_io(&io, untold);
             }
             return;
         }
-        let lost = lost && result.is_ok();
-        let kept = if lost { self.block.ios[at].clone() } else { None };
+        let kept = self.block.ios[at].clone();
         self.finish_io(at, result);
-        if let Some(io) = kept {
-            self.lose_io(&io);
+        if let (Some(io), Some(untold), Ok(())) = (kept, lost, result) {
+            self.lose_io(&io, untold);
+        }
+    }
+
+    /// A flush fails because writes were lost, which counts for all that are lost now.
+    pub(crate) fn told_of_loss(&mut self) {
+        self.account.told();
+        for started in self.block.queues.iter_mut().flat_map(|queue| queue.started.iter_mut().flatten()) {
+            started.lost = started.lost.map(|_| false);
         }
     }
 
     /// What it wrote is nowhere.
-    fn lose_io(&mut self, io: &Io) {
+    fn lose_io(&mut self, io: &Io, untold: bool) {
         for (at, block) in (io.first..io.first + io.blocks).enumerate() {
             let value = io.data.get(at).copied().unwrap_or(0);
             let shows = self.visible(block);
-            self.account.lose(block, value, shows, self.steps);
+            self.account.lose(block, if untold { value } else { 0 }, shows, self.steps);
         }
     }
 

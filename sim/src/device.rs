@@ -26,6 +26,8 @@ pub(crate) struct QueueBlock {
     pub(crate) fifo: VecDeque<u16>,
     /// When the tag's request was fetched, in steps.
     pub(crate) fetched: Vec<u64>,
+    /// Which tenure of the tag's a server was told of last.
+    pub(crate) told: Vec<u32>,
     /// When a write was answered last that may be in a cache only.
     pub(crate) written: u64,
     /// Servers from this one on share a cache.
@@ -127,6 +129,7 @@ impl Device {
             waiters: Vec::new(),
             fifo: VecDeque::new(),
             fetched: vec![0; depth],
+            told: vec![0; depth],
             written: 0,
             cache_from: 0,
         };

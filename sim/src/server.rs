@@ -204,7 +204,8 @@ impl World {
     pub(crate) fn told(&mut self, thread: usize, queue: usize, raw: u64, fetched: &Fetched, data: Option<Vec<u64>>) {
         let number = self.threads[thread].process;
         let (tag, generation) = (fetched.handle.tag(), fetched.handle.generation());
-        if fetched.request.flags & MAYBE_EXECUTED != 0 && !self.planted(Defect::NotFenced) {
+        let not_fenced = self.planted(Defect::NotFenced);
+        if fetched.request.flags & MAYBE_EXECUTED != 0 && !not_fenced {
             for process in &mut self.processes {
                 for task in &mut process.tasks {
                     let same = task.queue == queue && task.tag == tag;
@@ -212,6 +213,9 @@ impl World {
                 }
             }
         }
+        let latest = &mut self.device.queues[queue].told[usize::from(tag)];
+        let void = latest.wrapping_sub(generation) < u32::MAX / 2 && *latest != generation;
+        *latest = if void { *latest } else { generation };
         let process = &mut self.processes[number];
         process.history.push(raw);
         process.tasks.push(Task {
@@ -224,7 +228,8 @@ impl World {
             thread,
             data,
             done: None,
-            void: false,
+            // It took so long to get here that somebody else has it already.
+            void: void && !not_fenced,
         });
     }
 

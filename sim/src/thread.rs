@@ -623,9 +623,9 @@ impl World {
             return;
         }
         let process = self.threads[number].process;
-        let lost = self.swallows(process, request);
+        let lost = well && self.swallows(process, request);
         if let Some(started) = self.block.started(queue, end.tag) {
-            started.lost = lost;
+            started.lost = lost.then_some(true);
         }
         let now = self.steps;
         let device = &mut self.device;
@@ -643,7 +643,7 @@ impl World {
                     device.may_fail = false;
                 }
                 if end.result.is_err() {
-                    self.account.told();
+                    self.told_of_loss();
                     if !may_fail {
                         self.violation("a flush fails although nothing is lost".to_owned());
                     }
