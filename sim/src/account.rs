@@ -36,8 +36,16 @@ struct Known {
 pub(crate) struct Account {
     written: Vec<Written>,
     known: Vec<Known>,
-    /// Blocks of which an answered write is lost, and when that write began; nobody was told.
-    lost: Vec<(usize, u64)>,
+    /// What is lost, and nobody was told of.
+    lost: Vec<Lost>,
+}
+
+/// A block's value is lost. It matters to flushes that began at `after` or later, and rely on what `above` says.
+#[derive(Clone, Copy, Debug)]
+struct Lost {
+    block: usize,
+    above: u64,
+    after: u64,
 }
 
 impl Account {
@@ -127,12 +135,11 @@ impl Account {
         })
     }
 
-    /// A flush ended well that began with these floors.
-    pub(crate) fn flushed(&mut self, floors: &[u64]) -> Result<(), String> {
-        if let Some((block, began)) = self.lost.iter().find(|(block, began)| floors[*block] >= *began) {
-            return Err(format!(
-                "a flush succeeded although the write of block {block} of step {began} is lost, and nobody knows"
-            ));
+    /// A flush ended well that began then, with these floors.
+    pub(crate) fn flushed(&mut self, floors: &[u64], began: u64) -> Result<(), String> {
+        let relies = |lost: &&Lost| floors[lost.block] >= lost.above && began >= lost.after;
+        if let Some(lost) = self.lost.iter().find(relies) {
+            return Err(format!("a flush of step {began} succeeded, but {lost:?}, and nobody was told"));
         }
         for (known, floor) in self.known.iter_mut().zip(floors) {
             known.durable = known.durable.max(*floor);
@@ -145,11 +152,28 @@ impl Account {
         self.lost.clear();
     }
 
-    /// A block's value is lost with a cache; the older value `shows` from now on.
-    pub(crate) fn lose(&mut self, block: usize, value: u64, shows: u64, now: u64) {
-        // Zeros are not told apart, and their loss is not asked for.
-        if let Some(Written { answered: true, began, .. }) = self.get(value).copied() {
-            self.lost.push((block, began));
+    /// The block's value is lost with a cache: what is on the disk shows again.
+    pub(crate) fn lose(&mut self, block: usize, shows: u64, now: u64) {
+        let Known { zeroed, zeroing, floor, .. } = self.known[block];
+        let above = match self.get(shows) {
+            _ if shows == 0 && zeroing > 0 => u64::MAX,
+            _ if shows == 0 => zeroed,
+            Some(written) => written.ended,
+            None => 0,
+        };
+        // Otherwise nobody relies on more than what shows.
+        if floor >= above {
+            self.lost.push(Lost { block, above, after: 0 });
+        }
+        self.shows(block, shows, now);
+    }
+
+    /// A value that was answered just now is nowhere; something else shows. `untold`: no flush has failed since it was
+    /// lost.
+    pub(crate) fn answered_lost(&mut self, block: usize, value: u64, shows: u64, untold: bool, now: u64) {
+        // Zeros are not told apart, so they have no beginning.
+        if let Some(Written { answered: true, began, .. }) = self.get(value).copied().filter(|_| untold) {
+            self.lost.push(Lost { block, above: began, after: now });
         }
         self.shows(block, shows, now);
     }

@@ -427,9 +427,9 @@ impl World {
             match io.stage {
                 Stage::Before if result.is_ok() => {
                     let floors = std::mem::take(&mut io.floors);
-                    let is_flush = io.op == Op::Flush;
+                    let (is_flush, began) = (io.op == Op::Flush, io.began);
                     io.stage = Stage::Data;
-                    if let Err(error) = self.account.flushed(&floors) {
+                    if let Err(error) = self.account.flushed(&floors, began) {
                         self.violation(error);
                     }
                     if is_flush {
@@ -510,7 +510,7 @@ impl World {
         for (at, block) in (io.first..io.first + io.blocks).enumerate() {
             let value = io.data.get(at).copied().unwrap_or(0);
             let shows = self.visible(block);
-            self.account.lose(block, if untold { value } else { 0 }, shows, self.steps);
+            self.account.answered_lost(block, value, shows, untold, self.steps);
         }
     }
 

@@ -137,11 +137,13 @@ impl World {
         let cache = self.processes[number].cache;
         let had = self.store.caches[cache].clone();
         for (block, value) in had.into_iter().enumerate() {
-            let Some(value) = value else { continue };
+            if value.is_none() {
+                continue;
+            }
             self.processes[number].swallowed = true;
             if cache == self.cache {
                 let shows = self.store.disk[block];
-                self.account.lose(block, value, shows, self.steps);
+                self.account.lose(block, shows, self.steps);
             }
         }
         let swallowed = self.processes[number].swallowed;
@@ -337,18 +339,17 @@ impl World {
                 entries.push(entry);
             }
         }
-        if self.random.one_in(12) {
+        if self.random.one_in(20) {
+            // Twice.
+            entries.extend(entries.first().cloned());
+        }
+        if self.random.one_in(20) {
             let invented = self.random.next();
             let history = &self.processes[number].history;
             let old = history[history.len().saturating_sub(30)..].to_vec();
-            let twice = entries.first().map(|entry| entry.commit.handle);
-            let raw = match self.random.below(3) {
-                0 if !old.is_empty() => self.random.pick(&old),
-                1 => twice.unwrap_or(invented),
-                _ => invented,
-            };
-            // A name that is current would be answered wrongly, which is no fault of the engine's.
-            if !self.processes[number].tasks.iter().any(|task| task.raw == raw) || Some(raw) == twice {
+            let raw = if old.is_empty() || self.random.one_in(2) { invented } else { self.random.pick(&old) };
+            // One that is current would be answered wrongly, which is no fault of the engine's.
+            if !self.processes[number].tasks.iter().any(|task| task.raw == raw) {
                 let commit = abi::Commit { handle: raw, ..abi::Commit::default() };
                 let op_id = u32::try_from(raw & 0xffff_ffff).unwrap_or(0);
                 entries.push(Entry { commit, data: Vec::new(), op_id, op: Op::Flush });
