@@ -11,6 +11,7 @@ use crate::settings::{BLOCK, Defect};
 use crate::thread::{State, Thread};
 use crate::world::World;
 use zosbd2_abi::v2 as abi;
+use zosbd2_engine::device::Phase;
 use zosbd2_engine::queue::Fetched;
 use zosbd2_engine::request::{FUA, MAYBE_EXECUTED, Op, Request};
 
@@ -179,8 +180,12 @@ impl World {
     /// Whether it gets requests, or will when it runs again.
     pub(crate) fn serves(&self, number: usize) -> bool {
         let process = &self.processes[number];
+        if process.killed || !process.attached {
+            return !process.killed;
+        }
+        let orphaned = matches!(self.device.life.phase(), Phase::Orphaned | Phase::Failed);
         let mut threads = self.threads.iter().filter(|thread| thread.process == number).peekable();
-        !process.killed && (threads.peek().is_none() || threads.any(|thread| !thread.sent_away))
+        !orphaned && (threads.peek().is_none() || threads.any(|thread| !thread.sent_away))
     }
 
     /// A thread of it is gone for good.

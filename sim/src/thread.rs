@@ -27,6 +27,8 @@ pub(crate) struct Thread {
     woken: bool,
     pub(crate) signal: bool,
     pub(crate) hung_until: u64,
+    /// It has no CPU, wherever it is.
+    pub(crate) stalled_until: u64,
     /// When its call gives up.
     sleeps_until: u64,
     /// It gets no requests any more.
@@ -133,6 +135,19 @@ enum Went {
 }
 
 impl Thread {
+    /// Whether requests are pinned by it.
+    pub(crate) fn copies(&self) -> bool {
+        matches!(
+            self.state,
+            State::CommitCopy(..)
+                | State::CommitCopied(..)
+                | State::Copy(..)
+                | State::Copied(..)
+                | State::CommitSlow(_, _, Slow { next: SlowStep::Copy | SlowStep::Unpin, .. })
+                | State::FetchSlow(_, _, _, _, Slow { next: SlowStep::Copy | SlowStep::Unpin, .. })
+        )
+    }
+
     /// One in user mode.
     #[must_use]
     pub(crate) fn new(process: usize, place: usize) -> Self {
@@ -143,6 +158,7 @@ impl Thread {
             woken: false,
             signal: false,
             hung_until: 0,
+            stalled_until: 0,
             sleeps_until: u64::MAX,
             sent_away: false,
             ends: Vec::new(),
@@ -168,6 +184,9 @@ impl World {
     /// Whether a thread can go on, and when it can if it only waits for time.
     pub(crate) fn thread_ready(&self, number: usize) -> (bool, u64) {
         let thread = &self.threads[number];
+        if thread.stalled_until > self.now_ns {
+            return (false, thread.stalled_until);
+        }
         if !thread.ends.is_empty() || thread.tell {
             return (true, 0);
         }

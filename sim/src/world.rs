@@ -311,7 +311,7 @@ impl World {
         let process = self.threads[thread].process;
         let ms = self.random.pick(&[1, 30, 300, 3000, 10_000]);
         let until = self.now_ns + ms * 1_000_000;
-        match self.random.below(12) {
+        match self.random.below(13) {
             0 => {
                 self.say(|| format!("process {process} is killed"));
                 self.processes[process].killed = true;
@@ -331,6 +331,11 @@ impl World {
                 let newest = self.newest.unwrap_or(process);
                 self.say(|| format!("process {newest} is killed"));
                 self.processes[newest].killed = true;
+            }
+            // In the middle of a copy, of all places.
+            9..11 => {
+                let copies = self.threads.iter().position(Thread::copies).unwrap_or(thread);
+                self.threads[copies].stalled_until = self.now_ns + ms.min(2000) * 1_000_000;
             }
             _ => {}
         }
