@@ -49,6 +49,8 @@ pub(crate) struct Process {
     /// Something was, or is as good as that.
     pub(crate) swallowed: bool,
     pub(crate) hung_until: u64,
+    /// Its threads never sleep in ENTER: they poll.
+    pub(crate) polls: bool,
     pub(crate) tasks: Vec<Task>,
     /// Names that it had.
     history: Vec<u64>,
@@ -75,6 +77,7 @@ impl World {
     pub(crate) fn start_server(&mut self, take_over: bool, mut survived: bool) {
         let number = self.processes.len();
         let cache = self.store.add_cache();
+        let polls = self.settings.version == 2 && self.random.one_in(3);
         self.processes.push(Process {
             epoch: 0,
             cache,
@@ -85,6 +88,7 @@ impl World {
             emptied: false,
             swallowed: false,
             hung_until: 0,
+            polls,
             tasks: Vec::new(),
             history: Vec::new(),
         });

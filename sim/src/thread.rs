@@ -288,7 +288,8 @@ impl World {
             return State::User;
         }
         let version = self.settings.version;
-        if version == 2 && !sent_away && self.random.one_in(10) {
+        let polls = self.processes[process].polls;
+        if polls && !sent_away && !self.has_task(number, 0) && self.random.one_in(2) {
             self.threads[number].woken = true;
             return State::Polls;
         }
@@ -305,7 +306,7 @@ impl World {
         let capacity = if sent_away { 0 } else { self.random.index(4) };
         // Who has something to do does not sleep on it.
         let busy = self.has_task(number, entries.len());
-        let minimum = if busy { 0 } else { self.random.index(capacity + 1) };
+        let minimum = if busy || polls { 0 } else { self.random.index(capacity + 1) };
         let room = u64::from(BLOCK) * self.random.pick(&[0, 1, 4, 16]);
         // Some queue may have nobody else.
         let only = queue != own || self.settings.threads < queues;
