@@ -144,8 +144,7 @@ impl Block {
     #[must_use]
     pub(crate) fn new(queues: usize, depth: u16, submitters: usize) -> Self {
         let depth = usize::from(depth);
-        let queue =
-            || HwQueue { tags: vec![None; depth], started: vec![None; depth], ..HwQueue::default() };
+        let queue = || HwQueue { tags: vec![None; depth], started: vec![None; depth], ..HwQueue::default() };
         let submitter = Submitter { doing: Doing::Thinking, left: 0, tell: false, rests_until: 0 };
         Self {
             queues: (0..queues).map(|_| queue()).collect(),
@@ -227,7 +226,10 @@ impl Block {
 
     fn free_tag(&self, queue: usize) -> Option<u16> {
         let held = |tag: u16| self.timer.holds.is_some_and(|(of, held, _)| (of, held) == (queue, tag));
-        (0_u16..).zip(&self.queues[queue].tags).find(|(tag, io)| io.is_none() && !held(*tag)).map(|(tag, _)| tag)
+        (0_u16..)
+            .zip(&self.queues[queue].tags)
+            .find(|(tag, io)| io.is_none() && !held(*tag))
+            .map(|(tag, _)| tag)
     }
 }
 
@@ -294,7 +296,6 @@ impl World {
     fn choose(&mut self, submitter: usize, queue: usize, tag: u16) -> Io {
         let volatile = self.settings.volatile;
         let op = match self.random.below(20) {
-            0..8 => Op::Write,
             8..14 => Op::Read,
             14 => Op::Discard,
             15 if self.settings.version == 2 => Op::WriteZeroes,
@@ -353,7 +354,7 @@ impl World {
         taken
     }
 
-    /// The driver's queue_rq.
+    /// The driver's `queue_rq`.
     fn submit(
         &mut self,
         queue: usize,
@@ -389,18 +390,14 @@ impl World {
             return false;
         }
         let now_ns = self.now_ns;
-        match self.queue(queue).submit(tag, request, now_ns, last) {
-            Ok(wake) => {
-                self.device.queues[queue].fifo.push_back(tag);
-                self.say(|| format!("queue {queue}: tag {tag} is queued, last {last}"));
-                self.wake(queue, wake);
-                true
-            }
-            Err(_) => {
-                self.block.queues[queue].started[usize::from(tag)] = None;
-                false
-            }
-        }
+        let Ok(wake) = self.queue(queue).submit(tag, request, now_ns, last) else {
+            self.block.queues[queue].started[usize::from(tag)] = None;
+            return false;
+        };
+        self.device.queues[queue].fifo.push_back(tag);
+        self.say(|| format!("queue {queue}: tag {tag} is queued, last {last}"));
+        self.wake(queue, wake);
+        true
     }
 
     fn step_flush(&mut self, queue: usize) {
@@ -526,7 +523,9 @@ impl World {
         self.block.failed += u64::from(result.is_err());
         let rest_ms = if result.is_err() { self.random.pick(&[0, 1, 100, 2000]) } else { 0 };
         self.block.submitters[io.submitter].rests_until = self.now_ns + rest_ms * 1_000_000;
-        self.say(|| format!("submitter {}: {:?} of step {} is over: {result:?}", io.submitter, io.op, io.began));
+        self.say(|| {
+            format!("submitter {}: {:?} of step {} is over: {result:?}", io.submitter, io.op, io.began)
+        });
         if result.is_err() {
             return;
         }

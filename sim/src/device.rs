@@ -468,7 +468,9 @@ impl World {
         let mut locked = self.queue(queue);
         let wake = if declared { locked.declare_dead(epoch, each) } else { locked.requeue(epoch, each) };
         self.say(|| format!("queue {queue}: taken back: {tags:?}"));
-        tags.into_iter().for_each(|tag| self.device.queues[queue].fifo.push_front(tag));
+        for tag in tags {
+            self.device.queues[queue].fifo.push_front(tag);
+        }
         self.wake(queue, wake);
     }
 

@@ -23,6 +23,7 @@
 mod account;
 mod block;
 mod device;
+pub mod fuzz;
 pub mod random;
 mod server;
 pub mod settings;

@@ -28,7 +28,7 @@ impl Random {
 
     /// An index of something of this length, which is not 0.
     pub fn index(&mut self, length: usize) -> usize {
-        usize::try_from(self.below(length as u64)).expect("below a length")
+        usize::try_from(self.below(length as u64)).unwrap_or(0)
     }
 
     /// Once in so many times.

@@ -36,6 +36,7 @@ pub(crate) struct Task {
 
 /// A process that serves.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a thing that happened, or did not")]
 pub(crate) struct Process {
     pub(crate) epoch: u32,
     pub(crate) cache: usize,
@@ -194,10 +195,8 @@ impl World {
 
     /// A thread of it is gone for good.
     pub(crate) fn thread_gone(&mut self, number: usize) {
-        let gone = self
-            .threads
-            .iter()
-            .all(|thread| thread.process != number || matches!(thread.state, State::Out));
+        let gone =
+            self.threads.iter().all(|thread| thread.process != number || matches!(thread.state, State::Out));
         let process = &mut self.processes[number];
         if !gone || process.closed {
             return;
@@ -212,7 +211,14 @@ impl World {
     }
 
     /// A thread was told of a request.
-    pub(crate) fn told(&mut self, thread: usize, queue: usize, raw: u64, fetched: &Fetched, data: Option<Vec<u64>>) {
+    pub(crate) fn told(
+        &mut self,
+        thread: usize,
+        queue: usize,
+        raw: u64,
+        fetched: &Fetched,
+        data: Option<Vec<u64>>,
+    ) {
         let number = self.threads[thread].process;
         let (tag, generation) = (fetched.handle.tag(), fetched.handle.generation());
         let not_fenced = self.planted(Defect::NotFenced);
@@ -256,7 +262,7 @@ impl World {
         // Most threads carry out what they got.
         let any = self.random.one_in(8);
         let wanted = |task: &Task| {
-            let has_data = task.request.op != Op::Write || task.data.is_some();
+            let has_data = task.request.op != Op::Write || task.data.is_some() || task.void;
             task.done.is_none() && has_data && (any || task.thread == thread)
         };
         let tasks = &self.processes[number].tasks;
@@ -300,7 +306,9 @@ impl World {
             }
             Op::Write => {
                 let values = task.data.clone().unwrap_or_default();
-                (first..).zip(values).for_each(|(block, value)| self.store.write(cache, block, value, through));
+                (first..)
+                    .zip(values)
+                    .for_each(|(block, value)| self.store.write(cache, block, value, through));
             }
             Op::Discard if self.random.one_in(2) => {}
             Op::Discard | Op::WriteZeroes | Op::SecureErase => {

@@ -62,6 +62,7 @@ impl Defect {
 
 /// What an episode is made of.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is chosen for itself")]
 pub struct Settings {
     /// Of the interface: 1 or 2.
     pub version: u32,

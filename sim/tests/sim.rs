@@ -50,10 +50,9 @@ const fn says(defect: Defect) -> &'static [&'static str] {
         Defect::ForgetsEnd => &["is started twice", "takes too long", "no end after", "can go on"],
         Defect::ForgetsWake => &["servers wait, and", "are being woken, and"],
         Defect::ForgetsAnnounce => &["sleep while"],
-        Defect::ForgetsTakeBack => &["takes too long", "no end after", "can go on"],
         Defect::WrongOrder => &["is the oldest"],
         Defect::EndsCopying => &["while it is copied"],
-        Defect::ForgetsTick => &["takes too long", "no end after", "can go on"],
+        Defect::ForgetsTakeBack | Defect::ForgetsTick => &["takes too long", "no end after", "can go on"],
         Defect::ForgetsPollers => &["and was not told"],
     }
 }
@@ -62,9 +61,8 @@ const fn says(defect: Defect) -> &'static [&'static str] {
 fn planted_defects_are_found() {
     let seed = seed();
     for defect in Defect::ALL {
-        let found = match run(seed, DEFECT_STEPS, Some(defect)) {
-            Ok(_) => panic!("{defect:?} is not found in {DEFECT_STEPS} steps"),
-            Err(found) => found,
+        let Err(found) = run(seed, DEFECT_STEPS, Some(defect)) else {
+            panic!("{defect:?} is not found in {DEFECT_STEPS} steps")
         };
         let what = &found.failure.what;
         println!("{defect:?}: found after {} steps: {what}", found.steps);

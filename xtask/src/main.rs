@@ -11,6 +11,7 @@ mod core_lib;
 mod demo;
 mod examples;
 mod fetch;
+mod fuzz;
 mod gates;
 mod kmod;
 mod paths;
@@ -18,6 +19,7 @@ mod rust_flags;
 mod rust_object;
 mod self_test;
 mod setup;
+mod sim;
 mod test;
 mod vm;
 
@@ -51,6 +53,10 @@ enum Command {
     Bench(bench::Arguments),
     /// Show the RAM disk at work, from insmod to rmmod
     Demo(demo::Arguments),
+    /// Run the simulator, with the arguments that it takes
+    Sim(sim::Arguments),
+    /// Run a fuzz target, or all, one after the other
+    Fuzz(fuzz::Arguments),
     /// Run every check and test, closing with the counts
     Test(test::Arguments),
 }
@@ -67,6 +73,8 @@ fn main() -> anyhow::Result<()> {
         Command::Gates(arguments) => gates::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Sim(arguments) => sim::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
     }
 }

@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask fuzz`: builds the fuzz targets of `fuzz/` for libFuzzer and runs them.
+//!
+//! The flags are those of `cargo fuzz`, as far as the stable compiler takes them: coverage and comparisons are
+//! instrumented, and there is no sanitizer, which safe code does not need. What is found goes to
+//! `target/fuzz/found/`; inputs that reach something new are merged into `fuzz/corpus/` with `--merge`.
+
+use crate::{paths, setup};
+use anyhow::{Context as _, Result, ensure};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Arguments of the command.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Which one; all if there is none
+    target: Option<String>,
+    /// How long to run each, in minutes
+    #[arg(long, default_value_t = 1)]
+    minutes: u64,
+    /// Decides what is tried; the time if there is none
+    #[arg(long)]
+    seed: Option<u32>,
+    /// Keep in fuzz/corpus/ what reaches something new, and only that
+    #[arg(long)]
+    merge: bool,
+}
+
+const TARGETS: [&str; 2] = ["decode", "engine"];
+const PACKAGES: [(&str, &str); 1] = [("g++", "compiles libFuzzer")];
+const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+const FLAGS: [&str; 7] = [
+    "--cfg=fuzzing",
+    "-Cpasses=sancov-module",
+    "-Cllvm-args=-sanitizer-coverage-level=4",
+    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table",
+    "-Cllvm-args=-sanitizer-coverage-trace-compares",
+    "-Ccodegen-units=1",
+];
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    setup::install_packages(&PACKAGES)?;
+    let wanted = |name: &&&str| arguments.target.as_deref().is_none_or(|target| target == **name);
+    let targets: Vec<&str> = TARGETS.iter().filter(wanted).copied().collect();
+    ensure!(!targets.is_empty(), "no such target; there are {}", TARGETS.join(", "));
+    build()?;
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.subsec_nanos() | 1);
+    targets.into_iter().try_for_each(|name| fuzz(name, arguments, arguments.seed.unwrap_or(time)))
+}
+
+fn output() -> PathBuf {
+    paths::root().join("target/fuzz")
+}
+
+fn build() -> Result<()> {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // With a target, the flags are not for build scripts.
+    command.current_dir(paths::root().join("fuzz")).args([
+        "build",
+        "--quiet",
+        "--release",
+        "--target",
+        TRIPLE,
+    ]);
+    command.arg("--target-dir").arg(output()).env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"));
+    let status = command.status().context("run cargo")?;
+    ensure!(status.success(), "the fuzz targets do not build");
+    Ok(())
+}
+
+fn fuzz(name: &str, arguments: &Arguments, seed: u32) -> Result<()> {
+    let corpus = paths::root().join("fuzz/corpus").join(name);
+    let (own, found) = (output().join("corpus").join(name), output().join("found"));
+    for folder in [&corpus, &own, &found] {
+        fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+    }
+    println!("== {name}, seed {seed}");
+    let program = output().join(TRIPLE).join("release").join(name);
+    let mut command = Command::new(&program);
+    command.arg(format!("-seed={seed}")).arg(format!("-max_total_time={}", arguments.minutes * 60));
+    command.arg(format!("-artifact_prefix={}/{name}-", found.display()));
+    // New inputs go to the first folder.
+    command.args(["-max_len=4096", "-print_final_stats=1", "-verbosity=0"]).arg(&own).arg(&corpus);
+    let status = command.status().with_context(|| format!("run {}", program.display()))?;
+    ensure!(status.success(), "{name} found something, see {}", found.display());
+    // What is covered, by all that is known.
+    let smallest = output().join("merged").join(name);
+    let _ = fs::remove_dir_all(&smallest);
+    fs::create_dir_all(&smallest).with_context(|| format!("create {}", smallest.display()))?;
+    let mut merge = Command::new(&program);
+    merge.args(["-merge=1", "-max_len=4096"]).arg(&smallest).arg(&corpus).arg(&own);
+    let output = merge.output().with_context(|| format!("run {}", program.display()))?;
+    ensure!(output.status.success(), "{name}: merging failed");
+    for line in
+        String::from_utf8_lossy(&output.stderr).lines().filter(|line| line.contains("new coverage edges"))
+    {
+        println!("{name}: {line}");
+    }
+    if arguments.merge {
+        fs::remove_dir_all(&corpus).with_context(|| format!("remove {}", corpus.display()))?;
+        fs::create_dir_all(&corpus).with_context(|| format!("create {}", corpus.display()))?;
+        for entry in fs::read_dir(&smallest).context("list the merged corpus")? {
+            let entry = entry?;
+            fs::copy(entry.path(), corpus.join(entry.file_name())).context("keep an input")?;
+        }
+    }
+    Ok(())
+}

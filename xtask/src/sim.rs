@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask sim`: builds the simulator with optimisation, and runs it with the arguments given.
+
+use crate::paths;
+use anyhow::{Context as _, Result, ensure};
+use std::process::Command;
+
+/// Arguments of the command.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// As `zosbd2-sim --help` says: `--seed N`, `--steps N`, `--episode N`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(paths::root()).args(["run", "--quiet", "--release", "--package", "zosbd2-sim", "--"]);
+    let status = command.args(&arguments.arguments).status().context("run cargo")?;
+    ensure!(status.success(), "the simulator failed ({status})");
+    Ok(())
+}
