@@ -84,19 +84,24 @@ fn fuzz(name: &str, arguments: &Arguments, seed: u32) -> Result<()> {
     command.arg(format!("-seed={seed}")).arg(format!("-max_total_time={}", arguments.minutes * 60));
     command.arg(format!("-artifact_prefix={}/{name}-", found.display()));
     // New inputs go to the first folder.
-    command.args(["-max_len=4096", "-print_final_stats=1", "-verbosity=0"]).arg(&own).arg(&corpus);
-    let status = command.status().with_context(|| format!("run {}", program.display()))?;
-    ensure!(status.success(), "{name} found something, see {}", found.display());
+    command.args(["-max_len=512", "-print_final_stats=1", "-verbosity=0"]).arg(&own).arg(&corpus);
+    let log = output().join(format!("{name}.log"));
+    let file = fs::File::create(&log).with_context(|| format!("create {}", log.display()))?;
+    let status = command.stderr(file).status().with_context(|| format!("run {}", program.display()))?;
+    ensure!(status.success(), "{name} found something, see {} and {}", found.display(), log.display());
+    let said = fs::read_to_string(&log).unwrap_or_default();
+    for line in said.lines().filter_map(|line| line.strip_prefix("stat::")) {
+        println!("{name}: {line}");
+    }
     // What is covered, by all that is known.
     let smallest = output().join("merged").join(name);
     let _ = fs::remove_dir_all(&smallest);
     fs::create_dir_all(&smallest).with_context(|| format!("create {}", smallest.display()))?;
     let mut merge = Command::new(&program);
-    merge.args(["-merge=1", "-max_len=4096"]).arg(&smallest).arg(&corpus).arg(&own);
+    merge.args(["-set_cover_merge=1", "-max_len=512"]).arg(&smallest).arg(&corpus).arg(&own);
     let output = merge.output().with_context(|| format!("run {}", program.display()))?;
     ensure!(output.status.success(), "{name}: merging failed");
-    for line in
-        String::from_utf8_lossy(&output.stderr).lines().filter(|line| line.contains("new coverage edges"))
+    for line in String::from_utf8_lossy(&output.stderr).lines().filter(|line| line.contains("coverage edges"))
     {
         println!("{name}: {line}");
     }
