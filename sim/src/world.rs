@@ -21,6 +21,7 @@ const ENDLESS: u64 = 400_000;
 
 /// Everything.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a thing that happened, or did not")]
 pub(crate) struct World {
     pub(crate) settings: Settings,
     defect: Option<Defect>,
@@ -43,6 +44,8 @@ pub(crate) struct World {
     /// When somebody sees to it that there is a server.
     operator_ns: u64,
     resizing: bool,
+    /// The next thread that copies has no CPU for a while.
+    stalls: bool,
     ending: bool,
     violation: Option<String>,
     trace: Option<VecDeque<String>>,
@@ -141,6 +144,7 @@ impl World {
             newest: None,
             operator_ns: 0,
             resizing: false,
+            stalls: false,
             ending: false,
             violation: None,
             trace: traced.then(VecDeque::new),
@@ -239,7 +243,14 @@ impl World {
                 continue;
             }
             match self.random.pick(&actors) {
-                Actor::Thread(number) => self.step_thread(number),
+                Actor::Thread(number) => {
+                    self.step_thread(number);
+                    if self.stalls && self.threads[number].copies() {
+                        self.stalls = false;
+                        let ms = self.random.pick(&[1, 300, 1000, 2000]);
+                        self.threads[number].stalled_until = self.now_ns + ms * 1_000_000;
+                    }
+                }
                 Actor::Block(part) => self.step_block(part),
                 Actor::Work(number) => self.step_work(number),
                 Actor::Teardown => self.step_teardown(),
@@ -282,7 +293,7 @@ impl World {
 
     /// Somebody who sees to it that there is a server, and that a resize gets its quiet moment.
     fn operator(&mut self) {
-        let ms = self.random.pick(&[1, 5, 50, 500, 5000]);
+        let ms = self.random.pick(&[1, 5, 50, 100, 500]);
         self.operator_ns = self.now_ns + ms * 1_000_000;
         if self.resizing && self.block.quiet() {
             self.resizing = false;
@@ -333,10 +344,7 @@ impl World {
                 self.processes[newest].killed = true;
             }
             // In the middle of a copy, of all places.
-            9..11 => {
-                let copies = self.threads.iter().position(Thread::copies).unwrap_or(thread);
-                self.threads[copies].stalled_until = self.now_ns + ms.min(2000) * 1_000_000;
-            }
+            9..11 => self.stalls = true,
             _ => {}
         }
     }
