@@ -36,7 +36,8 @@ pub enum Defect {
     EndsCopying,
     /// A destruction does not look after its server.
     ForgetsTick,
-    /// Those who poll are not told of what a copy of a server that was declared dead puts back.
+    /// Those who poll are not told when a copy stops and its request, whose server was declared dead meanwhile, is
+    /// queued again.
     ForgetsPollers,
 }
 

@@ -8,7 +8,7 @@ use zosbd2_sim::settings::Defect;
 /// Steps of the run, when the engine is right.
 const STEPS: u64 = 1_000_000;
 /// Steps in which each defect must be found.
-const DEFECT_STEPS: u64 = 20_000_000;
+const DEFECT_STEPS: u64 = 40_000_000;
 
 /// `ZOSBD2_SIM_SEED` repeats a run.
 fn seed() -> u64 {
