@@ -21,7 +21,6 @@ const ENDLESS: u64 = 400_000;
 
 /// Everything.
 #[derive(Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a thing that happened, or did not")]
 pub(crate) struct World {
     pub(crate) settings: Settings,
     defect: Option<Defect>,

@@ -52,7 +52,11 @@ const fn says(defect: Defect) -> &'static [&'static str] {
         Defect::ForgetsAnnounce => &["sleep while"],
         Defect::WrongOrder => &["is the oldest"],
         Defect::EndsCopying => &["while it is copied"],
-        Defect::ForgetsTakeBack | Defect::ForgetsTick => &["takes too long", "no end after", "can go on"],
+        // A server that is dead to the others, but not to the queue, goes on to answer.
+        Defect::ForgetsTakeBack => {
+            &["takes too long", "no end after", "can go on", "on disk, ", "a flush of step", "a read of step"]
+        }
+        Defect::ForgetsTick => &["takes too long", "no end after", "can go on"],
         Defect::ForgetsPollers => &["and was not told"],
     }
 }
