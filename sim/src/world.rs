@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 /// Lines of a trace that are kept.
 const TRACE: usize = 2000;
 /// Steps without an end that are too many.
-const ENDLESS: u64 = 400_000;
+const ENDLESS: u64 = 150_000;
 
 /// Everything.
 #[derive(Debug)]

@@ -43,9 +43,9 @@ fn nothing_is_lost_and_nothing_hangs() {
 const fn says(defect: Defect) -> &'static [&'static str] {
     match defect {
         Defect::LiesAboutFlush | Defect::LiesAboutFua => &["on disk, "],
-        Defect::LosesCache => &["on disk, ", "a flush of step", "a read of step"],
+        Defect::LosesCache | Defect::NotFenced => &["on disk, ", "a flush of step", "a read of step"],
         Defect::StaleReads => &["a read of step"],
-        Defect::NotFenced => &["on disk, ", "a read of step"],
+
         Defect::EndsTwice => &["which is not started"],
         Defect::ForgetsEnd => &["is started twice", "takes too long", "no end after", "can go on"],
         Defect::ForgetsWake => &["servers wait, and", "are being woken, and"],
