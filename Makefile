@@ -6,11 +6,16 @@ help:
 	@echo 'make demo      the RAM disk at work, in QEMU; NATIVE=1: on this machine'
 	@echo 'make bench     instructions per I/O, beside the kernel'"'"'s own devices'
 	@echo 'make test      every check and test, on Linux 6.1 and 6.12 in QEMU'
+	@echo 'make test-debug  the VM tests in a kernel that watches itself (KASAN, lockdep, ...); takes hours'
 	@echo 'make kmod      build zosbd2.ko for a kernel (KDIR=headers; default: the running one)'
 	@echo 'cargo xtask --help lists all commands; cargo xtask vm --list all VM tests'
 
 setup test bench: need-rust
 	cargo xtask $@
+
+test-debug: need-rust
+	cargo xtask setup
+	cargo xtask vm --kernel debug
 
 demo: need-rust
 	cargo xtask demo $(if $(filter-out 0,$(NATIVE)),--native)
@@ -26,4 +31,4 @@ need-rust:
 		$$([ "$$(id -u)" = 0 ] || echo sudo) \
 			sh -c 'apt-get update -q && apt-get install -y --no-install-recommends gcc libc6-dev'; }
 
-.PHONY: help setup demo bench test kmod need-rust
+.PHONY: help setup demo bench test test-debug kmod need-rust

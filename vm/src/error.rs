@@ -42,11 +42,14 @@ pub enum Error {
         output: String,
     },
     /// The kernel name is not one of ours.
-    #[error("there is no kernel {0}: the names are 6.1, 6.12, 6.1-generic and 6.12-generic")]
+    #[error("there is no kernel {0}: the names are 6.1, 6.12, 6.1-generic, 6.12-generic and debug")]
     UnknownKernel(String),
     /// The kernel is not in the cache, and the caller did not want it fetched.
     #[error("kernel {0} is not in the cache: run `cargo xtask fetch {0}`")]
     NotFetched(String),
+    /// The debug kernel is not in the cache, or is one of another configuration.
+    #[error("the debug kernel is not in the cache: run `cargo xtask debug-kernel`, which builds it")]
+    NotBuilt,
     /// The archive does not have a full set of packages.
     #[error("no version of kernel {0} has image, headers and kbuild packages in Debian's archive")]
     NoVersion(String),

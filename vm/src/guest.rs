@@ -6,6 +6,7 @@
 pub(crate) mod child;
 mod context;
 pub(crate) mod init;
+mod kmemleak;
 mod kmsg;
 mod modules;
 mod mount;

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Stock Debian kernels, by short name, in a cache folder.
+//! Debian kernels, by short name, in a cache folder: stock ones, and one built from the same source for debugging.
 //!
 //! [`fetch`] downloads image, modules and headers of the newest version that has them all and unpacks them side
 //! by side, never onto the host. [`find`] only looks. The cache is shared: a file lock keeps two runs apart,
 //! and a kernel appears by a rename, complete or not at all. What is there is used offline and for ever;
-//! `update` asks the archive for a newer version.
+//! `update` asks the archive for a newer version. The debug kernel is built by `cargo xtask debug-kernel`, and is
+//! there only as long as its configuration is today's.
 
 use crate::error::file;
 use crate::packages::{Archive, Package};
 use crate::{Error, Result, command};
 use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,36 +20,57 @@ use std::str::FromStr;
 /// MiB that a kernel may need while it is unpacked.
 const NEED: u64 = 2048;
 /// Suites that together have both kernels for Debian 12.
-const SOURCES: [(&str, &str); 3] = [
+pub const SOURCES: [(&str, &str); 3] = [
     ("http://deb.debian.org/debian", "bookworm"),
     ("http://deb.debian.org/debian", "bookworm-backports"),
     ("http://deb.debian.org/debian-security", "bookworm-security"),
 ];
 const SERIES: [&str; 2] = ["6.1", "6.12"];
+/// What the debug kernel is made of: all that is not named here is off.
+pub const DEBUG_CONFIG: &str = include_str!("../debug-kernel.config");
 
 /// Which kernel: a release series and a flavour of Debian's amd64 kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KernelName {
     series: &'static str,
-    generic: bool,
+    flavour: Flavour,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Flavour {
+    Cloud,
+    Generic,
+    Debug,
 }
 
 impl KernelName {
-    /// Every name there is.
-    pub const ALL: [Self; 4] = [
-        Self { series: "6.1", generic: false },
-        Self { series: "6.12", generic: false },
-        Self { series: "6.1", generic: true },
-        Self { series: "6.12", generic: true },
+    /// Every stock kernel.
+    pub const STOCK: [Self; 4] = [
+        Self { series: "6.1", flavour: Flavour::Cloud },
+        Self { series: "6.12", flavour: Flavour::Cloud },
+        Self { series: "6.1", flavour: Flavour::Generic },
+        Self { series: "6.12", flavour: Flavour::Generic },
     ];
+    /// The kernel that watches itself.
+    pub const DEBUG: Self = Self { series: "6.12", flavour: Flavour::Debug };
 
-    fn flavour(self) -> &'static str {
-        if self.generic { "-amd64" } else { "-cloud-amd64" }
+    /// Whether it is [`DEBUG`](Self::DEBUG).
+    #[must_use]
+    pub fn is_debug(self) -> bool {
+        self == Self::DEBUG
+    }
+
+    fn suffix(self) -> String {
+        match self.flavour {
+            Flavour::Cloud => "-cloud-amd64".to_owned(),
+            Flavour::Generic => "-amd64".to_owned(),
+            Flavour::Debug => debug_suffix(DEBUG_CONFIG),
+        }
     }
 
     /// The part of a release before the flavour, if the release is of this kernel.
     fn version_of(self, release: &str) -> Option<&str> {
-        let version = release.strip_suffix(self.flavour())?;
+        let version = release.strip_suffix(self.suffix().as_str())?;
         let rest = version.strip_prefix(self.series)?.strip_prefix('.')?;
         let other = ["-cloud", "-rt"].iter().any(|flavour| rest.ends_with(flavour));
         (!other).then_some(version)
@@ -58,19 +81,39 @@ impl FromStr for KernelName {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        let (series, generic) = match name.strip_suffix("-generic") {
-            Some(series) => (series, true),
-            None => (name, false),
+        if name == "debug" {
+            return Ok(Self::DEBUG);
+        }
+        let (series, flavour) = match name.strip_suffix("-generic") {
+            Some(series) => (series, Flavour::Generic),
+            None => (name, Flavour::Cloud),
         };
         let series = SERIES.into_iter().find(|known| *known == series);
-        series.map(|series| Self { series, generic }).ok_or_else(|| Error::UnknownKernel(name.to_owned()))
+        series.map(|series| Self { series, flavour }).ok_or_else(|| Error::UnknownKernel(name.to_owned()))
     }
 }
 
 impl std::fmt::Display for KernelName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}{}", self.series, if self.generic { "-generic" } else { "" })
+        match self.flavour {
+            Flavour::Cloud => f.write_str(self.series),
+            Flavour::Generic => write!(f, "{}-generic", self.series),
+            Flavour::Debug => f.write_str("debug"),
+        }
     }
+}
+
+/// What `uname -r` says in the debug kernel that is built from this version of Debian's source.
+#[must_use]
+pub fn debug_release(version: &str) -> String {
+    // A tilde is no part of a release.
+    format!("{}{}", version.replace('~', "-"), KernelName::DEBUG.suffix())
+}
+
+fn debug_suffix(config: &str) -> String {
+    let mut key = DefaultHasher::new();
+    config.hash(&mut key);
+    format!("-debug-{:08x}", key.finish() >> 32)
 }
 
 /// A kernel in the cache.
@@ -124,8 +167,13 @@ pub fn require_free(path: &Path, need: u64) -> Result<()> {
 pub fn find(name: KernelName) -> Result<Kernel> {
     let cache = cache();
     let chosen = cache.join(format!("{name}.release"));
-    let release = fs::read_to_string(&chosen).map_err(|_| Error::NotFetched(name.to_string()))?;
+    let missing = || if name.is_debug() { Error::NotBuilt } else { Error::NotFetched(name.to_string()) };
+    let release = fs::read_to_string(&chosen).map_err(|_| missing())?;
     let release = release.trim().to_owned();
+    // The debug kernel's configuration may have changed since.
+    if name.version_of(&release).is_none() {
+        return Err(missing());
+    }
     let tree = cache.join(&release);
     let kernel = Kernel {
         name,
@@ -135,11 +183,23 @@ pub fn find(name: KernelName) -> Result<Kernel> {
         release,
     };
     let complete = kernel.vmlinuz.exists() && kernel.modules.exists() && kernel.headers.exists();
-    if complete { Ok(kernel) } else { Err(Error::NotFetched(name.to_string())) }
+    if complete { Ok(kernel) } else { Err(missing()) }
 }
 
-/// A kernel, downloaded if it is not in the cache, or if `update` and there is a newer one.
+/// Lets [`find`] find this release, which is in the cache, under the name.
+pub fn choose(name: KernelName, release: &str) -> Result<()> {
+    let cache = cache();
+    let chosen = cache.join(format!("{name}.release"));
+    let fresh = cache.join(format!("{name}.release.new"));
+    fs::write(&fresh, format!("{release}\n")).map_err(file("write", &fresh))?;
+    fs::rename(&fresh, &chosen).map_err(file("rename", &fresh))
+}
+
+/// A stock kernel, downloaded if it is not in the cache, or if `update` and there is a newer one.
 pub fn fetch(name: KernelName, update: bool) -> Result<Kernel> {
+    if name.is_debug() {
+        return Err(Error::NotBuilt);
+    }
     let cache = cache();
     fs::create_dir_all(&cache).map_err(file("create", &cache))?;
     let lock_path = cache.join("lock");
@@ -155,10 +215,7 @@ pub fn fetch(name: KernelName, update: bool) -> Result<Kernel> {
     if !cache.join(&release).exists() {
         unpack(&archive, &cache, &release, &packages)?;
     }
-    let chosen = cache.join(format!("{name}.release"));
-    let fresh = cache.join(format!("{name}.release.new"));
-    fs::write(&fresh, format!("{release}\n")).map_err(file("write", &fresh))?;
-    fs::rename(&fresh, &chosen).map_err(file("rename", &fresh))?;
+    choose(name, &release)?;
     find(name)
 }
 
@@ -259,7 +316,7 @@ mod tests {
 
     #[test]
     fn names_are_read_and_written() {
-        for name in KernelName::ALL {
+        for name in KernelName::STOCK.into_iter().chain([KernelName::DEBUG]) {
             assert_eq!(name.to_string().parse::<KernelName>().unwrap(), name);
         }
         assert!(matches!("6.2".parse::<KernelName>(), Err(Error::UnknownKernel(_))));
@@ -273,7 +330,7 @@ mod tests {
             ("6.1.0-56-cloud-amd64", "6.1"),
             ("6.1.0-56-amd64", "6.1-generic"),
         ] {
-            for candidate in KernelName::ALL {
+            for candidate in KernelName::STOCK {
                 assert_eq!(
                     candidate.version_of(release).is_some(),
                     candidate.to_string() == name,
@@ -281,10 +338,21 @@ mod tests {
                 );
             }
         }
-        for name in KernelName::ALL {
+        for name in KernelName::STOCK {
             assert_eq!(name.version_of("6.1.0-56-rt-amd64"), None);
             assert_eq!(name.version_of("6.1.0-56-amd64-unsigned"), None);
         }
+    }
+
+    #[test]
+    fn a_debug_release_is_of_one_configuration() {
+        let release = debug_release("6.12.117-1~deb12u1");
+        assert_eq!(KernelName::DEBUG.version_of(&release), Some("6.12.117-1-deb12u1"));
+        for stock in KernelName::STOCK {
+            assert_eq!(stock.version_of(&release), None);
+        }
+        let other = format!("6.12.117-1-deb12u1{}", debug_suffix("CONFIG_SMP=y\n"));
+        assert_eq!(KernelName::DEBUG.version_of(&other), None);
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //! `cargo xtask fetch [KERNEL...]`: kernel images, modules and headers into the cache.
 //!
 //! Needs the network only for what is not in the cache. Prints where each kernel's parts are, so that scripts
-//! can use them.
+//! can use them. The debug kernel is not fetched but built, which takes long.
 
+use crate::debug_kernel;
 use anyhow::{Context as _, Result};
 use std::time::Instant;
 use zosbd2_vm::kernels::{self, Kernel, KernelName};
@@ -11,7 +12,7 @@ use zosbd2_vm::kernels::{self, Kernel, KernelName};
 /// Arguments of the command.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Kernels: 6.1, 6.12 (cloud flavour), 6.1-generic, 6.12-generic
+    /// Kernels: 6.1, 6.12 (cloud flavour), 6.1-generic, 6.12-generic, debug
     #[arg(default_values = ["6.1", "6.12"])]
     kernels: Vec<KernelName>,
     /// Ask the archive for newer versions of what is in the cache
@@ -22,17 +23,24 @@ pub(crate) struct Arguments {
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     for name in &arguments.kernels {
-        let kernel = one(*name, arguments.update)?;
-        println!("{name}: {}", kernel.release);
-        println!("  image:   {}", kernel.vmlinuz.display());
-        println!("  modules: {}", kernel.modules.display());
-        println!("  KDIR:    {}", kernel.headers.display());
+        print(&one(*name, arguments.update)?);
     }
     Ok(())
 }
 
+/// Says where a kernel's parts are.
+pub(crate) fn print(kernel: &Kernel) {
+    println!("{}: {}", kernel.name, kernel.release);
+    println!("  image:   {}", kernel.vmlinuz.display());
+    println!("  modules: {}", kernel.modules.display());
+    println!("  KDIR:    {}", kernel.headers.display());
+}
+
 /// A kernel from the cache, or from the network, saying so.
 pub(crate) fn one(name: KernelName, update: bool) -> Result<Kernel> {
+    if name.is_debug() {
+        return debug_kernel::one(update);
+    }
     if !update && let Ok(kernel) = kernels::find(name) {
         return Ok(kernel);
     }

@@ -264,7 +264,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut kdirs = arguments.kdir.clone();
     if kdirs.is_empty() {
-        let fetched = KernelName::ALL.into_iter().filter_map(|name| kernels::find(name).ok());
+        let fetched = KernelName::STOCK.into_iter().filter_map(|name| kernels::find(name).ok());
         kdirs.extend(fetched.map(|kernel| kernel.headers));
     }
     let Some(last) = kdirs.last() else {

@@ -8,6 +8,7 @@ mod abi_gen;
 mod apt;
 mod bench;
 mod core_lib;
+mod debug_kernel;
 mod demo;
 mod examples;
 mod fetch;
@@ -41,6 +42,8 @@ enum Command {
     Setup(setup::Arguments),
     /// Fetch kernel images, modules and headers into the cache
     Fetch(fetch::Arguments),
+    /// Build the kernel that watches itself, into the cache
+    DebugKernel(debug_kernel::Arguments),
     /// Boot a kernel in QEMU and run tests in it
     Vm(vm::Arguments),
     /// Build zosbd2.ko for one kernel
@@ -67,6 +70,7 @@ fn main() -> anyhow::Result<()> {
         Command::SelfTest(arguments) => self_test::run(&arguments),
         Command::Setup(arguments) => setup::run(&arguments),
         Command::Fetch(arguments) => fetch::run(&arguments),
+        Command::DebugKernel(arguments) => debug_kernel::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
         Command::Kmod(arguments) => kmod::run(&arguments),
         Command::RustObject(arguments) => rust_object::run(&arguments),

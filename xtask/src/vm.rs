@@ -28,7 +28,7 @@ const RELEASE: &str = "release";
 /// Arguments of the command.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Arguments {
-    /// Kernels, one run each: 6.1, 6.12 (cloud flavour), 6.1-generic, 6.12-generic
+    /// Kernels, one run each: 6.1, 6.12 (cloud flavour), 6.1-generic, 6.12-generic, debug
     #[arg(long = "kernel", default_values = ["6.12"])]
     pub(crate) kernels: Vec<KernelName>,
     /// More arguments for the kernel
@@ -37,9 +37,9 @@ pub(crate) struct Arguments {
     /// Virtual processors
     #[arg(long, default_value_t = 2)]
     pub(crate) smp: u32,
-    /// Memory
-    #[arg(long, default_value = "2G")]
-    pub(crate) mem: String,
+    /// Memory; by default 2G, and 4G for the debug kernel
+    #[arg(long)]
+    pub(crate) mem: Option<String>,
     /// Count instructions instead of time: for benchmarks
     #[arg(long)]
     pub(crate) icount: bool,
@@ -55,7 +55,7 @@ pub(crate) struct Arguments {
     /// Seed of the tests' random numbers; by default a new one every time
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-    /// Multiply all deadlines
+    /// Multiply all deadlines; by default 1, and more where the guest is slow by nature
     #[arg(long)]
     pub(crate) slowness: Option<u32>,
     /// NAME=VALUE for tests that look for it
@@ -304,8 +304,12 @@ fn prepare(
     let module = module.map(|built| copy(&built, &folder)).transpose()?;
     let init = copy(&programs.init, &folder)?;
     let own = programs.programs.iter().map(|program| copy(program, &folder)).collect::<Result<_>>()?;
-    // Counting runs on one host thread, and tells the guest that more time has passed.
-    let slowness = arguments.slowness.unwrap_or(if arguments.icount { 10 } else { 1 });
+    // Counting runs on one host thread, and tells the guest that more time has passed; the debug kernel checks
+    // every access to memory.
+    let slow = arguments.icount || run.kernel.is_debug();
+    let slowness = arguments.slowness.unwrap_or(if slow { 10 } else { 1 });
+    // An eighth of it is KASAN's, and what was freed is kept for a while.
+    let memory = if run.kernel.is_debug() { "4G" } else { "2G" };
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?;
     let seed = arguments.seed.unwrap_or(now.as_secs());
     Ok(Job {
@@ -313,7 +317,7 @@ fn prepare(
         machine: Machine {
             kernel,
             smp: arguments.smp,
-            memory: arguments.mem.clone(),
+            memory: arguments.mem.clone().unwrap_or_else(|| memory.to_owned()),
             icount: arguments.icount,
             append: run.append.clone(),
             folder,

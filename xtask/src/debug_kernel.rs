@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask debug-kernel`: a kernel that watches itself, from Debian's source and `vm/debug-kernel.config`.
+//!
+//! The package `linux-source-6.12` comes through the private apt of `vm`, and is unpacked and built in
+//! `debug-build` in the kernels' cache. A build that was interrupted, or whose configuration has changed, goes on
+//! with what is there. What it makes (image, modules, and headers to build ours) gets a folder beside the stock
+//! kernels', whose name has the source's version and a hash of the configuration: as long as those are the same
+//! nothing is done at all. An option that did not take effect is an error.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use zosbd2_vm::kernels::{self, DEBUG_CONFIG, Kernel, KernelName, SOURCES};
+use zosbd2_vm::packages::{Archive, Package};
+
+use crate::{fetch, setup};
+
+/// The package, and the archive and the folder in it.
+const PACKAGE: &str = "linux-source-6.12";
+/// MiB that source and build take.
+const NEED: u64 = 6144;
+/// What only building a kernel needs of the host.
+const HOST: [(&str, &str); 4] = [
+    ("flex", "builds kernels"),
+    ("bison", "builds kernels"),
+    ("bc", "builds kernels"),
+    ("libssl-dev", "builds kernels"),
+];
+
+/// Arguments of the command.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Ask the archive for a newer source than what is in the cache
+    #[arg(long)]
+    update: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let kernel = one(arguments.update)?;
+    fetch::print(&kernel);
+    Ok(())
+}
+
+/// The debug kernel from the cache, built if it is not there, or if `update` and there is a newer source.
+pub(crate) fn one(update: bool) -> Result<Kernel> {
+    if !update && let Ok(kernel) = kernels::find(KernelName::DEBUG) {
+        return Ok(kernel);
+    }
+    let work = kernels::cache().join("debug-build");
+    fs::create_dir_all(&work).with_context(|| format!("create {}", work.display()))?;
+    let lock_path = work.join("lock");
+    let lock = File::create(&lock_path).with_context(|| format!("create {}", lock_path.display()))?;
+    lock.lock().with_context(|| format!("lock {}", lock_path.display()))?;
+    // Whoever had the lock may have built it.
+    if !update && let Ok(kernel) = kernels::find(KernelName::DEBUG) {
+        return Ok(kernel);
+    }
+    setup::install_packages(&HOST)?;
+    let version = source(&work, update)?;
+    let release = kernels::debug_release(&version);
+    let place = kernels::cache().join(&release);
+    if !place.exists() {
+        let start = Instant::now();
+        eprintln!("building kernel {release}: this takes half an hour");
+        let build = Build { tree: work.join(PACKAGE), log: work.join("build.log") };
+        build.configure(&release)?;
+        build.make(&["bzImage", "modules"])?;
+        build.install(&release, &place)?;
+        eprintln!("built {release} in {:.0?}", start.elapsed());
+    }
+    kernels::choose(KernelName::DEBUG, &release)?;
+    Ok(kernels::find(KernelName::DEBUG)?)
+}
+
+/// Unpacks the source, unless it is there, and returns its version.
+fn source(work: &Path, update: bool) -> Result<String> {
+    let (tree, stamp) = (work.join(PACKAGE), work.join("version"));
+    let there = fs::read_to_string(&stamp).ok().map(|text| text.trim().to_owned());
+    if let (false, Some(version)) = (update, &there) {
+        return Ok(version.clone());
+    }
+    kernels::require_free(work, NEED)?;
+    let archive = Archive::open(&work.join("apt"), &SOURCES).context("is the network there?")?;
+    let versions = archive.versions(PACKAGE)?;
+    let version = versions.first().with_context(|| format!("Debian's archive has no {PACKAGE}"))?.clone();
+    if there.as_ref() == Some(&version) {
+        return Ok(version);
+    }
+    eprintln!("fetching {PACKAGE} {version} into {}", work.display());
+    // Without its version the folder is not taken for a whole source.
+    for folder in [&stamp, &tree, &work.join("unpacked")] {
+        remove(folder)?;
+    }
+    let download = work.join("unpacked");
+    fs::create_dir_all(&download).with_context(|| format!("create {}", download.display()))?;
+    archive.download(&[Package { name: PACKAGE.to_owned(), version: version.clone() }], &download)?;
+    let package = fs::read_dir(&download)?.next().with_context(|| format!("no {PACKAGE} came"))??.path();
+    run_quiet(Command::new("dpkg-deb").arg("-x").arg(package).arg(&download))?;
+    let packed = download.join("usr/src").join(format!("{PACKAGE}.tar.xz"));
+    run_quiet(Command::new("tar").arg("-xJf").arg(packed).arg("-C").arg(work))?;
+    remove(&download)?;
+    fs::write(&stamp, format!("{version}\n")).with_context(|| format!("write {}", stamp.display()))?;
+    Ok(version)
+}
+
+/// A source tree to build in.
+struct Build {
+    tree: PathBuf,
+    log: PathBuf,
+}
+
+impl Build {
+    /// Writes the configuration, and sees that all of it took effect.
+    fn configure(&self, release: &str) -> Result<()> {
+        let version = run_quiet(self.command().args(["-s", "kernelversion"]))?;
+        let local = release.strip_prefix(version.trim());
+        let local = local.with_context(|| format!("{release} is not of the source's {version}"))?;
+        let wanted = format!("{DEBUG_CONFIG}CONFIG_LOCALVERSION=\"{local}\"\n");
+        let path = self.tree.with_file_name("debug-kernel.config");
+        fs::write(&path, &wanted).with_context(|| format!("write {}", path.display()))?;
+        let all = format!("KCONFIG_ALLCONFIG={}", path.display());
+        run_quiet(self.command().args([&all, "allnoconfig"]))?;
+        let made = self.tree.join(".config");
+        let made = fs::read_to_string(&made).with_context(|| format!("read {}", made.display()))?;
+        let lost = lost(&wanted, &made);
+        ensure!(
+            lost.is_empty(),
+            "these lines of vm/debug-kernel.config did not take effect, for want of what they depend on:\n{}",
+            lost.join("\n")
+        );
+        Ok(())
+    }
+
+    /// Makes something, which takes long, with its words in the log.
+    fn make(&self, targets: &[&str]) -> Result<()> {
+        let log = File::create(&self.log).with_context(|| format!("create {}", self.log.display()))?;
+        let errors = log.try_clone().context("share the log")?;
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let mut command = self.command();
+        command.arg(format!("-j{processors}")).args(targets).stdout(log).stderr(errors);
+        let status = command.status().context("run make")?;
+        ensure!(status.success(), "building the kernel failed: see {}", self.log.display());
+        Ok(())
+    }
+
+    /// Puts what was built where kernels are looked for, complete or not at all.
+    fn install(&self, release: &str, place: &Path) -> Result<()> {
+        let fresh = place.with_file_name(format!("{release}.new"));
+        remove(&fresh)?;
+        let boot = fresh.join("boot");
+        fs::create_dir_all(&boot).with_context(|| format!("create {}", boot.display()))?;
+        for (from, to) in [
+            ("arch/x86/boot/bzImage", "vmlinuz"),
+            ("System.map", "System.map"),
+            (".config", "config"),
+        ] {
+            let (from, to) = (self.tree.join(from), boot.join(format!("{to}-{release}")));
+            fs::copy(&from, &to).with_context(|| format!("copy {} to {}", from.display(), to.display()))?;
+        }
+        let modules = format!("INSTALL_MOD_PATH={}", fresh.display());
+        run_quiet(self.command().args([&modules, "DEPMOD=/sbin/depmod", "modules_install"]))?;
+        // The kernel's own idea of what a module is built against; the build tree is for the next configuration.
+        let headers = fresh.join("usr/src").join(format!("linux-headers-{release}"));
+        let script = format!("KBUILD_RUN_COMMAND=scripts/package/install-extmod-build {}", headers.display());
+        run_quiet(self.command().args([&script, "run-command"]))?;
+        let link = fresh.join("lib/modules").join(release).join("build");
+        remove(&link)?;
+        fs::rename(&fresh, place).with_context(|| format!("rename {} to {}", fresh.display(), place.display()))
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("make");
+        command.current_dir(&self.tree).arg("--no-print-directory");
+        // An empty one keeps the build from asking whose git this is.
+        command.env("LC_ALL", "C").env("LOCALVERSION", "");
+        command.env_remove("MAKEFLAGS").env_remove("MFLAGS").env_remove("MAKELEVEL");
+        command
+    }
+}
+
+/// Lines of a wanted configuration that the one that was made does not have.
+fn lost(wanted: &str, made: &str) -> Vec<String> {
+    let is = |line: &str| match line.strip_prefix("# ").and_then(|line| line.strip_suffix(" is not set")) {
+        // What cannot be chosen is not mentioned, and off as well.
+        Some(option) => !made.lines().any(|line| line.starts_with(&format!("{option}="))),
+        None => line.starts_with('#') || line.is_empty() || made.lines().any(|other| other == line),
+    };
+    wanted.lines().filter(|line| !is(line)).map(str::to_owned).collect()
+}
+
+/// Removes what is there, be it a file or a folder.
+fn remove(path: &Path) -> Result<()> {
+    let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
+    let removed = if metadata.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    removed.with_context(|| format!("remove {}", path.display()))
+}
+
+/// Runs a command and returns what it printed.
+fn run_quiet(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("run {command:?}"))?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?} failed:\n{errors}");
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_without_effect_are_named() {
+        let made = "CONFIG_SMP=y\nCONFIG_A=m\n# CONFIG_B is not set\nCONFIG_S=\"-x\"\nCONFIG_ON_TOO=y\n";
+        let fine = "# A comment.\n\nCONFIG_SMP=y\nCONFIG_A=m\n# CONFIG_B is not set\n# CONFIG_ON is not set\n\
+                    CONFIG_S=\"-x\"\n";
+        assert!(lost(fine, made).is_empty());
+        let wrong = ["CONFIG_A=y", "CONFIG_B=y", "# CONFIG_SMP is not set", "CONFIG_NONE=y"];
+        assert_eq!(lost(&wrong.join("\n"), made), wrong);
+    }
+
+    #[test]
+    fn the_configuration_says_each_option_once() {
+        let option = |line: &str| {
+            let line = line.strip_prefix("# ").filter(|line| line.ends_with(" is not set")).unwrap_or(line);
+            line.starts_with("CONFIG_").then(|| line.split(['=', ' ']).next().unwrap_or(line).to_owned())
+        };
+        let mut options: Vec<String> = DEBUG_CONFIG.lines().filter_map(option).collect();
+        assert!(options.contains(&"CONFIG_KASAN".to_owned()));
+        let count = options.len();
+        options.sort();
+        options.dedup();
+        assert_eq!(options.len(), count);
+    }
+}
