@@ -153,11 +153,9 @@ impl Build {
         remove(&fresh)?;
         let boot = fresh.join("boot");
         fs::create_dir_all(&boot).with_context(|| format!("create {}", boot.display()))?;
-        for (from, to) in [
-            ("arch/x86/boot/bzImage", "vmlinuz"),
-            ("System.map", "System.map"),
-            (".config", "config"),
-        ] {
+        for (from, to) in
+            [("arch/x86/boot/bzImage", "vmlinuz"), ("System.map", "System.map"), (".config", "config")]
+        {
             let (from, to) = (self.tree.join(from), boot.join(format!("{to}-{release}")));
             fs::copy(&from, &to).with_context(|| format!("copy {} to {}", from.display(), to.display()))?;
         }
@@ -169,7 +167,8 @@ impl Build {
         run_quiet(self.command().args([&script, "run-command"]))?;
         let link = fresh.join("lib/modules").join(release).join("build");
         remove(&link)?;
-        fs::rename(&fresh, place).with_context(|| format!("rename {} to {}", fresh.display(), place.display()))
+        fs::rename(&fresh, place)
+            .with_context(|| format!("rename {} to {}", fresh.display(), place.display()))
     }
 
     fn command(&self) -> Command {

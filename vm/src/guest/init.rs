@@ -4,11 +4,12 @@
 //! A panic in here ends process 1, and with it the kernel, which the host sees.
 
 use super::kmsg::Kmsg;
-use super::{Context, mount, report, supervise, sys};
+use super::{Context, kmemleak, mount, report, supervise, sys};
 use rustix::mount::MountFlags;
 use rustix::system::RebootCommand;
 use std::fs;
 use std::process::ExitCode;
+use std::time::Instant;
 use zosbd2_vm::protocol::{Line, Outcome};
 
 /// File systems of the kernel, and where they belong.
@@ -34,6 +35,9 @@ const SETTINGS: [(&str, &str); 5] = [
     ("/proc/sys/kernel/printk", "7"),
 ];
 
+/// The name under which leaks are reported.
+const LEAKS: &str = "kmemleak";
+
 /// Runs as process 1.
 pub(crate) fn run() -> ExitCode {
     set_up();
@@ -43,12 +47,16 @@ pub(crate) fn run() -> ExitCode {
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     let mut kmsg = Kmsg::new();
     let (mut events, mut cut, mut traced) = (0, 0, 0);
+    let mut leaks = kmemleak::Watch::new();
     for name in &context.plan().tests {
         let test = crate::tests::all().find(|test| test.name == name);
         let test = test.unwrap_or_else(|| panic!("there is no test {name}"));
         let limit = test.seconds * u64::from(context.slowness());
         report::send(&Line::Start(name.clone(), limit));
         mount::write_text("/dev/kmsg", &format!("<5>test {name}: begin\n"));
+        if let Some(leaks) = &mut leaks {
+            leaks.begins(name);
+        }
         let judged = supervise::run(test, &context, &mut kmsg);
         eprintln!("test {name}: {:?}", judged.outcome);
         events += judged.followed.events;
@@ -69,9 +77,33 @@ pub(crate) fn run() -> ExitCode {
             format!("tracepoints: {events} events of {traced} tests followed the model; {cut} were cut");
         report::send(&Line::Say(text));
     }
+    if let Some(leaks) = leaks {
+        match look_for_leaks(&leaks, &context) {
+            Outcome::Failed(_) => failed += 1,
+            _ => passed += 1,
+        }
+    }
     report::send(&Line::Verdict { passed, failed, skipped });
     let failure = rustix::system::reboot(RebootCommand::PowerOff);
     panic!("power off: {failure:?}");
+}
+
+/// What all tests of this boot have leaked, as a result of its own.
+fn look_for_leaks(leaks: &kmemleak::Watch, context: &Context) -> Outcome {
+    report::send(&Line::Start(LEAKS.to_owned(), 60 * u64::from(context.slowness())));
+    let start = Instant::now();
+    let outcome = match leaks.leaks() {
+        Ok(found) if found.is_empty() => Outcome::Passed,
+        // A leak in a loop looks alike every time.
+        Ok(found) => {
+            let some = found.iter().take(5).cloned().collect::<String>();
+            Outcome::Failed(format!("{} leaks, such as\n{some}", found.len()))
+        }
+        Err(error) => Outcome::Failed(format!("the kernel does not look for leaks: {error}")),
+    };
+    eprintln!("{LEAKS}: {outcome:?}");
+    report::send(&Line::Test(LEAKS.to_owned(), outcome.clone(), start.elapsed().as_secs_f64()));
+    outcome
 }
 
 fn set_up() {

@@ -2,10 +2,13 @@
 //! Memory that nothing points to any more, in kernels that look for it (kmemleak).
 //!
 //! The kernel reports an object that is older than [`AGE`], to which a scan found no pointer, and which has not
-//! changed since the scan before. Ours is what zosbd2 allocated, itself or through the kernel's functions. A module
-//! that is gone has no names any more, so that addresses without a name count as well.
+//! changed since the scan before. So two scans are made, and only once per boot, when all its tests are through:
+//! waiting and scanning take longer than most tests. A report says when its object was allocated, which tells the
+//! test. By then zosbd2 is unloaded, so that what only the module pointed to is found, too.
+//!
+//! Ours is what zosbd2 allocated, itself or through the kernel's functions. A module that is gone has no names any
+//! more, so that callers without a name count as well.
 
-use super::write_text;
 use std::fs;
 use std::time::Duration;
 
@@ -13,23 +16,48 @@ const FILE: &str = "/sys/kernel/debug/kmemleak";
 /// MSECS_MIN_AGE of `mm/kmemleak.c`: what is younger may only be on its way from one place to another.
 const AGE: Duration = Duration::from_secs(5);
 
-/// Whether this kernel looks for leaks.
-pub(crate) fn available() -> bool {
-    // The file is also there when the search was switched off.
-    fs::read(FILE).is_ok()
+/// Which test ran when.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    /// The kernel's clock, in jiffies, when each test began.
+    begun: Vec<(u64, String)>,
 }
 
-/// Lets the kernel look, and returns what it has against us. It reports everything once only.
-pub(crate) fn leaks() -> Vec<String> {
-    // Only time makes objects older.
-    std::thread::sleep(AGE);
-    for _ in 0..2 {
-        write_text(FILE, "scan");
+impl Watch {
+    /// `None` when this kernel does not look for leaks.
+    pub(crate) fn new() -> Option<Self> {
+        fs::exists(FILE).unwrap_or(false).then(|| Self { begun: Vec::new() })
     }
-    let text = fs::read_to_string(FILE).unwrap_or_else(|error| panic!("read {FILE}: {error}"));
-    // What was reported becomes known, and is not reported again.
-    write_text(FILE, "clear");
-    reports(&text).into_iter().filter(|report| is_ours(report)).collect()
+
+    /// Notes that a test begins.
+    pub(crate) fn begins(&mut self, test: &str) {
+        let text = fs::read_to_string("/proc/timer_list").unwrap_or_default();
+        if let Some(now) = text.lines().find_map(|line| line.strip_prefix("jiffies: ")?.trim().parse().ok()) {
+            self.begun.push((now, test.to_owned()));
+        }
+    }
+
+    /// Lets the kernel look, and returns what it has against us, with the tests in which it came about.
+    pub(crate) fn leaks(&self) -> std::io::Result<Vec<String>> {
+        // Only time makes objects older.
+        std::thread::sleep(AGE);
+        for _ in 0..2 {
+            // Refused when the kernel has given the search up, for want of memory.
+            fs::write(FILE, "scan")?;
+        }
+        let text = fs::read_to_string(FILE)?;
+        let ours = reports(&text).into_iter().filter(|report| is_ours(report));
+        Ok(ours.map(|report| format!("during {}: {report}", self.test_of(&report))).collect())
+    }
+
+    /// The test that had begun last when the object was allocated.
+    fn test_of(&self, report: &str) -> &str {
+        let when: Option<u64> = report
+            .split_once("jiffies ")
+            .and_then(|(_, rest)| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok());
+        let before = |(begun, _): &&(u64, String)| when.is_some_and(|when| *begun <= when);
+        self.begun.iter().rev().find(before).map_or("no test", |(_, name)| name)
+    }
 }
 
 /// The reports in the file.
@@ -49,9 +77,10 @@ fn reports(text: &str) -> Vec<String> {
 
 /// Whether the names or the callers in a report are ours.
 fn is_ours(report: &str) -> bool {
-    // `[<0000000012345678>] f+0x1/0x2 [zosbd2]`, or, when the module is gone, `[<0000000012345678>] 0xffffffffc0001234`.
-    let without_name = |line: &str| line.split_once(">] ").is_some_and(|(_, name)| name.starts_with("0x"));
-    report.contains("zosbd2") || report.lines().any(without_name)
+    // `f+0x1/0x2 [zosbd2]`, or, when the module is gone, `0xffffffffa0001234`. Older kernels have `[<ADDRESS>]` before it.
+    let callers = report.lines().skip_while(|line| !line.contains("backtrace"));
+    let mut last_words = callers.filter_map(|line| line.split_whitespace().last());
+    report.contains("zosbd2") || last_words.any(|word| word.starts_with("0x"))
 }
 
 #[cfg(test)]
@@ -59,17 +88,27 @@ mod checks {
     use super::*;
 
     const OURS: &str = "unreferenced object 0xffff888 (size 64):\n  comm \"init\", pid 77, jiffies 4294900000\n  \
-                        backtrace (crc 0):\n    [<00000000a>] kmalloc+0x1/0x2\n    [<00000000b>] open+0x1/0x2 [zosbd2]\n";
+                        backtrace (crc 0):\n    kmalloc+0x1/0x2\n    open+0x1/0x2 [zosbd2]\n";
     const GONE: &str = "unreferenced object 0xffff889 (size 64):\n  comm \"init\", pid 77, jiffies 4294900000\n  \
-                        backtrace (crc 0):\n    [<00000000a>] kmalloc+0x1/0x2\n    [<00000000b>] 0xffffffffc0001234\n";
+                        backtrace (crc 0):\n    kmalloc+0x1/0x2\n    0xffffffffa0001234\n    load+0x1/0x2\n";
+    const GONE_IN_OLDER: &str = "unreferenced object 0xffff889 (size 64):\n  comm \"init\", pid 77, jiffies 1\n  \
+                                 backtrace:\n    [<00000000b>] 0xffffffffa0001234\n    [<0000c>] f+0x1/0x2\n";
     const OTHER: &str = "unreferenced object 0xffff88a (size 64):\n  comm \"init\", pid 77, jiffies 4294900000\n  \
-                         backtrace (crc 0):\n    [<00000000a>] kmalloc+0x1/0x2\n    [<00000000b>] f+0x1/0x2 [xfs]\n";
+                         backtrace (crc 0):\n    kmalloc+0x1/0x2\n    f+0x1/0x2 [xfs]\n";
 
     #[test]
     fn our_leaks_are_told_from_others() {
-        let text = [OURS, OTHER, GONE].concat();
+        let text = [OURS, OTHER, GONE, GONE_IN_OLDER].concat();
         let found: Vec<String> = reports(&text).into_iter().filter(|report| is_ours(report)).collect();
-        assert_eq!(found, [OURS, GONE]);
+        assert_eq!(found, [OURS, GONE, GONE_IN_OLDER]);
         assert!(reports("").is_empty());
+    }
+
+    #[test]
+    fn a_leak_is_of_the_test_that_ran() {
+        let begun = [(4_294_899_999, "before"), (4_294_900_000, "leaks"), (4_294_900_001, "after")];
+        let watch = Watch { begun: begun.map(|(when, name)| (when, name.to_owned())).into() };
+        assert_eq!(watch.test_of(OURS), "leaks");
+        assert_eq!(Watch { begun: Vec::new() }.test_of(OURS), "no test");
     }
 }
