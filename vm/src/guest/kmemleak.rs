@@ -13,7 +13,7 @@ use std::fs;
 use std::time::Duration;
 
 const FILE: &str = "/sys/kernel/debug/kmemleak";
-/// MSECS_MIN_AGE of `mm/kmemleak.c`: what is younger may only be on its way from one place to another.
+/// `MSECS_MIN_AGE` of `mm/kmemleak.c`: what is younger may only be on its way from one place to another.
 const AGE: Duration = Duration::from_secs(5);
 
 /// Which test ran when.
@@ -31,8 +31,9 @@ impl Watch {
 
     /// Notes that a test begins.
     pub(crate) fn begins(&mut self, test: &str) {
-        let text = fs::read_to_string("/proc/timer_list").unwrap_or_default();
-        if let Some(now) = text.lines().find_map(|line| line.strip_prefix("jiffies: ")?.trim().parse().ok()) {
+        let timers = fs::read_to_string("/proc/timer_list").unwrap_or_default();
+        if let Some(now) = timers.lines().find_map(|line| line.strip_prefix("jiffies: ")?.trim().parse().ok())
+        {
             self.begun.push((now, test.to_owned()));
         }
     }
