@@ -93,11 +93,15 @@ pub fn zero(block: &QueueBlock, handle: Handle, start: u32) -> Result<(), Errno>
 pub fn stopped(block: &QueueBlock, handle: Handle) -> bool {
     let mut locked = block.lock();
     let end = locked.queue().copied(handle);
-    if locked.queue().superseded(handle.epoch()) {
+    let superseded = locked.queue().superseded(handle.epoch());
+    if superseded {
         let wake = locked.queue().announce();
         locked.wake(wake);
     }
     drop(locked);
+    if superseded {
+        block.wake_pollers();
+    }
     block.end_if(end);
     end.is_some()
 }

@@ -289,6 +289,10 @@ fn copy(
         let wake = queue.announce();
         locked.wake(wake);
     }
+    drop(locked);
+    if kept_any {
+        block.wake_pollers();
+    }
     slow
 }
 

@@ -214,11 +214,15 @@ impl<'a> Fetch<'a> {
             }
         }
         // If this server was declared dead they are back in the queue, and not for it.
-        if queue.superseded(self.epoch) {
+        let superseded = queue.superseded(self.epoch);
+        if superseded {
             let wake = queue.announce();
             locked.wake(wake);
         }
         drop(locked);
+        if superseded {
+            self.block.wake_pollers();
+        }
         let mut result = Ok(());
         // From the last on, so that dropping one moves none that is still to come.
         for index in (0..parcels.len()).rev() {
