@@ -80,6 +80,7 @@ fn main() -> ExitCode {
         ["--serve-v2", arguments @ ..] => role("serve", tests::v2::support::serve_role(arguments)),
         ["--serve-passed"] => role("serve", tests::v2::serving::passed_role()),
         ["--serve-mortal", arguments @ ..] => role("serve", tests::v2::crash::server::role(arguments)),
+        ["--serve-many", arguments @ ..] => role("serve", tests::v2::teardown::role(arguments)),
         ["--serve-next", arguments @ ..] => role("serve", tests::v2::recovery::role(arguments)),
         ["--serve-late", arguments @ ..] => role("serve", tests::v2::late::role(arguments)),
         ["--serve-faulty", arguments @ ..] => role("serve", tests::v2::faulty::role(arguments)),

@@ -14,6 +14,7 @@ mod races;
 pub(crate) mod recovery;
 pub(crate) mod serving;
 pub(crate) mod support;
+pub(crate) mod teardown;
 
 use crate::guest::Test;
 
@@ -27,6 +28,7 @@ pub(super) const TABLES: &[&[Test]] = &[
     honest::TESTS,
     recovery::TESTS,
     late::TESTS,
+    teardown::TESTS,
     inspect::TESTS,
     faulty::TESTS,
     hostile::TESTS,

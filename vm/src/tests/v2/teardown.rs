@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A forced destroy ends, whatever the server is stuck in and whoever uses the disk: fifty devices in each state.
+//!
+//! What it may take is what the engine gives a server that answers nothing (`DRAIN_STALL_MS`, 5 s), and some time for
+//! all fifty, which are destroyed at once. Afterwards no task may be left in an uninterruptible sleep.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use zosbd2::v2::abi;
+use zosbd2::{Builder, Control, End, ServeOptions, StopToken};
+use zosbd2_backends::Ram;
+
+use super::super::support::{read_in_thread, write_in_thread};
+use super::support::{Disk, Manual, control};
+use crate::guest::raw::{PAGE, Pages};
+use crate::guest::{Context, Mounted, Need, Spawned, Test, run, wait_until};
+
+pub(super) const TESTS: &[Test] = &[
+    Test::new("v2_teardown_of_stopped_servers", stopped).needs(&[Need::Module]).timeout(180),
+    Test::new("v2_teardown_of_servers_in_a_page_fault", faulting).needs(&[Need::Module]).timeout(180),
+    Test::new("v2_teardown_in_the_look_for_partitions", scanned).needs(&[Need::Module]).timeout(180),
+    Test::new("v2_teardown_while_resized", resized).needs(&[Need::Module]).timeout(180),
+    Test::new("v2_teardown_of_mounted_disks", mounted)
+        .needs(&[Need::Module, Need::Tool("mkfs.ext4")])
+        .timeout(180),
+];
+
+const MIB: u64 = 1 << 20;
+const ROUNDS: usize = 50;
+/// For all of them together. Not a check of speed: without an end it would be the grace, or for ever.
+const BOUND: Duration = Duration::from_secs(25);
+
+fn name(index: usize) -> String {
+    format!("end-{index}")
+}
+
+fn path(index: usize) -> PathBuf {
+    PathBuf::from("/dev/zosbd2").join(name(index))
+}
+
+fn builder(index: usize) -> Builder {
+    Builder::new(&name(index)).size_bytes(16 * MIB).partition_scan(false)
+}
+
+/// Destroys all at once; each must end within the bound.
+fn destroy_all(context: &Context) {
+    let begin = Instant::now();
+    let destroyers: Vec<_> =
+        (0..ROUNDS).map(|index| std::thread::spawn(move || control().destroy(&name(index), true))).collect();
+    for destroyer in destroyers {
+        destroyer.join().expect("a destroyer").expect("destroy");
+    }
+    let took = begin.elapsed();
+    assert!(took < BOUND * context.slowness(), "{took:?}");
+    assert!((0..ROUNDS).all(|index| !path(index).exists()), "a node is left");
+}
+
+/// No task sleeps where nothing but an answer could wake it.
+fn nobody_is_stuck() {
+    wait_until(20, "all tasks to be able to go", || {
+        let tasks = std::fs::read_dir("/proc").expect("proc").flatten().flat_map(|process| {
+            std::fs::read_dir(process.path().join("task")).into_iter().flatten().flatten()
+        });
+        // "PID (NAME) STATE ..."
+        tasks
+            .filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok())
+            .all(|stat| !stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('D')))
+    });
+}
+
+/// What the guest program does as `--serve-many COUNT`: serves that many RAM disks, with one thread each.
+pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
+    let [count] = arguments else { return Err("usage: --serve-many COUNT".into()) };
+    let mut serving = Vec::new();
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    for index in 0..count.parse()? {
+        let ram = Ram::new(16 * MIB)?;
+        let server = Control::open()?.create(&builder(index).for_backend(&ram))?;
+        let ready = ready.clone();
+        serving.push(std::thread::spawn(move || {
+            server.serve_then(&ram, &ServeOptions::default(), &StopToken::new(), || {
+                let _main_ended = ready.send(());
+            })
+        }));
+    }
+    drop(ready);
+    for _ in &serving {
+        is_ready.recv()?;
+    }
+    println!("serving");
+    for serving in serving {
+        let end = serving.join().map_err(|_| "a serving thread panicked")??;
+        if end != End::Gone {
+            return Err(format!("{end:?}").into());
+        }
+    }
+    Ok(())
+}
+
+fn many(context: &Context) -> Spawned {
+    let child = context.spawn("/proc/self/exe", &["--serve-many", ROUNDS.to_string().as_str()]);
+    wait_until(60, "the servers to serve", || child.stdout().contains("serving"));
+    child
+}
+
+/// The servers are one process, stopped with requests queued; then it goes on, and finds its devices gone.
+fn stopped(context: &mut Context) {
+    context.load_module("");
+    let mut child = many(context);
+    child.stop();
+    let writes: Vec<_> = (0..ROUNDS).map(|index| write_in_thread(path(index), 0, 1, 4096)).collect();
+    let open: Vec<_> = (0..ROUNDS).map(|index| File::open(path(index)).expect("open")).collect();
+    wait_until(20, "all writes", || (0..ROUNDS).all(|index| outstanding(index) == 1));
+    destroy_all(context);
+    assert_eq!(ends(writes), [Err(Errno::IO); ROUNDS]);
+    nobody_is_stuck();
+    drop(open);
+    child.signal(rustix::process::Signal::CONT);
+    assert!(child.wait(20).success(), "{}", child.stderr());
+}
+
+fn outstanding(index: usize) -> usize {
+    let observer = control().observe(&name(index)).expect("observe");
+    observer.requests(0, Duration::ZERO).expect("requests").len()
+}
+
+fn ends(threads: Vec<JoinHandle<Result<usize, Errno>>>) -> Vec<Result<usize, Errno>> {
+    threads.into_iter().map(|thread| thread.join().expect("a submitter")).collect()
+}
+
+/// Each server answers a read from memory that never comes, and waits for it in the kernel.
+fn faulting(context: &mut Context) {
+    context.load_module("");
+    let mut withheld = Vec::new();
+    let mut servers = Vec::new();
+    let mut reads = Vec::new();
+    for index in 0..ROUNDS {
+        let disk = Disk::create(&builder(index));
+        disk.server.start().expect("start");
+        let mut manual = Manual::new(&disk);
+        reads.push(read_in_thread(path(index), 0, 4096));
+        let request = manual.fetch_one();
+        let pages = Arc::new(Pages::new(PAGE));
+        withheld.push(pages.withhold().expect("userfaultfd"));
+        let entry = abi::Commit {
+            handle: request.handle(),
+            result: 4096,
+            address: pages.at_end(4096) as u64,
+            ..abi::Commit::default()
+        };
+        let own = Arc::new(Pages::new(PAGE));
+        servers.push(std::thread::spawn(move || {
+            let _kept = pages;
+            super::hostile::commit_raw(&disk.server, &own, &[entry])
+        }));
+    }
+    destroy_all(context);
+    for read in reads {
+        assert_eq!(read.join().expect("reader"), Err(Errno::IO));
+    }
+    nobody_is_stuck();
+    // The memory cannot be had any more, and the requests are gone.
+    drop(withheld);
+    for server in servers {
+        let status = server.join().expect("a server")[0];
+        let allowed = [Errno::STALE, Errno::FAULT].map(|errno| -errno.raw_os_error());
+        assert!(allowed.contains(&status), "{status}");
+    }
+}
+
+/// The kernel reads the disk to look for partitions, and nobody answers.
+fn scanned(context: &mut Context) {
+    context.load_module("");
+    let disks: Vec<_> = (0..ROUNDS)
+        .map(|index| {
+            let disk = Disk::create(&builder(index).partition_scan(true));
+            disk.server.start().expect("start");
+            disk
+        })
+        .collect();
+    wait_until(20, "some looks to begin", || (0..ROUNDS).any(|index| outstanding(index) > 0));
+    destroy_all(context);
+    nobody_is_stuck();
+    drop(disks);
+}
+
+/// The size changes all the time, under reads that nobody answers.
+fn resized(context: &mut Context) {
+    context.load_module("");
+    let disks: Vec<_> = (0..ROUNDS)
+        .map(|index| {
+            let disk = Disk::create(&builder(index));
+            disk.server.start().expect("start");
+            disk
+        })
+        .collect();
+    let reads: Vec<_> = (0..ROUNDS).map(|index| read_in_thread(path(index), 0, 4096)).collect();
+    wait_until(20, "all reads", || (0..ROUNDS).all(|index| outstanding(index) == 1));
+    let resizers: Vec<_> = disks
+        .iter()
+        .map(|disk| {
+            let disk = disk.clone();
+            std::thread::spawn(move || {
+                let sizes = [8 * MIB, 16 * MIB].into_iter().cycle();
+                sizes.map(|size| disk.server.resize(size)).take_while(Result::is_ok).count()
+            })
+        })
+        .collect();
+    destroy_all(context);
+    for read in reads {
+        assert_eq!(read.join().expect("reader"), Err(Errno::IO));
+    }
+    // A device that is gone has no size.
+    for resizer in resizers {
+        resizer.join().expect("a resizer");
+    }
+    nobody_is_stuck();
+    drop(disks);
+}
+
+/// File systems with dirty files on them, whose servers are stopped.
+fn mounted(context: &mut Context) {
+    context.load_module("");
+    context.load_kernel_module("ext4", "");
+    let mut child = many(context);
+    let mounts: Vec<_> = (0..ROUNDS)
+        .map(|index| {
+            let device = path(index);
+            let device = device.to_str().expect("a plain path");
+            run(60, "mkfs.ext4", &["-q", "-O", "^has_journal", device]);
+            let mounted = Mounted::new(device, &format!("/mnt/{index}"), "ext4", "");
+            std::fs::write(format!("/mnt/{index}/file"), vec![7; 1 << 18]).expect("write");
+            mounted
+        })
+        .collect();
+    child.stop();
+    destroy_all(context);
+    for mounted in mounts {
+        mounted.unmount();
+    }
+    nobody_is_stuck();
+    child.signal(rustix::process::Signal::CONT);
+    assert!(child.wait(20).success(), "{}", child.stderr());
+}
