@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Host programs that tests may use, and the packages that have them.
-pub const TOOLS: [(&str, &str); 7] = [
+pub const TOOLS: [(&str, &str); 11] = [
     ("/usr/bin/fio", "fio"),
     ("/sbin/mkfs.ext4", "e2fsprogs"),
     ("/sbin/e2fsck", "e2fsprogs"),
@@ -28,10 +28,14 @@ pub const TOOLS: [(&str, &str); 7] = [
     ("/sbin/xfs_repair", "xfsprogs"),
     ("/sbin/fstrim", "util-linux"),
     ("/sbin/blkdiscard", "util-linux"),
+    ("/sbin/fsfreeze", "util-linux"),
+    ("/sbin/mdadm", "mdadm"),
+    ("/sbin/lvm", "lvm2"),
+    ("/sbin/dmsetup", "dmsetup"),
 ];
 
 /// Kernel modules that tests may load.
-pub const KERNEL_MODULES: [&str; 5] = ["loop", "brd", "null_blk", "ext4", "xfs"];
+pub const KERNEL_MODULES: [&str; 7] = ["loop", "brd", "null_blk", "ext4", "xfs", "raid1", "dm-mod"];
 
 /// What one machine's root file system is made of.
 #[derive(Clone, Debug)]

@@ -12,12 +12,15 @@ use zosbd2_vm::kernels;
 const NEED: u64 = 4096;
 
 /// What is needed, and for what.
-const PACKAGES: [(&str, &str); 18] = [
+const PACKAGES: [(&str, &str); 21] = [
     ("qemu-system-x86", "boots the kernels"),
     ("fio", "measures and verifies devices"),
     ("e2fsprogs", "ext4"),
     ("xfsprogs", "xfs"),
-    ("util-linux", "fstrim, blkdiscard"),
+    ("util-linux", "fstrim, blkdiscard, fsfreeze"),
+    ("mdadm", "mirrors"),
+    ("lvm2", "logical volumes"),
+    ("dmsetup", "removes logical volumes"),
     ("kmod", "depmod"),
     ("xz-utils", "unpacks kernel modules"),
     ("debian-archive-keyring", "verifies fetched kernels"),

@@ -29,6 +29,7 @@ pub(super) const TABLES: &[&[Test]] = &[
     recovery::TESTS,
     late::TESTS,
     teardown::TESTS,
+    teardown::stacked::TESTS,
     inspect::TESTS,
     faulty::TESTS,
     hostile::TESTS,

@@ -4,16 +4,19 @@
 //! What it may take is what the engine gives a server that answers nothing (`DRAIN_STALL_MS`, 5 s), and some time for
 //! all fifty, which are destroyed at once. Afterwards no task may be left in an uninterruptible sleep.
 
+pub(super) mod stacked;
+
 use std::fs::File;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use zosbd2::v2::abi;
-use zosbd2::{Builder, Control, End, ServeOptions, StopToken};
-use zosbd2_backends::Ram;
+use zosbd2::{Backend, Builder, Control, End, ServeOptions, StopToken};
+use zosbd2_backends::{FileOptions, Ram};
 
 use super::super::support::{read_in_thread, write_in_thread};
 use super::support::{Disk, Manual, control};
@@ -28,6 +31,10 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("v2_teardown_of_mounted_disks", mounted)
         .needs(&[Need::Module, Need::Tool("mkfs.ext4")])
         .timeout(180),
+    Test::new("v2_teardown_of_servers_in_d_state", uninterruptible)
+        .needs(&[Need::Module, Need::Tool("mkfs.ext4"), Need::Tool("fsfreeze"), Need::KernelModule("brd")])
+        .timeout(180),
+    Test::new("v2_destroy_can_be_killed", destroyer_killed).needs(&[Need::Module]).timeout(60),
 ];
 
 const MIB: u64 = 1 << 20;
@@ -49,15 +56,27 @@ fn builder(index: usize) -> Builder {
 
 /// Destroys all at once; each must end within the bound.
 fn destroy_all(context: &Context) {
+    destroy(context, 0..ROUNDS);
+}
+
+/// As [`destroy_all`], of these.
+fn destroy(context: &Context, which: Range<usize>) {
     let begin = Instant::now();
-    let destroyers: Vec<_> =
-        (0..ROUNDS).map(|index| std::thread::spawn(move || control().destroy(&name(index), true))).collect();
+    let destroyers: Vec<_> = which
+        .clone()
+        .map(|index| std::thread::spawn(move || control().destroy(&name(index), true)))
+        .collect();
     for destroyer in destroyers {
         destroyer.join().expect("a destroyer").expect("destroy");
     }
     let took = begin.elapsed();
     assert!(took < BOUND * context.slowness(), "{took:?}");
-    assert!((0..ROUNDS).all(|index| !path(index).exists()), "a node is left");
+    assert!(which.into_iter().all(|index| !path(index).exists()), "a node is left");
+}
+
+/// Whether that is what a thread's `stat` says: "PID (NAME) STATE ...".
+fn is_in_d_state(stat: &str) -> bool {
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('D'))
 }
 
 /// No task sleeps where nothing but an answer could wake it.
@@ -66,27 +85,30 @@ fn nobody_is_stuck() {
         let tasks = std::fs::read_dir("/proc").expect("proc").flatten().flat_map(|process| {
             std::fs::read_dir(process.path().join("task")).into_iter().flatten().flatten()
         });
-        // "PID (NAME) STATE ..."
         tasks
             .filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok())
-            .all(|stat| !stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('D')))
+            .all(|stat| !is_in_d_state(&stat))
     });
 }
 
-/// What the guest program does as `--serve-many COUNT`: serves that many RAM disks, with one thread each.
+/// What the guest program does as `--serve-many FIRST COUNT [FOLDER]`: serves that many disks from that number on, with
+/// one thread each, from memory or from files in the folder. Prints `serving` when all do.
 pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
-    let [count] = arguments else { return Err("usage: --serve-many COUNT".into()) };
+    let [first, count, folder @ ..] = arguments else {
+        return Err("usage: --serve-many FIRST COUNT [FOLDER]".into());
+    };
+    let (first, count): (usize, usize) = (first.parse()?, count.parse()?);
+    let (ready, is_ready) = mpsc::channel();
     let mut serving = Vec::new();
-    let (ready, is_ready) = std::sync::mpsc::channel();
-    for index in 0..count.parse()? {
-        let ram = Ram::new(16 * MIB)?;
-        let server = Control::open()?.create(&builder(index).for_backend(&ram))?;
-        let ready = ready.clone();
-        serving.push(std::thread::spawn(move || {
-            server.serve_then(&ram, &ServeOptions::default(), &StopToken::new(), || {
-                let _main_ended = ready.send(());
-            })
-        }));
+    for index in first..first + count {
+        serving.push(match folder.first() {
+            None => serve_one(index, Ram::new(16 * MIB)?, ready.clone())?,
+            Some(folder) => {
+                let path = Path::new(folder).join(name(index));
+                File::create(&path)?.set_len(16 * MIB)?;
+                serve_one(index, FileOptions::default().open(&path)?, ready.clone())?
+            }
+        });
     }
     drop(ready);
     for _ in &serving {
@@ -102,16 +124,35 @@ pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>>
     Ok(())
 }
 
-fn many(context: &Context) -> Spawned {
-    let child = context.spawn("/proc/self/exe", &["--serve-many", ROUNDS.to_string().as_str()]);
-    wait_until(60, "the servers to serve", || child.stdout().contains("serving"));
+fn serve_one<B: Backend + Send + 'static>(
+    index: usize,
+    backend: B,
+    ready: mpsc::Sender<()>,
+) -> zosbd2::Result<JoinHandle<zosbd2::Result<End>>> {
+    let server = Control::open()?.create(&builder(index).for_backend(&backend))?;
+    Ok(std::thread::spawn(move || {
+        server.serve_then(&backend, &ServeOptions::default(), &StopToken::new(), || {
+            let _main_ended = ready.send(());
+        })
+    }))
+}
+
+/// A process that serves so many disks, from memory or from files in a folder.
+fn many(context: &Context, which: Range<usize>, folder: Option<&str>) -> Spawned {
+    let (first, count) = (which.start.to_string(), which.len().to_string());
+    let words: Vec<&str> = ["--serve-many", &first, &count].into_iter().chain(folder).collect();
+    let mut child = context.spawn("/proc/self/exe", &words);
+    wait_until(60, "the servers to serve", || {
+        assert!(child.running(), "the servers ended: {}", child.stderr());
+        child.stdout().contains("serving")
+    });
     child
 }
 
 /// The servers are one process, stopped with requests queued; then it goes on, and finds its devices gone.
 fn stopped(context: &mut Context) {
     context.load_module("");
-    let mut child = many(context);
+    let mut child = many(context, 0..ROUNDS, None);
     child.stop();
     let writes: Vec<_> = (0..ROUNDS).map(|index| write_in_thread(path(index), 0, 1, 4096)).collect();
     let open: Vec<_> = (0..ROUNDS).map(|index| File::open(path(index)).expect("open")).collect();
@@ -227,7 +268,7 @@ fn resized(context: &mut Context) {
 fn mounted(context: &mut Context) {
     context.load_module("");
     context.load_kernel_module("ext4", "");
-    let mut child = many(context);
+    let mut child = many(context, 0..ROUNDS, None);
     let mounts: Vec<_> = (0..ROUNDS)
         .map(|index| {
             let device = path(index);
@@ -246,4 +287,54 @@ fn mounted(context: &mut Context) {
     nobody_is_stuck();
     child.signal(rustix::process::Signal::CONT);
     assert!(child.wait(20).success(), "{}", child.stderr());
+}
+
+/// Threads of a process that sleep uninterruptibly.
+fn in_d_state(process: u32) -> usize {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).expect("its threads");
+    let stats = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+    stats.filter(|stat| is_in_d_state(stat)).count()
+}
+
+/// Servers that store what was written, in files of a frozen file system.
+fn uninterruptible(context: &mut Context) {
+    context.load_module("");
+    context.load_kernel_module("brd", "rd_nr=1 rd_size=65536");
+    context.load_kernel_module("ext4", "");
+    run(60, "mkfs.ext4", &["-q", "/dev/ram0"]);
+    let mounted = Mounted::new("/dev/ram0", "/mnt/ice", "ext4", "");
+    let mut child = many(context, 0..ROUNDS, Some("/mnt/ice"));
+    run(60, "fsfreeze", &["--freeze", "/mnt/ice"]);
+    let writes: Vec<_> = (0..ROUNDS).map(|index| write_in_thread(path(index), 0, 1, 4096)).collect();
+    wait_until(60, "each server to be in D state", || in_d_state(child.id()) == ROUNDS);
+    destroy_all(context);
+    assert_eq!(ends(writes), [Err(Errno::IO); ROUNDS]);
+    assert_eq!(in_d_state(child.id()), ROUNDS, "they were to be stuck until now");
+    run(60, "fsfreeze", &["--unfreeze", "/mnt/ice"]);
+    assert!(child.wait(60).success(), "{}", child.stderr());
+    nobody_is_stuck();
+    mounted.unmount();
+}
+
+/// Who waits for a destruction can be killed; the destruction goes on.
+fn destroyer_killed(context: &mut Context) {
+    context.load_module("");
+    let disk = Disk::create(&builder(0));
+    disk.server.start().expect("start");
+    let read = read_in_thread(path(0), 0, 4096);
+    wait_until(20, "the read", || outstanding(0) == 1);
+    let mut destroyer = context.spawn("/proc/self/exe", &["--destroy-v2", name(0).as_str()]);
+    wait_until(20, "the destruction to begin", || {
+        assert!(destroyer.running(), "it did not wait: {}", destroyer.stderr());
+        control().status(&name(0)).is_err()
+    });
+    destroyer.signal(rustix::process::Signal::KILL);
+    assert!(!destroyer.wait(20).success());
+    // The read is what the destruction waits for, so it is not over: killing ended the wait, not the destruction.
+    assert!(!read.is_finished(), "the destroyer was killed too late");
+    assert_eq!(read.join().expect("reader"), Err(Errno::IO));
+    wait_until(20, "the node to go", || !path(0).exists());
+    let again = Disk::create(&builder(0));
+    again.destroy(true);
+    drop(disk);
 }
