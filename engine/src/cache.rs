@@ -8,13 +8,15 @@
 //!
 //! A server that attaches has the cache of the one before it only if it says so. Otherwise what that one had
 //! answered and no flush has covered counts as lost, as does what it answers later: the next flush that would
-//! succeed fails, once, instead of vouching for it.
+//! succeed fails, once, instead of vouching for it. That must be one which was submitted after the last of the
+//! lost writes was answered, since only such a flush can be relied on for it: one that is older fails too, if it
+//! would succeed meanwhile, and leaves the loss to the next.
 //!
 //! Called with the lock of some queue held, of another one by each caller, so everything is atomic. The order
 //! that counts comes from the requests themselves: a submitter who may rely on a write has seen its end before
 //! he sends the flush.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// The volatile cache of a device's servers, as the engine sees it from outside.
 #[derive(Debug)]
@@ -23,15 +25,15 @@ pub struct Cache {
     era: AtomicU64,
     /// Writes of older eras are durable.
     durable: AtomicU64,
-    /// Writes were lost of which no submitter was told.
-    lost: AtomicBool,
+    /// When the last write was answered that is lost, and of which no submitter was told; 0: none is.
+    lost_ns: AtomicU64,
 }
 
 impl Cache {
     /// Nothing was written.
     #[must_use]
     pub const fn new() -> Self {
-        Self { era: AtomicU64::new(1), durable: AtomicU64::new(1), lost: AtomicBool::new(false) }
+        Self { era: AtomicU64::new(1), durable: AtomicU64::new(1), lost_ns: AtomicU64::new(0) }
     }
 
     /// A write was answered. Returns its era.
@@ -58,21 +60,28 @@ impl Cache {
         era >= self.durable.load(Ordering::Relaxed)
     }
 
-    /// Answered writes are lost, or as good as that.
-    pub(crate) fn lose(&self) {
-        self.lost.store(true, Ordering::Relaxed);
+    /// Writes that were answered until this time are lost, or as good as that.
+    pub(crate) fn lose(&self, answered_ns: u64) {
+        self.lost_ns.fetch_max(answered_ns.max(1), Ordering::Relaxed);
     }
 
-    /// Whether something is lost of which no submitter was told. The caller tells one.
+    /// Whether something is lost of which no submitter was told, so that a flush submitted at this time fails. If it is
+    /// younger than what is lost, its submitter is the one who is told.
     #[must_use]
-    pub(crate) fn take_loss(&self) -> bool {
-        self.lost.load(Ordering::Relaxed) && self.lost.swap(false, Ordering::Relaxed)
+    pub(crate) fn take_loss(&self, submitted_ns: u64) -> bool {
+        let lost_ns = self.lost_ns.load(Ordering::Relaxed);
+        if lost_ns > 0 && submitted_ns.max(1) >= lost_ns {
+            // If more was lost just now, the next flush tells of it.
+            let _told_or_more =
+                self.lost_ns.compare_exchange(lost_ns, 0, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        lost_ns > 0
     }
 
     /// Whether the next flush will fail.
     #[must_use]
     pub fn lost(&self) -> bool {
-        self.lost.load(Ordering::Relaxed)
+        self.lost_ns.load(Ordering::Relaxed) > 0
     }
 }
 
@@ -87,7 +96,7 @@ impl Clone for Cache {
         Self {
             era: AtomicU64::new(self.era.load(Ordering::Relaxed)),
             durable: AtomicU64::new(self.durable.load(Ordering::Relaxed)),
-            lost: AtomicBool::new(self.lost()),
+            lost_ns: AtomicU64::new(self.lost_ns.load(Ordering::Relaxed)),
         }
     }
 }

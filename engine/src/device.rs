@@ -170,6 +170,15 @@ impl Life {
         self.servers
     }
 
+    /// Whether the device is still this server's, so that it may change it.
+    ///
+    /// # Errors
+    ///
+    /// `ESHUTDOWN` when another server has taken over, or this one was declared dead.
+    pub const fn may_change(&self, epoch: u32) -> Result<(), Errno> {
+        if epoch == self.epoch && self.serving { Ok(()) } else { Err(Errno::ESHUTDOWN) }
+    }
+
     /// Whether the device may be started, which the caller then does, and says so by
     /// [`set_started`](Self::set_started).
     ///

@@ -76,10 +76,37 @@ pub enum Answer {
     CopyIn(Handle, Request),
 }
 
+/// What became of a request when a copy of its data stopped without an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Copied {
+    /// Its server keeps it, or the handle was stale.
+    Kept,
+    /// It is QUEUED again: its server was declared dead.
+    Requeued,
+    /// It failed meanwhile: end its block request.
+    Ended(End),
+}
+
+impl Copied {
+    /// The block request to end, if any.
+    #[inline]
+    #[must_use]
+    pub const fn end(self) -> Option<End> {
+        match self {
+            Self::Ended(end) => Some(end),
+            Self::Kept | Self::Requeued => None,
+        }
+    }
+}
+
 /// What a deadline led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overdue {
-    /// The request is over, or about to be.
+    /// No request is there: the block request was started and is not submitted yet, or was ended just now. Its clock goes
+    /// on, for the former; the latter has none any more.
+    NotHere,
+    /// The request is about to be over.
     Over,
     /// End its block request.
     End(End),
@@ -113,6 +140,15 @@ pub struct Outstanding {
     pub thread: u32,
 }
 
+/// When a request is late, and what happens then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deadline {
+    /// What happens.
+    pub policy: Policy,
+    /// How long a server has for a request, in nanoseconds.
+    pub ns: u64,
+}
+
 /// Who calls, and when.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moment {
@@ -129,7 +165,7 @@ pub struct Surroundings<'a> {
     pub cache: Option<&'a Cache>,
     /// Where latencies are counted, if they are.
     pub latencies: Option<&'a mut Latencies>,
-    /// Who calls, and when; counts for fetches and answers.
+    /// Who calls, and when; counts for fetches, answers, deadlines and servers that attach.
     pub moment: Moment,
 }
 
@@ -204,12 +240,16 @@ pub struct QueueState {
     phase: Phase,
     /// The server that gets requests.
     epoch: u32,
+    /// Since when it does.
+    attached_ns: u64,
     /// Servers before this one are dead.
     oldest: u32,
     /// Servers from this one on share a cache.
     cache_from: u32,
     /// Era of the cache of the last answered write that may be in nothing else; 0: none.
     unflushed: u64,
+    /// When it was answered.
+    unflushed_ns: u64,
     first: u16,
     last: u16,
     /// Requests that are QUEUED.
@@ -232,9 +272,11 @@ impl Default for QueueState {
         Self {
             phase: Phase::Live,
             epoch: 0,
+            attached_ns: 0,
             oldest: 0,
             cache_from: 0,
             unflushed: 0,
+            unflushed_ns: 0,
             first: NO_TAG,
             last: NO_TAG,
             queued: 0,
@@ -299,13 +341,14 @@ impl<'a> Queue<'a> {
     /// wakes all, so that the old one's threads go.
     pub fn attach(&mut self, epoch: u32, cache_survived: bool) {
         self.state.epoch = epoch;
+        self.state.attached_ns = self.around.moment.now_ns;
         if cache_survived {
             return;
         }
         self.state.cache_from = epoch;
         let unflushed = core::mem::take(&mut self.state.unflushed);
         if let Some(cache) = self.around.cache.filter(|cache| unflushed > 0 && cache.holds(unflushed)) {
-            cache.lose();
+            cache.lose(self.state.unflushed_ns);
         }
     }
 
@@ -574,22 +617,22 @@ impl<'a> Queue<'a> {
     /// [`announce`](Self::announce)s before he drops the lock. Only called by whoever made the copy; a stale handle
     /// changes nothing.
     #[inline]
-    #[must_use]
-    pub fn copied(&mut self, handle: Handle) -> Option<End> {
-        let slot = self.slots.get_mut(usize::from(handle.tag))?;
-        if !slot.is(handle) {
-            return None;
-        }
+    pub fn copied(&mut self, handle: Handle) -> Copied {
+        let slot = match self.slots.get_mut(usize::from(handle.tag)) {
+            Some(slot) if slot.is(handle) => slot,
+            _ => return Copied::Kept,
+        };
         match slot.state {
             State::Copying => {
                 slot.state = State::Held;
                 if slot.epoch < self.state.oldest {
                     self.take_back(handle.tag);
+                    return Copied::Requeued;
                 }
-                None
+                Copied::Kept
             }
-            State::Doomed => Some(free(self.state, slot, handle.tag, Err(Errno::EIO))),
-            State::Free | State::Queued | State::Held => None,
+            State::Doomed => Copied::Ended(free(self.state, slot, handle.tag, Err(Errno::EIO))),
+            State::Free | State::Queued | State::Held => Copied::Kept,
         }
     }
 
@@ -674,28 +717,53 @@ impl<'a> Queue<'a> {
 
     /// The deadline of the request of `tag` has passed: [`Policy::Fail`] takes QUEUED and HELD to FREE and COPYING
     /// to DOOMED, [`Policy::Requeue`] takes HELD to QUEUED. Unless the request is over, its clock starts anew.
-    pub fn expire(&mut self, tag: u16, policy: Policy) -> Overdue {
-        let Some(slot) = self.slots.get(usize::from(tag)) else { return Overdue::Over };
-        let (state, epoch) = (slot.state, slot.epoch);
-        if matches!(state, State::Free | State::Doomed) {
-            return Overdue::Over;
+    ///
+    /// A server is only declared dead for time that it had itself: what a request waited for an earlier one does not
+    /// count.
+    pub fn expire(&mut self, tag: u16, deadline: Deadline) -> Overdue {
+        let Some(slot) = self.slots.get(usize::from(tag)) else { return Overdue::NotHere };
+        let (state, epoch, submitted_ns) = (slot.state, slot.epoch, slot.submitted_ns);
+        match state {
+            State::Free => return Overdue::NotHere,
+            State::Doomed => return Overdue::Over,
+            State::Queued | State::Held | State::Copying => {}
         }
         self.state.counters.expired = self.state.counters.expired.wrapping_add(1);
-        match (policy, state) {
+        match (deadline.policy, state) {
             (Policy::Fail, _) => self.fail(tag).map_or(Overdue::Doomed, Overdue::End),
             (Policy::Requeue, State::Held) => {
                 self.take_back(tag);
                 Overdue::Requeued(self.announce())
             }
-            (Policy::DeclareDead, State::Held | State::Copying) => Overdue::ServerDead(epoch),
+            (Policy::DeclareDead, State::Held | State::Copying)
+                if self.had_time(epoch, submitted_ns, deadline) =>
+            {
+                Overdue::ServerDead(epoch)
+            }
             // It let the request wait for all that time.
             (Policy::DeclareDead, State::Queued)
-                if matches!(self.state.phase, Phase::Live) && !self.is_dead(self.state.epoch) =>
+                if matches!(self.state.phase, Phase::Live)
+                    && !self.is_dead(self.state.epoch)
+                    && self.had_time(self.state.epoch, submitted_ns, deadline) =>
             {
                 Overdue::ServerDead(self.state.epoch)
             }
             _ => Overdue::Waits,
         }
+    }
+
+    /// Whether a server could have answered a request of that age for as long as the deadline says.
+    const fn had_time(&self, epoch: u32, submitted_ns: u64, deadline: Deadline) -> bool {
+        // Those before the newest get no requests any more, so they have had this one for long.
+        let newest = epoch == self.state.epoch;
+        let attached_ns = self.state.attached_ns;
+        let since = if newest && attached_ns > submitted_ns { attached_ns } else { submitted_ns };
+        self.around.moment.now_ns.saturating_sub(since) >= deadline.ns
+    }
+
+    /// An answer came that can be to no request of its server's: it is counted.
+    pub const fn count_stale(&mut self) {
+        self.state.counters.stale = self.state.counters.stale.wrapping_add(1);
     }
 
     /// The first request at or after the tag `from` that is not FREE.
@@ -808,7 +876,7 @@ fn end_answered(
 ) -> End {
     state.answers = state.answers.wrapping_add(1);
     if let Some(cache) = around.cache {
-        result = cached(state, cache, slot, result);
+        result = cached(state, cache, slot, around.moment.now_ns, result);
     }
     if let Some(latencies) = &mut around.latencies {
         latencies.count(slot.submitted_ns, slot.fetched_ns, around.moment.now_ns);
@@ -834,6 +902,7 @@ fn cached(
     state: &mut QueueState,
     cache: &Cache,
     slot: &Slot,
+    now_ns: u64,
     result: Result<(), Errno>,
 ) -> Result<(), Errno> {
     result?;
@@ -842,15 +911,18 @@ fn cached(
         // A lost discard changes nothing that anybody may rely on.
         Op::Read | Op::Discard => {}
         Op::Write if slot.request.flags & FUA != 0 => {}
-        Op::Write | Op::WriteZeroes | Op::SecureErase if own => state.unflushed = cache.written(),
+        Op::Write | Op::WriteZeroes | Op::SecureErase if own => {
+            state.unflushed = cache.written();
+            state.unflushed_ns = now_ns;
+        }
         // It is in a cache that no flush will reach.
-        Op::Write | Op::WriteZeroes | Op::SecureErase => cache.lose(),
+        Op::Write | Op::WriteZeroes | Op::SecureErase => cache.lose(now_ns),
         // No write that its submitter may rely on was answered by a later server, but an earlier one's may be lost.
         // Of which of them he would learn is not known, so the next flush fails, too.
         Op::Flush if !own => return if cache.lost() { Err(Errno::EIO) } else { Ok(()) },
         Op::Flush => {
             cache.flushed(slot.covers);
-            if cache.take_loss() {
+            if cache.take_loss(slot.submitted_ns) {
                 state.counters.lost_flushes = state.counters.lost_flushes.wrapping_add(1);
                 return Err(Errno::EIO);
             }

@@ -123,6 +123,9 @@ pub fn check_create(create: &abi::Create, machine: Machine) -> Result<(Name, abi
     for most in [full.max_discard_bytes, full.max_write_zeroes_bytes, full.max_secure_erase_bytes] {
         holds(most.is_multiple_of(logical))?;
     }
+    // The block layer rounds the limit down to what can be discarded, and takes 0 for no limit.
+    let least = full.discard_granularity.max(full.physical_block_size);
+    holds(full.max_discard_bytes == 0 || full.max_discard_bytes >= least)?;
     within(full.deadline_ms, 0, abi::MAX_MILLISECONDS)?;
     within(full.grace_ms, 0, abi::MAX_MILLISECONDS)?;
     holds(create.reserved == 0 && deadline_policy(create.deadline_policy).is_some())?;
@@ -137,6 +140,14 @@ pub fn check_create(create: &abi::Create, machine: Machine) -> Result<(Name, abi
 pub fn encode_handle(handle: Handle, queue: u32, tag_bits: u32) -> u64 {
     let index = queue.wrapping_shl(tag_bits) | u32::from(handle.tag);
     u64::from(handle.epoch) << 48 | u64::from(handle.generation) << 16 | u64::from(index & 0xffff)
+}
+
+/// What is in a number that names no request of the server that gave it, for those who trace.
+#[must_use]
+pub const fn foreign_handle(raw: u64) -> Handle {
+    #[expect(clippy::cast_possible_truncation, reason = "splits a word into its parts")]
+    let (tag, generation, epoch) = (raw as u16, (raw >> 16) as u32, (raw >> 48) as u16);
+    Handle { tag, generation, epoch: epoch as u32 }
 }
 
 /// The queue and the handle that a number from a server names, if it may be one of `epoch`.

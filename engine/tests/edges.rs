@@ -4,7 +4,9 @@
 
 use zosbd2_engine::Errno;
 use zosbd2_engine::device::{self, Change, DRAIN_TOTAL_MS, Life, Phase, Policy, Terms};
-use zosbd2_engine::queue::{Answer, End, Overdue, Queue, QueueState, Refused, Wake, Work};
+use zosbd2_engine::queue::{
+    Answer, Deadline, End, Moment, Overdue, Queue, QueueState, Refused, Surroundings, Wake, Work,
+};
 use zosbd2_engine::request::{self, FUA, Handle, MAYBE_EXECUTED, Op, Request, Slot, State};
 
 /// The server of a queue that was never given to another.
@@ -55,7 +57,7 @@ impl One {
                 one.submit(Op::Write);
                 one.fetch(BYTES.into());
                 if state == State::Doomed {
-                    assert_eq!(one.queue().expire(0, Policy::Fail), Overdue::Doomed);
+                    assert_eq!(one.queue().expire(0, at_once(Policy::Fail)), Overdue::Doomed);
                 }
             }
         }
@@ -87,12 +89,12 @@ fn ways(from: State, to: State) -> Vec<fn(&mut One)> {
             one.fetch(BYTES.into());
         }],
         (State::Queued, State::Free) => vec![
-            |one| assert_eq!(one.queue().expire(0, Policy::Fail), Overdue::End(FAILED_END)),
+            |one| assert_eq!(one.queue().expire(0, at_once(Policy::Fail)), Overdue::End(FAILED_END)),
             // As every request is when the device fails.
             |one| assert_eq!(one.queue().fail_next(0), FAILED),
         ],
         (State::Held, State::Free) => vec![
-            |one| assert_eq!(one.queue().expire(0, Policy::Fail), Overdue::End(FAILED_END)),
+            |one| assert_eq!(one.queue().expire(0, at_once(Policy::Fail)), Overdue::End(FAILED_END)),
             |one| assert_eq!(one.queue().fail_next(0), FAILED),
             |one| {
                 let handle = one.handle();
@@ -127,32 +129,32 @@ fn ways(from: State, to: State) -> Vec<fn(&mut One)> {
             },
             |one| assert_eq!(one.queue().requeue(EPOCH, |_| ()), Wake::None),
             |one| assert_eq!(one.queue().declare_dead(EPOCH, |_| ()), Wake::None),
-            |one| assert_eq!(one.queue().expire(0, Policy::Requeue), Overdue::Requeued(Wake::None)),
+            |one| assert_eq!(one.queue().expire(0, at_once(Policy::Requeue)), Overdue::Requeued(Wake::None)),
         ],
         (State::Copying, State::Queued) => vec![|one| {
             let handle = one.handle();
             assert_eq!(one.queue().declare_dead(EPOCH, |tag| panic!("{tag} is being copied")), Wake::None);
             assert_eq!(one.slots[0].state(), State::Copying);
-            assert_eq!(one.queue().copied(handle), None);
-            assert_eq!(one.queue().copied(handle), None, "it is over");
+            assert_eq!(one.queue().copied(handle).end(), None);
+            assert_eq!(one.queue().copied(handle).end(), None, "it is over");
         }],
         (State::Copying, State::Held) => vec![|one| {
             let handle = one.handle();
-            assert_eq!(one.queue().copied(handle), None);
+            assert_eq!(one.queue().copied(handle).end(), None);
         }],
         (State::Copying, State::Free) => vec![|one| {
             let handle = one.handle();
             assert_eq!(one.queue().answered(handle), Some(DONE));
         }],
         (State::Copying, State::Doomed) => vec![
-            |one| assert_eq!(one.queue().expire(0, Policy::Fail), Overdue::Doomed),
+            |one| assert_eq!(one.queue().expire(0, at_once(Policy::Fail)), Overdue::Doomed),
             // Nothing to end yet.
             |one| assert_eq!(one.queue().fail_next(0), None),
         ],
         (State::Doomed, State::Free) => vec![
             |one| {
                 let handle = one.handle();
-                assert_eq!(one.queue().copied(handle), FAILED);
+                assert_eq!(one.queue().copied(handle).end(), FAILED);
             },
             |one| {
                 let handle = one.handle();
@@ -187,21 +189,69 @@ fn what_is_copied_is_not_given_back() {
     }
 }
 
+/// A deadline that gives no time.
+const fn at_once(policy: Policy) -> Deadline {
+    Deadline { policy, ns: 0 }
+}
+
+/// A server is declared dead for the time that it had itself: its predecessor's is not its fault.
+#[test]
+fn a_server_has_the_whole_deadline() {
+    const DEADLINE: Deadline = Deadline { policy: Policy::DeclareDead, ns: 10 };
+    let (mut state, mut slots) = (QueueState::default(), [Slot::default(); 2]);
+    let mut at = |now_ns: u64, each: &mut dyn FnMut(&mut Queue<'_>)| {
+        let around = Surroundings { moment: Moment { now_ns, thread: 0 }, ..Surroundings::default() };
+        each(&mut Queue::new(&mut state, &mut slots).within(around));
+    };
+    at(0, &mut |queue| {
+        queue.attach(1, false);
+        for (tag, now_ns) in [(0, 0), (1, 9)] {
+            assert_eq!(queue.submit(tag, Request::default(), now_ns, true), Ok(Wake::None));
+        }
+    });
+    at(10, &mut |queue| {
+        assert_eq!(queue.expire(0, DEADLINE), Overdue::ServerDead(1));
+        assert_eq!(queue.declare_dead(1, |_| ()), Wake::None);
+        queue.set_phase(Phase::Orphaned);
+    });
+    at(12, &mut |queue| {
+        queue.set_phase(Phase::Live);
+        queue.attach(2, false);
+    });
+    // Queued, or held: it is not this server's 10 ns.
+    at(19, &mut |queue| assert_eq!(queue.expire(1, DEADLINE), Overdue::Waits));
+    at(20, &mut |queue| {
+        assert!(matches!(queue.fetch(2, 0), Work::Request(_)));
+        assert_eq!(queue.expire(0, DEADLINE), Overdue::Waits);
+    });
+    at(21, &mut |queue| assert_eq!(queue.expire(1, DEADLINE), Overdue::Waits));
+    at(22, &mut |queue| {
+        assert_eq!(queue.expire(0, DEADLINE), Overdue::ServerDead(2), "held");
+        assert_eq!(queue.expire(1, DEADLINE), Overdue::ServerDead(2), "queued");
+    });
+    // Who was taken over from gets nothing new: what it has it has had for long.
+    at(23, &mut |queue| {
+        queue.attach(3, false);
+        assert_eq!(queue.expire(0, DEADLINE), Overdue::ServerDead(2));
+        assert_eq!(queue.expire(1, DEADLINE), Overdue::Waits);
+    });
+}
+
 /// One tenure's copy does not end another's.
 #[test]
 fn a_copy_ends_only_its_own_tenure() {
     let mut one = One::in_state(State::Held);
     let stale = one.handle();
-    assert_eq!(one.queue().expire(0, Policy::Fail), Overdue::End(FAILED_END));
+    assert_eq!(one.queue().expire(0, at_once(Policy::Fail)), Overdue::End(FAILED_END));
     one.submit(Op::Write);
     one.fetch(u64::MAX);
     for state in [State::Copying, State::Doomed] {
         assert_eq!(one.slots[0].state(), state);
-        assert_eq!(one.queue().copied(stale), None);
+        assert_eq!(one.queue().copied(stale).end(), None);
         assert_eq!(one.queue().answered(stale), None);
         assert_eq!(one.slots[0].state(), state);
         let overdue = if state == State::Copying { Overdue::Doomed } else { Overdue::Over };
-        assert_eq!(one.queue().expire(0, Policy::Fail), overdue);
+        assert_eq!(one.queue().expire(0, at_once(Policy::Fail)), overdue);
     }
 }
 

@@ -24,7 +24,7 @@ use std::mem::{Discriminant, discriminant};
 
 use zosbd2_engine::Errno;
 use zosbd2_engine::device::{self, Change, DRAIN_TOTAL_MS, Life, Phase, Policy, Terms};
-use zosbd2_engine::queue::{Answer, End, Fetched, Overdue, Queue, QueueState, Refused, Wake, Work};
+use zosbd2_engine::queue::{Answer, Deadline, End, Fetched, Overdue, Queue, QueueState, Refused, Wake, Work};
 use zosbd2_engine::request::{self, FUA, Handle, MAYBE_EXECUTED, Op, Request, Slot, State};
 use zosbd2_engine::v2::{decode_handle, encode_handle};
 
@@ -723,7 +723,7 @@ impl World {
             let doomed = self.tag(handle).is_some_and(|tag| tag.state == State::Doomed);
             let end = match what {
                 Then::Nothing => continue,
-                Then::Stays => self.queue().copied(handle),
+                Then::Stays => self.queue().copied(handle).end(),
                 Then::Ends => self.queue().answered(handle),
             };
             if doomed {
@@ -945,7 +945,7 @@ impl World {
 
     fn expire(&mut self, number: u16, policy: Policy) {
         let (newest, phase) = (self.life.epoch(), self.phase());
-        let overdue = self.queue().expire(number, policy);
+        let overdue = self.queue().expire(number, Deadline { policy, ns: 0 });
         let Tag { state, epoch, .. } = self.tags[usize::from(number)];
         match (policy, state) {
             (Policy::Fail, State::Copying) => {
@@ -1212,8 +1212,10 @@ impl World {
                 assert_eq!(copy.queue().submit(number, Request::default(), 0, true), Err(Errno::EIO));
             }
             if tag.is_none_or(|tag| matches!(tag.state, State::Free | State::Doomed)) {
+                let doomed = tag.is_some_and(|tag| tag.state == State::Doomed);
+                let wanted = if doomed { Overdue::Over } else { Overdue::NotHere };
                 for policy in [Policy::Fail, Policy::Requeue, Policy::DeclareDead] {
-                    assert_eq!(copy.queue().expire(number, policy), Overdue::Over);
+                    assert_eq!(copy.queue().expire(number, Deadline { policy, ns: 0 }), wanted);
                 }
             }
         }
@@ -1283,7 +1285,10 @@ impl World {
                     assert_eq!(self.queue().unfetch(handle), Wake::None);
                 }
                 if !live || !matches!(state, State::Copying | State::Doomed) {
-                    assert_eq!((self.queue().copied(handle), self.queue().answered(handle)), (None, None));
+                    assert_eq!(
+                        (self.queue().copied(handle).end(), self.queue().answered(handle)),
+                        (None, None)
+                    );
                 }
                 // An `op_id` says nothing of the server.
                 let named = self.queue().handle_of(handle.op_id());

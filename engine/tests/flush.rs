@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Honest flush: random sequences of writes, flushes and changes of servers on two queues, against a model that keeps
-//! a list of what is in the servers' caches. And latencies, which are counted at the same place.
+//! a list of what is in the servers' caches, and against the promise itself: who sends a flush when a write was answered
+//! does not hear that all is well if that write is lost, unless somebody like him was told before. And latencies, which
+//! are counted at the same place.
 
 use proptest::prelude::*;
 use zosbd2_engine::Errno;
@@ -13,8 +15,10 @@ const DEPTH: usize = 4;
 
 #[derive(Clone, Copy, Debug)]
 enum Call {
-    /// A server gets a request of this kind, from this queue.
-    Fetch { queue: usize, op: Op, fua: bool },
+    /// A request of this kind comes to this queue.
+    Submit { queue: usize, op: Op, fua: bool },
+    /// The newest server gets all that waits.
+    Fetch,
     /// The nth of the requests that servers have is answered.
     Answer { nth: usize, ok: bool },
     /// Another server takes over.
@@ -32,64 +36,87 @@ fn calls() -> impl Strategy<Value = Call> {
         1 => Just(Op::WriteZeroes),
     ];
     prop_oneof![
-        6 => (0..2_usize, op, any::<bool>()).prop_map(|(queue, op, fua)| Call::Fetch { queue, op, fua: fua && op == Op::Write }),
+        6 => (0..2_usize, op, any::<bool>()).prop_map(|(queue, op, fua)| Call::Submit { queue, op, fua: fua && op == Op::Write }),
+        4 => Just(Call::Fetch),
         6 => (0..8_usize, prop::bool::weighted(0.9)).prop_map(|(nth, ok)| Call::Answer { nth, ok }),
         1 => any::<bool>().prop_map(|survived| Call::Attach { survived }),
         1 => any::<bool>().prop_map(|survived| Call::Die { survived }),
     ]
 }
 
+/// A request that waits, or that a server has.
 #[derive(Clone, Copy, Debug)]
-struct Taken {
+struct Asked {
     queue: usize,
-    handle: Handle,
+    tag: u16,
     op: Op,
     fua: bool,
-    epoch: u32,
-    /// Of a flush: how many writes had been answered when it was fetched.
-    covers: usize,
+    submitted: u64,
 }
 
-/// What is in a cache that is there: numbers of writes, in the order of their answers.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    asked: Asked,
+    handle: Handle,
+    epoch: u32,
+    /// When it was fetched.
+    fetched: u64,
+}
+
+/// What is in a cache that is there: when each write was answered, in this order.
 #[derive(Debug, Default)]
 struct Model {
-    answered: usize,
-    cached: Vec<usize>,
+    cached: Vec<u64>,
     /// Servers from this one on have that cache.
     from: u32,
-    lost: bool,
+    /// When the last write was answered that is lost, and of which nobody was told.
+    lost: Option<u64>,
+    /// When each write was answered that is lost, and of which nobody was told who could rely on it.
+    untold: Vec<u64>,
 }
 
 impl Model {
     fn attach(&mut self, epoch: u32, survived: bool) {
         if !survived {
-            self.lost |= !self.cached.is_empty();
-            self.cached.clear();
+            self.lost = self.lost.max(self.cached.last().copied());
+            self.untold.append(&mut self.cached);
             self.from = epoch;
         }
     }
 
     /// A server says that it carried this out.
-    fn answer(&mut self, taken: Taken) -> Result<(), Errno> {
+    fn answer(&mut self, taken: Taken, now: u64) -> Result<(), Errno> {
         let own = taken.epoch >= self.from;
-        match taken.op {
-            Op::Write | Op::WriteZeroes if !taken.fua => {
-                self.answered += 1;
-                if own {
-                    self.cached.push(self.answered);
-                } else {
-                    self.lost = true;
-                }
+        let Asked { op, fua, submitted, .. } = taken.asked;
+        match op {
+            Op::Write | Op::WriteZeroes if !fua && own => self.cached.push(now),
+            Op::Write | Op::WriteZeroes if !fua => {
+                self.lost = Some(now);
+                self.untold.push(now);
             }
-            Op::Flush if own => {
-                self.cached.retain(|write| *write > taken.covers);
-                if std::mem::take(&mut self.lost) {
+            Op::Flush => {
+                if own {
+                    self.cached.retain(|answered| *answered > taken.fetched);
+                }
+                if let Some(lost) = self.lost {
+                    if own && submitted >= lost {
+                        self.lost = None;
+                    }
                     return Err(Errno::EIO);
                 }
             }
-            Op::Flush if self.lost => return Err(Errno::EIO),
             _ => {}
         }
+        Ok(())
+    }
+
+    /// A flush ended so: the promise.
+    fn check(&mut self, submitted: u64, result: Result<(), Errno>) -> Result<(), TestCaseError> {
+        if result.is_err() {
+            self.untold.retain(|answered| *answered > submitted);
+        }
+        let betrayed = self.untold.iter().find(|answered| **answered <= submitted);
+        prop_assert_eq!(betrayed, None, "a flush of {} vouches for a lost write", submitted);
         Ok(())
     }
 }
@@ -99,14 +126,21 @@ struct Device {
     states: [QueueState; 2],
     slots: [[Slot; DEPTH]; 2],
     epoch: u32,
+    /// Each call has a time of its own.
+    now: u64,
+    waiting: Vec<Asked>,
     taken: Vec<Taken>,
     model: Model,
 }
 
 impl Device {
     fn queue(&mut self, queue: usize) -> Queue<'_> {
-        Queue::new(&mut self.states[queue], &mut self.slots[queue])
-            .within(Surroundings { cache: Some(&self.cache), ..Surroundings::default() })
+        let moment = Moment { now_ns: self.now, thread: 0 };
+        Queue::new(&mut self.states[queue], &mut self.slots[queue]).within(Surroundings {
+            cache: Some(&self.cache),
+            latencies: None,
+            moment,
+        })
     }
 
     fn attach(&mut self, survived: bool) {
@@ -118,25 +152,36 @@ impl Device {
         self.model.attach(epoch, survived);
     }
 
-    fn fetch(&mut self, queue: usize, op: Op, fua: bool) {
-        let used =
-            |tag: u16| self.taken.iter().any(|taken| taken.queue == queue && taken.handle.tag() == tag);
+    fn submit(&mut self, queue: usize, op: Op, fua: bool) {
+        let all = || self.waiting.iter().chain(self.taken.iter().map(|taken| &taken.asked));
+        let used = |tag: u16| all().any(|asked| asked.queue == queue && asked.tag == tag);
         let Some(tag) = (0..4).find(|tag| !used(*tag)) else { return };
         let request = Request { op, flags: if fua { FUA } else { 0 }, offset: 0, length: 512 };
-        assert_eq!(self.queue(queue).submit(tag, request, 0, true), Ok(Wake::None));
-        self.take(queue, op, fua);
+        let submitted = self.now;
+        assert_eq!(self.queue(queue).submit(tag, request, submitted, true), Ok(Wake::None));
+        self.waiting.push(Asked { queue, tag, op, fua, submitted });
     }
 
-    fn take(&mut self, queue: usize, op: Op, fua: bool) {
-        let epoch = self.epoch;
-        let Work::Request(fetched) = self.queue(queue).fetch(epoch, 0) else { panic!("nothing there") };
-        let covers = self.model.answered;
-        self.taken.push(Taken { queue, handle: fetched.handle, op, fua, epoch, covers });
+    fn fetch(&mut self) {
+        let (epoch, fetched) = (self.epoch, self.now);
+        for number in 0..2 {
+            while let Work::Request(got) = self.queue(number).fetch(epoch, 0) {
+                let at = self
+                    .waiting
+                    .iter()
+                    .position(|asked| asked.queue == number && asked.tag == got.handle.tag())
+                    .expect("it waited");
+                let asked = self.waiting.swap_remove(at);
+                self.taken.push(Taken { asked, handle: got.handle, epoch, fetched });
+            }
+        }
     }
 
     fn call(&mut self, call: Call) -> Result<(), TestCaseError> {
+        self.now += 1;
         match call {
-            Call::Fetch { queue, op, fua } => self.fetch(queue, op, fua),
+            Call::Submit { queue, op, fua } => self.submit(queue, op, fua),
+            Call::Fetch => self.fetch(),
             Call::Answer { nth, ok } => {
                 if self.taken.is_empty() {
                     return Ok(());
@@ -144,32 +189,27 @@ impl Device {
                 let nth = nth % self.taken.len();
                 let taken = self.taken.swap_remove(nth);
                 let said = if ok { Ok(()) } else { Err(Errno::ENOSPC) };
-                let wanted = said.and_then(|()| self.model.answer(taken));
-                let end = self.queue(taken.queue).finish(taken.handle, said);
-                prop_assert_eq!(end, Ok(End { tag: taken.handle.tag(), result: wanted }));
-                prop_assert_eq!(self.cache.lost(), self.model.lost);
+                let now = self.now;
+                let wanted = said.and_then(|()| self.model.answer(taken, now));
+                let end = self.queue(taken.asked.queue).finish(taken.handle, said);
+                prop_assert_eq!(end, Ok(End { tag: taken.asked.tag, result: wanted }));
+                prop_assert_eq!(self.cache.lost(), self.model.lost.is_some());
+                if taken.asked.op == Op::Flush && ok {
+                    self.model.check(taken.asked.submitted, wanted)?;
+                }
             }
             Call::Attach { survived } => self.attach(survived),
             Call::Die { survived } => {
                 let dead = self.epoch;
                 for queue in 0..2 {
-                    let mut again = Vec::new();
-                    let wake = self.queue(queue).requeue(dead, |tag| again.push(tag));
-                    prop_assert_eq!(wake, Wake::None);
+                    prop_assert_eq!(self.queue(queue).requeue(dead, |_| ()), Wake::None);
                 }
                 self.attach(survived);
-                let lost: Vec<Taken> = self.taken.extract_if(.., |taken| taken.epoch == dead).collect();
-                for taken in &lost {
-                    let refused = self.queue(taken.queue).finish(taken.handle, Ok(()));
+                let back: Vec<Taken> = self.taken.extract_if(.., |taken| taken.epoch == dead).collect();
+                for taken in back {
+                    let refused = self.queue(taken.asked.queue).finish(taken.handle, Ok(()));
                     prop_assert_eq!(refused, Err(Refused::Stale), "of a dead server");
-                }
-                for queue in 0..2 {
-                    let mut mine: Vec<Taken> =
-                        lost.iter().copied().filter(|taken| taken.queue == queue).collect();
-                    mine.sort_by_key(|taken| taken.handle.tag());
-                    for taken in mine {
-                        self.take(queue, taken.op, taken.fua);
-                    }
+                    self.waiting.push(taken.asked);
                 }
             }
         }
@@ -178,7 +218,7 @@ impl Device {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 3000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 6000, ..ProptestConfig::default() })]
 
     #[test]
     fn a_flush_vouches_for_what_is_durable_alone(calls in prop::collection::vec(calls(), 1..60)) {
@@ -187,6 +227,8 @@ proptest! {
             states: [QueueState::default(); 2],
             slots: [[Slot::default(); DEPTH]; 2],
             epoch: 0,
+            now: 0,
+            waiting: Vec::new(),
             taken: Vec::new(),
             model: Model::default(),
         };

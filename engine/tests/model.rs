@@ -10,7 +10,9 @@ use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestRunner};
 use zosbd2_engine::Errno;
 use zosbd2_engine::device::{Phase, Policy};
-use zosbd2_engine::queue::{Answer, Counters, End, Fetched, Overdue, Queue, QueueState, Refused, Wake, Work};
+use zosbd2_engine::queue::{
+    Answer, Counters, Deadline, End, Fetched, Overdue, Queue, QueueState, Refused, Wake, Work,
+};
 use zosbd2_engine::request::{self, FUA, Handle, MAYBE_EXECUTED, NO_UNMAP, Op, Request, Slot, State};
 use zosbd2_engine::v2::{decode_handle, encode_handle, tag_bits};
 
@@ -284,7 +286,8 @@ impl Model {
     fn expire(&mut self, tag: usize, policy: Policy) -> Overdue {
         let Some(state @ (State::Queued | State::Held | State::Copying)) = self.states.get(tag).copied()
         else {
-            return Overdue::Over;
+            let doomed = self.states.get(tag) == Some(&State::Doomed);
+            return if doomed { Overdue::Over } else { Overdue::NotHere };
         };
         self.counters.expired += 1;
         let waits = state == State::Queued;
@@ -500,7 +503,7 @@ impl Run {
     fn copy_over(&mut self, nth: usize, answered: bool) -> Result<(), TestCaseError> {
         let Some((handle, tenure)) = self.named(nth) else { return Ok(()) };
         let mut queue = self.queue();
-        let end = if answered { queue.answered(handle) } else { queue.copied(handle) };
+        let end = if answered { queue.answered(handle) } else { queue.copied(handle).end() };
         let model = &mut self.model;
         let copies = model.is(tenure, &[State::Copying, State::Doomed]);
         let doomed = model.states[tenure.tag] == State::Doomed;
@@ -587,7 +590,7 @@ impl Run {
             }
             Call::Expire(tag, policy) => {
                 let wanted = self.model.expire(usize::from(tag), policy);
-                prop_assert_eq!(self.queue().expire(tag, policy), wanted);
+                prop_assert_eq!(self.queue().expire(tag, Deadline { policy, ns: 0 }), wanted);
             }
             Call::FailNext(from) => {
                 let depth = self.slots.len();

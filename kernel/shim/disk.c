@@ -27,28 +27,39 @@
 #include "zosbd2.h"
 
 /*
- * Two, because del_gendisk() may wait for workers that need memory, which one
- * that others need to free memory must not; and it is the drain work that
- * makes sure that a teardown ends, memory or not.
+ * Three, so that no work waits behind one that it is to end. A scan lasts as
+ * long as its server does not answer; teardowns end scans. del_gendisk() may
+ * wait for workers that need memory, which one that others need to free memory
+ * must not; and it is the drain work that makes sure that a teardown ends,
+ * memory or not.
  */
+static struct workqueue_struct *scan_queue;
 static struct workqueue_struct *teardown_queue;
 static struct workqueue_struct *drain_queue;
 
 int zosbd2_disk_init(void)
 {
+	scan_queue = alloc_workqueue("zosbd2_scan", WQ_UNBOUND, 0);
+	if (!scan_queue)
+		return -ENOMEM;
 	teardown_queue = alloc_workqueue("zosbd2_teardown", WQ_UNBOUND, 0);
 	if (!teardown_queue)
-		return -ENOMEM;
+		goto destroy_scan;
 	drain_queue = alloc_workqueue("zosbd2_drain", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
-	if (!drain_queue) {
-		destroy_workqueue(teardown_queue);
-		return -ENOMEM;
-	}
+	if (!drain_queue)
+		goto destroy_teardown;
 	return 0;
+
+destroy_teardown:
+	destroy_workqueue(teardown_queue);
+destroy_scan:
+	destroy_workqueue(scan_queue);
+	return -ENOMEM;
 }
 
 void zosbd2_disk_exit(void)
 {
+	destroy_workqueue(scan_queue);
 	destroy_workqueue(teardown_queue);
 	destroy_workqueue(drain_queue);
 }
@@ -210,7 +221,7 @@ static void teardown_work(struct work_struct *work)
 		cancel_work_sync(&device->bury);
 	}
 	zosbd2_rs_device_gone(device->engine);
-	wake_up_poll(&device->poll, EPOLLHUP);
+	zosbd2_device_hang_up(device);
 	zosbd2_debug_remove(device);
 	zosbd2_rs_registry_remove(zosbd2_registry, device->place);
 	complete_all(&device->gone);
@@ -252,6 +263,8 @@ int zosbd2_device_create(const struct zosbd2_params *params, struct zosbd2_devic
 	mutex_init(&device->lock);
 	init_waitqueue_head(&device->poll);
 	init_completion(&device->gone);
+	ratelimit_state_init(&device->late_limit, DEFAULT_RATELIMIT_INTERVAL,
+			     DEFAULT_RATELIMIT_BURST);
 	INIT_WORK(&device->teardown, teardown_work);
 	INIT_WORK(&device->scan, scan_work);
 	INIT_DELAYED_WORK(&device->drain, drain_work);
@@ -309,8 +322,9 @@ free_device:
 
 /*
  * Makes the node of a device that is neither started nor being destroyed. I/O
- * and opens may come before this returns; none is waited for. The caller holds
- * the device's lock.
+ * and opens may come before this returns; none is waited for. The block layer
+ * takes a disk once only: after an error every other call returns the same. The
+ * caller holds the device's lock.
  */
 int zosbd2_device_start(struct zosbd2_device *device)
 {
@@ -318,14 +332,19 @@ int zosbd2_device_start(struct zosbd2_device *device)
 	int error;
 
 	lockdep_assert_held(&device->lock);
+	if (device->start_error)
+		return device->start_error;
 	error = zosbd2_fault(ZOSBD2_FAULT_ADD_DISK) ? -EEXIST :
 		device_add_disk(NULL, disk, disk_groups);
-	if (error)
+	if (error) {
+		/* It keeps a major number, at which the block layer warns. */
+		device->start_error = error;
 		return error;
+	}
 	device->started = true;
 	clear_bit(GD_SUPPRESS_PART_SCAN, &disk->state);
 	if (!(disk->flags & GENHD_FL_NO_PART) && !(device->flags & ZOSBD2_NO_PARTITION_SCAN))
-		queue_work(teardown_queue, &device->scan);
+		queue_work(scan_queue, &device->scan);
 	return 0;
 }
 
@@ -346,6 +365,12 @@ u64 zosbd2_device_number(struct zosbd2_device *device)
 
 	lockdep_assert_held(&device->lock);
 	return device->started ? (u64)disk->major << 32 | disk->first_minor : 0;
+}
+
+/* Servers have lost the device: those who poll are to see it. May sleep. */
+void zosbd2_device_hang_up(struct zosbd2_device *device)
+{
+	wake_up_poll(&device->poll, EPOLLHUP);
 }
 
 /* The last server is gone. The caller holds the device's lock. */

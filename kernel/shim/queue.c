@@ -142,13 +142,15 @@ static void log_late(struct zosbd2_queue *queue, u32 tag, const struct zosbd2_la
 	};
 	const char *name = queue->device->disk->disk_name;
 
+	if (!__ratelimit(&queue->device->late_limit))
+		return;
 	if (late->thread)
-		pr_warn_ratelimited("zosbd2: %s: late %s, %u bytes at %llu, tag %u of queue %u, %llu ms old, with thread %u of server %u for %llu ms: %s\n",
+		pr_warn("zosbd2: %s: late %s, %u bytes at %llu, tag %u of queue %u, %llu ms old, with thread %u of server %u for %llu ms: %s\n",
 				    name, ops[late->op], late->length, late->offset, tag,
 				    queue->index, late->age_ms, late->thread, late->epoch,
 				    late->held_ms, actions[late->action]);
 	else
-		pr_warn_ratelimited("zosbd2: %s: late %s, %u bytes at %llu, tag %u of queue %u, %llu ms old, with no server: %s\n",
+		pr_warn("zosbd2: %s: late %s, %u bytes at %llu, tag %u of queue %u, %llu ms old, with no server: %s\n",
 				    name, ops[late->op], late->length, late->offset, tag,
 				    queue->index, late->age_ms, actions[late->action]);
 }

@@ -105,7 +105,10 @@ TRACE_EVENT(zosbd2_requeue,
 			   __entry->tag = tag;),
 	    TP_printk("device=%u queue=%u tag=%u", __entry->device, __entry->queue, __entry->tag));
 
-/* Its deadline has passed; action is of enum zosbd2_late_action. */
+/*
+ * Its deadline has passed; action is of enum zosbd2_late_action. If that is
+ * ZOSBD2_LATE_REQUEUED, zosbd2_requeue follows.
+ */
 TRACE_EVENT(zosbd2_timeout,
 	    TP_PROTO(const struct zosbd2_queue *queue, u32 tag, u32 action),
 	    TP_ARGS(queue, tag, action),

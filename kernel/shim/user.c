@@ -40,12 +40,20 @@ int zosbd2_user_clear(u64 user, u32 bytes)
 	return clear_user(user_pointer(user), bytes) ? -EFAULT : 0;
 }
 
+/* -EFAULT if some of the range is outside of what a process can have. */
+int zosbd2_user_check(u64 user, u32 bytes)
+{
+	return access_ok(user_pointer(user), bytes) ? 0 : -EFAULT;
+}
+
 /* Brings user memory in, without changing it. -EFAULT if it cannot be used so. */
 int zosbd2_user_fault_in(u64 user, u32 bytes, bool write)
 {
 	size_t left;
 
 	might_sleep();
+	/* The caller may come again and again. */
+	cond_resched();
 	if (write)
 		left = fault_in_safe_writeable((char __user *)user_pointer(user), bytes);
 	else

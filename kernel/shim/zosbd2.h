@@ -16,6 +16,7 @@
 #include <linux/kref.h>
 #include <linux/list.h>
 #include <linux/mutex.h>
+#include <linux/ratelimit.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
 #include <linux/wait.h>
@@ -136,6 +137,8 @@ struct zosbd2_queue {
  *	lock and before a queue's.
  * @poll: who polls a server descriptor.
  * @started: the disk was added. Changes under @lock, false to true.
+ * @start_error: why it could not be added. Changes under @lock, once.
+ * @late_limit: of the lines in the log about late requests.
  */
 struct zosbd2_device {
 	struct kref kref;
@@ -153,7 +156,8 @@ struct zosbd2_device {
 	u32 dead;
 	bool started;
 	bool sealed;
-	bool no_deadline;
+	int start_error;
+	struct ratelimit_state late_limit;
 	struct wait_queue_head poll;
 	struct work_struct teardown;
 	struct work_struct scan;
@@ -245,6 +249,7 @@ void zosbd2_show_end(void *file);
 int zosbd2_user_read(void *to, u64 user, u32 bytes);
 int zosbd2_user_write(u64 user, const void *from, u32 bytes);
 int zosbd2_user_clear(u64 user, u32 bytes);
+int zosbd2_user_check(u64 user, u32 bytes);
 int zosbd2_user_fault_in(u64 user, u32 bytes, bool write);
 int zosbd2_user_tail_is_zero(u64 user, u32 bytes);
 u32 zosbd2_signal_pending(void);
@@ -272,6 +277,7 @@ void zosbd2_device_get(struct zosbd2_device *device);
 void zosbd2_device_put(struct zosbd2_device *device);
 int zosbd2_device_start(struct zosbd2_device *device);
 void zosbd2_device_resize(struct zosbd2_device *device, u64 size_bytes);
+void zosbd2_device_hang_up(struct zosbd2_device *device);
 u64 zosbd2_device_number(struct zosbd2_device *device);
 void zosbd2_device_begin_grace(struct zosbd2_device *device, u32 ms);
 bool zosbd2_device_seal(struct zosbd2_device *device, bool force);

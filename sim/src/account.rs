@@ -40,12 +40,14 @@ pub(crate) struct Account {
     lost: Vec<Lost>,
 }
 
-/// A block's value is lost. It matters to flushes that began at `after` or later, and rely on what `above` says.
+/// A block's value is lost. It matters to flushes that began at `after` or later, and rely on what `above` says. Those that
+/// were submitted before the last answer that counts, at `accepted`, cannot tell of it.
 #[derive(Clone, Copy, Debug)]
 struct Lost {
     block: usize,
     above: u64,
     after: u64,
+    accepted: u64,
 }
 
 impl Account {
@@ -147,13 +149,14 @@ impl Account {
         Ok(())
     }
 
-    /// A flush failed because writes were lost.
-    pub(crate) fn told(&mut self) {
-        self.lost.clear();
+    /// A flush that was submitted then failed because writes were lost.
+    pub(crate) fn told(&mut self, submitted: u64) {
+        self.lost.retain(|lost| lost.accepted > submitted);
     }
 
-    /// The block's value is lost with a cache: what is on the disk shows again.
-    pub(crate) fn lose(&mut self, block: usize, shows: u64, now: u64) {
+    /// The block's value is lost with a cache, whose last write was answered at `accepted`: what is on the disk shows
+    /// again.
+    pub(crate) fn lose(&mut self, block: usize, shows: u64, accepted: u64, now: u64) {
         let Known { zeroed, zeroing, floor, .. } = self.known[block];
         let above = match self.get(shows) {
             _ if shows == 0 && zeroing > 0 => u64::MAX,
@@ -163,17 +166,26 @@ impl Account {
         };
         // Otherwise nobody relies on more than what shows.
         if floor >= above {
-            self.lost.push(Lost { block, above, after: 0 });
+            self.lost.push(Lost { block, above, after: 0, accepted });
         }
         self.shows(block, shows, now);
     }
 
-    /// A value that was answered just now is nowhere; something else shows. `untold`: no flush has failed since it was
-    /// lost.
-    pub(crate) fn answered_lost(&mut self, block: usize, value: u64, shows: u64, untold: bool, now: u64) {
+    /// A value whose answer ended just now is nowhere; something else shows. `untold`: when the answer was accepted, if no
+    /// flush has told of it.
+    pub(crate) fn answered_lost(
+        &mut self,
+        block: usize,
+        value: u64,
+        shows: u64,
+        untold: Option<u64>,
+        now: u64,
+    ) {
         // Zeros are not told apart, so they have no beginning.
-        if let Some(Written { answered: true, began, .. }) = self.get(value).copied().filter(|_| untold) {
-            self.lost.push(Lost { block, above: began, after: now });
+        if let (Some(Written { answered: true, began, .. }), Some(accepted)) =
+            (self.get(value).copied(), untold)
+        {
+            self.lost.push(Lost { block, above: began, after: now, accepted });
         }
         self.shows(block, shows, now);
     }

@@ -8,7 +8,7 @@
 use crate::settings::{BLOCK, Defect};
 use crate::world::World;
 use zosbd2_engine::Errno;
-use zosbd2_engine::queue::{End, Overdue, Wake};
+use zosbd2_engine::queue::{Deadline, End, Overdue, Wake};
 use zosbd2_engine::request::{FUA, Op, Request, State};
 
 /// Where an I/O is in the flush machinery.
@@ -59,7 +59,10 @@ pub(crate) struct Started {
     pub(crate) data: Vec<u64>,
     /// Whoever copies holds on to them.
     pub(crate) copying: u32,
-    /// The answer is accepted, and its data is lost; whether no flush has failed since.
+    /// When it was submitted, and when its answer was accepted.
+    pub(crate) submitted: u64,
+    pub(crate) accepted: u64,
+    /// The answer is accepted, and its data is lost; whether no flush has told of it since.
     pub(crate) lost: Option<bool>,
     deadline_ns: u64,
     timed_out: bool,
@@ -373,6 +376,8 @@ impl World {
             request,
             data,
             copying: 0,
+            submitted: self.steps,
+            accepted: 0,
             lost: None,
             deadline_ns,
             timed_out: false,
@@ -462,7 +467,7 @@ impl World {
             return;
         }
         started.ended = true;
-        let Started { whose, data, lost, id, .. } = started.clone();
+        let Started { whose, data, accepted, lost, id, .. } = started.clone();
         let held = self.block.timer.holds == Some((queue, tag, id));
         if !held {
             self.block.queues[queue].started[usize::from(tag)] = None;
@@ -483,31 +488,31 @@ impl World {
             io.stage = Stage::After;
             self.block.queues[queue].flush_pending.push(at);
             if let (Some(io), Some(untold)) = (self.block.ios[at].clone(), lost) {
-                self.lose_io(&io, untold);
+                self.lose_io(&io, untold, accepted);
             }
             return;
         }
         let kept = self.block.ios[at].clone();
         self.finish_io(at, result);
         if let (Some(io), Some(untold), Ok(())) = (kept, lost, result) {
-            self.lose_io(&io, untold);
+            self.lose_io(&io, untold, accepted);
         }
     }
 
-    /// A flush fails because writes were lost, which counts for all that are lost now.
-    pub(crate) fn told_of_loss(&mut self) {
-        self.account.told();
+    /// A flush of this time fails because writes were lost, which counts for all that are lost now and were answered before.
+    pub(crate) fn told_of_loss(&mut self, submitted: u64) {
+        self.account.told(submitted);
         for started in self.block.queues.iter_mut().flat_map(|queue| queue.started.iter_mut().flatten()) {
-            started.lost = started.lost.map(|_| false);
+            started.lost = started.lost.map(|untold| untold && started.accepted > submitted);
         }
     }
 
-    /// What it wrote is nowhere.
-    fn lose_io(&mut self, io: &Io, untold: bool) {
+    /// What it wrote, by an answer that was accepted then, is nowhere.
+    fn lose_io(&mut self, io: &Io, untold: bool, accepted: u64) {
         for (at, block) in (io.first..io.first + io.blocks).enumerate() {
             let value = io.data.get(at).copied().unwrap_or(0);
             let shows = self.visible(block);
-            self.account.answered_lost(block, value, shows, untold, self.steps);
+            self.account.answered_lost(block, value, shows, untold.then_some(accepted), self.steps);
         }
     }
 
@@ -611,8 +616,9 @@ impl World {
         if self.settings.deadline_ms == 0 {
             return false;
         }
-        let policy = self.settings.policy;
-        let overdue = self.queue(queue).expire(tag, policy);
+        let ns = u64::from(self.settings.deadline_ms) * 1_000_000;
+        let deadline = Deadline { policy: self.settings.policy, ns };
+        let overdue = self.queue(queue).expire(tag, deadline);
         self.say(|| format!("queue {queue}: tag {tag} is late: {overdue:?}"));
         match overdue {
             Overdue::Over | Overdue::Doomed => return true,
@@ -626,8 +632,14 @@ impl World {
                 self.wake(queue, wake);
                 self.block.timer.tell = true;
             }
-            Overdue::ServerDead(epoch) => self.bury(epoch),
-            Overdue::Waits => {}
+            Overdue::ServerDead(epoch) => {
+                let had = self.now_ns - self.device.queues[queue].attached_ns;
+                if epoch == self.device.life.epoch() && had < ns {
+                    self.violation(format!("server {epoch} is dead for what it had for {had} ns"));
+                }
+                self.bury(epoch);
+            }
+            Overdue::NotHere | Overdue::Waits => {}
         }
         false
     }

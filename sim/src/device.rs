@@ -28,6 +28,8 @@ pub(crate) struct QueueBlock {
     pub(crate) fetched: Vec<u64>,
     /// Which tenure of the tag's a server was told of last.
     pub(crate) told: Vec<u32>,
+    /// When the newest server got it.
+    pub(crate) attached_ns: u64,
     /// When a write was answered last that may be in a cache only.
     pub(crate) written: u64,
     /// Servers from this one on share a cache.
@@ -55,8 +57,8 @@ pub(crate) struct Device {
     pub(crate) destroyed_ns: u64,
     /// A flush that was fetched before this step, and succeeded, covers what is older.
     pub(crate) covered: u64,
-    /// Writes may be lost of which nobody was told.
-    pub(crate) may_fail: bool,
+    /// When the last write was answered that may be lost, and of which nobody was told; 0: none.
+    pub(crate) lost: u64,
 }
 
 /// Where the teardown is.
@@ -130,6 +132,7 @@ impl Device {
             fifo: VecDeque::new(),
             fetched: vec![0; depth],
             told: vec![0; depth],
+            attached_ns: 0,
             written: 0,
             cache_from: 0,
         };
@@ -154,7 +157,7 @@ impl Device {
             teardown: Teardown::No,
             destroyed_ns: u64::MAX,
             covered: 0,
-            may_fail: false,
+            lost: 0,
         }
     }
 
@@ -441,11 +444,14 @@ impl World {
                 let mut locked = self.queue(queue);
                 locked.set_phase(phase);
                 locked.attach(work.epoch, survived);
+                self.device.queues[queue].attached_ns = self.now_ns;
                 self.wake_all(queue);
                 let block = &mut self.device.queues[queue];
                 if !survived {
                     block.cache_from = work.epoch;
-                    self.device.may_fail |= block.written > self.device.covered;
+                    if block.written > self.device.covered {
+                        self.device.lost = self.device.lost.max(block.written);
+                    }
                     block.written = 0;
                 }
             }

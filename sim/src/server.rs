@@ -149,7 +149,8 @@ impl World {
             self.processes[number].swallowed = true;
             if cache == self.cache {
                 let shows = self.store.disk[block];
-                self.account.lose(block, shows, self.steps);
+                let accepted = self.device.queues.iter().map(|queue| queue.written).max().unwrap_or(0);
+                self.account.lose(block, shows, accepted, self.steps);
             }
         }
         let swallowed = self.processes[number].swallowed;

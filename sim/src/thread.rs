@@ -500,7 +500,7 @@ impl World {
                     self.copied_in(number, queue, &copying, end);
                 }
                 self.forget(process, raw);
-            } else if let Some(end) = self.queue(queue).copied(copying.handle) {
+            } else if let Some(end) = self.queue(queue).copied(copying.handle).end() {
                 self.threads[number].ends.push((queue, end));
                 self.refuse(number, &mut call, &copying.entry, true);
             } else {
@@ -617,7 +617,7 @@ impl World {
 
     /// As `transfer::stopped`.
     fn stopped(&mut self, number: usize, queue: usize, handle: Handle) -> bool {
-        let end = self.queue(queue).copied(handle);
+        let end = self.queue(queue).copied(handle).end();
         self.note_taken_back(number, queue, handle.tag());
         if self.queue(queue).superseded(handle.epoch()) {
             let wake = self.queue(queue).announce();
@@ -646,26 +646,33 @@ impl World {
         }
         let process = self.threads[number].process;
         let lost = well && self.swallows(process, request);
+        let now = self.steps;
+        let mut submitted = 0;
         if let Some(started) = self.block.started(queue, end.tag) {
             started.lost = lost.then_some(true);
+            started.accepted = now;
+            submitted = started.submitted;
         }
-        let now = self.steps;
         let device = &mut self.device;
         let own = handle.epoch() >= device.queues[queue].cache_from;
         let durable = request.flags & zosbd2_engine::request::FUA != 0;
         match request.op {
             Op::Write if durable => {}
             Op::Write | Op::WriteZeroes | Op::SecureErase if own => device.queues[queue].written = now,
-            Op::Write | Op::WriteZeroes | Op::SecureErase => device.may_fail = true,
+            Op::Write | Op::WriteZeroes | Op::SecureErase => device.lost = now,
             Op::Flush => {
                 let fetched = device.queues[queue].fetched[usize::from(end.tag)];
-                let may_fail = device.may_fail;
+                let may_fail = device.lost > 0;
                 if own {
                     device.covered = device.covered.max(fetched);
-                    device.may_fail = false;
+                    if submitted >= device.lost {
+                        device.lost = 0;
+                    }
                 }
                 if end.result.is_err() {
-                    self.told_of_loss();
+                    if own {
+                        self.told_of_loss(submitted);
+                    }
                     if !may_fail {
                         self.violation("a flush fails although nothing is lost".to_owned());
                     }
@@ -827,7 +834,7 @@ impl World {
         for (parcel, lost) in parcels.iter().zip(&mut lost).filter(|(parcel, _)| parcel.fetched.copying) {
             let handle = parcel.fetched.handle;
             self.unpin(queue, handle.tag(), parcel.id);
-            if let Some(end) = self.queue(queue).copied(handle) {
+            if let Some(end) = self.queue(queue).copied(handle).end() {
                 self.threads[number].ends.push((queue, end));
                 *lost = true;
             } else {

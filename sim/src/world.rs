@@ -214,7 +214,7 @@ impl World {
         let (mut parts, mut works) = (Vec::new(), Vec::new());
         while self.violation.is_none() && !self.over() {
             self.steps += 1;
-            self.now_ns += self.random.below(20_000);
+            self.now_ns += 1 + self.random.below(20_000);
             // Everybody may be slow.
             if self.random.one_in(400) {
                 let ms = self.random.pick(&[1, 1, 1, 1, 1, 10, 10, 300]);

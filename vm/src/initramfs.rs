@@ -35,7 +35,7 @@ pub const TOOLS: [(&str, &str); 11] = [
 ];
 
 /// Kernel modules that tests may load.
-pub const KERNEL_MODULES: [&str; 7] = ["loop", "brd", "null_blk", "ext4", "xfs", "raid1", "dm-mod"];
+pub const KERNEL_MODULES: [&str; 7] = ["loop", "brd", "null_blk", "ext4", "xfs", "raid1", "dm_mod"];
 
 /// What one machine's root file system is made of.
 #[derive(Clone, Debug)]

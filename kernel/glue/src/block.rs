@@ -17,9 +17,9 @@ use core::{ptr, slice};
 use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
 use zosbd2_engine::cache::Cache;
-use zosbd2_engine::device::{Change, Life, Policy, Terms};
+use zosbd2_engine::device::{Change, Life, Terms};
 use zosbd2_engine::latency::{Histograms, Latencies};
-use zosbd2_engine::queue::{End, Moment, Queue, QueueState, Surroundings, Wake};
+use zosbd2_engine::queue::{Deadline, End, Moment, Queue, QueueState, Surroundings, Wake};
 use zosbd2_engine::registry::{self, Place, RegistryState};
 use zosbd2_engine::request::{Handle, Slot};
 use zosbd2_engine::v2::{deadline_policy, tag_bits};
@@ -36,8 +36,8 @@ pub struct Device {
     stride: usize,
     tag_bits: u32,
     size_bytes: AtomicU64,
-    /// What happens to requests that are late.
-    policy: Policy,
+    /// 0 ns if there is none.
+    deadline: Deadline,
     /// If servers may have a volatile one.
     cache: Option<Cache>,
     life: UnsafeCell<Life>,
@@ -102,7 +102,10 @@ impl Device {
             stride: stride(params.depth),
             tag_bits: tag_bits(params.depth),
             size_bytes: AtomicU64::new(params.size_bytes),
-            policy: deadline_policy(params.deadline_policy).unwrap_or_default(),
+            deadline: Deadline {
+                policy: deadline_policy(params.deadline_policy).unwrap_or_default(),
+                ns: u64::from(params.deadline_ms).saturating_mul(1_000_000),
+            },
             cache: (params.flags & abi::CREATE_VOLATILE_CACHE != 0).then(Cache::new),
             life: UnsafeCell::new(Life::new(terms)),
             blob: UnsafeCell::new(Blob { length: 0, bytes: [0; abi::BLOB_BYTES] }),
@@ -181,10 +184,10 @@ impl Device {
         self.tag_bits
     }
 
-    /// What happens to requests that are late.
+    /// When requests are late, if `ns` is not 0, and what happens to them then.
     #[must_use]
-    pub const fn policy(&self) -> Policy {
-        self.policy
+    pub const fn deadline(&self) -> Deadline {
+        self.deadline
     }
 
     /// Whether the next flush will fail for writes that were lost.
@@ -242,6 +245,12 @@ impl Device {
         // SAFETY: the device lives as long as its block.
         unsafe { shim::zosbd2_device_lock_always(self.shim) };
         LockedDevice { device: self }
+    }
+
+    /// Tells those who poll a server descriptor that they have lost the device.
+    pub fn hang_up(&self) {
+        // SAFETY: the device lives as long as its block.
+        unsafe { shim::zosbd2_device_hang_up(self.shim) };
     }
 
     /// Ends every request that is queued or held: the phase takes none any more. No lock of a queue is held.
@@ -378,14 +387,14 @@ impl QueueBlock {
         self.busy.load(Ordering::Relaxed) != 0
     }
 
-    /// Takes the queue's lock. Not to fetch or answer, for which the time counts.
+    /// Takes the queue's lock, for what does not depend on the time ([`Moment`]).
     #[inline]
     #[must_use]
     pub fn lock(&self) -> Locked<'_> {
         self.lock_at(Moment::default())
     }
 
-    /// Takes the queue's lock, to answer at this time.
+    /// Takes the queue's lock, at this time.
     #[inline]
     #[must_use]
     pub fn lock_at(&self, moment: Moment) -> Locked<'_> {

@@ -190,9 +190,15 @@ impl Devices {
         // Not there: somebody destroys it already.
         let Some(found) = registry.get().by_handle(handle) else { return };
         let device = Reference::take(&registry, found);
-        if !device.block().lock_always().life().unwanted() {
+        let block = device.block();
+        let mut locked = block.lock_always();
+        if !locked.life().unwanted() {
             return;
         }
+        // A server that was on its way finds it gone, and does not get a device that goes at once.
+        let change = locked.life().drain(shim::now_ms(), 0);
+        locked.carry_out(change);
+        drop(locked);
         if let Ok(sealed) = Self::seal(&mut registry, found, true) {
             sealed.destroy();
         }

@@ -312,15 +312,17 @@ pub unsafe extern "C" fn zosbd2_rs_queue_show(engine: *mut c_void, file: *mut c_
 }
 
 fn expire(block: &QueueBlock, tag: u32, report: &mut shim::Late) -> bool {
-    if block.device().params().deadline_ms == 0 {
+    let deadline = block.device().deadline();
+    if deadline.ns == 0 {
         return false;
     }
     let Ok(tag) = u16::try_from(tag) else { return true };
-    let now_ns = shim::now_ns();
-    let mut locked = block.lock();
+    let moment = shim::now();
+    let mut locked = block.lock_at(moment);
     let request = locked.queue().outstanding_from(tag).filter(|request| request.tag == tag);
-    let overdue = locked.queue().expire(tag, block.device().policy());
+    let overdue = locked.queue().expire(tag, deadline);
     let (action, over) = match overdue {
+        Overdue::NotHere => (late::OVER, false),
         Overdue::Over => (late::OVER, true),
         Overdue::End(_) => (late::FAILED, true),
         Overdue::Doomed => (late::DOOMED, true),
@@ -330,6 +332,9 @@ fn expire(block: &QueueBlock, tag: u32, report: &mut shim::Late) -> bool {
     };
     trace::timeout(block, tag.into(), action);
     if let Overdue::Requeued(wake) = overdue {
+        if trace::on() {
+            trace::requeue(block, tag);
+        }
         locked.wake(wake);
     }
     drop(locked);
@@ -339,7 +344,7 @@ fn expire(block: &QueueBlock, tag: u32, report: &mut shim::Late) -> bool {
         _ => {}
     }
     if let Some(request) = request {
-        let told = report_of(&request, now_ns);
+        let told = report_of(&request, moment.now_ns);
         *report = shim::Late {
             offset: told.offset,
             age_ms: shim::ns_to_ms(told.age_ns),

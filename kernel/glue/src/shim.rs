@@ -194,6 +194,7 @@ unsafe extern "C" {
     pub(crate) fn zosbd2_device_put(device: *mut Device);
     pub(crate) fn zosbd2_device_start(device: *mut Device) -> i32;
     pub(crate) fn zosbd2_device_resize(device: *mut Device, size_bytes: u64);
+    pub(crate) fn zosbd2_device_hang_up(device: *mut Device);
     pub(crate) fn zosbd2_device_number(device: *mut Device) -> u64;
     pub(crate) fn zosbd2_device_begin_grace(device: *mut Device, ms: u32);
     pub(crate) fn zosbd2_device_seal(device: *mut Device, force: bool) -> bool;
@@ -210,6 +211,7 @@ unsafe extern "C" {
     fn zosbd2_user_read(to: *mut c_void, user: u64, bytes: u32) -> i32;
     fn zosbd2_user_write(user: u64, from: *const c_void, bytes: u32) -> i32;
     safe fn zosbd2_user_clear(user: u64, bytes: u32) -> i32;
+    safe fn zosbd2_user_check(user: u64, bytes: u32) -> i32;
     safe fn zosbd2_user_fault_in(user: u64, bytes: u32, write: bool) -> i32;
     safe fn zosbd2_user_tail_is_zero(user: u64, bytes: u32) -> i32;
     safe fn zosbd2_signal_pending() -> u32;
@@ -394,6 +396,15 @@ pub fn user_clear(user: u64, bytes: u32) -> Result<(), Errno> {
 /// `EFAULT` when it cannot be used so.
 pub fn user_fault_in(user: u64, bytes: u32, write: bool) -> Result<(), Errno> {
     result(zosbd2_user_fault_in(user, bytes, write))
+}
+
+/// Whether a range of addresses is one that a process can have, at all.
+///
+/// # Errors
+///
+/// `EFAULT` when it is not.
+pub fn user_check(user: u64, bytes: u32) -> Result<(), Errno> {
+    result(zosbd2_user_check(user, bytes))
 }
 
 /// The lowest pending signal, 0 if none can be named; it stays pending.

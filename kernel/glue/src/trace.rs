@@ -5,6 +5,7 @@
 //! tag are in the order in which they happened. While nobody traces, [`on`] is all that is called.
 
 use zosbd2_engine::Errno;
+use zosbd2_engine::queue::{Copied, End};
 use zosbd2_engine::request::Handle;
 
 use crate::block::QueueBlock;
@@ -39,6 +40,15 @@ pub fn commit(block: &QueueBlock, handle: Handle, result: Result<(), Errno>) {
 pub fn requeue(block: &QueueBlock, tag: u16) {
     // SAFETY: the queue lives as long as its block.
     unsafe { shim::zosbd2_trace_requeue(block.queue(), tag.into()) };
+}
+
+/// A copy stopped without an answer, with this outcome. Returns the block request to end, if any.
+#[inline]
+pub fn copied(block: &QueueBlock, handle: Handle, outcome: Copied) -> Option<End> {
+    if outcome == Copied::Requeued && on() {
+        requeue(block, handle.tag());
+    }
+    outcome.end()
 }
 
 /// A deadline has passed, with this outcome: a number of [`shim::late`].

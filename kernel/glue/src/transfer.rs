@@ -9,10 +9,13 @@ use zosbd2_engine::Errno;
 use zosbd2_engine::request::Handle;
 
 use crate::block::QueueBlock;
-use crate::shim;
+use crate::{shim, trace};
 
 /// Bytes brought in at once when a copy meets a page that is not there.
 const FAULT_IN_BYTES: u32 = 65536;
+/// Times that memory is brought in and then is not there to copy, before it counts as memory that cannot be used. When
+/// memory is short a page may be gone again at once, but not so often.
+const ATTEMPTS: u32 = 1000;
 
 /// What is copied between a request and the server's memory.
 #[derive(Clone, Copy, Debug)]
@@ -58,10 +61,16 @@ impl Transfer {
     /// `EINTR` when the caller is being killed.
     #[cold]
     pub fn run(&self, block: &QueueBlock) -> Result<(), Errno> {
-        let mut done = 0;
+        shim::user_check(self.user, self.bytes)?;
+        let (mut done, mut in_vain) = (0, 0_u32);
         loop {
+            let before = done;
             if pinned(block, self.handle, || self.go_on(block, &mut done))?.is_ok() {
                 return Ok(());
+            }
+            in_vain = if done == before { in_vain.wrapping_add(1) } else { 0 };
+            if in_vain > ATTEMPTS {
+                return Err(Errno::EFAULT);
             }
             if shim::signal_fatal() {
                 return Err(Errno::EINTR);
@@ -92,7 +101,8 @@ pub fn zero(block: &QueueBlock, handle: Handle, start: u32) -> Result<(), Errno>
 /// is ended now. It may also be with another server soon; then its handle is stale.
 pub fn stopped(block: &QueueBlock, handle: Handle) -> bool {
     let mut locked = block.lock();
-    let end = locked.queue().copied(handle);
+    let outcome = locked.queue().copied(handle);
+    let end = trace::copied(block, handle, outcome);
     let superseded = locked.queue().superseded(handle.epoch());
     if superseded {
         let wake = locked.queue().announce();

@@ -9,7 +9,9 @@ use zosbd2_engine::Errno;
 use zosbd2_engine::cache::Cache;
 use zosbd2_engine::device::{EDGES, Life, Phase, Policy, Terms};
 use zosbd2_engine::latency::Latencies;
-use zosbd2_engine::queue::{Answer, End, Moment, Overdue, Queue, QueueState, Surroundings, Wake, Work};
+use zosbd2_engine::queue::{
+    Answer, Deadline, End, Moment, Overdue, Queue, QueueState, Surroundings, Wake, Work,
+};
 use zosbd2_engine::request::{self, Handle, Op, Request, Slot, State};
 
 const QUEUES: usize = 2;
@@ -171,14 +173,15 @@ impl Device {
             }
             10 => drop(queue.pin(handle)),
             11 => {
-                end = queue.copied(handle);
+                end = queue.copied(handle).end();
                 wake = queue.announce();
             }
             12 => end = queue.answered(handle),
             13 => wake = queue.unfetch(handle),
             14 => {
                 let policy = bytes.one_of(&[Policy::Fail, Policy::Requeue, Policy::DeclareDead]);
-                match queue.expire(tag, policy) {
+                let ns = u64::from(bytes.u8()) << 16;
+                match queue.expire(tag, Deadline { policy, ns }) {
                     Overdue::End(ended) => end = Some(ended),
                     Overdue::Requeued(said) => wake = said,
                     _ => {}
@@ -291,7 +294,7 @@ impl Device {
         }
         for one in &mut self.queues {
             for handle in std::mem::take(&mut one.handles) {
-                if let Some(end) = one.queue(&self.cache, 0).copied(handle) {
+                if let Some(end) = one.queue(&self.cache, 0).copied(handle).end() {
                     one.end(end);
                 }
             }

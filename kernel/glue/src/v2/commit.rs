@@ -13,7 +13,7 @@ use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
 use zosbd2_engine::queue::{End, Moment};
 use zosbd2_engine::request::Handle;
-use zosbd2_engine::v2::{Move, Plan, Way, check_commit, decode_handle, plan};
+use zosbd2_engine::v2::{Move, Plan, Way, check_commit, decode_handle, foreign_handle, plan};
 
 use crate::block::{Device, QueueBlock};
 use crate::list::List;
@@ -116,6 +116,9 @@ fn process(
             }
             Ok((block, _)) => run(block, epoch, moment, rest, progress),
             Err(errno) => {
+                if errno == Errno::ESTALE {
+                    count_stranger(device, first.handle);
+                }
                 note(first, progress, Err(errno));
                 1
             }
@@ -123,6 +126,14 @@ fn process(
         progress.processed = progress.processed.wrapping_add(u32::try_from(done).unwrap_or(0));
         rest = rest.get_mut(done..).unwrap_or_default();
     }
+}
+
+/// A handle was of another server, or of none: which queue it is about cannot be said, so the first one counts it.
+#[cold]
+fn count_stranger(device: &Device, raw: u64) {
+    let Some(block) = device.queue(0) else { return };
+    block.lock().queue().count_stale();
+    trace_refusal(block, foreign_handle(raw), Err(Errno::ESTALE));
 }
 
 /// Writes down what became of an entry.
@@ -275,7 +286,7 @@ fn copy(
                     ends.push(end);
                 }
             }
-        } else if let Some(end) = queue.copied(copying.handle) {
+        } else if let Some(end) = trace::copied(block, copying.handle, queue.copied(copying.handle)) {
             // Failed meanwhile.
             ends.push(end);
             copying.slow = false;
@@ -332,6 +343,8 @@ fn conclude(block: &QueueBlock, moment: Moment, handle: Handle, data: Move) -> R
         Way::InAndZero => transfer::zero(block, handle, data.bytes)?,
         Way::In | Way::Out => {}
     }
+    // Memory may have been waited for since.
+    let moment = Moment { thread: moment.thread, ..shim::now() };
     let end = block.lock_at(moment).queue().finish(handle, Ok(())).map_err(|_| Errno::ESTALE)?;
     trace_answer(block, handle);
     block.end(end);

@@ -210,7 +210,7 @@ impl<'a> Fetch<'a> {
         let mut queue = locked.queue();
         for (described, end) in parcels.items().iter().zip(&mut ends) {
             if let Some(transfer) = self.transfer(described) {
-                *end = queue.copied(transfer.handle);
+                *end = trace::copied(self.block, transfer.handle, queue.copied(transfer.handle));
             }
         }
         // If this server was declared dead they are back in the queue, and not for it.

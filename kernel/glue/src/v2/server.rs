@@ -11,7 +11,7 @@ use zosbd2_engine::v2::check_size;
 
 use super::argument::{self, holds};
 use super::{enter, report};
-use crate::block::{Blob, Device};
+use crate::block::{Blob, Device, LockedDevice};
 use crate::devices::Devices;
 use crate::shim;
 
@@ -35,10 +35,10 @@ fn others(device: &Device, epoch: u32, command: u32, user: u64) -> Result<(), Er
         abi::IOCTL_LATENCY => report::latency(device, user),
         abi::IOCTL_REQUESTS => report::requests(device, user),
         abi::IOCTL_STATUS => own_status(device, user),
-        abi::IOCTL_BLOB => blob(device, epoch != 0, user),
+        abi::IOCTL_BLOB => blob(device, epoch, user),
         abi::IOCTL_ENTER | abi::IOCTL_START | abi::IOCTL_RESIZE if epoch == 0 => Err(Errno::EPERM),
-        abi::IOCTL_START => start(device, user),
-        abi::IOCTL_RESIZE => resize(device, user),
+        abi::IOCTL_START => start(device, epoch, user),
+        abi::IOCTL_RESIZE => resize(device, epoch, user),
         _ => Err(Errno::ENOTTY),
     }
 }
@@ -54,13 +54,12 @@ pub fn attach(device: &Device, take_over: bool, cache_survived: bool) -> Result<
     let epoch = locked.life().attach(take_over)?;
     let phase = locked.life().phase();
     for block in device.queues() {
-        let mut queue = block.lock();
+        let mut queue = block.lock_at(shim::now());
         queue.queue().set_phase(phase);
         queue.queue().attach(epoch, cache_survived);
         queue.wake_all();
-        drop(queue);
-        block.wake_pollers();
     }
+    device.hang_up();
     Ok(epoch)
 }
 
@@ -85,9 +84,8 @@ pub fn declare_dead(device: &Device, devices: Devices, epoch: u32) {
         let mut queue = block.lock();
         queue.take_back(epoch, true);
         queue.wake_all();
-        drop(queue);
-        block.wake_pollers();
     }
+    device.hang_up();
     let change = locked.life().declare_dead(epoch, shim::now_ms());
     let destroy = locked.carry_out(change);
     drop(locked);
@@ -108,49 +106,57 @@ const POLLHUP: u32 = 0x10;
 const POLLRDNORM: u32 = 0x40;
 
 /// What the descriptor is ready for: input when a fetch would bring something from any queue, hang-up when
-/// it would say that the device is gone or another server has taken over.
+/// it would say that the device is gone or another server has taken over. Who only looks on (`epoch` 0) fetches nothing, and is
+/// hung up on when the device is gone.
 pub fn poll(device: &Device, epoch: u32) -> u32 {
     let mut ready = 0;
     for block in device.queues() {
         let mut locked = block.lock();
         let queue = locked.queue();
-        if queue.superseded(epoch) || queue.phase() == Phase::Gone {
+        if queue.phase() == Phase::Gone || (epoch != 0 && queue.superseded(epoch)) {
             return POLLHUP;
         }
-        if queue.queued() > 0 {
+        if epoch != 0 && queue.queued() > 0 {
             ready = POLLIN | POLLRDNORM;
         }
     }
     ready
 }
 
-fn start(device: &Device, user: u64) -> Result<(), Errno> {
-    let asked: abi::Start = argument::read(user)?;
-    holds(asked.flags == 0)?;
-    device.lock()?.start()
+/// The device's lock, for a server that changes the device, as only its present one may.
+fn lock_to_change(device: &Device, epoch: u32) -> Result<LockedDevice<'_>, Errno> {
+    let mut locked = device.lock()?;
+    locked.life().may_change(epoch)?;
+    Ok(locked)
 }
 
-fn resize(device: &Device, user: u64) -> Result<(), Errno> {
+fn start(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
+    let asked: abi::Start = argument::read(user)?;
+    holds(asked.flags == 0)?;
+    lock_to_change(device, epoch)?.start()
+}
+
+fn resize(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
     let asked: abi::Resize = argument::read(user)?;
     holds(asked.flags == 0)?;
     check_size(asked.size_bytes, device.params().logical_block_size)?;
-    device.lock()?.resize(asked.size_bytes)
+    lock_to_change(device, epoch)?.resize(asked.size_bytes)
 }
 
 /// Reads or replaces what is kept for the servers.
-fn blob(device: &Device, may_write: bool, user: u64) -> Result<(), Errno> {
+fn blob(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
     let asked: abi::Blob = argument::read(user)?;
     holds(asked.flags & !abi::BLOB_FLAGS == 0 && asked.reserved == 0)?;
     if asked.flags & abi::BLOB_WRITE == 0 {
         let Blob { length, bytes } = *device.lock()?.blob();
         return shim::user_write(user, &abi::Blob { length, bytes, ..asked });
     }
-    if !may_write {
+    if epoch == 0 {
         return Err(Errno::EPERM);
     }
     let rest = asked.bytes.get(asked.length as usize..).ok_or(Errno::EINVAL)?;
     holds(rest.iter().all(|byte| *byte == 0))?;
-    *device.lock()?.blob() = Blob { length: asked.length, bytes: asked.bytes };
+    *lock_to_change(device, epoch)?.blob() = Blob { length: asked.length, bytes: asked.bytes };
     Ok(())
 }
 

@@ -333,8 +333,13 @@ fn destroyer_killed(context: &mut Context) {
     // The read is what the destruction waits for, so it is not over: killing ended the wait, not the destruction.
     assert!(!read.is_finished(), "the destroyer was killed too late");
     assert_eq!(read.join().expect("reader"), Err(Errno::IO));
-    wait_until(20, "the node to go", || !path(0).exists());
-    let again = Disk::create(&builder(0));
-    again.destroy(true);
+    // The name is the last that becomes free.
+    let mut again = None;
+    wait_until(20, "the name to be free", || {
+        again = control().create(&builder(0)).ok();
+        again.is_some()
+    });
+    assert!(!path(0).exists(), "the node is still there");
+    control().destroy(&name(0), true).expect("destroy");
     drop(disk);
 }

@@ -18,7 +18,7 @@ pub(in super::super) const TESTS: &[Test] = &[
         .needs(&[Need::Module, Need::Tool("mdadm"), Need::KernelModule("raid1")])
         .timeout(240),
     Test::new("v2_teardown_under_lvm", volume)
-        .needs(&[Need::Module, Need::Tool("lvm"), Need::Tool("mkfs.ext4"), Need::KernelModule("dm-mod")])
+        .needs(&[Need::Module, Need::Tool("lvm"), Need::Tool("mkfs.ext4"), Need::KernelModule("dm_mod")])
         .timeout(240),
 ];
 
@@ -80,7 +80,7 @@ fn mirrors(context: &mut Context) {
 /// A file system with dirty files on one volume that is striped over all disks, whose servers are stopped.
 fn volume(context: &mut Context) {
     context.load_module("");
-    context.load_kernel_module("dm-mod", "");
+    context.load_kernel_module("dm_mod", "");
     context.load_kernel_module("ext4", "");
     let mut child = many(context, 0..ROUNDS, None);
     let disks: Vec<String> = (0..ROUNDS).map(|index| text(path(index))).collect();
