@@ -134,10 +134,11 @@ impl Machine {
         } else {
             command.args(["-accel", "tcg,thread=multi"]);
         }
-        // A slow host must not make the kernel report stalls; a real one lasts.
+        // A slow host must not make the kernel report stalls, of which a real one lasts, nor give up its clock: that patches
+        // code which other processors execute, and QEMU's translator does not always survive it.
         let mut append =
             "console=ttyS0 panic=-1 oops=panic quiet loglevel=4 rcupdate.rcu_cpu_stall_timeout=60 \
-                          watchdog_thresh=30 random.trust_cpu=on"
+                          watchdog_thresh=30 random.trust_cpu=on tsc=reliable"
                 .to_owned();
         for argument in &self.append {
             append.push(' ');

@@ -4,6 +4,9 @@
 //! A guest that dies or hangs costs the test that was running; the others run in a fresh boot. The guest itself
 //! ends a boot early after a test that left the kernel in doubt. A boot in which nothing at all came about is
 //! an error, so this ends.
+//!
+//! A kernel that dies before init says a word is booted again, [`TRIES`] times in all: nothing of ours has run, and QEMU's
+//! translator does not always survive that a booting kernel patches what another processor executes.
 
 use crate::initramfs::Contents;
 use crate::machine::{Machine, TestResult};
@@ -12,6 +15,9 @@ use crate::{Error, Result, command};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
+
+/// Boots that may come to nothing before init's first word, in a row.
+const TRIES: u32 = 3;
 
 /// What came of a run.
 #[derive(Debug, Default)]
@@ -94,8 +100,20 @@ pub fn run(
 ) -> Result<Report> {
     let mut report = Report::default();
     let mut plan = plan.clone();
+    let mut stillborn = 0;
     for number in 0.. {
         let boot = machine.boot(contents, &plan, number, on_line)?;
+        if let (None, Err(Error::Guest { reason, .. })) = (boot.boot_time, &boot.ending) {
+            stillborn += 1;
+            if stillborn < TRIES {
+                on_line(&Line::Say(format!(
+                    "the kernel died before init ran, and is booted again: {reason}"
+                )));
+                continue;
+            }
+        } else {
+            stillborn = 0;
+        }
         let mut ended: Vec<TestResult> = boot.results;
         report.data.extend(boot.data);
         report.boots.extend(boot.boot_time);
