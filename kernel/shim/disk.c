@@ -463,7 +463,8 @@ int zosbd2_device_wait_gone(struct zosbd2_device *device)
 	return 0;
 }
 
-static bool path_exists(const char *folder, const u8 *name)
+/* @separator: what stands for the '!' of a disk's name there. */
+static bool path_exists(const char *folder, const u8 *name, char separator)
 {
 	struct path path;
 	char *full;
@@ -472,6 +473,7 @@ static bool path_exists(const char *folder, const u8 *name)
 	full = kasprintf(GFP_KERNEL, "%s%.*s", folder, ZOSBD2_NAME_BYTES - 1, name);
 	if (!full)
 		return false;
+	strreplace(full, '!', separator);
 	error = kern_path(full, 0, &path);
 	kfree(full);
 	if (error)
@@ -488,7 +490,7 @@ static bool path_exists(const char *folder, const u8 *name)
 bool zosbd2_node_exists(const u8 *name)
 {
 	might_sleep();
-	return path_exists("/dev/", name) || path_exists("/sys/class/block/", name);
+	return path_exists("/dev/", name, '/') || path_exists("/sys/class/block/", name, '!');
 }
 
 /* Prints the stack of the caller; only the faults variant calls it. */

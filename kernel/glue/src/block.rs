@@ -307,9 +307,13 @@ impl LockedDevice<'_> {
     ///
     /// # Errors
     ///
-    /// As the engine and the block layer say.
+    /// As the engine and the block layer say; `EEXIST` when there is a node or a disk of that name, which may be another
+    /// disk's partition.
     pub fn start(&mut self) -> Result<(), Errno> {
         self.life().may_start()?;
+        if shim::node_exists(&self.device.params.disk_name) {
+            return Err(Errno::EEXIST);
+        }
         // SAFETY: the device's lock is held, and it is not being destroyed, so its disk is there.
         let code = unsafe { shim::zosbd2_device_start(self.device.shim) };
         shim::result(code)?;

@@ -125,7 +125,8 @@ fn create(devices: Devices, user: u64) -> Result<i32, Errno> {
         reserved: 0,
     };
     let begin = |device: &Reference| open(device, 0);
-    let (handle, (opened, _)) = devices.make(name, params, || Ok(()), begin)?;
+    let check = || if shim::node_exists(&params.disk_name) { Err(Errno::EEXIST) } else { Ok(()) };
+    let (handle, (opened, _)) = devices.make(name, params, check, begin)?;
     // A process that does not learn of its device must not keep it: closing the descriptor destroys it.
     shim::user_write(user, &abi::Create { handle, ..asked })?;
     Ok(opened.install())
