@@ -238,6 +238,11 @@ impl Builder {
             let most = v2::MAX_PHYSICAL_BLOCK_SIZE;
             self.power_of_two("discard granularity", self.discard_granularity, logical, most)?;
         }
+        if let Some(most @ 1..) = self.max_discard_bytes {
+            // The block layer can say no less.
+            let least = physical.max(self.discard_granularity);
+            self.range("longest discard", most.into(), least.into(), u32::MAX.into())?;
+        }
         let limit = |option, set: Option<u32>, capable: bool| {
             let value = set.unwrap_or(if capable { UNLIMITED } else { 0 });
             if value == UNLIMITED {

@@ -28,6 +28,12 @@ pub(crate) fn ioctl(fd: BorrowedFd<'_>, command: u32, argument: usize) -> Result
     }
 }
 
+/// The descriptor that a call just returned.
+pub(crate) fn own(fd: i32) -> OwnedFd {
+    // SAFETY: made just now for the caller, who hands it over.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
 /// A mapping followed by a page that is not mapped.
 #[derive(Debug)]
 pub(crate) struct Pages {
@@ -55,6 +61,25 @@ impl Pages {
         let result = unsafe { libc::munmap(last, PAGE) };
         assert_eq!(result, 0, "unmap the page behind: {}", last_errno());
         Self { base, bytes }
+    }
+
+    /// The last page that a process can have.
+    pub(crate) fn last() -> Self {
+        let (protection, flags) = (
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE,
+        );
+        // With five levels of page tables, and with four; the page behind is nobody's.
+        for bits in [56, 47] {
+            let wanted = ptr::without_provenance_mut((1 << bits) - 2 * PAGE);
+            // SAFETY: a new anonymous mapping, which replaces none.
+            let base = unsafe { libc::mmap(wanted, PAGE, protection, flags, -1, 0) };
+            if base != libc::MAP_FAILED {
+                assert_eq!(base, wanted, "mapped elsewhere");
+                return Self { base, bytes: PAGE };
+            }
+        }
+        panic!("map the last page: {}", last_errno());
     }
 
     /// The address from which `bytes` end at the unmapped page.

@@ -8,7 +8,7 @@
 //!  FREE --------> QUEUED --------> HELD -------------------> ENDING ----> FREE
 //!                  |  ^             |  |                       ^
 //!                  |  +-- requeue --+  +--- timeout, failed ---+
-//!                  |   or timeout, requeued  (doomed: later)   |
+//!                  |                        (doomed: later)    |
 //!                  +--------------- timeout, failed -----------+
 //! ```
 //!
@@ -170,15 +170,13 @@ impl Queue {
                 (Some("over"), _) | (Some("server dead" | "waits"), State::Queued | State::Held { .. }) => {
                     state
                 }
+                // It is told as such next.
+                (Some("requeued"), State::Held { .. }) => state,
                 (Some("failed"), State::Queued | State::Held { .. }) => {
                     self.waits_no_more(number);
                     State::Ending { fails: true }
                 }
                 (Some("doomed"), State::Held { .. }) => State::Doomed,
-                (Some("requeued"), State::Held { .. }) => {
-                    self.wait_as_oldest(number);
-                    State::Queued
-                }
                 _ => return Err("no such timeout in this state".to_owned()),
             },
             (What::End { error: 0 }, State::Ending { fails: false }) => State::Free,
@@ -281,6 +279,7 @@ mod checks {
                 "fetch tag=3 generation=2 epoch=2",
                 "end tag=4 error=-5",
                 "timeout tag=3 action=3",
+                "requeue tag=3",
                 "fetch tag=3 generation=3 epoch=2",
                 "commit tag=3 generation=3 epoch=2 status=0",
                 "end tag=3 error=0",

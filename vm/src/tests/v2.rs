@@ -4,6 +4,7 @@
 pub(crate) mod crash;
 mod data;
 pub(crate) mod faulty;
+mod fences;
 mod honest;
 mod hostile;
 mod inspect;
@@ -23,6 +24,7 @@ pub(super) const TABLES: &[&[Test]] = &[
     data::TESTS,
     serving::TESTS,
     life::TESTS,
+    fences::TESTS,
     races::TESTS,
     crash::TESTS,
     honest::TESTS,

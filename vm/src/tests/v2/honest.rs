@@ -20,6 +20,7 @@ use crate::guest::{Context, Mounted, Need, Test, run, wait_until};
 pub(super) const TESTS: &[Test] = &[
     Test::new("v2_flush_after_a_lost_cache_fails_once", fails_once).needs(&[Need::Module]).timeout(60),
     Test::new("v2_flush_of_two_queues_and_two_servers", two_queues).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_flush_older_than_the_loss", older_flush).needs(&[Need::Module]).timeout(60),
     Test::new("v2_flush_after_a_lost_cache_under_ext4", under_ext4)
         .needs(&[Need::Module, Need::Tool("mkfs.ext4")])
         .timeout(120),
@@ -185,6 +186,35 @@ fn two_queues(context: &mut Context) {
     assert!(!last.server.status().expect("status").lost, "all of it was flushed");
     last.destroy(true);
     drop((next, second, third));
+}
+
+/// A flush that was sent before the lost write was answered is not the one that tells of it.
+fn older_flush(context: &mut Context) {
+    context.load_module("");
+    let disk = Disk::create(&builder("older"));
+    disk.server.start().expect("start");
+    let (path, mut old) = (disk.path(), Manual::new(&disk));
+    let writer = write_in_thread(path.clone(), 0, 1, 4096);
+    let written = old.fetch_one();
+    assert_eq!(written.op(), abi::OP_WRITE);
+    let (next, mut new) = attach("older", TakeOver::Yes, false);
+    let earlier = flush(path.clone());
+    let flushed = new.fetch_one();
+    assert_eq!(flushed.op(), abi::OP_FLUSH);
+    // It is in a cache that no flush will reach.
+    old.complete(&written);
+    assert_eq!(writer.join().expect("writer"), Ok(4096));
+    new.complete(&flushed);
+    assert_eq!(earlier.join().expect("flusher"), Err(Errno::IO));
+    // Who wrote sends his flush now.
+    for wanted in [Err(Errno::IO), Ok(())] {
+        assert_eq!(new.server.status().expect("status").lost, wanted.is_err());
+        let (result, seen) = serve(&mut new, flush(path.clone()));
+        assert_eq!(result, wanted);
+        assert_eq!(seen.len(), 1);
+    }
+    next.destroy(true);
+    drop((disk, old));
 }
 
 /// A file system hears of the loss, where it would otherwise go on as if all were well.

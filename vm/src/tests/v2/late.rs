@@ -14,7 +14,7 @@ use zosbd2::{
 use zosbd2_backends::Ram;
 
 use super::super::support::{Disk as Disk1, read_in_thread, write_in_thread};
-use super::support::{Disk, Manual, control, join, threads};
+use super::support::{Disk, Manual, attach, by_hand, control, join, refused, threads};
 use crate::guest::{Context, Kmsg, Need, Test, raw, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
@@ -32,28 +32,6 @@ const LIMIT: Duration = Duration::from_millis(400);
 
 fn builder(name: &str, policy: DeadlinePolicy) -> Builder {
     Builder::new(name).size_bytes(16 * MIB).partition_scan(false).deadline(LIMIT).deadline_policy(policy)
-}
-
-fn by_hand(builder: &Builder) -> (Disk, Manual) {
-    let disk = Disk::create(builder);
-    disk.server.start().expect("start");
-    let manual = Manual::new(&disk);
-    (disk, manual)
-}
-
-fn attach(name: &str, take_over: TakeOver) -> (Disk, Manual) {
-    let server = control().attach(name, take_over).expect("attach");
-    let disk = Disk { server: Arc::new(server), name: name.to_owned() };
-    let manual = Manual::new(&disk);
-    (disk, manual)
-}
-
-#[track_caller]
-fn refused<T: std::fmt::Debug>(result: zosbd2::Result<T>) -> Errno {
-    match result {
-        Err(Error::Control { source, .. }) => source,
-        other => panic!("not refused by the kernel: {other:?}"),
-    }
 }
 
 /// Answers of zeros are refused as stale.

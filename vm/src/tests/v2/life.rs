@@ -11,12 +11,12 @@ use std::time::Duration;
 use rustix::fs::Uid;
 use rustix::io::Errno;
 use zosbd2::v2::abi;
-use zosbd2::{Builder, Control, Error, Request, Server, State, TakeOver, v1};
+use zosbd2::{Backend as _, Builder, Control, Request, Server, State, TakeOver, v1};
 use zosbd2_backends::Ram;
 
 use super::super::support::{Aligned, Disk as Disk1, open_direct, read_in_thread, sleeps_in_ioctl};
 use super::hostile::commit_raw;
-use super::support::{Disk, Manual, control, threads};
+use super::support::{Disk, Manual, attach, by_hand, control, refused, threads};
 use crate::guest::{Context, Need, Test, raw, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
@@ -31,6 +31,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("v2_lists_know_both_versions", both_versions).needs(&[Need::Module]).timeout(60),
     Test::new("v2_resize_under_io", resize).needs(&[Need::Module]).timeout(120),
     Test::new("v2_churn", churn).needs(&[Need::Module]).timeout(120),
+    Test::new("v2_name_of_a_partition", name_of_a_partition).needs(&[Need::Module]).timeout(60),
     Test::new("v2_create_unwinds_every_step", unwinds)
         .needs(&[Need::Module, Need::Variant("faults")])
         .timeout(60),
@@ -40,30 +41,6 @@ const MIB: u64 = 1 << 20;
 
 fn builder(name: &str) -> Builder {
     Builder::new(name).size_bytes(16 * MIB).partition_scan(false)
-}
-
-/// A started device, to be served by hand.
-fn by_hand(builder: &Builder) -> (Disk, Manual) {
-    let disk = Disk::create(builder);
-    disk.server.start().expect("start");
-    let manual = Manual::new(&disk);
-    (disk, manual)
-}
-
-/// Attaches to a device by hand.
-fn attach(name: &str, take_over: TakeOver) -> (Disk, Manual) {
-    let server = control().attach(name, take_over).expect("attach");
-    let disk = Disk { server: Arc::new(server), name: name.to_owned() };
-    let manual = Manual::new(&disk);
-    (disk, manual)
-}
-
-#[track_caller]
-fn refused<T: std::fmt::Debug>(result: zosbd2::Result<T>) -> Errno {
-    match result {
-        Err(Error::Control { source, .. }) => source,
-        other => panic!("not refused by the kernel: {other:?}"),
-    }
 }
 
 fn state(name: &str) -> State {
@@ -458,6 +435,34 @@ fn churn(context: &mut Context) {
     wait_until(20, "the module to be free", || context.try_unload_module().is_ok());
 }
 
+/// The name of a partition is taken for as long as that is there.
+fn name_of_a_partition(context: &mut Context) {
+    context.load_module("");
+    let ram = Arc::new(Ram::new(16 * MIB).expect("memory"));
+    // One partition, from sector 8 on.
+    let mut table = [0; 512];
+    table[446 + 4] = 0x83;
+    table[446 + 8..446 + 12].copy_from_slice(&8_u32.to_le_bytes());
+    table[446 + 12..446 + 16].copy_from_slice(&64_u32.to_le_bytes());
+    table[510..].copy_from_slice(&[0x55, 0xaa]);
+    ram.write(0, &table, false).expect("write");
+    let early = Disk::create(&builder("part1"));
+    let (disk, serving) = Disk::serve(&Builder::new("part"), &ram, threads(1));
+    wait_until(20, "the partition", || Path::new("/dev/zosbd2/part1").exists());
+    assert_eq!(refused(early.server.start()), Errno::EXIST);
+    early.destroy(true);
+    wait_until(20, "the device to go", || control().list().expect("list").len() == 1);
+    assert_eq!(refused(control().create(&builder("part1"))), Errno::EXIST);
+    disk.destroy_and_join(serving);
+    let mut late = None;
+    wait_until(20, "the name to be free", || {
+        late = control().create(&builder("part1")).ok();
+        late.is_some()
+    });
+    late.expect("created").start().expect("start");
+    control().destroy("part1", true).expect("destroy");
+}
+
 /// Whatever step of a create or an attach fails, nothing is left, and the next one works.
 fn unwinds(context: &mut Context) {
     context.load_module("");
@@ -486,10 +491,19 @@ fn unwinds(context: &mut Context) {
         wait_until(20, "the name to be free", || create().is_ok());
         wait_until(20, "nothing to be left", || control().list().expect("list").is_empty());
     }
-    // The node is made by START, which can be tried again.
+    // The node is made by START, for which the block layer takes a disk once only.
     let server = create().expect("create");
     assert_eq!(failing(6, &|| server.start().and_then(|()| create())), Errno::EXIST);
     assert_eq!(server.status().expect("status").state, State::Created);
+    assert_eq!(refused(server.start()), Errno::EXIST, "as before");
+    control().destroy("unwind", true).expect("destroy");
+    drop(server);
+    let mut server = None;
+    wait_until(20, "the name to be free", || {
+        server = create().ok();
+        server.is_some()
+    });
+    let server = server.expect("created");
     server.start().expect("start");
     for (step, errno) in [(8, Errno::NOMEM), (9, Errno::NFILE)] {
         let attach = || control().attach("unwind", TakeOver::Yes);

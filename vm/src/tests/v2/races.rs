@@ -2,7 +2,7 @@
 //! Servers that die, change and are sent away while they work, and devices that come and go beside each other.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -14,11 +14,11 @@ use rustix::fs::Uid;
 use rustix::io::{Errno, pread, pwrite};
 use rustix::process::Signal;
 use zosbd2::v2::abi;
-use zosbd2::{Backend as _, Builder, Control, End, Error, Request, State, TakeOver};
+use zosbd2::{Backend as _, Builder, Control, End, Request, Server, State, TakeOver};
 use zosbd2_backends::Ram;
 
 use super::super::support::{Aligned, Disk as Disk1, open_direct, read_in_thread, write_in_thread};
-use super::support::{Disk, Manual, control, join, threads};
+use super::support::{Disk, Manual, attach, by_hand, control, join, refused, threads};
 use crate::guest::raw::{PAGE, Pages};
 use crate::guest::{Context, Need, Random, Test, drop_caches, raw, read_trimmed, wait_until};
 
@@ -30,6 +30,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("v2_deadline_without_a_server", deadline_of_orphan).needs(&[Need::Module]).timeout(60),
     Test::new("v2_orphan_twice", orphan_twice).needs(&[Need::Module]).timeout(60),
     Test::new("v2_list_in_little_room", little_room).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_successor_that_serves_one_queue", one_queue).needs(&[Need::Module]).timeout(60),
     Test::new("v2_owner_that_is_not_root", owner).needs(&[Need::Module]).timeout(60),
     Test::new("v2_churn_keeps_no_memory", churn).needs(&[Need::Module]).timeout(240),
 ];
@@ -39,27 +40,6 @@ const MAYBE: u32 = abi::REQUEST_MAYBE_EXECUTED;
 
 fn builder(name: &str) -> Builder {
     Builder::new(name).size_bytes(16 * MIB).partition_scan(false)
-}
-
-/// A started device, to be served by hand.
-fn by_hand(builder: &Builder) -> (Disk, Manual) {
-    let disk = Disk::create(builder);
-    disk.server.start().expect("start");
-    let manual = Manual::new(&disk);
-    (disk, manual)
-}
-
-fn attach(name: &str, take_over: TakeOver) -> Disk {
-    let server = control().attach(name, take_over).expect("attach");
-    Disk { server: Arc::new(server), name: name.to_owned() }
-}
-
-#[track_caller]
-fn refused<T: std::fmt::Debug>(result: zosbd2::Result<T>) -> Errno {
-    match result {
-        Err(Error::Control { source, .. }) => source,
-        other => panic!("not refused by the kernel: {other:?}"),
-    }
 }
 
 /// A disk of blocks of 4096 bytes that a server keeps by hand.
@@ -130,7 +110,7 @@ fn killed(context: &mut Context) {
     let status = control().status("heir").expect("status");
     assert_eq!((status.state, status.epoch, status.servers), (State::Orphaned, 1, 0));
 
-    let heir = attach("heir", TakeOver::No);
+    let heir = attach("heir", TakeOver::No).0;
     let mut server = Manual::new(&heir);
     let requests = server.fetch(0, 16, 6).expect("fetch");
     let marked = requests.iter().filter(|request| request.flags() & MAYBE != 0).count();
@@ -194,7 +174,7 @@ fn turns(context: &mut Context) {
             };
             let before = committed();
             wait_until(20, "some requests of this server", || committed() >= before + 20);
-            let next = attach("turns", TakeOver::Yes);
+            let next = attach("turns", TakeOver::Yes).0;
             let next_serving = next.serve_with(&ram, threads(2));
             assert_eq!(join(std::mem::replace(&mut serving, next_serving)), End::TakenOver);
             let status = next.server.status().expect("status");
@@ -296,7 +276,7 @@ fn deadline_of_orphan(context: &mut Context) {
     }
     assert!(begin.elapsed() >= limit, "{:?}", begin.elapsed());
     assert_eq!(control().status("late").expect("status").state, State::Orphaned);
-    let disk = attach("late", TakeOver::No);
+    let disk = attach("late", TakeOver::No).0;
     let stats = disk.server.stats(0).expect("stats");
     assert_eq!((stats.queued, stats.held, stats.expired), (0, 0, 2));
     disk.destroy(true);
@@ -310,7 +290,7 @@ fn orphan_twice(context: &mut Context) {
     let path = disk.path();
     drop((disk, server));
     assert_eq!(control().status("twice").expect("status").state, State::Orphaned);
-    let disk = attach("twice", TakeOver::No);
+    let disk = attach("twice", TakeOver::No).0;
     let mut server = Manual::new(&disk);
     let (requests, entered) = server.try_fetch(0, 1, 1, 1500);
     assert_eq!((requests.len(), entered.error), (0, None), "most of the first grace");
@@ -323,6 +303,49 @@ fn orphan_twice(context: &mut Context) {
     assert!(begin.elapsed() + Duration::from_millis(50) >= grace, "{:?}", begin.elapsed());
     assert_eq!(control().status("twice").expect("status").state, State::Failed);
     control().destroy("twice", false).expect("destroy");
+}
+
+/// A server died with a flush and a read in another queue than the one that its successor serves: they wait, fail when the
+/// device is destroyed, and hold nothing up.
+fn one_queue(context: &mut Context) {
+    context.load_module("");
+    let builder = builder("half").queues(2).volatile_cache(true).grace(Duration::from_mins(1));
+    let (disk, mut first) = by_hand(&builder);
+    let path = disk.path();
+    let node = || open_direct(&path);
+    // Which queue a submitter uses is a matter of its processor.
+    let on = |processor: usize, what: fn(&OwnedFd) -> Result<(), Errno>| {
+        let node = node();
+        std::thread::spawn(move || {
+            let mut set = rustix::thread::CpuSet::new();
+            set.set(processor);
+            rustix::thread::sched_setaffinity(None, &set).expect("a processor");
+            what(&node)
+        })
+    };
+    let read: fn(&OwnedFd) -> Result<(), Errno> = |node| {
+        let mut buffer = Aligned::new(4096, 0);
+        pread(node, buffer.bytes_mut(), 0).map(drop)
+    };
+    let flush: fn(&OwnedFd) -> Result<(), Errno> = |node| rustix::fs::fdatasync(node);
+    let submitters = [on(0, read), on(1, read), on(0, flush), on(1, flush)];
+    let waiting = |queue: u32, server: &Server| server.stats(queue).expect("stats").queued;
+    wait_until(20, "all requests", || (0..2).all(|queue| waiting(queue, &disk.server) == 2));
+    for queue in 0..2 {
+        assert_eq!(first.fetch(queue, 2, 2).expect("fetch").len(), 2);
+    }
+    drop((first, disk));
+    let next = attach("half", TakeOver::No).0;
+    let mut server = Manual::new(&next);
+    for request in server.fetch(0, 2, 2).expect("fetch") {
+        assert_eq!(request.flags() & MAYBE, MAYBE);
+        server.complete(&request);
+    }
+    assert_eq!(waiting(1, &next.server), 2);
+    next.destroy(true);
+    let ends = submitters.map(|submitter| submitter.join().expect("a submitter"));
+    assert_eq!(ends, [Ok(()), Err(Errno::IO), Ok(()), Err(Errno::IO)]);
+    drop(server);
 }
 
 fn little_room(context: &mut Context) {

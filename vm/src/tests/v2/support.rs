@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use zosbd2::v2::abi;
 use zosbd2::{
-    Answers, Backend, Batch, Builder, Capabilities, Control, End, Entered, Errno, Fetch, Region, Request,
-    ServeOptions, Server, StopToken, Zero,
+    Answers, Backend, Batch, Builder, Capabilities, Control, End, Entered, Errno, Error, Fetch, Region,
+    Request, ServeOptions, Server, StopToken, TakeOver, Zero,
 };
 use zosbd2_backends::{FileOptions, Null, Ram};
 
@@ -81,6 +81,31 @@ impl Disk {
         self.destroy(true);
         assert_eq!(join(serving), End::Gone);
         assert!(!self.path().exists(), "the node is still there");
+    }
+}
+
+/// A started device, to be served by hand.
+pub(crate) fn by_hand(builder: &Builder) -> (Disk, Manual) {
+    let disk = Disk::create(builder);
+    disk.server.start().expect("start");
+    let manual = Manual::new(&disk);
+    (disk, manual)
+}
+
+/// Attaches to a device, to serve it by hand.
+pub(crate) fn attach(name: &str, take_over: TakeOver) -> (Disk, Manual) {
+    let server = control().attach(name, take_over).expect("attach");
+    let disk = Disk { server: Arc::new(server), name: name.to_owned() };
+    let manual = Manual::new(&disk);
+    (disk, manual)
+}
+
+/// The kernel's refusal.
+#[track_caller]
+pub(crate) fn refused<T: std::fmt::Debug>(result: zosbd2::Result<T>) -> Errno {
+    match result {
+        Err(Error::Control { source, .. }) => source,
+        other => panic!("not refused by the kernel: {other:?}"),
     }
 }
 

@@ -27,6 +27,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("v2_teardown_of_stopped_servers", stopped).needs(&[Need::Module]).timeout(180),
     Test::new("v2_teardown_of_servers_in_a_page_fault", faulting).needs(&[Need::Module]).timeout(180),
     Test::new("v2_teardown_in_the_look_for_partitions", scanned).needs(&[Need::Module]).timeout(180),
+    Test::new("v2_teardown_beside_many_looks_for_partitions", many_scans).needs(&[Need::Module]).timeout(240),
     Test::new("v2_teardown_while_resized", resized).needs(&[Need::Module]).timeout(180),
     Test::new("v2_teardown_of_mounted_disks", mounted)
         .needs(&[Need::Module, Need::Tool("mkfs.ext4")])
@@ -226,6 +227,29 @@ fn scanned(context: &mut Context) {
         .collect();
     wait_until(20, "some looks to begin", || (0..ROUNDS).any(|index| outstanding(index) > 0));
     destroy_all(context);
+    nobody_is_stuck();
+    drop(disks);
+}
+
+/// More looks for partitions are under way than a work queue of the kernel carries out at a time (`WQ_DFL_ACTIVE`, 256).
+fn many_scans(context: &mut Context) {
+    const DISKS: usize = 300;
+    context.load_module("max_devices=300");
+    let disks: Vec<_> = (0..DISKS)
+        .map(|index| {
+            let disk = Disk::create(&builder(index).depth(1).partition_scan(true));
+            disk.server.start().expect("start");
+            disk
+        })
+        .collect();
+    wait_until(60, "many looks to begin", || {
+        (0..DISKS).filter(|index| outstanding(*index) > 0).count() >= 256
+    });
+    // The others wait for their turn.
+    for index in [0, DISKS - 1] {
+        control().destroy(&name(index), true).expect("destroy");
+    }
+    destroy(context, 1..DISKS - 1);
     nobody_is_stuck();
     drop(disks);
 }
