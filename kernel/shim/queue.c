@@ -7,6 +7,7 @@
  * servers in process context.
  */
 #include <linux/blkdev.h>
+#include <linux/fault-inject-usercopy.h>
 #include <linux/highmem.h>
 #include <linux/instrumented.h>
 #include <linux/poll.h>
@@ -362,12 +363,16 @@ void zosbd2_requests_end(struct zosbd2_queue *queue, const u16 *tags, u32 count)
  * page. Without the check of what object the piece is part of (hardened
  * usercopy): data of less than a page may well be in a slab, such as the copies
  * of metadata that jbd2 writes, and the block layer vouches for its bounds.
+ * Fails on demand as other copies do, where the kernel has fault injection.
+ * Returns how many bytes were not copied.
  */
 static __always_inline unsigned long copy_part(void __user *peer, void *piece, u32 bytes,
 					       bool to_user)
 {
 	unsigned long left;
 
+	if (should_fail_usercopy())
+		return bytes;
 	pagefault_disable();
 	if (to_user) {
 		instrument_copy_to_user(peer, piece, bytes);

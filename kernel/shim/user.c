@@ -3,10 +3,13 @@
  * The calling process: its memory, its signals, its rights, its time. Process
  * context; what touches memory may sleep, and is called with no lock held.
  *
- * User addresses are integers in Rust; every one is checked here.
+ * User addresses are integers in Rust; every one is checked here. Every access
+ * can be made to fail where the kernel has fault injection: copies do so by
+ * themselves, the others ask for it.
  */
 #include <linux/capability.h>
 #include <linux/cred.h>
+#include <linux/fault-inject-usercopy.h>
 #include <linux/jiffies.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
@@ -37,6 +40,8 @@ int zosbd2_user_write(u64 user, const void *from, u32 bytes)
 int zosbd2_user_clear(u64 user, u32 bytes)
 {
 	might_sleep();
+	if (should_fail_usercopy())
+		return -EFAULT;
 	return clear_user(user_pointer(user), bytes) ? -EFAULT : 0;
 }
 
@@ -52,6 +57,8 @@ int zosbd2_user_fault_in(u64 user, u32 bytes, bool write)
 	size_t left;
 
 	might_sleep();
+	if (should_fail_usercopy())
+		return -EFAULT;
 	/* The caller may come again and again. */
 	cond_resched();
 	if (write)
@@ -84,6 +91,8 @@ bool zosbd2_signal_fatal(void)
 int zosbd2_user_tail_is_zero(u64 user, u32 bytes)
 {
 	might_sleep();
+	if (should_fail_usercopy())
+		return -EFAULT;
 	return check_zeroed_user(user_pointer(user), bytes);
 }
 
