@@ -5,6 +5,7 @@
 
 pub(crate) mod child;
 mod context;
+mod fail_nth;
 pub(crate) mod init;
 mod kmemleak;
 mod kmsg;
@@ -22,6 +23,7 @@ mod tracing;
 mod wait;
 
 pub(crate) use context::Context;
+pub(crate) use fail_nth::{FailNth, Round};
 pub(crate) use registry::{Need, Test};
 pub(crate) use {
     kmsg::Kmsg,

@@ -64,7 +64,8 @@ fn main() -> ExitCode {
         ["--list"] => {
             for test in tests::all() {
                 let hidden = if test.hidden { "hidden" } else { "shown" };
-                println!("{} {} {hidden}", test.name, test.variant());
+                let kernel = if test.debug_only() { "debug" } else { "any" };
+                println!("{} {} {hidden} {kernel}", test.name, test.variant());
             }
             ExitCode::SUCCESS
         }

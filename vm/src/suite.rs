@@ -54,6 +54,8 @@ pub struct TestInfo {
     pub variant: String,
     /// Whether it only runs when it is named.
     pub hidden: bool,
+    /// Whether only the debug kernel has what it needs.
+    pub debug_only: bool,
 }
 
 /// The tests that a guest program knows, by asking it.
@@ -61,16 +63,22 @@ pub fn list(init: &Path) -> Result<Vec<TestInfo>> {
     let text = command::text(Command::new(init).arg("--list"), "this project")?;
     let read = |line: &str| {
         let mut words = line.split(' ').map(str::to_owned);
-        Some(TestInfo { name: words.next()?, variant: words.next()?, hidden: words.next()? == "hidden" })
+        Some(TestInfo {
+            name: words.next()?,
+            variant: words.next()?,
+            hidden: words.next()? == "hidden",
+            debug_only: words.next()? == "debug",
+        })
     };
     Ok(text.lines().filter_map(read).collect())
 }
 
 /// Those of `all` that are asked for: by name, or by the beginning of a name and `*`. If nothing is asked, all
-/// that are not hidden.
-pub fn select(all: &[TestInfo], asked: &[String]) -> Result<Vec<TestInfo>> {
+/// that are not hidden, and that are for such a kernel: the debug kernel if `debug`.
+pub fn select(all: &[TestInfo], asked: &[String], debug: bool) -> Result<Vec<TestInfo>> {
     if asked.is_empty() {
-        return Ok(all.iter().filter(|test| !test.hidden).cloned().collect());
+        let meant = |test: &&TestInfo| !test.hidden && (debug || !test.debug_only);
+        return Ok(all.iter().filter(meant).cloned().collect());
     }
     let mut chosen: Vec<TestInfo> = Vec::new();
     for pattern in asked {
@@ -156,14 +164,22 @@ mod tests {
 
     #[test]
     fn names_are_chosen_once_and_in_the_order_asked() {
-        let test =
-            |name: &str| TestInfo { name: name.into(), variant: "release".into(), hidden: name == "h" };
-        let all: Vec<TestInfo> = ["a", "h", "ab", "b"].map(test).into();
-        let asked = |names: &[&str]| {
-            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-            select(&all, &names).map(|tests| tests.into_iter().map(|test| test.name).collect::<Vec<_>>())
+        let test = |name: &str| TestInfo {
+            name: name.into(),
+            variant: "release".into(),
+            hidden: name == "h",
+            debug_only: name == "d",
         };
+        let all: Vec<TestInfo> = ["a", "h", "ab", "b", "d"].map(test).into();
+        let asked_on = |debug: bool, names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            select(&all, &names, debug)
+                .map(|tests| tests.into_iter().map(|test| test.name).collect::<Vec<_>>())
+        };
+        let asked = |names: &[&str]| asked_on(false, names);
         assert_eq!(asked(&[]).unwrap(), ["a", "ab", "b"]);
+        assert_eq!(asked_on(true, &[]).unwrap(), ["a", "ab", "b", "d"]);
+        assert_eq!(asked(&["d"]).unwrap(), ["d"], "what is named is skipped with a reason");
         assert_eq!(asked(&["b", "a*", "a"]).unwrap(), ["b", "a", "ab"]);
         assert_eq!(asked(&["h"]).unwrap(), ["h"]);
         assert!(matches!(asked(&["c"]), Err(Error::UnknownTest(_))));

@@ -4,6 +4,7 @@
 mod bench;
 mod data;
 pub(crate) mod demo;
+mod fail_nth;
 mod hostile;
 mod languages;
 mod lifecycle;
@@ -31,7 +32,7 @@ const TABLES: &[&[Test]] = &[
 
 /// Every test, in order.
 pub(crate) fn all() -> impl Iterator<Item = &'static Test> {
-    TABLES.iter().chain(v2::TABLES).copied().flatten()
+    TABLES.iter().chain(v2::TABLES).chain(fail_nth::TABLES).copied().flatten()
 }
 
 #[cfg(test)]

@@ -103,7 +103,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.list {
         for test in suite::list(&guest_programs()?.init)?.iter().filter(|test| !test.hidden) {
             let variant = if test.variant == RELEASE { "" } else { &test.variant };
-            println!("{} {variant}", test.name);
+            let kernel = if test.debug_only { "(debug kernel)" } else { "" };
+            println!("{} {variant}{kernel}", test.name);
         }
         return Ok(());
     }
@@ -135,9 +136,9 @@ pub(crate) fn reports(arguments: &Arguments, runs: &[Run]) -> Result<Vec<Report>
     let programs = guest_programs()?;
     let cached = vec![examples::python()?, examples::build()?];
     let all = suite::list(&programs.init)?;
-    let tests = suite::select(&all, &arguments.tests)?;
     let mut prepared = Vec::new();
     for run in runs {
+        let tests = suite::select(&all, &arguments.tests, run.kernel.is_debug())?;
         for (variant, tests) in by_variant(arguments.variant, &tests)? {
             prepared.push(prepare(arguments, run, &programs, &cached, variant, tests)?);
         }

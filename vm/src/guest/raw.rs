@@ -28,9 +28,9 @@ pub(crate) fn ioctl(fd: BorrowedFd<'_>, command: u32, argument: usize) -> Result
     }
 }
 
-/// The descriptor that a call just returned.
+/// The descriptor that an ioctl has just opened, whose result `fd` is, and which nobody else has.
 pub(crate) fn own(fd: i32) -> OwnedFd {
-    // SAFETY: made just now for the caller, who hands it over.
+    // SAFETY: the caller's promise: it is open, and it becomes the only owner's.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
@@ -167,7 +167,8 @@ macro_rules! plain {
     )* };
 }
 
-plain!(Info Create Attach Destroy List ListEntry Status Start Resize Stats Enter Commit Iovec Request);
+plain!(Info Create Attach Destroy List ListEntry Status Start Resize Stats Latency Requests Outstanding Blob);
+plain!(Enter Commit Iovec Request);
 
 /// The bytes of a value.
 pub(crate) fn bytes_of<T: Plain>(value: &T) -> Vec<u8> {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How a test is declared, and what it may need.
 
-use super::{Context, modules};
+use super::{Context, fail_nth, modules};
 use std::path::Path;
 use zosbd2_vm::protocol::MODULE;
 
@@ -52,6 +52,11 @@ impl Test {
         named.unwrap_or("release")
     }
 
+    /// Whether only the debug kernel has what it needs.
+    pub(crate) fn debug_only(&self) -> bool {
+        self.needs.contains(&Need::DebugKernel)
+    }
+
     /// Suspicious kernel lines that are expected: those that contain one of these texts.
     pub(crate) const fn allows(mut self, texts: &'static [&'static str]) -> Self {
         self.allowed = texts;
@@ -64,6 +69,8 @@ impl Test {
 pub(crate) enum Need {
     /// `zosbd2.ko`, of any variant.
     Module,
+    /// The debug kernel, for its fault injection: other kernels run such tests only when they are named.
+    DebugKernel,
     /// This variant of `zosbd2.ko`: such tests run in a guest of their own.
     Variant(&'static str),
     /// A program of the host, by name.
@@ -85,6 +92,7 @@ impl Need {
     pub(crate) fn unmet(self, context: &Context) -> Option<String> {
         let (met, why) = match self {
             Self::Module => (Path::new(MODULE).exists(), "no zosbd2.ko was given".to_owned()),
+            Self::DebugKernel => (fail_nth::available(), "needs the debug kernel".to_owned()),
             Self::Variant(name) => {
                 (context.variant() == name, format!("needs the {name} variant of zosbd2.ko"))
             }

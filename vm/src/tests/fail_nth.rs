@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Every call, with each thing in it that can fail made to fail, one after the other (`guest/fail_nth.rs`): it does
+//! its work or ends with an error that the documentation names, leaves nothing behind, and works the next time.
+
+mod control;
+mod enter;
+mod load;
+mod submit;
+mod v1;
+
+use std::fs::File;
+use std::os::fd::BorrowedFd;
+
+use rustix::io::Errno;
+use zosbd2::Builder;
+use zosbd2::v2::abi;
+
+use super::v2::support::{Disk, control};
+use crate::guest::raw::{self, PAGE, Pages, Plain};
+use crate::guest::{Context, FailNth, Need, Round, Test};
+
+/// All of it is for the debug kernel, with deadlines for thousands of rounds.
+const fn test(name: &'static str, function: fn(&mut Context)) -> Test {
+    Test::new(name, function).needs(&[Need::Module, Need::DebugKernel]).timeout(120)
+}
+
+pub(super) const TABLES: &[&[Test]] = &[load::TESTS, control::TESTS, enter::TESTS, submit::TESTS, v1::TESTS];
+
+const MIB: u64 = 1 << 20;
+
+/// What an allocation or an access to memory that fails may lead to.
+const ERRORS: &[Errno] = &[Errno::NOMEM, Errno::FAULT];
+
+fn builder(name: &str) -> Builder {
+    Builder::new(name).size_bytes(4 * MIB).partition_scan(false).depth(32)
+}
+
+fn started(name: &str) -> Disk {
+    let disk = Disk::create(&builder(name));
+    disk.server.start().expect("start");
+    disk
+}
+
+fn control_node() -> File {
+    File::open(zosbd2_abi::CONTROL_PATH).expect("open the control node")
+}
+
+fn name(text: &str) -> [u8; abi::NAME_BYTES] {
+    let mut name = [0; abi::NAME_BYTES];
+    name[..text.len()].copy_from_slice(text.as_bytes());
+    name
+}
+
+/// Rounds, and a word on how many they were.
+fn each(context: &Context, faults: &FailNth, what: &str, round: impl FnMut(&mut Round<'_>)) {
+    let places = faults.each(what, round);
+    assert!(places > 0, "{what}: nothing in it can fail");
+    context.say(&format!("{what}: {places} places"));
+}
+
+/// The round's call, with an argument in memory of its own.
+#[track_caller]
+fn call<T: Plain>(
+    round: &mut Round<'_>,
+    fd: BorrowedFd<'_>,
+    command: u32,
+    argument: &T,
+) -> (Result<i32, Errno>, T) {
+    let pages = Pages::new(PAGE);
+    let at = pages.at_end(size_of::<T>());
+    pages.put_value(at, argument);
+    let result = round.call(|| raw::ioctl(fd, command, at));
+    round.check(&result, ERRORS);
+    (result, pages.get_value(at))
+}
+
+/// Descriptors that this process has.
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("proc is mounted").count()
+}
+
+/// Names of the devices there are.
+fn devices() -> Vec<String> {
+    control().list().expect("list").into_iter().map(|listed| listed.name).collect()
+}
