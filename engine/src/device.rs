@@ -200,21 +200,34 @@ impl Life {
         self.started = true;
     }
 
-    /// A server attaches: the requests are its from now on. Returns its epoch.
+    /// The epoch of the server that would attach now.
     ///
     /// # Errors
     ///
     /// `ENODEV` when the device is being destroyed, `EBUSY` when there is a server and it is not to be
     /// replaced, `EOVERFLOW` after 2^32 - 1 servers.
-    pub const fn attach(&mut self, take_over: bool) -> Result<u32, Errno> {
+    pub const fn may_attach(&self, take_over: bool) -> Result<u32, Errno> {
         if !self.phase.is_there() {
             return Err(Errno::ENODEV);
         }
         if self.serving && !take_over {
             return Err(Errno::EBUSY);
         }
-        let Some(epoch) = self.epoch.checked_add(1) else {
-            return Err(Errno::EOVERFLOW);
+        match self.epoch.checked_add(1) {
+            Some(epoch) => Ok(epoch),
+            None => Err(Errno::EOVERFLOW),
+        }
+    }
+
+    /// A server attaches: the requests are its from now on. Returns its epoch.
+    ///
+    /// # Errors
+    ///
+    /// As [`may_attach`](Self::may_attach).
+    pub const fn attach(&mut self, take_over: bool) -> Result<u32, Errno> {
+        let epoch = match self.may_attach(take_over) {
+            Ok(epoch) => epoch,
+            Err(errno) => return Err(errno),
         };
         self.epoch = epoch;
         self.serving = true;

@@ -291,7 +291,9 @@ fn every_call_in_every_phase_of_a_life() {
         assert_eq!(phase.is_there(), is_there);
         for take_over in [false, true] {
             let mut life = life_in(phase);
+            let may = life.may_attach(take_over);
             let attached = life.attach(take_over);
+            assert_eq!(may, attached);
             if !is_there {
                 assert_eq!(attached, Err(Errno::ENODEV));
             } else if phase == Live && !take_over {

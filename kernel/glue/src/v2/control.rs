@@ -124,24 +124,30 @@ fn create(devices: Devices, user: u64) -> Result<i32, Errno> {
         handle: 0,
         reserved: 0,
     };
-    let begin = |device: &Reference| open(device, 0);
+    let begin = |device: &Reference| open(device, 0, |_| Ok(()));
     let check = || if shim::node_exists(&params.disk_name) { Err(Errno::EEXIST) } else { Ok(()) };
-    let (handle, (opened, _)) = devices.make(name, params, check, begin)?;
+    let (handle, opened) = devices.make(name, params, check, begin)?;
     // A process that does not learn of its device must not keep it: closing the descriptor destroys it.
     shim::user_write(user, &abi::Create { handle, ..asked })?;
     Ok(opened.install())
 }
 
-/// Attaches the caller to a device. What can fail comes first: a failed take-over leaves the other server alone.
-fn open(device: &Reference, flags: u32) -> Result<(Opened, u32), Errno> {
+/// Attaches the caller to a device. `announce` tells him which server he is to be. What can fail comes first: a failed
+/// take-over leaves the other server alone.
+fn open(
+    device: &Reference,
+    flags: u32,
+    announce: impl Fn(u32) -> Result<(), Errno>,
+) -> Result<Opened, Errno> {
     let opened = Opened::new(device)?;
     if flags & abi::ATTACH_OBSERVE != 0 {
-        return Ok((opened, 0));
+        announce(0)?;
+        return Ok(opened);
     }
     let (take_over, survived) = (flags & abi::ATTACH_TAKE_OVER, flags & abi::ATTACH_CACHE_SURVIVED);
-    let epoch = server::attach(device.block(), take_over != 0, survived != 0)?;
+    let epoch = server::attach(device.block(), take_over != 0, survived != 0, announce)?;
     opened.appoint(epoch);
-    Ok((opened, epoch))
+    Ok(opened)
 }
 
 fn attach(devices: Devices, user: u64) -> Result<i32, Errno> {
@@ -156,11 +162,13 @@ fn attach(devices: Devices, user: u64) -> Result<i32, Errno> {
     if !shim::may_serve(params.owner_uid) {
         return Err(Errno::EPERM);
     }
-    // So that the answer can be written, too.
-    shim::user_write(user, &asked)?;
-    let (opened, epoch) = open(&device, asked.flags)?;
-    shim::user_write(user, &abi::Attach { handle: params.handle, epoch, ..asked })?;
-    Ok(opened.install())
+    let answer = abi::Attach { handle: params.handle, ..asked };
+    let announce = |epoch| {
+        let mut answer = answer;
+        answer.epoch = epoch;
+        shim::user_write(user, &answer)
+    };
+    Ok(open(&device, asked.flags, announce)?.install())
 }
 
 fn find(devices: Devices, name: &[u8; abi::NAME_BYTES]) -> Result<Reference, Errno> {

@@ -44,13 +44,30 @@ fn others(device: &Device, epoch: u32, command: u32, user: u64) -> Result<(), Er
 }
 
 /// Becomes the server: threads of an older one are sent away. `cache_survived`: what is in that one's cache is in
-/// this one's.
+/// this one's. `announce` is told the epoch before, with no lock held, and again if another one was faster; if it
+/// fails nothing has changed.
 ///
 /// # Errors
 ///
-/// As the engine says; `EINTR`.
-pub fn attach(device: &Device, take_over: bool, cache_survived: bool) -> Result<u32, Errno> {
+/// As the engine and `announce` say; `EINTR`.
+pub fn attach(
+    device: &Device,
+    take_over: bool,
+    cache_survived: bool,
+    announce: impl Fn(u32) -> Result<(), Errno>,
+) -> Result<u32, Errno> {
     let mut locked = device.lock()?;
+    let mut epoch = locked.life().may_attach(take_over)?;
+    loop {
+        drop(locked);
+        announce(epoch)?;
+        locked = device.lock()?;
+        let now = locked.life().may_attach(take_over)?;
+        if now == epoch {
+            break;
+        }
+        epoch = now;
+    }
     let epoch = locked.life().attach(take_over)?;
     let phase = locked.life().phase();
     for block in device.queues() {
