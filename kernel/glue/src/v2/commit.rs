@@ -36,6 +36,18 @@ pub struct Progress {
     pub fetched: u32,
 }
 
+impl Progress {
+    /// Writes it to where an ENTER's argument has it. May sleep.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT`.
+    #[inline]
+    pub fn tell(&self, results: u64) -> Result<(), Errno> {
+        shim::user_write_all(results, &[self.processed, self.refused, self.fetched])
+    }
+}
+
 /// Carries out `count` commits at `user`.
 ///
 /// # Errors

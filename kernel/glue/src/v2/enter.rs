@@ -34,17 +34,19 @@ pub fn run(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
     check_enter(&enter)?;
     let block = device.queue(enter.queue).ok_or(Errno::EINVAL)?;
     let results = user.wrapping_add(offset_of!(abi::Enter, processed) as u64);
-    // Requests that the server could not be told of would be stuck.
-    shim::user_write_all(results, &[0_u32; 3])?;
     let mut progress = Progress::default();
+    // Nothing is begun that the server cannot be told of.
+    progress.tell(results)?;
     let mut result = Ok(());
     if enter.commit_count > 0 {
         result = commit::all(device, epoch, enter.commits, enter.commit_count, &mut progress);
     }
     if result.is_ok() && enter.capacity > 0 {
-        result = Fetch::new(block, epoch, &enter).run(&mut progress);
+        result = Fetch::new(block, epoch, &enter, results).run(&mut progress);
     }
-    shim::user_write_all(results, &[progress.processed, progress.refused, progress.fetched])?;
+    if progress.fetched == 0 {
+        progress.tell(results)?;
+    }
     // What was brought along counts; the reason comes again with the next call.
     if progress.fetched > 0 { Ok(()) } else { result }
 }
@@ -54,6 +56,8 @@ struct Fetch<'a> {
     block: &'a QueueBlock,
     epoch: u32,
     enter: &'a abi::Enter,
+    /// Where the server is told how far the call came.
+    results: u64,
     /// Next free byte of the arena.
     arena: u64,
 }
@@ -70,8 +74,8 @@ enum Stop {
 
 impl<'a> Fetch<'a> {
     #[inline]
-    const fn new(block: &'a QueueBlock, epoch: u32, enter: &'a abi::Enter) -> Self {
-        Self { block, epoch, enter, arena: 0 }
+    const fn new(block: &'a QueueBlock, epoch: u32, enter: &'a abi::Enter, results: u64) -> Self {
+        Self { block, epoch, enter, results, arena: 0 }
     }
 
     // Not one frame with what commits need.
@@ -181,16 +185,21 @@ impl<'a> Fetch<'a> {
         }
     }
 
-    /// Tells the server of the requests, which are HELD.
+    /// Tells the server of the requests, which are HELD, and of how many: those that it does not know of would be
+    /// stuck.
     #[inline]
     fn hand_over(&self, parcels: &Parcels, progress: &mut Progress) -> Result<(), Errno> {
         let offset = u64::from(progress.fetched).wrapping_mul(size_of::<abi::Request>() as u64);
         let described = parcels.items();
-        if shim::user_write_all(self.enter.requests.wrapping_add(offset), described).is_err() {
+        let more = u32::try_from(described.len()).unwrap_or(0);
+        let after = Progress { fetched: progress.fetched.wrapping_add(more), ..*progress };
+        let told = shim::user_write_all(self.enter.requests.wrapping_add(offset), described)
+            .and_then(|()| after.tell(self.results));
+        if told.is_err() {
             self.take_back(parcels);
             return Err(Errno::EFAULT);
         }
-        progress.fetched = progress.fetched.wrapping_add(u32::try_from(described.len()).unwrap_or(0));
+        *progress = after;
         Ok(())
     }
 
