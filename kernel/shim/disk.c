@@ -39,13 +39,16 @@ static struct workqueue_struct *drain_queue;
 
 int zosbd2_disk_init(void)
 {
-	scan_queue = alloc_workqueue("zosbd2_scan", WQ_UNBOUND, 0);
+	scan_queue = zosbd2_fault(ZOSBD2_FAULT_SCAN_QUEUE) ? NULL :
+		alloc_workqueue("zosbd2_scan", WQ_UNBOUND, 0);
 	if (!scan_queue)
 		return -ENOMEM;
-	teardown_queue = alloc_workqueue("zosbd2_teardown", WQ_UNBOUND, 0);
+	teardown_queue = zosbd2_fault(ZOSBD2_FAULT_TEARDOWN_QUEUE) ? NULL :
+		alloc_workqueue("zosbd2_teardown", WQ_UNBOUND, 0);
 	if (!teardown_queue)
 		goto destroy_scan;
-	drain_queue = alloc_workqueue("zosbd2_drain", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
+	drain_queue = zosbd2_fault(ZOSBD2_FAULT_DRAIN_QUEUE) ? NULL :
+		alloc_workqueue("zosbd2_drain", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
 	if (!drain_queue)
 		goto destroy_teardown;
 	return 0;

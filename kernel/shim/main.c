@@ -133,7 +133,8 @@ static int __init zosbd2_init(void)
 		pr_err("zosbd2: max_devices=%u is outside 1..=4096\n", max_devices);
 		return -EINVAL;
 	}
-	zosbd2_registry = kvzalloc(zosbd2_rs_registry_bytes(max_devices), GFP_KERNEL);
+	zosbd2_registry = zosbd2_fault(ZOSBD2_FAULT_REGISTRY) ? NULL :
+		kvzalloc(zosbd2_rs_registry_bytes(max_devices), GFP_KERNEL);
 	if (!zosbd2_registry)
 		return -ENOMEM;
 	zosbd2_rs_registry_init(zosbd2_registry, max_devices);
@@ -142,7 +143,7 @@ static int __init zosbd2_init(void)
 	if (error)
 		goto free_registry;
 	zosbd2_debug_init();
-	error = misc_register(&control);
+	error = zosbd2_fault(ZOSBD2_FAULT_CONTROL) ? -EBUSY : misc_register(&control);
 	if (error)
 		goto exit_debug;
 	return 0;

@@ -203,7 +203,8 @@ int zosbd2_queue_setup(struct zosbd2_device *device, u32 depth)
 	u32 index;
 	int error;
 
-	device->queues = kvcalloc(device->queue_count, sizeof(*device->queues), GFP_KERNEL);
+	device->queues = zosbd2_fault(ZOSBD2_FAULT_QUEUES) ? NULL :
+		kvcalloc(device->queue_count, sizeof(*device->queues), GFP_KERNEL);
 	if (!device->queues)
 		return -ENOMEM;
 	requests = zosbd2_fault(ZOSBD2_FAULT_REQUESTS) ? NULL :

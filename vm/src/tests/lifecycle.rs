@@ -36,6 +36,9 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("create_unwinds_every_step", create_unwinds)
         .needs(&[Need::Module, Need::Variant("faults")])
         .timeout(60),
+    Test::new("load_unwinds_every_step", load_unwinds)
+        .needs(&[Need::Module, Need::Variant("faults")])
+        .timeout(60),
     Test::new("name_clash", name_clash).needs(&[Need::Module]).timeout(60),
     Test::new("rust_frames_in_backtrace", rust_frames)
         .needs(&[Need::Module, Need::Variant("faults")])
@@ -413,6 +416,7 @@ fn create_unwinds(context: &mut Context) {
         (4, Errno::NOMEM),
         (5, Errno::NOMEM),
         (6, Errno::EXIST),
+        (10, Errno::NOMEM),
     ] {
         for _ in 0..3 {
             std::fs::write(parameter, step.to_string()).expect("set the fault");
@@ -433,6 +437,21 @@ fn create_unwinds(context: &mut Context) {
             let server = disk.serve_memory(1);
             disk.destroy_and_join(server);
         }
+    }
+}
+
+/// Whatever step of a load fails, nothing is left, and the next one works.
+fn load_unwinds(context: &mut Context) {
+    let no_memory = [11, 12, 13, 15].map(|step| (step, Errno::NOMEM));
+    for (step, errno) in no_memory.into_iter().chain([(14, Errno::BUSY)]) {
+        let refused = context.try_load_module(&format!("fail_step={step}")).expect_err("a refused load");
+        assert_eq!(refused.raw_os_error(), Some(errno.raw_os_error()), "step {step}: {refused}");
+        for path in ["/sys/module/zosbd2", zosbd2_abi::CONTROL_PATH, "/sys/kernel/debug/zosbd2"] {
+            assert!(!Path::new(path).exists(), "step {step}: {path} is left");
+        }
+        context.load_module("");
+        Disk::create("unwind", 1024).destroy();
+        context.unload_module();
     }
 }
 

@@ -475,6 +475,7 @@ fn unwinds(context: &mut Context) {
         (5, Errno::NOMEM),
         (8, Errno::NOMEM),
         (9, Errno::NFILE),
+        (10, Errno::NOMEM),
     ];
     let create = || Control::open().expect("control").create(&builder("unwind"));
     let failing = |step: u32, call: &dyn Fn() -> zosbd2::Result<Server>| {
