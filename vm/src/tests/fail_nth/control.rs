@@ -163,8 +163,13 @@ fn create(context: &mut Context) {
             }
             // It goes with its server, in a worker; its name is free when it is gone.
             wait_until(20, "nothing to be left", || devices().is_empty());
-            wait_until(20, "the name to be free", || control().create(&builder("made")).is_ok());
-            wait_until(20, "nothing to be left", || devices().is_empty());
+            let mut again = None;
+            wait_until(20, "the name to be free", || {
+                again = control().create(&builder("made")).ok();
+                again.is_some()
+            });
+            control().destroy("made", false).expect("destroy");
+            drop(again);
             assert_eq!(descriptors(), before);
         });
     }
@@ -184,6 +189,12 @@ fn start(context: &mut Context) {
         } else {
             assert_eq!(disk.server.status().expect("status").state, State::Created);
             assert!(!disk.path().exists() && !disk.sysfs().exists(), "the node is there");
+            // A disk that was tried to be added is good for nothing else; else another attempt works.
+            match disk.server.start() {
+                Ok(()) => serves(&disk),
+                Err(zosbd2::Error::Control { source, .. }) => assert_eq!(result, Err(source)),
+                Err(other) => panic!("{other}"),
+            }
         }
         assert_eq!(descriptors(), before);
         disk.destroy(false);
