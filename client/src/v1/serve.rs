@@ -112,7 +112,7 @@ impl<C: Channel + ?Sized, B: Backend + ?Sized> Session<'_, C, B> {
 
     fn thread(&self) {
         let _count_out = CountOut { running: &self.running, stop: self.stop };
-        crate::serving::prepare_thread();
+        crate::serving::prepare_thread(&self.channel.name().to_string());
         if let Err(error) = self.work() {
             self.note(error);
         }

@@ -305,7 +305,7 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
 
     fn thread(&self, queue: u32, index: usize, ready: mpsc::Sender<()>) {
         let _count_out = CountOut { running: &self.running, stop: self.stop };
-        prepare_thread();
+        prepare_thread(&self.channel.status().name);
         self.bind(queue as usize * self.options.threads_per_queue + index);
         let memory = match Memory::new(self.channel.status(), self.options, self.regions) {
             Ok(memory) => memory,
