@@ -3,8 +3,10 @@
 //!
 //! Helpers panic, with what they were doing, when something is not as it should be.
 
+mod allocations;
 pub(crate) mod child;
 mod context;
+mod disk;
 mod fail_nth;
 pub(crate) mod init;
 mod kmemleak;
@@ -22,6 +24,7 @@ mod sys;
 mod tracing;
 mod wait;
 
+pub(crate) use allocations::Allocations;
 pub(crate) use context::Context;
 pub(crate) use fail_nth::{FailNth, Round};
 pub(crate) use registry::{Need, Test};

@@ -8,7 +8,7 @@
 
 use crate::error::file;
 use crate::initramfs::{self, Contents};
-use crate::kernels::Kernel;
+use crate::kernels::{self, Kernel};
 use crate::protocol::{Line, Outcome, Plan};
 use crate::{Error, Result, command};
 use std::collections::VecDeque;
@@ -32,6 +32,8 @@ pub struct Machine {
     pub smp: u32,
     /// Memory, as QEMU writes it.
     pub memory: String,
+    /// GiB of an empty disk behind virtio, made for each boot and removed after it.
+    pub disk_gib: Option<u32>,
     /// Count instructions: the guest's clock advances by 1 ns per instruction. For benchmarks.
     pub icount: bool,
     /// More kernel arguments.
@@ -74,6 +76,26 @@ impl Drop for Running {
     }
 }
 
+/// A disk's file: sparse, and gone with the boot.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn make(path: PathBuf, gib: u32) -> Result<Self> {
+        let folder = path.parent().unwrap_or(&path);
+        kernels::require_free(folder, u64::from(gib) << 10)?;
+        let made = File::create(&path).and_then(|file| file.set_len(u64::from(gib) << 30));
+        made.map_err(file("create", &path))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // The next run empties the folder.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
 impl Machine {
     /// Boots and runs the plan's tests. `number` tells the logs of several boots apart.
     pub fn boot(
@@ -90,6 +112,16 @@ impl Machine {
         let initramfs = self.folder.join(format!("initramfs{suffix}.cpio"));
         initramfs::write(&initramfs, &self.kernel, contents, plan)?;
         let mut command = self.command(&console, &initramfs);
+        let disk = self
+            .disk_gib
+            .map(|gib| Disk::make(self.folder.join(format!("disk{suffix}.img")), gib))
+            .transpose()?;
+        if let Some(disk) = &disk {
+            // The host need not keep what the guest flushes.
+            command.arg("-drive");
+            command.arg(format!("file={},format=raw,if=none,id=disk,cache=unsafe", disk.0.display()));
+            command.args(["-device", "virtio-blk-pci,drive=disk"]);
+        }
         let errors_file = File::create(&errors).map_err(file("create", &errors))?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors_file);
         let started = Instant::now();
@@ -144,9 +176,11 @@ impl Machine {
             append.push(' ');
             append.push_str(argument);
         }
-        // QEMU counts every byte of a fast string instruction, which real machines move by the cache line;
-        // without them both the kernel and the C library copy in words, as they do where there are none.
-        let processor = if self.icount { "max,-erms,-fsrm" } else { "max" };
+        // QEMU counts every byte of a fast string instruction, and executes it by the byte, which real machines move
+        // by the cache line; without them both the kernel and the C library copy in words, as they do where there are
+        // none. Tests that want a disk move gigabytes.
+        let words = self.icount || self.disk_gib.is_some();
+        let processor = if words { "max,-erms,-fsrm" } else { "max" };
         command
             .args(["-cpu", processor, "-smp", &self.smp.to_string(), "-m", &self.memory])
             .args(["-display", "none", "-monitor", "none", "-nodefaults", "-no-reboot"])

@@ -65,7 +65,7 @@ fn main() -> ExitCode {
             for test in tests::all() {
                 let hidden = if test.hidden { "hidden" } else { "shown" };
                 let kernel = if test.debug_only() { "debug" } else { "any" };
-                println!("{} {} {hidden} {kernel}", test.name, test.variant());
+                println!("{} {} {hidden} {kernel} {}", test.name, test.variant(), test.hardware().words());
             }
             ExitCode::SUCCESS
         }
@@ -85,6 +85,7 @@ fn main() -> ExitCode {
         ["--serve-next", arguments @ ..] => role("serve", tests::v2::recovery::role(arguments)),
         ["--serve-late", arguments @ ..] => role("serve", tests::v2::late::role(arguments)),
         ["--serve-faulty", arguments @ ..] => role("serve", tests::v2::faulty::role(arguments)),
+        ["--hog", left] => role("hog", tests::v2::pressure::hog_role(left)),
         ["--destroy-v2", name] => role("destroy", tests::v2::support::destroy_role(name)),
         ["--demo", module, trees @ ..] => {
             tests::demo::native(module, trees);

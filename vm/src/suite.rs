@@ -8,6 +8,7 @@
 //! A kernel that dies before init says a word is booted again, [`TRIES`] times in all: nothing of ours has run, and QEMU's
 //! translator does not always survive that a booting kernel patches what another processor executes.
 
+use crate::hardware::Hardware;
 use crate::initramfs::Contents;
 use crate::machine::{Machine, TestResult};
 use crate::protocol::{Line, Outcome, Plan};
@@ -56,18 +57,22 @@ pub struct TestInfo {
     pub hidden: bool,
     /// Whether only the debug kernel has what it needs.
     pub debug_only: bool,
+    /// The machine that it wants.
+    pub hardware: Hardware,
 }
 
 /// The tests that a guest program knows, by asking it.
 pub fn list(init: &Path) -> Result<Vec<TestInfo>> {
     let text = command::text(Command::new(init).arg("--list"), "this project")?;
     let read = |line: &str| {
-        let mut words = line.split(' ').map(str::to_owned);
+        let words: Vec<&str> = line.split(' ').collect();
+        let [name, variant, hidden, kernel, memory, disk] = words[..] else { return None };
         Some(TestInfo {
-            name: words.next()?,
-            variant: words.next()?,
-            hidden: words.next()? == "hidden",
-            debug_only: words.next()? == "debug",
+            name: name.to_owned(),
+            variant: variant.to_owned(),
+            hidden: hidden == "hidden",
+            debug_only: kernel == "debug",
+            hardware: Hardware::parse(memory, disk)?,
         })
     };
     Ok(text.lines().filter_map(read).collect())
@@ -169,6 +174,7 @@ mod tests {
             variant: "release".into(),
             hidden: name == "h",
             debug_only: name == "d",
+            hardware: Hardware::default(),
         };
         let all: Vec<TestInfo> = ["a", "h", "ab", "b", "d"].map(test).into();
         let asked_on = |debug: bool, names: &[&str]| {

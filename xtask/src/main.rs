@@ -45,7 +45,7 @@ enum Command {
     /// Build the kernel that watches itself, into the cache
     DebugKernel(debug_kernel::Arguments),
     /// Boot a kernel in QEMU and run tests in it
-    Vm(vm::Arguments),
+    Vm(Box<vm::Arguments>),
     /// Build zosbd2.ko for one kernel
     Kmod(kmod::Arguments),
     /// Compile the kernel part's Rust into one object

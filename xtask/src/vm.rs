@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Instant, SystemTime};
+use zosbd2_vm::hardware::Hardware;
 use zosbd2_vm::initramfs::Contents;
 use zosbd2_vm::kernels::{self, KernelName};
 use zosbd2_vm::machine::Machine;
@@ -24,6 +25,9 @@ pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The variant of the module that users get.
 const RELEASE: &str = "release";
+
+/// MiB of memory of the usual machine.
+const MEMORY_MIB: u32 = 2048;
 
 /// Arguments of the command.
 #[derive(clap::Args, Clone, Debug)]
@@ -37,7 +41,7 @@ pub(crate) struct Arguments {
     /// Virtual processors
     #[arg(long, default_value_t = 2)]
     pub(crate) smp: u32,
-    /// Memory; by default 2G, and 4G for the debug kernel
+    /// Memory; by default what each test wants, usually 2G, and twice as much for the debug kernel
     #[arg(long)]
     pub(crate) mem: Option<String>,
     /// Count instructions instead of time: for benchmarks
@@ -64,6 +68,9 @@ pub(crate) struct Arguments {
     /// Virtual machines at a time
     #[arg(long, default_value_t = 2)]
     pub(crate) jobs: usize,
+    /// Leave out these tests, by name or `BEGINNING*`
+    #[arg(long)]
+    pub(crate) without: Vec<String>,
     /// Only list the tests
     #[arg(long)]
     pub(crate) list: bool,
@@ -104,7 +111,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         for test in suite::list(&guest_programs()?.init)?.iter().filter(|test| !test.hidden) {
             let variant = if test.variant == RELEASE { "" } else { &test.variant };
             let kernel = if test.debug_only { "(debug kernel)" } else { "" };
-            println!("{} {variant}{kernel}", test.name);
+            println!("{} {variant}{kernel} {}", test.name, test.hardware);
         }
         return Ok(());
     }
@@ -136,11 +143,16 @@ pub(crate) fn reports(arguments: &Arguments, runs: &[Run]) -> Result<Vec<Report>
     let programs = guest_programs()?;
     let cached = vec![examples::python()?, examples::build()?];
     let all = suite::list(&programs.init)?;
+    let without = match arguments.without.as_slice() {
+        [] => Vec::new(),
+        names => suite::select(&all, names, true)?,
+    };
     let mut prepared = Vec::new();
     for run in runs {
-        let tests = suite::select(&all, &arguments.tests, run.kernel.is_debug())?;
-        for (variant, tests) in by_variant(arguments.variant, &tests)? {
-            prepared.push(prepare(arguments, run, &programs, &cached, variant, tests)?);
+        let mut tests = suite::select(&all, &arguments.tests, run.kernel.is_debug())?;
+        tests.retain(|test| !without.contains(test));
+        for group in groups(arguments.variant, &tests)? {
+            prepared.push(prepare(arguments, run, &programs, &cached, group)?);
         }
     }
     drop(building);
@@ -258,18 +270,23 @@ fn copy(file: &Path, folder: &Path) -> Result<PathBuf> {
     Ok(to)
 }
 
-/// The tests that run with each variant of the module: one boot has one module.
-fn by_variant(
-    forced: Option<kmod::Variant>,
-    tests: &[TestInfo],
-) -> Result<Vec<(kmod::Variant, Vec<String>)>> {
-    let mut groups: Vec<(kmod::Variant, Vec<String>)> = Vec::new();
+/// Tests that can share a boot: they want the same module and the same machine.
+struct Group {
+    variant: kmod::Variant,
+    hardware: Hardware,
+    tests: Vec<String>,
+}
+
+fn groups(forced: Option<kmod::Variant>, tests: &[TestInfo]) -> Result<Vec<Group>> {
+    let mut groups: Vec<Group> = Vec::new();
     for test in tests {
         let own = || kmod::Variant::from_str(&test.variant, false).map_err(anyhow::Error::msg);
         let variant = forced.map_or_else(own, Ok)?;
-        match groups.iter_mut().find(|(other, _)| *other == variant) {
-            Some((_, names)) => names.push(test.name.clone()),
-            None => groups.push((variant, vec![test.name.clone()])),
+        let hardware = test.hardware;
+        let fits = |group: &&mut Group| group.variant == variant && group.hardware == hardware;
+        match groups.iter_mut().find(fits) {
+            Some(group) => group.tests.push(test.name.clone()),
+            None => groups.push(Group { variant, hardware, tests: vec![test.name.clone()] }),
         }
     }
     Ok(groups)
@@ -280,9 +297,9 @@ fn prepare(
     run: &Run,
     programs: &Programs,
     cached: &[Vec<(String, PathBuf)>],
-    variant: kmod::Variant,
-    tests: Vec<String>,
+    group: Group,
 ) -> Result<Job> {
+    let Group { variant, hardware, tests } = group;
     let kernel = fetch::one(run.kernel, false)?;
     let module = match &arguments.module {
         Some(module) => Some(module.clone()),
@@ -291,6 +308,8 @@ fn prepare(
     };
     let variant = format!("{variant:?}").to_lowercase();
     let special = if variant == RELEASE { Vec::new() } else { vec![variant.clone()] };
+    let machine = hardware.to_string();
+    let special = special.into_iter().chain(Some(machine.clone()).filter(|words| !words.is_empty()));
     let words = std::iter::once(run.kernel.to_string()).chain(run.append.iter().cloned()).chain(special);
     let label = words.collect::<Vec<_>>().join(" ");
     let what = match (tests.as_slice(), arguments.tests.is_empty()) {
@@ -299,8 +318,9 @@ fn prepare(
         (_, false) => "some".to_owned(),
     };
     let append = run.append.join("-").replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-    let append = if append.is_empty() { append } else { format!("-{append}") };
-    let (folder, lock) = own_folder(&format!("{}{append}-{variant}-{what}", run.kernel))?;
+    let words = [run.kernel.to_string(), append, variant.clone(), machine, what];
+    let words: Vec<String> = words.into_iter().filter(|word| !word.is_empty()).collect();
+    let (folder, lock) = own_folder(&words.join("-"))?;
     // The next build may replace them while this run is still waiting for its turn.
     let module = module.map(|built| copy(&built, &folder)).transpose()?;
     let init = copy(&programs.init, &folder)?;
@@ -310,7 +330,8 @@ fn prepare(
     let slow = arguments.icount || run.kernel.is_debug();
     let slowness = arguments.slowness.unwrap_or(if slow { 10 } else { 1 });
     // An eighth of it is KASAN's, and what was freed is kept for a while.
-    let memory = if run.kernel.is_debug() { "4G" } else { "2G" };
+    let factor = if run.kernel.is_debug() { 2 } else { 1 };
+    let memory = || format!("{}M", factor * hardware.memory_mib.unwrap_or(MEMORY_MIB));
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?;
     let seed = arguments.seed.unwrap_or(now.as_secs());
     Ok(Job {
@@ -318,7 +339,8 @@ fn prepare(
         machine: Machine {
             kernel,
             smp: arguments.smp,
-            memory: arguments.mem.clone().unwrap_or_else(|| memory.to_owned()),
+            memory: arguments.mem.clone().unwrap_or_else(memory),
+            disk_gib: hardware.disk_gib,
             icount: arguments.icount,
             append: run.append.clone(),
             folder,

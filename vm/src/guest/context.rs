@@ -3,7 +3,7 @@
 
 use super::process::{Spawned, command};
 use super::random::Random;
-use super::{modules, report, tracing};
+use super::{disk, modules, report, tracing};
 use std::fs;
 use zosbd2_vm::protocol::{Line, MODULE, PLAN, Plan};
 
@@ -53,6 +53,12 @@ impl Context {
     /// Loads a module of the kernel with all it depends on; a built-in one is there already.
     pub(crate) fn load_kernel_module(&mut self, name: &str, parameters: &str) {
         modules::load(name, parameters);
+    }
+
+    /// Makes the machine's disk ([`Need::Disk`](super::Need::Disk)) usable; returns its node.
+    pub(crate) fn load_disk(&mut self) -> &'static str {
+        disk::load();
+        disk::DISK
     }
 
     /// Starts a program; it is killed when the value is dropped.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How a test is declared, and what it may need.
 
-use super::{Context, fail_nth, modules};
+use super::{Context, disk, fail_nth, modules, read_trimmed};
 use std::path::Path;
+use zosbd2_vm::hardware::Hardware;
 use zosbd2_vm::protocol::MODULE;
 
 /// Seconds that a test may take when it does not say.
@@ -57,6 +58,19 @@ impl Test {
         self.needs.contains(&Need::DebugKernel)
     }
 
+    /// The machine that it wants.
+    pub(crate) fn hardware(&self) -> Hardware {
+        let mut hardware = Hardware::default();
+        for need in self.needs {
+            match need {
+                Need::Memory(mib) => hardware.memory_mib = Some(*mib),
+                Need::Disk(gib) => hardware.disk_gib = Some(*gib),
+                _ => {}
+            }
+        }
+        hardware
+    }
+
     /// Suspicious kernel lines that are expected: those that contain one of these texts.
     pub(crate) const fn allows(mut self, texts: &'static [&'static str]) -> Self {
         self.allowed = texts;
@@ -73,6 +87,11 @@ pub(crate) enum Need {
     DebugKernel,
     /// This variant of `zosbd2.ko`: such tests run in a guest of their own.
     Variant(&'static str),
+    /// A guest with so many MiB of memory, and no more; twice as many with the debug kernel. Such tests run in a
+    /// guest of their own.
+    Memory(u32),
+    /// A disk of so many GiB, empty at each boot ([`disk`]): such tests run in a guest of their own.
+    Disk(u32),
     /// A program of the host, by name.
     Tool(&'static str),
     /// A program of this project, by name.
@@ -96,6 +115,10 @@ impl Need {
             Self::Variant(name) => {
                 (context.variant() == name, format!("needs the {name} variant of zosbd2.ko"))
             }
+            Self::Memory(mib) => {
+                (memory_mib() <= 2 * u64::from(mib), format!("needs a guest with {mib} MiB of memory"))
+            }
+            Self::Disk(gib) => (disk::attached(), format!("needs a guest with a disk of {gib} GiB")),
             Self::Tool(name) | Self::Program(name) => {
                 let folders = ["/bin", "/sbin", "/usr/bin", "/usr/sbin"];
                 let there = folders.iter().any(|folder| Path::new(folder).join(name).exists());
@@ -110,4 +133,11 @@ impl Need {
         };
         (!met).then_some(why)
     }
+}
+
+/// MiB of memory that the kernel has.
+fn memory_mib() -> u64 {
+    let text = read_trimmed("/proc/meminfo");
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
+    total.and_then(|kib| kib.trim().parse::<u64>().ok()).expect("meminfo says how much there is") / 1024
 }

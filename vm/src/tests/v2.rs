@@ -10,7 +10,9 @@ mod hostile;
 mod inspect;
 pub(crate) mod late;
 mod life;
+mod memory;
 mod operations;
+pub(crate) mod pressure;
 mod races;
 pub(crate) mod recovery;
 pub(crate) mod serving;
@@ -35,4 +37,6 @@ pub(super) const TABLES: &[&[Test]] = &[
     inspect::TESTS,
     faulty::TESTS,
     hostile::TESTS,
+    memory::TESTS,
+    pressure::TESTS,
 ];

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Who allocates memory in the kernel: the stack of each allocation, of slab objects and of pages, while something runs.
+//!
+//! Uses a trace instance of its own, beside the one that [`tracing`](super::tracing) has. Its events are on for as long
+//! as the value lives, and recording is a switch in the buffer, so that the kernel's code is not patched while it runs
+//! hot (see there).
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use super::write_text;
+
+const INSTANCE: &str = "/sys/kernel/tracing/instances/allocations";
+/// What allocates. Large objects, per-CPU memory and mappings are made of pages.
+const EVENTS: [&str; 3] = ["kmem/kmalloc", "kmem/kmem_cache_alloc", "kmem/mm_page_alloc"];
+/// Whatever was interrupted has no part in what the interrupt does. A fault is not such: its cause is below it.
+const INTERRUPTS: [&str; 3] = ["asm_sysvec_", "asm_common_interrupt", "asm_exc_nmi"];
+
+/// What allocates from now on.
+#[derive(Debug)]
+pub(crate) struct Allocations;
+
+/// What was recorded.
+#[derive(Debug, Default)]
+pub(crate) struct Recorded {
+    /// Allocations in all.
+    pub(crate) all: usize,
+    /// Stacks with a function of the module in them, innermost function first.
+    pub(crate) ours: Vec<Vec<String>>,
+}
+
+impl Allocations {
+    /// Switches the events on.
+    pub(crate) fn new() -> Self {
+        match fs::create_dir(INSTANCE) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => panic!("make {INSTANCE}: {error}"),
+            _ => {}
+        }
+        for (file, text) in [
+            ("tracing_on", "0"),
+            ("options/overwrite", "0"),
+            ("options/stacktrace", "1"),
+            // With it a function of a module has the module's name behind it.
+            ("options/sym-offset", "1"),
+            ("buffer_size_kb", "16384"),
+        ] {
+            write(file, text);
+        }
+        for event in EVENTS {
+            write(&format!("events/{event}/enable"), "1");
+        }
+        Self
+    }
+
+    /// Records what allocates while `what` runs.
+    pub(crate) fn during(&self, what: impl FnOnce()) -> Recorded {
+        write("trace", "");
+        write("tracing_on", "1");
+        what();
+        write("tracing_on", "0");
+        let mut recorded = Recorded::default();
+        for cpu in fs::read_dir(Path::new(INSTANCE).join("per_cpu")).expect("CPUs").flatten() {
+            assert_complete(&cpu.path().join("stats"));
+            read(&cpu.path().join("trace"), &mut recorded);
+        }
+        recorded
+    }
+}
+
+impl Drop for Allocations {
+    fn drop(&mut self) {
+        // The instance takes its events with it.
+        if let Err(error) = fs::remove_dir(INSTANCE) {
+            eprintln!("remove {INSTANCE}: {error}");
+        }
+    }
+}
+
+#[track_caller]
+fn write(file: &str, text: &str) {
+    write_text(&format!("{INSTANCE}/{file}"), text);
+}
+
+/// Fails if the buffer was too small.
+fn assert_complete(stats: &PathBuf) {
+    let text = fs::read_to_string(stats).unwrap_or_else(|error| panic!("read {}: {error}", stats.display()));
+    for line in
+        text.lines().filter(|line| line.starts_with("overrun:") || line.starts_with("dropped events:"))
+    {
+        assert!(line.ends_with(": 0"), "{}: allocations were lost: {line}", stats.display());
+    }
+}
+
+/// Adds what one CPU recorded: lines of events, each followed by the lines of its stack.
+fn read(trace: &PathBuf, recorded: &mut Recorded) {
+    let file = File::open(trace).unwrap_or_else(|error| panic!("open {}: {error}", trace.display()));
+    let mut stack = Vec::new();
+    for line in BufReader::new(file).lines() {
+        let line = line.unwrap_or_else(|error| panic!("read {}: {error}", trace.display()));
+        if let Some(function) = line.strip_prefix(" => ") {
+            stack.push(function.to_owned());
+        } else {
+            recorded.take(std::mem::take(&mut stack));
+        }
+    }
+    recorded.take(stack);
+}
+
+impl Recorded {
+    fn take(&mut self, mut stack: Vec<String>) {
+        if stack.is_empty() {
+            return;
+        }
+        self.all += 1;
+        let interrupt = |function: &String| INTERRUPTS.iter().any(|entry| function.starts_with(entry));
+        if let Some(end) = stack.iter().position(interrupt) {
+            stack.truncate(end);
+        }
+        if stack.iter().any(|function| function.contains("[zosbd2]")) {
+            self.ours.push(stack);
+        }
+    }
+}

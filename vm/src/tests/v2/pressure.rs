@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Memory that runs short while a disk is served: writes end, their data is right, and nobody allocates on the way.
+//!
+//! The guest is small, and a hog beside the server takes what the page cache would like to have, so that memory comes
+//! from reclaim alone, and most of that is dirty pages which only the server can write out. The server's own file is
+//! on a second disk, so it dirties the page cache as well.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::process::nice;
+use zosbd2::State;
+
+use super::support::control;
+use crate::guest::raw::{PAGE, Pages};
+use crate::guest::{Context, Mounted, Need, Random, Test, drop_caches, run, wait_until, write_text};
+
+pub(super) const TESTS: &[Test] = &[
+    Test::new("v2_memory_pressure", |context| pressure(context, "file", 4096)).needs(SMALL).timeout(1800),
+    Test::new("v2_memory_pressure_direct", |context| pressure(context, "direct", 1024))
+        .needs(SMALL)
+        .timeout(600),
+];
+
+const SMALL: &[Need] = &[
+    Need::Module,
+    Need::Memory(512),
+    Need::Disk(5),
+    Need::KernelModule("virtio_blk"),
+    Need::Tool("mkfs.ext4"),
+    Need::Tool("e2fsck"),
+];
+const MIB: u64 = 1 << 20;
+/// Of the disk; what the second one has room for.
+const SIZE: u64 = 4608 * MIB;
+/// Files that are written at once.
+const FILES: u64 = 4;
+/// MiB that the hog leaves to everybody else.
+const LEFT: u64 = 64;
+/// Between two MiB that the hog gives.
+const PAUSE: Duration = Duration::from_millis(10);
+const NAME: &str = "pressed";
+const DEVICE: &str = "/dev/zosbd2/pressed";
+
+/// What the guest program does as `--hog MIB`: takes all memory but so much, and from then on takes and gives around
+/// that mark. Prints `holding` when it is there. It is the first to be killed when there is no memory at all, and the
+/// last to get a processor.
+pub(crate) fn hog_role(left: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let left: u64 = left.parse()?;
+    std::fs::write("/proc/self/oom_score_adj", "1000")?;
+    nice(19)?;
+    let mut held = VecDeque::new();
+    let mut holding = false;
+    loop {
+        if counter("/proc/meminfo", "MemAvailable:") / 1024 > left {
+            let pages = Pages::new(1 << 20);
+            let start = pages.at_end(1 << 20);
+            (0..1 << 20).step_by(PAGE).for_each(|offset| pages.put(start + offset, &[1]));
+            held.push_back(pages);
+        } else {
+            if !holding {
+                println!("holding {} MiB", held.len());
+                holding = true;
+            }
+            held.pop_front();
+            // Beside others that want this machine's processors, and other machines that want the host's.
+            std::thread::sleep(PAUSE);
+        }
+    }
+}
+
+/// The sum of the counters in a file of `NAME NUMBER` lines whose names begin like this.
+fn counter(path: &str, beginning: &str) -> u64 {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("read {path}: {error}"));
+    let lines = text.lines().filter(|line| line.starts_with(beginning));
+    let number = |line: &str| line.split_whitespace().nth(1)?.parse::<u64>().ok();
+    lines.map(|line| number(line).unwrap_or_else(|| panic!("{path} has a line \"{line}\""))).sum()
+}
+
+/// Pages looked at by those who wanted memory and found none, and how often that was.
+fn direct_reclaim() -> (u64, u64) {
+    (counter("/proc/vmstat", "pgscan_direct "), counter("/proc/vmstat", "allocstall_"))
+}
+
+/// The bytes of one file, as a stream.
+fn stream(seed: u64, file: u64) -> Random {
+    Random::named(seed, &format!("file {file}"))
+}
+
+/// Does something for each file, at once, with the stream of its bytes.
+fn for_each_file(seed: u64, each: impl Fn(&Path, Random) + Sync) {
+    std::thread::scope(|scope| {
+        for file in 0..FILES {
+            let each = &each;
+            scope.spawn(move || each(Path::new(&format!("/mnt/{file}")), stream(seed, file)));
+        }
+    });
+}
+
+fn pressure(context: &mut Context, kind: &str, mib: u64) {
+    // Less by as much as the guest is slower, such as with the debug kernel.
+    let mib = mib / u64::from(context.slowness());
+    context.load_module("");
+    context.load_kernel_module("ext4", "");
+    let second = context.load_disk();
+    // Whatever happens, neither this process nor the server is the one to be killed.
+    write_text("/proc/self/oom_score_adj", "-1000");
+    run(120, "mkfs.ext4", &["-q", "-m", "0", second]);
+    let below = Mounted::new(second, "/run/disk", "ext4", "");
+    File::create("/run/disk/file").and_then(|file| file.set_len(SIZE)).expect("make the disk's file");
+    let serve = ["--serve-v2", kind, NAME, "2", "2", "/run/disk/file"];
+    let mut server = context.spawn("/proc/self/exe", &serve);
+    wait_until(60, "the server to serve", || {
+        assert!(server.running(), "the server ended: {}", server.stderr());
+        server.stdout().contains("serving")
+    });
+    run(120, "mkfs.ext4", &["-q", "-m", "0", DEVICE]);
+    let mounted = Mounted::new(DEVICE, "/mnt", "ext4", "errors=remount-ro");
+    let mut hog = context.spawn("/proc/self/exe", &["--hog", &LEFT.to_string()]);
+    wait_until(120, "the hog to hold", || hog.running() && hog.stdout().contains("holding"));
+
+    let (seed, each) = (context.seed(), mib / FILES);
+    let (before, start) = (direct_reclaim(), Instant::now());
+    for_each_file(seed, |path, stream| write(path, stream, each));
+    rustix::fs::sync();
+    let (after, took) = (direct_reclaim(), start.elapsed());
+    let (scanned, stalls) = (after.0 - before.0, after.1 - before.1);
+    let start = Instant::now();
+    drop_caches();
+    for_each_file(seed, |path, stream| compare(path, stream, each));
+    let held = hog.stdout();
+    context.say(&format!(
+        "{kind}: {mib} MiB written in {:.0} s and read in {:.0} s, the hog {}; {stalls} stalls, {scanned} pages scanned",
+        took.as_secs_f64(),
+        start.elapsed().as_secs_f64(),
+        held.trim(),
+    ));
+    assert!(hog.running(), "the hog was killed: it left too little");
+    drop(hog);
+    assert!(stalls > 0 && scanned > 0, "memory was not short: {stalls} stalls, {scanned} pages scanned");
+
+    let status = control().observe(NAME).and_then(|observer| observer.status()).expect("status");
+    assert_eq!((status.state, status.epoch, status.lost), (State::Live, 1, false));
+    for place in ["/mnt", "/run/disk"] {
+        let mounts = std::fs::read_to_string("/proc/mounts").expect("mounts");
+        let line = mounts.lines().find(|line| line.contains(&format!(" {place} "))).expect("mounted");
+        assert!(line.contains(" ext4 rw,"), "{line}");
+    }
+    mounted.unmount();
+    run(300, "e2fsck", &["-f", "-n", DEVICE]);
+    control().destroy(NAME, false).expect("destroy");
+    assert!(server.wait(60).success(), "{}", server.stderr());
+    below.unmount();
+    run(300, "e2fsck", &["-f", "-n", second]);
+}
+
+fn write(path: &Path, mut stream: Random, mib: u64) {
+    let mut file = File::create(path).expect("create a file");
+    let mut chunk = vec![0; 1 << 20];
+    for _ in 0..mib {
+        stream.fill(&mut chunk);
+        file.write_all(&chunk).unwrap_or_else(|error| panic!("write {}: {error}", path.display()));
+    }
+}
+
+fn compare(path: &Path, mut stream: Random, mib: u64) {
+    let mut file = File::open(path).expect("open a file");
+    let (mut chunk, mut expected) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+    for index in 0..mib {
+        stream.fill(&mut expected);
+        file.read_exact(&mut chunk).unwrap_or_else(|error| panic!("read {}: {error}", path.display()));
+        if chunk != expected {
+            let wrong = chunk.iter().zip(&expected).position(|(is, should)| is != should).unwrap_or(0);
+            panic!("{}: wrong from byte {} on", path.display(), index * MIB + wrong as u64);
+        }
+    }
+    assert_eq!(file.read(&mut chunk).expect("read the end"), 0, "{} is too long", path.display());
+}
