@@ -6,6 +6,7 @@
 mod allocations;
 pub(crate) mod child;
 mod context;
+pub(crate) mod descriptor;
 mod disk;
 mod fail_nth;
 pub(crate) mod init;

@@ -86,6 +86,7 @@ fn main() -> ExitCode {
         ["--serve-late", arguments @ ..] => role("serve", tests::v2::late::role(arguments)),
         ["--serve-faulty", arguments @ ..] => role("serve", tests::v2::faulty::role(arguments)),
         ["--hog", left] => role("hog", tests::v2::pressure::hog_role(left)),
+        ["--fuzz", arguments @ ..] => role("fuzz", tests::ioctl_fuzz::role::role(arguments)),
         ["--destroy-v2", name] => role("destroy", tests::v2::support::destroy_role(name)),
         ["--demo", module, trees @ ..] => {
             tests::demo::native(module, trees);

@@ -6,6 +6,7 @@ mod data;
 pub(crate) mod demo;
 mod fail_nth;
 mod hostile;
+pub(crate) mod ioctl_fuzz;
 mod languages;
 mod lifecycle;
 mod protocol;
@@ -32,7 +33,8 @@ const TABLES: &[&[Test]] = &[
 
 /// Every test, in order.
 pub(crate) fn all() -> impl Iterator<Item = &'static Test> {
-    TABLES.iter().chain(v2::TABLES).chain(fail_nth::TABLES).copied().flatten()
+    let tables = TABLES.iter().chain(v2::TABLES).chain(fail_nth::TABLES);
+    tables.chain(&[ioctl_fuzz::TESTS]).copied().flatten()
 }
 
 #[cfg(test)]

@@ -13,6 +13,11 @@ impl Random {
         Self(mixed)
     }
 
+    /// A stream of its own for every number, which does not depend on what was taken from this one since.
+    pub(crate) fn at(&self, number: u64) -> Self {
+        Self(Self(self.0 ^ number.wrapping_mul(0xd1b5_4a32_d192_ed03)).next())
+    }
+
     /// The next 64 bits.
     pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -25,6 +30,16 @@ impl Random {
     /// A number below `end`, which is not 0.
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
+    }
+
+    /// True in `percent` of a hundred cases.
+    pub(crate) fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+
+    /// One of these, of which there is at least one.
+    pub(crate) fn pick<T: Copy>(&mut self, items: &[T]) -> T {
+        items[usize::try_from(self.below(items.len() as u64)).expect("below a length")]
     }
 
     /// Fills a buffer.

@@ -8,7 +8,7 @@
 
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::ptr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rustix::io::Errno;
 
@@ -32,6 +32,17 @@ pub(crate) fn ioctl(fd: BorrowedFd<'_>, command: u32, argument: usize) -> Result
 pub(crate) fn own(fd: i32) -> OwnedFd {
     // SAFETY: the caller's promise: it is open, and it becomes the only owner's.
     unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// As [`ioctl`], of a call of version 2 that returns a server descriptor.
+pub(crate) fn ioctl_for_descriptor(
+    fd: BorrowedFd<'_>,
+    command: u32,
+    argument: usize,
+) -> Result<OwnedFd, Errno> {
+    let calls = [zosbd2_abi::v2::IOCTL_CREATE, zosbd2_abi::v2::IOCTL_ATTACH];
+    assert!(calls.contains(&command), "{command:#x} returns no descriptor");
+    ioctl(fd, command, argument).map(own)
 }
 
 /// A mapping followed by a page that is not mapped.
@@ -161,14 +172,15 @@ impl Drop for Pages {
 pub(crate) unsafe trait Plain: Copy {}
 
 macro_rules! plain {
-    ($($name:ident)*) => { $(
+    ($version:ident: $($name:ident)*) => { $(
         // SAFETY: integers only, no padding (sizes asserted in abi).
-        unsafe impl Plain for zosbd2_abi::v2::$name {}
+        unsafe impl Plain for zosbd2_abi::$version::$name {}
     )* };
 }
 
-plain!(Info Create Attach Destroy List ListEntry Status Start Resize Stats Latency Requests Outstanding Blob);
-plain!(Enter Commit Iovec Request);
+plain!(v1: Create DestroyByHandle DestroyByName DestroyAll HandleByName List Status);
+plain!(v2: Info Create Attach Destroy List ListEntry Status Start Resize Stats Enter Commit Iovec Request);
+plain!(v2: Latency Requests Outstanding Blob);
 
 /// The bytes of a value.
 pub(crate) fn bytes_of<T: Plain>(value: &T) -> Vec<u8> {
@@ -221,6 +233,45 @@ impl Drop for FilePages {
     fn drop(&mut self) {
         // SAFETY: our mapping, used by nobody any more.
         unsafe { libc::munmap(self.base, self.bytes) };
+    }
+}
+
+/// Words of a file that several processes share, each of which maps it.
+#[derive(Debug)]
+pub(crate) struct SharedWords {
+    base: *mut libc::c_void,
+    count: usize,
+}
+
+// SAFETY: plain memory, which is only seen as atomics.
+unsafe impl Send for SharedWords {}
+// SAFETY: as above.
+unsafe impl Sync for SharedWords {}
+
+impl SharedWords {
+    /// Maps so many words of a file, which is made that long. It must stay so.
+    pub(crate) fn new(file: &std::fs::File, count: usize) -> Self {
+        let bytes = count * size_of::<AtomicU64>();
+        file.set_len(bytes as u64).expect("make a file longer");
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping anywhere.
+        let base =
+            unsafe { libc::mmap(ptr::null_mut(), bytes, protection, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+        assert!(base != libc::MAP_FAILED, "map a file: {}", last_errno());
+        Self { base, count }
+    }
+
+    pub(crate) fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping is that long, begins at a page and lives as long as `self`; other processes, too, see
+        // only atomics in it.
+        unsafe { std::slice::from_raw_parts(self.base.cast(), self.count) }
+    }
+}
+
+impl Drop for SharedWords {
+    fn drop(&mut self) {
+        // SAFETY: our mapping; `words` lent it for no longer than `self` lives.
+        unsafe { libc::munmap(self.base, self.count * size_of::<AtomicU64>()) };
     }
 }
 

@@ -2,7 +2,6 @@
 //! Serving: any thread may fetch, any may commit, the descriptor can be polled and passed on, and each entry of
 //! a batch stands for itself.
 
-use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -11,17 +10,13 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, recvmsg, sendmsg,
-};
 use zosbd2::v2::abi;
 use zosbd2::{Answers, Backend as _, Builder, Fetch, Request, Server, State};
 use zosbd2_backends::Ram;
 
 use super::super::support::{read_in_thread, sleeps_in_ioctl, write_in_thread};
 use super::support::{Disk, Manual, control, threads};
-use crate::guest::{Context, Need, Test, raw, wait_until};
+use crate::guest::{Context, Need, Test, descriptor, raw, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("v2_commit_by_another_thread", commit_by_another).needs(&[Need::Module]).timeout(60),
@@ -347,32 +342,11 @@ fn wakes_one(context: &mut Context) {
     disk.destroy_and_join(serving);
 }
 
-fn send(stream: &UnixStream, fd: &OwnedFd) {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let fds = [fd.as_fd()];
-    assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
-    sendmsg(stream, &[IoSlice::new(b"x")], &mut ancillary, SendFlags::empty()).expect("send");
-}
-
-fn receive(stream: &UnixStream) -> OwnedFd {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0];
-    recvmsg(stream, &mut [IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
-        .expect("receive");
-    let fds = ancillary.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    fds.expect("a descriptor")
-}
-
 /// What the guest program does as `--serve-passed`: its input is a socket over which the descriptor comes.
 pub(crate) fn passed_role() -> Result<(), Box<dyn std::error::Error>> {
     use std::os::fd::AsFd as _;
     let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
-    let server = Server::from_fd(receive(&stream))?;
+    let server = Server::from_fd(descriptor::receive(&stream, &mut [0])?)?;
     let ram = Ram::new(server.size_bytes())?;
     ram.write(4096, &[3; 4096], false).map_err(|error| format!("write: {error}"))?;
     server.serve(&ram, &threads(1), &zosbd2::StopToken::new())?;
@@ -393,7 +367,7 @@ fn passed_on(context: &mut Context) {
         .stdin(OwnedFd::from(other))
         .spawn()
         .expect("start the second process");
-    send(&own, &disk.server.as_fd().try_clone_to_owned().expect("duplicate"));
+    descriptor::send(&own, &*disk.server, b"x").expect("send");
     // Both serve for a while: what comes now may go to either, but this thread fetches no more.
     let read = read_in_thread(path.clone(), 4096, 4096).join().expect("reader");
     assert_eq!(read, Ok(vec![3; 4096]), "served by the second process");

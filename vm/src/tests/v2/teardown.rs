@@ -81,7 +81,7 @@ fn is_in_d_state(stat: &str) -> bool {
 }
 
 /// No task sleeps where nothing but an answer could wake it.
-fn nobody_is_stuck() {
+pub(crate) fn nobody_is_stuck() {
     wait_until(20, "all tasks to be able to go", || {
         let tasks = std::fs::read_dir("/proc").expect("proc").flatten().flat_map(|process| {
             std::fs::read_dir(process.path().join("task")).into_iter().flatten().flatten()

@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The ioctl fuzzer: calls of both versions with arguments that are mostly right, by several threads of processes that
+//! are killed, beside servers that answer rightly and wrongly, and submitters.
+//!
+//! ```text
+//!   ioctl_fuzz ---- starts, kills, starts again --> process 0, process 1 (role)
+//!       |                                              | two threads each that
+//!       |  sweeps: destroys all by force, when a       |   make calls     (control, server, v1)
+//!       |  thread gets nowhere, and at the end         |   serve          (serve, v1)
+//!       |                                              |   submit         (submit)
+//!       +-------- board: steps, outcomes --------------+
+//! ```
+//!
+//! What is checked: each call ends with an error that the documents give for it ([`calls`]), or well, if nothing was
+//! wrong with its argument; a failed call leaves its argument as it was; what is reserved is 0; what is told makes
+//! sense. In the end nothing is left: no device, no task that cannot go on, and what the harness looks for.
+//!
+//! A run is so many steps. Which step a thread takes is decided by the seed, and by the numbers of the thread and of the
+//! step alone; what it meets depends on the others.
+
+mod board;
+mod calls;
+mod control;
+mod memory;
+mod process;
+pub(crate) mod role;
+mod serve;
+mod server;
+mod submit;
+mod thread;
+mod v1;
+
+use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::process::Signal;
+
+use self::board::{Board, SLOTS};
+use self::process::{DEVICES, PROCESSES};
+use super::v2::support::control;
+use super::v2::teardown::nobody_is_stuck;
+use crate::guest::{Context, Need, Random, Spawned, Test, deadline, wait_until};
+
+pub(super) const TESTS: &[Test] = &[
+    Test::new("ioctl_fuzz", fuzz).needs(&[Need::Module]).timeout(180),
+    // Rounds of the same, each with the next seed, for so many minutes: at most an hour.
+    Test::new("ioctl_fuzz_long", fuzz_long)
+        .needs(&[Need::Module, Need::Setting("fuzz_minutes")])
+        .timeout(3900)
+        .hidden(),
+];
+
+/// What the processes share.
+const FOLDER: &str = "/tmp/fuzz";
+/// Steps of a run, of all threads that make calls.
+const STEPS: u64 = 5000;
+/// A thread that is in the same step for so long waits for something that nobody does.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How often the processes are looked at.
+const PERIOD: Duration = Duration::from_millis(10);
+/// Seconds in which it must go on after all devices were destroyed.
+const LIMIT: u64 = 60;
+
+fn fuzz(context: &mut Context) {
+    let board = board();
+    round(context, &board, context.seed());
+    for line in board.table() {
+        eprintln!("{line}");
+    }
+    all_was_seen(&board);
+}
+
+fn fuzz_long(context: &mut Context) {
+    let minutes = context.setting("fuzz_minutes").and_then(|text| text.parse().ok()).expect("minutes");
+    let (board, begin) = (board(), Instant::now());
+    let mut rounds = 0;
+    while begin.elapsed() < Duration::from_mins(minutes) {
+        round(context, &board, context.seed().wrapping_add(rounds));
+        rounds += 1;
+    }
+    context.say(&format!("{rounds} rounds from seed {} on", context.seed()));
+    for line in board.table() {
+        context.say(&line);
+    }
+    all_was_seen(&board);
+}
+
+fn board() -> Board {
+    std::fs::create_dir_all(FOLDER).expect("a folder");
+    Board::open(&Path::new(FOLDER).join("board"))
+}
+
+fn all_was_seen(board: &Board) {
+    let missing = board.missing();
+    assert!(missing.is_empty(), "never seen: {}", missing.join(", "));
+}
+
+/// One run, from the load of the module to its unload.
+fn round(context: &mut Context, board: &Board, seed: u64) {
+    context.load_module(&format!("max_devices={DEVICES}"));
+    board.restart();
+    let mut random = Random::named(seed, "ioctl_fuzz, kills");
+    let mut fuzzer = Fuzzer::new(context, board, seed);
+    let mut interval = || STEPS / 20 + random.below(STEPS / 10);
+    let mut kill_at = interval();
+    loop {
+        fuzzer.look();
+        let steps = fuzzer.steps();
+        if steps >= STEPS {
+            break;
+        }
+        if steps >= kill_at {
+            kill_at = steps + interval();
+            fuzzer.replace(usize::try_from(steps % PROCESSES as u64).expect("a process"));
+        }
+        std::thread::sleep(PERIOD);
+    }
+    let told = fuzzer.end();
+    context.say(&format!("seed {seed}: {told}"));
+    // The kernel forgets what is traced, and the harness looks on only from here.
+    context.unload_module();
+}
+
+/// The processes of one run, as seen from the one that started them.
+struct Fuzzer<'a> {
+    context: &'a Context,
+    board: &'a Board,
+    seed: u64,
+    processes: Vec<Spawned>,
+    /// Step of each thread, and since when.
+    seen: [(u64, Instant); SLOTS],
+    sweep: Option<JoinHandle<()>>,
+    begin: Instant,
+    calls: u64,
+    kills: usize,
+    sweeps: usize,
+}
+
+impl<'a> Fuzzer<'a> {
+    fn new(context: &'a Context, board: &'a Board, seed: u64) -> Self {
+        let begin = Instant::now();
+        let mut fuzzer = Self {
+            context,
+            board,
+            seed,
+            processes: Vec::new(),
+            seen: [(0, begin); SLOTS],
+            sweep: None,
+            begin,
+            calls: board.calls(),
+            kills: 0,
+            sweeps: 0,
+        };
+        fuzzer.processes = (0..PROCESSES).map(|number| fuzzer.start(number)).collect();
+        fuzzer
+    }
+
+    fn start(&self, number: usize) -> Spawned {
+        let (number, seed) = (number.to_string(), self.seed.to_string());
+        self.context.spawn("/proc/self/exe", &["--fuzz", &number, &seed, FOLDER])
+    }
+
+    /// Steps of all threads that make calls.
+    fn steps(&self) -> u64 {
+        (0..SLOTS).filter(|slot| role::makes_calls(*slot)).map(|slot| self.board.steps(slot)).sum()
+    }
+
+    /// Looks for what has gone wrong, and helps threads that wait for what nobody does.
+    fn look(&mut self) {
+        for process in &mut self.processes {
+            assert!(process.running(), "a process of the fuzzer has ended:\n{}", process.stderr());
+        }
+        self.help();
+    }
+
+    /// Destroys everything if some thread gets nowhere.
+    fn help(&mut self) {
+        let slowness = self.context.slowness();
+        let mut stuck = false;
+        for slot in 0..SLOTS {
+            let (step, since) = self.seen[slot];
+            let now = self.board.steps(slot);
+            if now != step {
+                self.seen[slot] = (now, Instant::now());
+                continue;
+            }
+            stuck |= since.elapsed() > PATIENCE * slowness;
+            let doing = self.board.doing(slot);
+            assert!(
+                since.elapsed() < Duration::from_secs(LIMIT) * slowness,
+                "thread {slot} is stuck in step {now}, {doing}"
+            );
+        }
+        if stuck && self.sweep() {
+            self.sweeps += 1;
+        }
+    }
+
+    /// Begins to destroy all devices, beside all that goes on, unless that is being done already.
+    fn sweep(&mut self) -> bool {
+        if self.sweep.as_ref().is_some_and(|sweep| !sweep.is_finished()) {
+            return false;
+        }
+        self.join_sweep();
+        self.sweep = Some(std::thread::spawn(destroy_all));
+        true
+    }
+
+    fn join_sweep(&mut self) {
+        if let Some(sweep) = self.sweep.take() {
+            sweep.join().expect("a sweep");
+        }
+    }
+
+    /// Kills a process, waits for its end, and starts the next.
+    fn replace(&mut self, number: usize) {
+        self.kills += 1;
+        self.processes[number].signal(Signal::KILL);
+        let end = deadline(LIMIT);
+        while self.processes[number].running() {
+            assert!(Instant::now() < end, "process {number} was killed, and does not die");
+            self.help();
+            std::thread::sleep(PERIOD);
+        }
+        self.processes[number] = self.start(number);
+    }
+
+    /// Ends it all; nothing may be left. Returns what was done.
+    fn end(mut self) -> String {
+        self.board.stop();
+        let end = deadline(LIMIT);
+        for number in 0..PROCESSES {
+            while self.processes[number].running() {
+                assert!(Instant::now() < end, "process {number} does not end:\n{}", self.doing());
+                self.sweep();
+                std::thread::sleep(PERIOD);
+            }
+            let status = self.processes[number].wait(1);
+            assert!(status.success(), "process {number}: {status}\n{}", self.processes[number].stderr());
+        }
+        self.join_sweep();
+        // Nobody makes any.
+        destroy_all();
+        assert_eq!(control().list().expect("list"), []);
+        let old = zosbd2::v1::Control::open().expect("open the control node");
+        assert_eq!(old.list().expect("list"), []);
+        wait_until(20, "devices that went by themselves", || {
+            std::fs::read_dir("/sys/kernel/debug/zosbd2").is_ok_and(|mut devices| devices.next().is_none())
+        });
+        nobody_is_stuck();
+        format!(
+            "{} calls, {} steps, {} kills, {} sweeps in {} s",
+            self.board.calls() - self.calls,
+            self.steps(),
+            self.kills,
+            self.sweeps,
+            self.begin.elapsed().as_secs()
+        )
+    }
+
+    fn doing(&self) -> String {
+        let line =
+            |slot| format!("thread {slot}: step {}, {}", self.board.steps(slot), self.board.doing(slot));
+        (0..SLOTS).map(line).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Destroys all there are, at the same time. Somebody else may be quicker.
+fn destroy_all() {
+    let devices = control().list().expect("list");
+    std::thread::scope(|scope| {
+        for device in &devices {
+            scope.spawn(|| match control().destroy(&device.name, true) {
+                Ok(()) | Err(zosbd2::Error::Control { source: Errno::NOENT, .. }) => {}
+                Err(error) => panic!("destroy {}: {error:?}", device.name),
+            });
+        }
+    });
+}
