@@ -115,11 +115,13 @@ impl Board {
         ROWS.iter().map(|row| line(row.call, row.name)).collect()
     }
 
-    /// What should have been seen and was not.
-    pub(super) fn missing(&self) -> Vec<String> {
-        let unseen = ESSENTIAL.iter().filter(|(call, result)| self.counted(*call, outcome(*result)) == 0);
+    /// What should have been seen and was not: `everything` is that each call ended well once.
+    pub(super) fn missing(&self, everything: bool) -> Vec<String> {
+        let calls = ROWS.iter().map(|row| row.call).filter(|call| everything && call.may_succeed());
+        let wanted = ESSENTIAL.iter().copied().chain(calls.map(|call| (call, Ok(()))));
+        let unseen = wanted.filter(|(call, result)| self.counted(*call, outcome(*result)) == 0);
         unseen
-            .map(|(call, result)| format!("{} {}", call.row().name, outcome_name(outcome(*result))))
+            .map(|(call, result)| format!("{} {}", call.row().name, outcome_name(outcome(result))))
             .collect()
     }
 }

@@ -113,8 +113,9 @@ impl Thread<'_> {
             let others = abi::ATTACH_TAKE_OVER | abi::ATTACH_CACHE_SURVIVED;
             assert!(!observes || after.flags & others == 0, "{after:?}");
         }
-        let queues = 1 + u32::from(self.random.chance(50));
-        self.process.keep(Held::new(fd, observes, queues), &mut self.random);
+        let mut held = Held::new(fd, observes, 1);
+        held.queues = self.own_status(&held).map_or(1, |status| status.queues);
+        self.process.keep(held, &mut self.random);
     }
 
     pub(super) fn destroy(&mut self) {

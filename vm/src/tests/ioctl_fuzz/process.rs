@@ -132,9 +132,18 @@ impl Process {
 
     /// Some descriptor.
     pub(super) fn some(&self, random: &mut Random) -> Option<Arc<Held>> {
-        let pool = self.pool();
-        let index = usize::try_from(random.below(pool.len().max(1) as u64)).expect("an index");
-        pool.get(index).cloned()
+        self.some_of(random, |_| true)
+    }
+
+    /// Some descriptor of a server.
+    pub(super) fn some_server(&self, random: &mut Random) -> Option<Arc<Held>> {
+        self.some_of(random, |held| !held.observes)
+    }
+
+    fn some_of(&self, random: &mut Random, fits: impl Fn(&Held) -> bool) -> Option<Arc<Held>> {
+        let all: Vec<_> = self.pool().iter().filter(|held| fits(held)).cloned().collect();
+        let index = usize::try_from(random.below(all.len().max(1) as u64)).expect("an index");
+        all.into_iter().nth(index)
     }
 
     /// Keeps a descriptor; if there are too many, one is closed.

@@ -2,6 +2,7 @@
 //! One process of the fuzzer: two threads that make calls of all kinds, two that serve, two that submit. It may be killed
 //! at any time; the one that comes after it goes on with its threads' next steps.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::process::exit;
 
@@ -16,6 +17,11 @@ const THREADS: usize = SLOTS / PROCESSES;
 /// Prefix of the threads' names; then comes the number.
 const NAME: &str = "fuzz-";
 
+thread_local! {
+    /// The step of this thread.
+    static STEP: Cell<u64> = const { Cell::new(0) };
+}
+
 /// What the guest program does as `--fuzz PROCESS SEED FOLDER`: steps, until the board says that it is enough. A step
 /// that goes wrong ends the process.
 pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
@@ -26,7 +32,7 @@ pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>>
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let thread = std::thread::current();
-        eprintln!("seed {seed}, {}:", thread.name().unwrap_or("main"));
+        eprintln!("seed {seed}, {}, step {}:", thread.name().unwrap_or("main"), STEP.get());
         usual(panic);
         exit(1);
     }));
@@ -49,7 +55,7 @@ fn run(process: &Process, slot: usize, seed: u64) {
     let mut thread = Thread::new(process, slot, seed);
     process.enlist();
     while !process.board.stopped() {
-        thread.begin_step();
+        STEP.set(thread.begin_step());
         match slot % 3 {
             0 => thread.call_something(),
             1 => thread.serve_something(),

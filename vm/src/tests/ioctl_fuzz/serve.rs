@@ -23,6 +23,8 @@ const ENTER: Shape = Shape {
 
 /// Entries of each array.
 const BATCH: usize = 16;
+/// Most calls of a server in one step.
+const CALLS: u64 = 16;
 /// Most pieces of a commit.
 const PIECES: usize = 4;
 
@@ -35,11 +37,12 @@ struct Batch {
 }
 
 impl Thread<'_> {
-    /// Serves some device for some calls.
+    /// Serves some device, as long as there is something to do, for some calls.
     pub(super) fn serve(&mut self) {
         let Some(held) = self.server() else { return };
-        for _ in 0..=self.random.below(6) {
+        for _ in 0..=self.random.below(CALLS) {
             match self.work(&held) {
+                Ok(()) if held.unanswered().is_empty() && self.random.chance(50) => return,
                 Ok(()) | Err(Errno::INTR | Errno::FAULT | Errno::INVAL | Errno::TOOBIG) => {}
                 // Nothing comes any more.
                 Err(_) => {
@@ -56,13 +59,13 @@ impl Thread<'_> {
     pub(super) fn enter(&mut self, held: &Held) {
         let commits = (0..self.random.below(4)).map(|_| self.made_up()).collect::<Vec<_>>();
         let requests = vec![None; commits.len()];
-        let (minimum, timeout_ms) = (self.random.pick(&[0, 0, 1, 2, 17]), self.random.pick(&[0, 1, 20]));
+        let (minimum, timeout_ms) = (self.random.pick(&[0, 0, 0, 1, 1, 2, 17]), self.random.pick(&[0, 1, 5]));
         let argument = abi::Enter {
             flags: abi::ENTER_TIMEOUT,
             minimum,
             timeout_ms,
-            queue: self.random.pick(&[0, 0, 1, 2]),
-            spin_us: self.random.pick(&[0, 0, 50, 10_001]),
+            queue: self.random.pick(&[0, 0, 0, 0, 1, 2]),
+            spin_us: self.random.pick(&[0, 0, 0, 0, 50, 10_001]),
             ..abi::Enter::default()
         };
         let _counted = self.call(held, &argument, Batch { commits, requests });
@@ -93,12 +96,12 @@ impl Thread<'_> {
             batch.requests.push(None);
         }
         let queue = u32::try_from(self.random.below(held.queues.into())).expect("small");
-        let limited = self.random.chance(97);
+        let limited = self.random.chance(98);
         let argument = abi::Enter {
             flags: if limited { abi::ENTER_TIMEOUT } else { 0 },
             queue,
             minimum: self.random.pick(&[0, 1, 1, 2]),
-            timeout_ms: if limited { self.random.pick(&[1, 10, 30]) } else { 0 },
+            timeout_ms: if limited { self.random.pick(&[1, 1, 5, 20]) } else { 0 },
             spin_us: self.random.pick(&[0, 0, 0, 50]),
             ..abi::Enter::default()
         };

@@ -49,7 +49,9 @@ impl Thread<'_> {
             3 => self.latency(&held),
             4 => self.requests(&held),
             5 | 6 => self.blob(&held),
-            7 => self.own_status(&held),
+            7 => {
+                self.own_status(&held);
+            }
             _ => self.enter(&held),
         }
     }
@@ -141,11 +143,14 @@ impl Thread<'_> {
         }
     }
 
-    fn own_status(&mut self, held: &Held) {
+    /// What a descriptor's device is.
+    pub(super) fn own_status(&mut self, held: &Held) -> Option<abi::Status> {
         let ended = self.issue(held.as_fd(), &OWN_STATUS, &abi::Status::default());
-        if ended.well() {
+        let well = ended.well();
+        if well {
             check_status(&ended.after);
         }
+        well.then_some(ended.after)
     }
 
     /// What a descriptor is ready for, which is known at once.
@@ -190,7 +195,7 @@ impl Thread<'_> {
 
     /// A descriptor to serve with; if there is none, one may be had the next time.
     pub(super) fn server(&mut self) -> Option<Arc<Held>> {
-        let held = self.process.some(&mut self.random).filter(|held| !held.observes || self.random.chance(5));
+        let held = self.process.some_server(&mut self.random);
         if held.is_none() {
             match self.random.below(8) {
                 0 => self.create(),

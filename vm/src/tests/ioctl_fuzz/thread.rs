@@ -81,9 +81,11 @@ impl<'a> Thread<'a> {
         Self { process, slot, memory: Memory::new(), random: seed.clone(), seed }
     }
 
-    /// Begins the next step.
-    pub(super) fn begin_step(&mut self) {
-        self.random = self.seed.at(self.process.board.next_step(self.slot));
+    /// Begins the next step; returns its number.
+    pub(super) fn begin_step(&mut self) -> u64 {
+        let step = self.process.board.next_step(self.slot);
+        self.random = self.seed.at(step);
+        step
     }
 
     /// Some disk that is there, as far as one look tells.
