@@ -147,13 +147,13 @@ static void log_late(struct zosbd2_queue *queue, u32 tag, const struct zosbd2_la
 		return;
 	if (late->thread)
 		pr_warn("zosbd2: %s: late %s, %u bytes at %llu, tag %u of queue %u, %llu ms old, with thread %u of server %u for %llu ms: %s\n",
-				    name, ops[late->op], late->length, late->offset, tag,
-				    queue->index, late->age_ms, late->thread, late->epoch,
-				    late->held_ms, actions[late->action]);
+			name, ops[late->op], late->length, late->offset, tag, queue->index,
+			late->age_ms, late->thread, late->epoch, late->held_ms,
+			actions[late->action]);
 	else
 		pr_warn("zosbd2: %s: late %s, %u bytes at %llu, tag %u of queue %u, %llu ms old, with no server: %s\n",
-				    name, ops[late->op], late->length, late->offset, tag,
-				    queue->index, late->age_ms, actions[late->action]);
+			name, ops[late->op], late->length, late->offset, tag, queue->index,
+			late->age_ms, actions[late->action]);
 }
 
 /*
