@@ -86,6 +86,11 @@ impl Context {
         self.plan.slowness.max(1)
     }
 
+    /// How often to do what is only repeated: `full`, or so much less, but once, as deadlines are stretched.
+    pub(crate) fn share(&self, full: u64) -> u64 {
+        (full / u64::from(self.slowness())).max(1)
+    }
+
     /// The value of `--set NAME=VALUE`.
     pub(crate) fn setting(&self, name: &str) -> Option<&str> {
         let value = |setting: &'_ String| {

@@ -102,7 +102,7 @@ fn for_each_file(seed: u64, each: impl Fn(&Path, Random) + Sync) {
 
 fn pressure(context: &mut Context, kind: &str, mib: u64) {
     // Less by as much as the guest is slower, such as with the debug kernel.
-    let mib = mib / u64::from(context.slowness());
+    let mib = context.share(mib);
     context.load_module("");
     context.load_kernel_module("ext4", "");
     let second = context.load_disk();

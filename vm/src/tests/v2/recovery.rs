@@ -33,6 +33,7 @@ pub(super) const TESTS: &[Test] = &[
 const NEEDS: &[Need] = &[Need::Module, Need::Tool("fio"), Need::Tool("mkfs.ext4"), Need::Tool("e2fsck")];
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 64 * MIB;
+/// With the debug kernel so much less ([`Context::share`]).
 const SERVERS: u64 = 200;
 const NAME: &str = "heirs";
 
@@ -148,10 +149,11 @@ fn under_load(
     let mounted = Mounted::new(device, "/mnt", "ext4", "errors=remount-ro");
     let observer = control().observe(NAME).expect("observe");
     let stop = AtomicBool::new(false);
+    let servers = context.share(SERVERS);
     let (runs, mut server) = std::thread::scope(|scope| {
         let mut server = server;
         let verifier = scope.spawn(|| verify(&stop));
-        for _ in 0..SERVERS {
+        for _ in 0..servers {
             work(&observer, &mut random);
             if verifier.is_finished() {
                 break;
@@ -162,7 +164,7 @@ fn under_load(
         (verifier.join().expect("fio found something"), server)
     });
     let status = observer.status().expect("status");
-    assert_eq!((status.state, u64::from(status.epoch), status.lost), (State::Live, SERVERS + 1, false));
+    assert_eq!((status.state, u64::from(status.epoch), status.lost), (State::Live, servers + 1, false));
     let mut again = 0;
     for queue in 0..2 {
         let counts = observer.stats(queue).expect("stats");
@@ -170,7 +172,7 @@ fn under_load(
         again += counts.requeued;
     }
     context.say(&format!(
-        "{kind}: {runs} runs of fio, {SERVERS} changes of server, {again} requests served again"
+        "{kind}: {runs} runs of fio, {servers} changes of server, {again} requests served again"
     ));
     assert!(runs > 0);
     let mounts = std::fs::read_to_string("/proc/mounts").expect("mounts");
