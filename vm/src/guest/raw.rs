@@ -215,13 +215,18 @@ pub(crate) struct FilePages {
 }
 
 impl FilePages {
+    #[track_caller]
     pub(crate) fn new(file: BorrowedFd<'_>, bytes: usize) -> Self {
+        Self::attempt(file, bytes).unwrap_or_else(|errno| panic!("map a file: {errno}"))
+    }
+
+    /// As [`new`](Self::new), returning the kernel's refusal.
+    pub(crate) fn attempt(file: BorrowedFd<'_>, bytes: usize) -> Result<Self, Errno> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping anywhere.
         let base =
             unsafe { libc::mmap(ptr::null_mut(), bytes, protection, libc::MAP_SHARED, file.as_raw_fd(), 0) };
-        assert!(base != libc::MAP_FAILED, "map a file: {}", last_errno());
-        Self { base, bytes }
+        if base == libc::MAP_FAILED { Err(last_errno()) } else { Ok(Self { base, bytes }) }
     }
 
     pub(crate) fn address(&self) -> usize {

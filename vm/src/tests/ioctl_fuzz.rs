@@ -60,7 +60,9 @@ const STEPS: u64 = 5000;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How often the processes are looked at.
 const PERIOD: Duration = Duration::from_millis(10);
-/// Seconds in which it must go on after all devices were destroyed.
+/// And for so long: who serves what it waits for is to die, too, since a destroy lets servers go on that answer something.
+const IMPATIENCE: Duration = Duration::from_secs(9);
+/// Seconds in which it must go on, whatever it waits for.
 const LIMIT: u64 = 60;
 
 fn fuzz(context: &mut Context) {
@@ -113,7 +115,7 @@ fn round(context: &mut Context, board: &Board, seed: u64) {
         }
         if steps >= kill_at {
             kill_at = steps + interval();
-            fuzzer.replace(usize::try_from(steps % PROCESSES as u64).expect("a process"));
+            fuzzer.replace(&[usize::try_from(steps % PROCESSES as u64).expect("a process")]);
         }
         std::thread::sleep(PERIOD);
     }
@@ -131,7 +133,11 @@ struct Fuzzer<'a> {
     processes: Vec<Spawned>,
     /// Step of each thread, and since when.
     seen: [(u64, Instant); SLOTS],
-    sweep: Option<JoinHandle<()>>,
+    /// Those that may still run, and when the last one began.
+    sweeping: Vec<JoinHandle<()>>,
+    swept: Instant,
+    /// A sweep did not help.
+    impatient: bool,
     begin: Instant,
     calls: u64,
     kills: usize,
@@ -147,7 +153,9 @@ impl<'a> Fuzzer<'a> {
             seed,
             processes: Vec::new(),
             seen: [(0, begin); SLOTS],
-            sweep: None,
+            sweeping: Vec::new(),
+            swept: begin,
+            impatient: false,
             begin,
             calls: board.calls(),
             kills: 0,
@@ -173,12 +181,16 @@ impl<'a> Fuzzer<'a> {
             assert!(process.running(), "a process of the fuzzer has ended:\n{}", process.stderr());
         }
         self.help();
+        if self.impatient {
+            let all: Vec<usize> = (0..PROCESSES).collect();
+            self.replace(&all);
+        }
     }
 
-    /// Destroys everything if some thread gets nowhere.
+    /// Destroys everything if some thread gets nowhere, and kills who serves if that does not help.
     fn help(&mut self) {
         let slowness = self.context.slowness();
-        let mut stuck = false;
+        let mut longest = Duration::ZERO;
         for slot in 0..SLOTS {
             let (step, since) = self.seen[slot];
             let now = self.board.steps(slot);
@@ -186,45 +198,51 @@ impl<'a> Fuzzer<'a> {
                 self.seen[slot] = (now, Instant::now());
                 continue;
             }
-            stuck |= since.elapsed() > PATIENCE * slowness;
             let doing = self.board.doing(slot);
             assert!(
                 since.elapsed() < Duration::from_secs(LIMIT) * slowness,
                 "thread {slot} is stuck in step {now}, {doing}"
             );
+            longest = longest.max(since.elapsed());
         }
-        if stuck && self.sweep() {
+        if longest > PATIENCE && self.swept.elapsed() > PATIENCE {
             self.sweeps += 1;
+            self.sweep();
+        }
+        if longest > IMPATIENCE {
+            self.impatient = true;
         }
     }
 
-    /// Begins to destroy all devices, beside all that goes on, unless that is being done already.
-    fn sweep(&mut self) -> bool {
-        if self.sweep.as_ref().is_some_and(|sweep| !sweep.is_finished()) {
-            return false;
-        }
-        self.join_sweep();
-        self.sweep = Some(std::thread::spawn(destroy_all));
-        true
+    /// Begins to destroy all devices, beside all that goes on, also beside an earlier sweep: that one knows nothing of
+    /// devices that were made since.
+    fn sweep(&mut self) {
+        let (over, still) = self.sweeping.drain(..).partition(JoinHandle::is_finished);
+        self.sweeping = still;
+        join_all(over);
+        self.swept = Instant::now();
+        self.sweeping.push(std::thread::spawn(destroy_all));
     }
 
-    fn join_sweep(&mut self) {
-        if let Some(sweep) = self.sweep.take() {
-            sweep.join().expect("a sweep");
-        }
-    }
-
-    /// Kills a process, waits for its end, and starts the next.
-    fn replace(&mut self, number: usize) {
-        self.kills += 1;
-        self.processes[number].signal(Signal::KILL);
+    /// Kills processes, waits for their end, and starts the next ones.
+    fn replace(&mut self, numbers: &[usize]) {
         let end = deadline(LIMIT);
-        while self.processes[number].running() {
-            assert!(Instant::now() < end, "process {number} was killed, and does not die");
-            self.help();
-            std::thread::sleep(PERIOD);
+        for number in numbers {
+            self.kills += 1;
+            self.processes[*number].signal(Signal::KILL);
         }
-        self.processes[number] = self.start(number);
+        for number in numbers {
+            while self.processes[*number].running() {
+                assert!(Instant::now() < end, "process {number} was killed, and does not die");
+                self.help();
+                std::thread::sleep(PERIOD);
+            }
+        }
+        for number in numbers {
+            self.processes[*number] = self.start(*number);
+        }
+        self.impatient = false;
+        self.seen = self.seen.map(|(step, _)| (step, Instant::now()));
     }
 
     /// Ends it all; nothing may be left. Returns what was done.
@@ -234,13 +252,15 @@ impl<'a> Fuzzer<'a> {
         for number in 0..PROCESSES {
             while self.processes[number].running() {
                 assert!(Instant::now() < end, "process {number} does not end:\n{}", self.doing());
-                self.sweep();
+                if self.swept.elapsed() > PERIOD * 10 {
+                    self.sweep();
+                }
                 std::thread::sleep(PERIOD);
             }
             let status = self.processes[number].wait(1);
             assert!(status.success(), "process {number}: {status}\n{}", self.processes[number].stderr());
         }
-        self.join_sweep();
+        join_all(std::mem::take(&mut self.sweeping));
         // Nobody makes any.
         destroy_all();
         assert_eq!(control().list().expect("list"), []);
@@ -264,6 +284,24 @@ impl<'a> Fuzzer<'a> {
         let line =
             |slot| format!("thread {slot}: step {}, {}", self.board.steps(slot), self.board.doing(slot));
         (0..SLOTS).map(line).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Drop for Fuzzer<'_> {
+    /// After a failure: devices that wait for a server for a day would be a failure of their own.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for process in &mut self.processes {
+                process.signal(Signal::KILL);
+            }
+            destroy_all();
+        }
+    }
+}
+
+fn join_all(sweeps: Vec<JoinHandle<()>>) {
+    for sweep in sweeps {
+        sweep.join().expect("a sweep");
     }
 }
 

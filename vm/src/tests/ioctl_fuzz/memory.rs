@@ -81,7 +81,8 @@ impl Memory {
     pub(super) fn map(&mut self, node: &Node) -> Result<(), Errno> {
         self.disk = None;
         let file = open(node.path(), OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-        self.disk = Some(FilePages::new(file.as_fd(), MAPPED));
+        // Refused if nothing may be written there.
+        self.disk = Some(FilePages::attempt(file.as_fd(), MAPPED)?);
         Ok(())
     }
 
