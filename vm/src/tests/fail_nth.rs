@@ -31,6 +31,10 @@ const MIB: u64 = 1 << 20;
 /// What an allocation or an access to memory that fails may lead to.
 const ERRORS: &[Errno] = &[Errno::NOMEM, Errno::FAULT];
 
+/// `kobject_add_internal failed for NAME (error: -12 parent: NAME)`: the kernel says so of each entry of a disk, a slab or
+/// a module that sysfs had no memory for. The same for another reason is none of ours.
+const OUT_OF_MEMORY: &[&str] = &["(error: -12 parent: "];
+
 fn builder(name: &str) -> Builder {
     Builder::new(name).size_bytes(4 * MIB).partition_scan(false).depth(32)
 }
@@ -66,11 +70,23 @@ fn call<T: Plain>(
     command: u32,
     argument: &T,
 ) -> (Result<i32, Errno>, T) {
+    call_for(round, fd, command, argument, ERRORS)
+}
+
+/// As [`call`], with other errors.
+#[track_caller]
+fn call_for<T: Plain>(
+    round: &mut Round<'_>,
+    fd: BorrowedFd<'_>,
+    command: u32,
+    argument: &T,
+    errors: &[Errno],
+) -> (Result<i32, Errno>, T) {
     let pages = Pages::new(PAGE);
     let at = pages.at_end(size_of::<T>());
     pages.put_value(at, argument);
     let result = round.call(|| raw::ioctl(fd, command, at));
-    round.check(&result, ERRORS);
+    round.check(&result, errors);
     (result, pages.get_value(at))
 }
 

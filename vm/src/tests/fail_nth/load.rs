@@ -8,12 +8,14 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, pread};
 use zosbd2_vm::protocol::MODULE;
 
-use super::{ERRORS, descriptors, each, started, test};
+use super::{ERRORS, OUT_OF_MEMORY, descriptors, each, started, test};
 use crate::guest::{Context, FailNth, Test};
 use crate::tests::v2::support::control;
 
-pub(super) const TESTS: &[Test] =
-    &[test("fail_nth_module_load", module_load).timeout(600), test("fail_nth_debugfs", debugfs)];
+pub(super) const TESTS: &[Test] = &[
+    test("fail_nth_module_load", module_load).allows(OUT_OF_MEMORY).timeout(1200),
+    test("fail_nth_debugfs", debugfs),
+];
 
 /// What the kernel's own loader may say besides.
 const LOADER: &[Errno] = &[Errno::NOMEM, Errno::FAULT];

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd};
 
-use super::{control_node, descriptors, devices, each, test};
+use super::{OUT_OF_MEMORY, control_node, descriptors, devices, each, test};
 use crate::guest::raw::{self, PAGE, Pages};
 use crate::guest::{Context, FailNth, Round, Test, wait_until};
 use crate::tests::support::{BLOCK, Disk as Disk1, Manual, discard, read_in_thread, write_in_thread};
@@ -17,7 +17,7 @@ use crate::tests::v2::support::control;
 
 pub(super) const TESTS: &[Test] = &[
     test("fail_nth_v1_control", control_calls),
-    test("fail_nth_v1_create", create),
+    test("fail_nth_v1_create", create).allows(OUT_OF_MEMORY).timeout(1200),
     test("fail_nth_v1_destroy", destroy),
     test("fail_nth_v1_operation", operation),
 ];
