@@ -290,12 +290,19 @@ impl<'a> Fuzzer<'a> {
 impl Drop for Fuzzer<'_> {
     /// After a failure: devices that wait for a server for a day would be a failure of their own.
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            for process in &mut self.processes {
-                process.signal(Signal::KILL);
-            }
-            destroy_all();
+        if !std::thread::panicking() {
+            return;
         }
+        for process in &mut self.processes {
+            process.signal(Signal::KILL);
+        }
+        let end = deadline(LIMIT);
+        // They may wait for devices, and make one until they are dead.
+        while self.processes.iter_mut().any(Spawned::running) && Instant::now() < end {
+            destroy_all();
+            std::thread::sleep(PERIOD);
+        }
+        destroy_all();
     }
 }
 

@@ -88,7 +88,8 @@ pub(super) const ROWS: [Row; 43] = [
         &[INVAL, TOOBIG, FAULT, Errno::RANGE, Errno::OVERFLOW, Errno::EXIST, Errno::NOSPC, Errno::NOMEM],
     ),
     row(Call::Attach, "attach", &[INVAL, TOOBIG, FAULT, NOENT, BUSY, NODEV]),
-    row(Call::Observe, "attach to observe", &[INVAL, TOOBIG, FAULT, NOENT, NODEV]),
+    // An argument whose flags were changed is of another attach.
+    row(Call::Observe, "attach to observe", &[INVAL, TOOBIG, FAULT, NOENT, BUSY, NODEV]),
     row(Call::Destroy, "destroy", &[INVAL, TOOBIG, FAULT, NOENT, BUSY]),
     row(Call::List, "list", &[INVAL, TOOBIG, FAULT]),
     row(Call::Status, "status", &[INVAL, TOOBIG, FAULT, NOENT]),

@@ -102,6 +102,8 @@ impl Thread<'_> {
         let node = Node::any(&mut self.random);
         let attach = abi::Attach { flags: abi::ATTACH_OBSERVE, name: node.field(), ..abi::Attach::default() };
         let ended = self.issue(self.process.control.as_fd(), &OBSERVE, &attach);
+        let busy = ended.seen && matches!(ended.result, Err(Errno::BUSY));
+        assert!(!busy || ended.after.flags & abi::ATTACH_OBSERVE == 0, "{ended:?}");
         self.attached(ended.result.ok().flatten(), &ended.after, ended.seen);
     }
 
