@@ -238,11 +238,6 @@ impl Builder {
             let most = v2::MAX_PHYSICAL_BLOCK_SIZE;
             self.power_of_two("discard granularity", self.discard_granularity, logical, most)?;
         }
-        if let Some(most @ 1..) = self.max_discard_bytes {
-            // The block layer can say no less.
-            let least = physical.max(self.discard_granularity);
-            self.range("longest discard", most.into(), least.into(), u32::MAX.into())?;
-        }
         let limit = |option, set: Option<u32>, capable: bool| {
             let value = set.unwrap_or(if capable { UNLIMITED } else { 0 });
             if value == UNLIMITED {
@@ -250,6 +245,12 @@ impl Builder {
             }
             self.multiple(option, value.into(), logical, "logical block").map(|()| value)
         };
+        let max_discard_bytes = limit("longest discard", self.max_discard_bytes, capabilities.discard)?;
+        if max_discard_bytes > 0 {
+            // The block layer can say no less.
+            let least = physical.max(self.discard_granularity);
+            self.range("longest discard", max_discard_bytes.into(), least.into(), u32::MAX.into())?;
+        }
         Ok(v2::Create {
             flags: self.flags(&capabilities)?,
             name,
@@ -263,7 +264,7 @@ impl Builder {
             queues: self.queues,
             depth: self.depth,
             discard_granularity: self.discard_granularity,
-            max_discard_bytes: limit("longest discard", self.max_discard_bytes, capabilities.discard)?,
+            max_discard_bytes,
             max_write_zeroes_bytes: limit(
                 "longest write-zeroes",
                 self.max_write_zeroes_bytes,

@@ -620,6 +620,10 @@ fn what_makes_no_sense_is_named() {
         (disk().fua(true), "FUA yes needs a volatile cache"),
         (disk().discard_granularity(3), "discard granularity 3 is outside 512..=268435456"),
         (disk().max_discard_bytes(100), "longest discard 100 is not a multiple of the logical block of 512"),
+        (
+            disk().discard_granularity(4096).max_discard_bytes(512),
+            "longest discard 512 is outside 4096..=4294967295",
+        ),
         (disk().deadline(Duration::ZERO), "deadline in milliseconds 0 is outside 1..=86400000"),
         (
             disk().grace(day + Duration::from_nanos(1)),
