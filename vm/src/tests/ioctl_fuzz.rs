@@ -55,7 +55,7 @@ pub(super) const TESTS: &[Test] = &[
 /// What the processes share.
 const FOLDER: &str = "/tmp/fuzz";
 /// Steps of a run, of all threads that make calls.
-const STEPS: u64 = 5000;
+const STEPS: u64 = 3000;
 /// A thread that is in the same step for so long waits for something that nobody does.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How often the processes are looked at.
@@ -80,6 +80,7 @@ fn fuzz_long(context: &mut Context) {
     let mut rounds = 0;
     while begin.elapsed() < Duration::from_mins(minutes) {
         round(context, &board, context.seed().wrapping_add(rounds));
+        context.unload_module();
         rounds += 1;
     }
     context.say(&format!("{rounds} rounds from seed {} on", context.seed()));
@@ -99,7 +100,7 @@ fn all_was_seen(board: &Board, everything: bool) {
     assert!(missing.is_empty(), "never seen: {}", missing.join(", "));
 }
 
-/// One run, from the load of the module to its unload.
+/// One run, from the load of the module on until there is no device.
 fn round(context: &mut Context, board: &Board, seed: u64) {
     context.load_module(&format!("max_devices={DEVICES}"));
     board.restart();
@@ -121,8 +122,6 @@ fn round(context: &mut Context, board: &Board, seed: u64) {
     }
     let told = fuzzer.end();
     context.say(&format!("seed {seed}: {told}"));
-    // The kernel forgets what is traced, and the harness looks on only from here.
-    context.unload_module();
 }
 
 /// The processes of one run, as seen from the one that started them.

@@ -234,7 +234,6 @@ pub(super) const ESSENTIAL: &[(Call, Result<(), Errno>)] = &[
     (Call::Ping1, Ok(())),
     (Call::Create1, Ok(())),
     (Call::Create1, Err(INVAL)),
-    (Call::Create1, Err(Errno::EXIST)),
     (Call::DestroyByName1, Err(NOENT)),
     (Call::HandleByName1, Ok(())),
     (Call::List1, Ok(())),
