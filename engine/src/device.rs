@@ -174,9 +174,16 @@ impl Life {
     ///
     /// # Errors
     ///
-    /// `ESHUTDOWN` when another server has taken over, or this one was declared dead.
+    /// `ENODEV` when it is being destroyed, `ESHUTDOWN` when another server has taken over, or this one was declared
+    /// dead.
     pub const fn may_change(&self, epoch: u32) -> Result<(), Errno> {
-        if epoch == self.epoch && self.serving { Ok(()) } else { Err(Errno::ESHUTDOWN) }
+        if !self.phase.is_there() {
+            Err(Errno::ENODEV)
+        } else if epoch == self.epoch && self.serving {
+            Ok(())
+        } else {
+            Err(Errno::ESHUTDOWN)
+        }
     }
 
     /// Whether the device may be started, which the caller then does, and says so by

@@ -306,6 +306,14 @@ fn every_call_in_every_phase_of_a_life() {
         }
         let refused = if is_there { Errno::EALREADY } else { Errno::ENODEV };
         assert_eq!(life_in(phase).may_start(), Err(refused));
+        // The second of two servers is the newest, as long as there is one.
+        let newest = match phase {
+            Live => Ok(()),
+            Orphaned | Failed => Err(Errno::ESHUTDOWN),
+            Draining | Failing | Gone => Err(Errno::ENODEV),
+        };
+        let older = if is_there { Err(Errno::ESHUTDOWN) } else { newest };
+        assert_eq!([1, 2].map(|epoch| life_in(phase).may_change(epoch)), [older, newest], "{phase:?}");
         assert!(!life_in(phase).unwanted());
     }
 }

@@ -184,7 +184,8 @@ fn never_started(context: &mut Context) {
     let disk = Disk::create(&builder("late"));
     let (second, server) = attach("late", TakeOver::Yes);
     second.server.start().expect("start");
-    assert_eq!(refused(disk.server.start()), Errno::ALREADY);
+    assert_eq!(refused(second.server.start()), Errno::ALREADY);
+    assert_eq!(refused(disk.server.start()), Errno::SHUTDOWN, "it is the other's");
     assert!(second.path().exists());
     drop(server);
     second.destroy(true);
@@ -242,6 +243,7 @@ fn outlived(context: &mut Context) {
     for server in [&*disk.server, &second] {
         assert_eq!(refused(server.start()), Errno::NODEV);
         assert_eq!(refused(server.resize(8 * MIB)), Errno::NODEV);
+        assert_eq!(refused(server.set_blob(b"late")), Errno::NODEV);
         assert_eq!(server.status().expect("status").state, State::Destroyed);
         assert_eq!(server.stats(0).expect("stats").queued, 0);
     }
