@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use zosbd2::v2::abi;
 
@@ -75,6 +76,13 @@ impl Held {
         Self { fd, observes, queues, unanswered: Mutex::default() }
     }
 
+    /// Whether requests wait, for this server or for an answer of this process.
+    fn is_busy(&self) -> bool {
+        let mut fds = [PollFd::new(self, PollFlags::IN)];
+        let now = poll(&mut fds, Some(&Timespec::default()));
+        (now.is_ok() && fds[0].revents() == PollFlags::IN) || !self.unanswered().is_empty()
+    }
+
     /// Requests that wait for an answer of this process.
     pub(super) fn unanswered(&self) -> MutexGuard<'_, Vec<abi::Request>> {
         self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
@@ -135,9 +143,10 @@ impl Process {
         self.some_of(random, |_| true)
     }
 
-    /// Some descriptor of a server.
+    /// Some descriptor of a server; mostly one that has something to do, if there is any.
     pub(super) fn some_server(&self, random: &mut Random) -> Option<Arc<Held>> {
-        self.some_of(random, |held| !held.observes)
+        let busy = random.chance(80).then(|| self.some_of(random, |held| !held.observes && held.is_busy()));
+        busy.flatten().or_else(|| self.some_of(random, |held| !held.observes))
     }
 
     fn some_of(&self, random: &mut Random, fits: impl Fn(&Held) -> bool) -> Option<Arc<Held>> {

@@ -59,7 +59,7 @@ fn run(process: &Process, slot: usize, seed: u64) {
         match slot % 3 {
             0 => thread.call_something(),
             1 => thread.serve_something(),
-            _ => thread.submit_something(),
+            _ => thread.submit(),
         }
     }
     process.leave();
@@ -82,24 +82,19 @@ impl Thread<'_> {
             85..88 => self.close(),
             88..90 => self.pass(),
             90..93 => self.receive(),
-            93..96 => self.unknown(),
+            93..95 => self.unknown(),
+            95..98 => self.map(),
             _ => self.process.interrupt(&mut self.random),
         }
     }
 
     fn serve_something(&mut self) {
         match self.random.below(100) {
-            0..80 => self.serve(),
-            80..95 => self.serve_1(),
-            95..98 => self.poll(),
+            0..72 => self.serve(),
+            72..95 => self.serve_1(),
+            95..97 => self.map(),
+            97 => self.poll(),
             _ => self.server_call(),
         }
-    }
-
-    fn submit_something(&mut self) {
-        if self.random.chance(2) {
-            self.memory.unmap();
-        }
-        self.submit();
     }
 }

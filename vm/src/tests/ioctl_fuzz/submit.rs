@@ -22,15 +22,17 @@ const BLKZEROOUT: u32 = 0x127f;
 const RANGE: u64 = 1 << 20;
 
 impl Thread<'_> {
+    /// Maps some disk, as memory for later calls, instead of the one before.
+    pub(super) fn map(&mut self) {
+        let Some(node) = self.some_node(Node::any) else { return self.memory.unmap() };
+        self.begins(Call::Map);
+        let result = self.memory.map(&node);
+        self.ends(Call::Map, result);
+    }
+
     /// Opens a disk, uses it and closes it.
     pub(super) fn submit(&mut self) {
         let Some(node) = self.some_node(Node::any) else { return };
-        if self.random.chance(5) {
-            self.begins(Call::Map);
-            let result = self.memory.map(&node);
-            self.ends(Call::Map, result);
-            return;
-        }
         let mut flags = OFlags::CLOEXEC
             | self.random.pick(&[OFlags::RDWR, OFlags::RDWR, OFlags::RDWR, OFlags::RDWR, OFlags::RDONLY]);
         let direct = self.random.chance(60);
