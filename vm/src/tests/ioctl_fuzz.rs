@@ -55,7 +55,7 @@ pub(super) const TESTS: &[Test] = &[
 /// What the processes share.
 const FOLDER: &str = "/tmp/fuzz";
 /// Steps of a run, of all threads that make calls.
-const STEPS: u64 = 3000;
+const STEPS: u64 = 2000;
 /// A thread that is in the same step for so long waits for something that nobody does.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How often the processes are looked at.
