@@ -6,6 +6,7 @@ use std::os::fd::AsFd as _;
 use rustix::io::Errno;
 use zosbd2::v2::abi;
 
+use super::super::v2::support::{CONTROL_CALLS, SERVER_CALLS};
 use super::calls::Call;
 use super::process::{Held, Node};
 use super::thread::{Shape, Thread};
@@ -189,26 +190,6 @@ impl Thread<'_> {
         assert_eq!(result, Err(errno), "{command:#x}");
     }
 }
-
-const CONTROL_CALLS: [u32; 6] = [
-    abi::IOCTL_INFO,
-    abi::IOCTL_CREATE,
-    abi::IOCTL_ATTACH,
-    abi::IOCTL_DESTROY,
-    abi::IOCTL_LIST,
-    abi::IOCTL_STATUS,
-];
-
-const SERVER_CALLS: [u32; 8] = [
-    abi::IOCTL_START,
-    abi::IOCTL_RESIZE,
-    abi::IOCTL_STATS,
-    abi::IOCTL_ENTER,
-    abi::IOCTL_STATUS,
-    abi::IOCTL_LATENCY,
-    abi::IOCTL_REQUESTS,
-    abi::IOCTL_BLOB,
-];
 
 /// What holds of every device.
 pub(super) fn check_status(status: &abi::Status) {

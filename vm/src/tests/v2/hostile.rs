@@ -11,7 +11,7 @@ use zosbd2::v2::abi;
 use zosbd2::{Builder, Request, Server};
 
 use super::super::support::{Aligned, read_in_thread, write_in_thread};
-use super::support::{Disk, Manual, control};
+use super::support::{CONTROL_CALLS, Disk, Manual, SERVER_CALLS, control};
 use crate::guest::raw::{PAGE, Pages, Plain};
 use crate::guest::{Context, Need, Test, raw, wait_until};
 
@@ -286,39 +286,21 @@ fn unknown_ioctls(context: &mut Context) {
     let (disk, _server) = by_hand("numbers");
     let node = control_node();
     let block = open(disk.path(), OFlags::RDWR, Mode::empty()).expect("open the node");
-    let control_calls = [
-        abi::IOCTL_INFO,
-        abi::IOCTL_CREATE,
-        abi::IOCTL_ATTACH,
-        abi::IOCTL_DESTROY,
-        abi::IOCTL_LIST,
-        abi::IOCTL_STATUS,
-    ];
-    let server_calls = [
-        abi::IOCTL_START,
-        abi::IOCTL_RESIZE,
-        abi::IOCTL_STATS,
-        abi::IOCTL_ENTER,
-        abi::IOCTL_STATUS,
-        abi::IOCTL_LATENCY,
-        abi::IOCTL_REQUESTS,
-        abi::IOCTL_BLOB,
-    ];
     for number in 0..256 {
         for size in [0, 8, 16, 40, 80, 144, 192, 272, 784] {
             for direction in [0, 1, 2, 3] {
                 let command = direction << 30 | size << 16 | abi::IOCTL_TYPE << 8 | number;
-                if !control_calls.contains(&command) {
+                if !CONTROL_CALLS.contains(&command) {
                     assert_eq!(raw::ioctl(node.as_fd(), command, 0), Err(Errno::NOTTY), "{command:#x}");
                 }
-                if !server_calls.contains(&command) {
+                if !SERVER_CALLS.contains(&command) {
                     let result = raw::ioctl(disk.server.as_fd(), command, 0);
                     assert_eq!(result, Err(Errno::NOTTY), "{command:#x}");
                 }
             }
         }
     }
-    for command in control_calls.into_iter().chain(server_calls) {
+    for command in CONTROL_CALLS.into_iter().chain(SERVER_CALLS) {
         assert_eq!(raw::ioctl(block.as_fd(), command, 0), Err(Errno::NOTTY), "{command:#x} on the node");
     }
     // The node of a device of version 2 gives no right to serve it.

@@ -16,6 +16,28 @@ use zosbd2::{
 };
 use zosbd2_backends::{FileOptions, Null, Ram};
 
+/// Every call of version 2 on the control node.
+pub(crate) const CONTROL_CALLS: [u32; 6] = [
+    abi::IOCTL_INFO,
+    abi::IOCTL_CREATE,
+    abi::IOCTL_ATTACH,
+    abi::IOCTL_DESTROY,
+    abi::IOCTL_LIST,
+    abi::IOCTL_STATUS,
+];
+
+/// Every call on a server descriptor.
+pub(crate) const SERVER_CALLS: [u32; 8] = [
+    abi::IOCTL_START,
+    abi::IOCTL_RESIZE,
+    abi::IOCTL_STATS,
+    abi::IOCTL_ENTER,
+    abi::IOCTL_STATUS,
+    abi::IOCTL_LATENCY,
+    abi::IOCTL_REQUESTS,
+    abi::IOCTL_BLOB,
+];
+
 /// A device that the test made.
 #[derive(Clone, Debug)]
 pub(crate) struct Disk {
