@@ -31,21 +31,6 @@ pub struct Report {
     pub boots: Vec<Duration>,
 }
 
-impl Report {
-    /// Tests passed, failed and skipped.
-    #[must_use]
-    pub fn counts(&self) -> (usize, usize, usize) {
-        let count = |wanted: fn(&Outcome) -> bool| {
-            self.results.iter().filter(|result| wanted(&result.outcome)).count()
-        };
-        (
-            count(|outcome| matches!(outcome, Outcome::Passed)),
-            count(|outcome| matches!(outcome, Outcome::Failed(_))),
-            count(|outcome| matches!(outcome, Outcome::Skipped(_))),
-        )
-    }
-}
-
 /// A test, as the host knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TestInfo {

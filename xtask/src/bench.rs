@@ -143,9 +143,9 @@ fn measure(form: Form, arguments: &Arguments) -> Result<Measured> {
     };
     let mut missing = peers::provide(&mut options, &kernel, &wanted);
     let reports = vm::reports(&options, &vm::runs(&options))?;
-    let (_, failed, skipped) = vm::count(&reports);
+    let tally = vm::tally(&reports);
     let mut rows = Vec::new();
-    for line in reports.iter().flat_map(|report| &report.data) {
+    for line in reports.iter().flat_map(|(_, report)| &report.data) {
         match Missing::parse(line) {
             // The host knows better why.
             Some(told) if missing.iter().any(|known| known.device == told.device) => {}
@@ -157,7 +157,7 @@ fn measure(form: Form, arguments: &Arguments) -> Result<Measured> {
         let floor = floor(&rows, &rows[index]).map(|floor| round(rows[index].insn_per_io - floor));
         rows[index].insn_over_null_blk = floor;
     }
-    Ok(Measured { form, rows, missing, complete: failed + skipped == 0 })
+    Ok(Measured { form, rows, missing, complete: tally.failed.is_empty() && tally.skipped.is_empty() })
 }
 
 fn round(number: f64) -> f64 {

@@ -41,7 +41,8 @@ fn in_vm(trees: &[PathBuf]) -> Result<()> {
     options.files =
         trees.iter().zip(0..).map(|(tree, index)| (format!("/tree/{index}"), tree.clone())).collect();
     let reports = vm::reports(&options, &vm::runs(&options))?;
-    let result = reports.iter().flat_map(|report| &report.results).next().context("the demo did not run")?;
+    let result =
+        reports.iter().flat_map(|(_, report)| &report.results).next().context("the demo did not run")?;
     match &result.outcome {
         Outcome::Passed => println!("demo passed"),
         Outcome::Failed(why) => bail!("the demo failed: {why}"),

@@ -21,10 +21,12 @@ mod rust_object;
 mod self_test;
 mod setup;
 mod sim;
+mod tally;
 mod test;
 mod vm;
 
 use clap::{Parser, Subcommand};
+use std::process::ExitCode;
 
 #[derive(Parser)]
 struct Arguments {
@@ -64,8 +66,15 @@ enum Command {
     Test(test::Arguments),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().command {
+fn main() -> ExitCode {
+    let Err(error) = run(Arguments::parse().command) else { return ExitCode::SUCCESS };
+    // The causes say where it was; a backtrace would only push what went wrong off the end of a log.
+    eprintln!("Error: {error:#}");
+    ExitCode::FAILURE
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
         Command::AbiGen(arguments) => abi_gen::run(&arguments),
         Command::SelfTest(arguments) => self_test::run(&arguments),
         Command::Setup(arguments) => setup::run(&arguments),

@@ -39,7 +39,7 @@ pub(crate) fn check() -> Result<usize> {
     words.extend(EXPECTED.iter().map(|(name, _)| *name));
     let arguments = vm::arguments(&words);
     let reports = vm::reports(&arguments, &vm::runs(&arguments))?;
-    let results: Vec<_> = reports.into_iter().flat_map(|report| report.results).collect();
+    let results: Vec<_> = reports.into_iter().flat_map(|(_, report)| report.results).collect();
     let mut differences = Vec::new();
     for (name, expected) in EXPECTED {
         let found: Vec<_> = results.iter().filter(|result| result.name == name).collect();

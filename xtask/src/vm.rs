@@ -5,6 +5,7 @@
 //! by side. Every test gives one line; the last line has the counts, and the command fails unless nothing
 //! failed. Console logs stay in `target/vm`.
 
+use crate::tally::Tally;
 use crate::{examples, fetch, kmod, paths};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum as _;
@@ -115,9 +116,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
         return Ok(());
     }
-    let (passed, failed, skipped) = count(&reports(arguments, &runs(arguments))?);
-    println!("{passed} passed, {failed} failed, {skipped} skipped");
-    ensure!(failed == 0, "{failed} of the tests failed; console logs are in target/vm");
+    let tally = tally(&reports(arguments, &runs(arguments))?);
+    tally.print();
+    ensure!(tally.failed.is_empty(), "tests failed; console logs are in target/vm");
     Ok(())
 }
 
@@ -127,17 +128,28 @@ pub(crate) fn runs(arguments: &Arguments) -> Vec<Run> {
     arguments.kernels.iter().map(|kernel| Run { kernel: *kernel, append: append.clone() }).collect()
 }
 
-/// Tests passed, failed and skipped in all of these.
-pub(crate) fn count(reports: &[Report]) -> (usize, usize, usize) {
-    reports
-        .iter()
-        .map(Report::counts)
-        .fold((0, 0, 0), |sum, counts| (sum.0 + counts.0, sum.1 + counts.1, sum.2 + counts.2))
+/// What became of the tests in all of these.
+pub(crate) fn tally(reports: &[(String, Report)]) -> Tally {
+    let mut sum = Tally::default();
+    for (label, report) in reports {
+        let mut own = Tally::default();
+        for result in &report.results {
+            // The whole reason was printed when the test ended.
+            let named = |why: &str| format!("{}: {}", result.name, why.lines().next().unwrap_or_default());
+            match &result.outcome {
+                Outcome::Passed => own.passed += 1,
+                Outcome::Failed(why) => own.failed.push(named(why)),
+                Outcome::Skipped(why) => own.skipped.push(named(why)),
+            }
+        }
+        sum.add(label, own);
+    }
+    sum
 }
 
-/// Runs the tests in every run, `jobs` at a time. A run that could not be completed is an error, after the
-/// others are through.
-pub(crate) fn reports(arguments: &Arguments, runs: &[Run]) -> Result<Vec<Report>> {
+/// Runs the tests in every run, `jobs` at a time, and returns each with its label. A run that could not be
+/// completed is an error, after the others are through.
+pub(crate) fn reports(arguments: &Arguments, runs: &[Run]) -> Result<Vec<(String, Report)>> {
     // Two builds at once would write into the same folders.
     let building = lock(&kernels::target().join("vm/build.lock"))?;
     let programs = guest_programs()?;
@@ -174,7 +186,7 @@ pub(crate) fn reports(arguments: &Arguments, runs: &[Run]) -> Result<Vec<Report>
     let (mut complete, mut broken) = (Vec::new(), Vec::new());
     for (label, report) in reports.into_inner().expect("no thread panics with it") {
         match report {
-            Ok(report) => complete.push(report),
+            Ok(report) => complete.push((label, report)),
             Err(error) => broken.push(format!("{label}: {error:#}")),
         }
     }
