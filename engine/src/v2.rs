@@ -133,13 +133,58 @@ pub fn check_create(create: &abi::Create, machine: Machine) -> Result<(Name, abi
     Ok((name, full))
 }
 
-/// The form in which a server gets a handle: epoch, generation, then queue and tag. `tag_bits` is that of
-/// the device's depth.
+/// The handles that a server gets of one queue, as numbers: the low bits of its epoch, the generation, then queue and
+/// tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handles {
+    /// What all of them have in common.
+    common: u64,
+    /// Where they have it.
+    mask: u64,
+    queue: u32,
+    epoch: u32,
+}
+
+impl Handles {
+    /// Those of a queue for the server of `epoch`. `tag_bits` is that of the device's depth.
+    #[inline]
+    #[must_use]
+    pub const fn new(epoch: u32, queue: u32, tag_bits: u32) -> Self {
+        let tags = 1_u32.wrapping_shl(tag_bits).wrapping_sub(1) & 0xffff;
+        let index = queue.wrapping_shl(tag_bits) & 0xffff;
+        let mask = 0xffff << 48 | (0xffff ^ tags) as u64;
+        Self { common: (epoch as u64) << 48 | index as u64, mask, queue, epoch }
+    }
+
+    /// The number of one of them.
+    #[inline]
+    #[must_use]
+    pub const fn encode(&self, handle: Handle) -> u64 {
+        self.common | (handle.generation as u64) << 16 | handle.tag as u64
+    }
+
+    /// The handle that a number from the server names, if it may be one of these.
+    #[inline]
+    #[must_use]
+    pub const fn decode(&self, raw: u64) -> Option<Handle> {
+        if raw & self.mask != self.common {
+            return None;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "splits a word into its parts")]
+        let (tag, generation) = ((raw & !self.mask) as u16, (raw >> 16) as u32);
+        Some(Handle { tag, generation, epoch: self.epoch })
+    }
+}
+
+/// The queue and the handle that a number from the server of `epoch` names, if it may be one of its.
 #[inline]
 #[must_use]
-pub fn encode_handle(handle: Handle, queue: u32, tag_bits: u32) -> u64 {
-    let index = queue.wrapping_shl(tag_bits) | u32::from(handle.tag);
-    u64::from(handle.epoch) << 48 | u64::from(handle.generation) << 16 | u64::from(index & 0xffff)
+pub const fn decode_handle(raw: u64, epoch: u32, tag_bits: u32) -> Option<(u32, Handle)> {
+    let queue = ((raw & 0xffff) as u32).wrapping_shr(tag_bits);
+    match Handles::new(epoch, queue, tag_bits).decode(raw) {
+        Some(handle) => Some((queue, handle)),
+        None => None,
+    }
 }
 
 /// What is in a number that names no request of the server that gave it, for those who trace.
@@ -150,37 +195,18 @@ pub const fn foreign_handle(raw: u64) -> Handle {
     Handle { tag, generation, epoch: epoch as u32 }
 }
 
-/// The queue and the handle that a number from a server names, if it may be one of `epoch`.
-#[inline]
-#[must_use]
-pub fn decode_handle(raw: u64, epoch: u32, tag_bits: u32) -> Option<(u32, Handle)> {
-    #[expect(clippy::cast_possible_truncation, reason = "splits a word into its parts")]
-    let (index, generation, low) = (raw as u16, (raw >> 16) as u32, (raw >> 48) as u16);
-    #[expect(clippy::cast_possible_truncation, reason = "a handle carries the low bits")]
-    let own = epoch as u16;
-    let mask = 1_u32.wrapping_shl(tag_bits).wrapping_sub(1);
-    let tag = u16::try_from(u32::from(index) & mask).ok()?;
-    (low == own).then_some((u32::from(index).wrapping_shr(tag_bits), Handle { tag, generation, epoch }))
-}
-
 /// A request as a server sees it. `data`: where in the arena the data of a write is, if it is there.
 #[inline]
 #[must_use]
-pub fn describe(
-    handle: Handle,
-    request: &Request,
-    queue: u32,
-    tag_bits: u32,
-    data: Option<u64>,
-) -> abi::Request {
+pub fn describe(handles: &Handles, handle: Handle, request: &Request, data: Option<u64>) -> abi::Request {
     abi::Request {
-        handle: encode_handle(handle, queue, tag_bits),
+        handle: handles.encode(handle),
         offset: request.offset,
         length: request.length.into(),
         data: data.unwrap_or(0),
         op: request.op as u32,
         flags: u32::from(request.flags) | if data.is_some() { abi::REQUEST_DATA } else { 0 },
-        queue,
+        queue: handles.queue,
         reserved: 0,
     }
 }

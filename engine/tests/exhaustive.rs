@@ -26,12 +26,17 @@ use zosbd2_engine::Errno;
 use zosbd2_engine::device::{self, Change, DRAIN_TOTAL_MS, Life, Phase, Policy, Terms};
 use zosbd2_engine::queue::{Answer, Deadline, End, Fetched, Overdue, Queue, QueueState, Refused, Wake, Work};
 use zosbd2_engine::request::{self, FUA, Handle, MAYBE_EXECUTED, Op, Request, Slot, State};
-use zosbd2_engine::v2::{decode_handle, encode_handle};
+use zosbd2_engine::v2::{Handles, decode_handle};
 
 const TAGS: usize = 2;
 const THREADS: usize = 2;
 const LENGTH: u32 = 4096;
 const TAG_BITS: u32 = 4;
+
+/// The handle of a request of the only queue as its server gets it.
+fn encode(handle: Handle) -> u64 {
+    Handles::new(handle.epoch(), 0, TAG_BITS).encode(handle)
+}
 const GRACE_MS: u32 = 1000;
 
 /// A list of at most two small numbers, the first one first.
@@ -679,13 +684,10 @@ impl World {
                     let tag = &mut self.tags[usize::from(handle.tag())];
                     assert_eq!(request, tag.request);
                     assert_eq!(copying, request.op == Op::Write && u64::from(LENGTH) <= room);
-                    let number = |handle: Handle| encode_handle(handle, 0, TAG_BITS) << 16;
+                    let number = |handle: Handle| encode(handle) << 16;
                     let newer = tag.handle.is_none_or(|old| number(old) < number(handle));
                     assert!(newer, "a handle was given twice");
-                    assert_eq!(
-                        decode_handle(encode_handle(handle, 0, TAG_BITS), epoch, TAG_BITS),
-                        Some((0, handle))
-                    );
+                    assert_eq!(decode_handle(encode(handle), epoch, TAG_BITS), Some((0, handle)));
                     tag.state = if copying { State::Copying } else { State::Held };
                     (tag.handle, tag.epoch) = (Some(handle), epoch);
                     let then = if copying { Then::Stays } else { Then::Nothing };
@@ -1254,7 +1256,7 @@ impl World {
     /// were counted as stale.
     fn refuse_handles(&mut self, number: u16, tag: Option<&Tag>) -> u32 {
         let latest = tag.and_then(|tag| tag.handle);
-        let raw = latest.map_or(0, |handle| encode_handle(handle, 0, TAG_BITS));
+        let raw = latest.map_or(0, encode);
         let generation = u32::try_from(raw >> 16 & 0xffff_ffff).unwrap();
         let epoch = tag.map_or(0, |tag| tag.epoch);
         let newest = self.life.epoch();

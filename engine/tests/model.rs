@@ -14,7 +14,7 @@ use zosbd2_engine::queue::{
     Answer, Counters, Deadline, End, Fetched, Overdue, Queue, QueueState, Refused, Wake, Work,
 };
 use zosbd2_engine::request::{self, FUA, Handle, MAYBE_EXECUTED, NO_UNMAP, Op, Request, Slot, State};
-use zosbd2_engine::v2::{decode_handle, encode_handle, tag_bits};
+use zosbd2_engine::v2::{Handles, decode_handle, tag_bits};
 
 /// Which of the device's queues it is.
 const QUEUE: u32 = 5;
@@ -428,7 +428,7 @@ impl Run {
     fn note(&mut self, handle: Handle, tenure: Tenure) -> Result<(), TestCaseError> {
         prop_assert!(self.fetched.iter().all(|(other, _)| *other != handle), "used again");
         let bits = self.bits();
-        let raw = encode_handle(handle, QUEUE, bits);
+        let raw = Handles::new(tenure.epoch, QUEUE, bits).encode(handle);
         prop_assert_eq!(decode_handle(raw, tenure.epoch, bits), Some((QUEUE, handle)));
         prop_assert_eq!(decode_handle(raw, tenure.epoch + 1, bits), None);
         self.fetched.push((handle, tenure));

@@ -9,8 +9,8 @@ use zosbd2_engine::registry::{Place, PlaceId, Registry, RegistryState};
 use zosbd2_engine::request::{FUA, MAYBE_EXECUTED, NO_UNMAP, Op, Request};
 use zosbd2_engine::v1::{Call, Params, plain_head, request_head, segment, segment_count};
 use zosbd2_engine::v2::{
-    Machine, Move, Plan, Way, check_commit, check_create, check_enter, check_size, decode_handle, describe,
-    encode_handle, plan, tag_bits,
+    Handles, Machine, Move, Plan, Way, check_commit, check_create, check_enter, check_size, decode_handle,
+    describe, plan, tag_bits,
 };
 
 fn field(bytes: &[u8]) -> [u8; 32] {
@@ -749,7 +749,7 @@ fn tags_of_a_device_fit_a_handle() {
                 let raw = 0xabcd << 48 | u64::from(0xdead_0000 | queue) << 16 | index;
                 let (found, handle) = decode_handle(raw, 0xabcd, bits).expect("its own");
                 assert_eq!((found, u32::from(handle.tag())), (queue, tag));
-                assert_eq!(encode_handle(handle, queue, bits), raw);
+                assert_eq!(Handles::new(0xabcd, queue, bits).encode(handle), raw);
             }
         }
     }
@@ -771,7 +771,14 @@ fn a_handle_is_its_servers_alone() {
     // 65536 servers later a handle may look the same, and is another.
     let (_, later) = decode(0x0001_0102).expect("its own");
     assert_ne!(later, handle);
-    assert_eq!(encode_handle(later, queue, 4), encode_handle(handle, queue, 4));
+    let handles = [0x0102, 0x0001_0102].map(|epoch| Handles::new(epoch, queue, 4));
+    assert_eq!(handles[1].encode(later), handles[0].encode(handle));
+    for (handles, own) in handles.iter().zip([handle, later]) {
+        assert_eq!(handles.decode(0x0102_8000_0001_00ff), Some(own));
+        for raw in [0x0102_8000_0001_00ef, 0x0102_8000_0001_01ff, 0x0103_8000_0001_00ff] {
+            assert_eq!(handles.decode(raw), None, "{raw:x}");
+        }
+    }
     for (bits, queue, tag) in [(0, 0xff, 0), (1, 0x7f, 1), (8, 0, 0xff), (10, 0, 0xff), (16, 0, 0xff)] {
         let (found, handle) = decode_handle(0xff, 0, bits).expect("of epoch 0");
         assert_eq!((found, handle.tag()), (queue, tag), "{bits} bits");
@@ -780,7 +787,8 @@ fn a_handle_is_its_servers_alone() {
 
 #[test]
 fn a_request_is_described() {
-    let (_, handle) = decode_handle(0x0003_0000_0007_0000 | 5 << 4 | 9, 3, 4).expect("its own");
+    let handles = Handles::new(3, 5, 4);
+    let handle = handles.decode(0x0003_0000_0007_0000 | 5 << 4 | 9).expect("its own");
     let ops = [Op::Read, Op::Write, Op::Discard, Op::Flush, Op::WriteZeroes, Op::SecureErase];
     for (number, op) in (0..).zip(ops) {
         for flags in 0..8 {
@@ -795,10 +803,10 @@ fn a_request_is_described() {
                 queue: 5,
                 reserved: 0,
             };
-            assert_eq!(describe(handle, &request, 5, 4, None), wanted);
+            assert_eq!(describe(&handles, handle, &request, None), wanted);
             for data in [0, 4096, u64::MAX] {
                 let wanted = abi2::Request { data, flags: u32::from(flags) | 8, ..wanted };
-                assert_eq!(describe(handle, &request, 5, 4, Some(data)), wanted);
+                assert_eq!(describe(&handles, handle, &request, Some(data)), wanted);
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::world::World;
 use zosbd2_engine::device::Phase;
 use zosbd2_engine::queue::{Answer, End, Fetched, Refused, Work};
 use zosbd2_engine::request::{Handle, MAYBE_EXECUTED, Op, Request};
-use zosbd2_engine::v2::{Move, Plan, Way, check_commit, decode_handle, encode_handle, plan, tag_bits};
+use zosbd2_engine::v2::{Handles, Move, Plan, Way, check_commit, decode_handle, plan, tag_bits};
 
 /// Requests that are handed over, and commits that are carried out, at once.
 const CHUNK: usize = 16;
@@ -905,10 +905,11 @@ impl World {
             return State::TakeBack(call, parcels);
         }
         let bits = tag_bits(self.settings.depth.into());
+        let handles = Handles::new(self.epoch(number), u32::try_from(queue).unwrap_or(0), bits);
         let count = parcels.len();
         for parcel in parcels {
-            let raw = encode_handle(parcel.fetched.handle, u32::try_from(queue).unwrap_or(0), bits);
-            let raw = if self.settings.version == 1 { parcel.fetched.handle.op_id().into() } else { raw };
+            let handle = parcel.fetched.handle;
+            let raw = if self.settings.version == 1 { handle.op_id().into() } else { handles.encode(handle) };
             self.told(number, queue, raw, &parcel.fetched, parcel.data);
         }
         call.fetched += count;

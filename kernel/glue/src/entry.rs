@@ -251,11 +251,12 @@ pub unsafe extern "C" fn zosbd2_rs_queue_submit(
     }
     // SAFETY: the lock is held, by the caller's promise, until this has returned.
     let mut queue = unsafe { block.locked_by_caller() };
-    let wake = queue.submit(tag, Request { op, flags, offset, length }, now_ns, last != 0);
-    block.note_queued(queue.queued());
-    match wake {
-        Ok(Wake::One) => 1,
-        Ok(Wake::None) => 0,
+    match queue.submit(tag, Request { op, flags, offset, length }, now_ns, last != 0) {
+        Ok(wake) => {
+            block.note_queued(queue.queued());
+            i32::from(wake == Wake::One)
+        }
+        // Nothing was queued.
         Err(errno) => errno.negative(),
     }
 }

@@ -9,8 +9,8 @@ use zosbd2_engine::name::Name;
 use zosbd2_engine::request::{Op, Request};
 use zosbd2_engine::v1::{Call, Params, request_head, segment, segment_count};
 use zosbd2_engine::v2::{
-    Machine, Plan, Way, check_commit, check_create, check_enter, check_size, decode_handle, encode_handle,
-    plan, tag_bits,
+    Handles, Machine, Plan, Way, check_commit, check_create, check_enter, check_size, decode_handle, plan,
+    tag_bits,
 };
 
 /// The target.
@@ -170,7 +170,7 @@ fn handles(bytes: &mut Bytes<'_>) {
     if let Some((queue, handle)) = decode_handle(raw, epoch, bits) {
         assert_eq!(handle.epoch(), epoch);
         assert!(u32::from(handle.tag()) < 1 << bits);
-        assert_eq!(encode_handle(handle, queue, bits), raw);
+        assert_eq!(Handles::new(epoch, queue, bits).encode(handle), raw);
     }
 }
 

@@ -11,9 +11,9 @@ use core::mem::{offset_of, size_of};
 
 use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
-use zosbd2_engine::queue::{End, Moment};
+use zosbd2_engine::queue::{End, Moment, Queue};
 use zosbd2_engine::request::Handle;
-use zosbd2_engine::v2::{Move, Plan, Way, check_commit, decode_handle, foreign_handle, plan};
+use zosbd2_engine::v2::{Handles, Move, Plan, Way, check_commit, decode_handle, foreign_handle, plan};
 
 use crate::block::{Device, QueueBlock};
 use crate::list::List;
@@ -94,19 +94,6 @@ fn tell(user: u64, entries: &[abi::Commit]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// An entry that names a request of this server, perhaps.
-#[derive(Clone, Copy)]
-struct Named {
-    queue: u32,
-    handle: Handle,
-}
-
-fn name(device: &Device, epoch: u32, entry: &abi::Commit) -> Result<Named, Errno> {
-    check_commit(entry)?;
-    let (queue, handle) = decode_handle(entry.handle, epoch, device.tag_bits()).ok_or(Errno::ESTALE)?;
-    Ok(Named { queue, handle })
-}
-
 #[inline]
 fn process(
     device: &Device,
@@ -117,16 +104,19 @@ fn process(
 ) {
     let mut rest = entries;
     while let [first, ..] = &mut *rest {
-        let block = name(device, epoch, first)
-            .and_then(|named| device.queue(named.queue).ok_or(Errno::ESTALE).map(|block| (block, named)));
-        let done = match block {
-            Ok((block, named)) if first.flags & abi::COMMIT_IOVEC != 0 => {
-                let result = scattered(block, moment, named.handle, first);
-                trace_refusal(block, named.handle, result);
+        let named = check_commit(first).and_then(|()| {
+            let (queue, handle) =
+                decode_handle(first.handle, epoch, device.tag_bits()).ok_or(Errno::ESTALE)?;
+            Ok((device.queue(queue).ok_or(Errno::ESTALE)?, handle))
+        });
+        let done = match named {
+            Ok((block, handle)) if first.flags & abi::COMMIT_IOVEC != 0 => {
+                let result = scattered(block, moment, handle, first);
+                trace_refusal(block, handle, result);
                 note(first, progress, result);
                 1
             }
-            Ok((block, _)) => run(block, epoch, moment, rest, progress),
+            Ok((block, _)) => Run::carry_out(block, epoch, moment, rest, progress),
             Err(errno) => {
                 if errno == Errno::ESTALE {
                     count_stranger(device, first.handle);
@@ -168,6 +158,8 @@ fn trace_refusal(block: &QueueBlock, handle: Handle, result: Result<(), Errno>) 
 /// A copy that an entry asks for.
 #[derive(Clone, Copy)]
 struct Copying {
+    /// Where in the server's memory.
+    user: u64,
     handle: Handle,
     data: Move,
     /// Which of the entries.
@@ -176,161 +168,198 @@ struct Copying {
     slow: bool,
 }
 
-/// What is to be ended when the lock is dropped.
-struct Ends {
-    /// The tags of what succeeded.
+/// Entries of one queue that follow each other and have their data in one piece.
+// Its steps are functions of their own: each is a loop over many requests, and needs the registers.
+struct Run<'a> {
+    block: &'a QueueBlock,
+    handles: Handles,
+    moment: Moment,
+    tracing: bool,
+    /// What is copied with no lock held.
+    copies: List<Copying, CHUNK>,
+    /// The tags of requests that ended well; their block requests are ended last, together.
     well: List<u16, CHUNK>,
     failed: List<End, CHUNK>,
-    tracing: bool,
 }
 
-impl Ends {
-    /// An answer ended this request.
-    #[inline]
-    fn answered(&mut self, block: &QueueBlock, handle: Handle, end: End) {
-        if self.tracing {
-            trace::commit(block, handle, Ok(()));
+impl Run<'_> {
+    /// Carries out the entries from the first one on that are of the queue `block` and have their data in one piece, as
+    /// the first one is and has. Returns how many they are.
+    // Not one frame with the entries.
+    #[inline(never)]
+    fn carry_out(
+        block: &QueueBlock,
+        epoch: u32,
+        moment: Moment,
+        entries: &mut [abi::Commit],
+        progress: &mut Progress,
+    ) -> usize {
+        let mut run = Run {
+            block,
+            handles: Handles::new(epoch, block.index(), block.device().tag_bits()),
+            moment,
+            tracing: trace::on(),
+            copies: List::new(),
+            well: List::new(),
+            failed: List::new(),
+        };
+        let done = run.begin(entries, progress);
+        let slow = !run.copies.is_empty() && {
+            let slow = run.copy();
+            run.settle(entries, progress);
+            slow
+        };
+        if !run.well.is_empty() {
+            block.end_well(run.well.items());
         }
-        self.push(end);
-    }
-
-    #[inline]
-    fn push(&mut self, end: End) {
-        if end.result.is_ok() {
-            self.well.push(end.tag);
-        } else {
-            self.failed.push(end);
-        }
-    }
-
-    /// Ends the block requests, those that succeeded together.
-    #[inline]
-    fn carry_out(&self, block: &QueueBlock) {
-        if !self.well.is_empty() {
-            block.end_well(self.well.items());
-        }
-        for end in self.failed.items() {
+        for end in run.failed.items() {
             block.end(*end);
         }
-    }
-}
-
-/// Carries out the entries from the first one on that are of the queue `block` and have their data in one
-/// piece, as the first one is and has. Returns how many they are.
-// Not one frame with the entries.
-#[inline(never)]
-fn run(
-    block: &QueueBlock,
-    epoch: u32,
-    moment: Moment,
-    entries: &mut [abi::Commit],
-    progress: &mut Progress,
-) -> usize {
-    let mut copies = List::new();
-    let mut ends = Ends { well: List::new(), failed: List::new(), tracing: trace::on() };
-    let mut done = 0_u8;
-    let mut locked = block.lock_at(moment);
-    let mut queue = locked.queue();
-    for entry in &mut *entries {
-        let handle = match name(block.device(), epoch, entry) {
-            Ok(named) if named.queue == block.index() && entry.flags & abi::COMMIT_IOVEC == 0 => named.handle,
-            // Of another kind.
-            _ => break,
-        };
-        let begun = queue.answered_by(handle).map_err(|_| Errno::ESTALE).and_then(|held| {
-            match plan(held.request(), entry)? {
-                Plan::Finish(result) => ends.answered(block, handle, held.finish(result)),
-                Plan::Copy(data) => {
-                    held.pin();
-                    copies.push(Copying { handle, data, entry: done, slow: false });
+        if slow {
+            for copying in run.copies.items().iter().filter(|copying| copying.slow) {
+                if let Some(entry) = entries.get_mut(usize::from(copying.entry)) {
+                    let result = copying.run(block, moment);
+                    trace_refusal(block, copying.handle, result);
+                    note(entry, progress, result);
                 }
             }
-            Ok(())
-        });
-        if ends.tracing {
-            trace_refusal(block, handle, begun);
         }
-        note(entry, progress, begun);
-        done = done.wrapping_add(1);
+        done
     }
-    drop(locked);
-    let slow = !copies.is_empty() && copy(block, moment, entries, &mut copies, &mut ends, progress);
-    ends.carry_out(block);
-    if slow {
-        for copying in copies.items().iter().filter(|copying| copying.slow) {
-            if let Some(entry) = entries.get_mut(usize::from(copying.entry)) {
-                let result = copying.run(block, moment, entry.address);
-                trace_refusal(block, copying.handle, result);
-                note(entry, progress, result);
-            }
-        }
-    }
-    done.into()
-}
 
-/// Makes the copies whose memory is there, and unpins all. Returns whether there were others.
-#[inline]
-fn copy(
-    block: &QueueBlock,
-    moment: Moment,
-    entries: &mut [abi::Commit],
-    copies: &mut List<Copying, CHUNK>,
-    ends: &mut Ends,
-    progress: &mut Progress,
-) -> bool {
-    let mut slow = false;
-    for copying in copies.items_mut() {
-        let user = entries.get(usize::from(copying.entry)).map_or(0, |entry| entry.address);
-        copying.slow = copying.attempt(block, user).is_err();
-        slow |= copying.slow;
+    /// Looks all requests up; those with nothing to copy are over, those with data are COPYING.
+    #[inline(never)]
+    fn begin(&mut self, entries: &mut [abi::Commit], progress: &mut Progress) -> usize {
+        let mut done = 0_u8;
+        let mut locked = self.block.lock_at(self.moment);
+        let mut queue = locked.queue();
+        for entry in entries {
+            let handle = match self.handles.decode(entry.handle) {
+                Some(handle) if entry.flags & abi::COMMIT_IOVEC == 0 && check_commit(entry).is_ok() => handle,
+                // Of another kind.
+                _ => break,
+            };
+            let refused = match queue.answered_by(handle) {
+                Ok(held) => match plan(held.request(), entry) {
+                    Ok(Plan::Copy(data)) => {
+                        held.pin();
+                        self.copies.push(Copying {
+                            user: entry.address,
+                            handle,
+                            data,
+                            entry: done,
+                            slow: false,
+                        });
+                        None
+                    }
+                    Ok(Plan::Finish(result)) => {
+                        let end = held.finish(result);
+                        self.answered(handle, end);
+                        None
+                    }
+                    Err(errno) => Some(errno),
+                },
+                Err(_) => Some(Errno::ESTALE),
+            };
+            if let Some(errno) = refused {
+                trace_refusal(self.block, handle, Err(errno));
+                note(entry, progress, Err(errno));
+            }
+            done = done.wrapping_add(1);
+        }
+        done.into()
     }
-    let mut kept_any = false;
-    let mut locked = block.lock_at(moment);
-    let mut queue = locked.queue();
-    for copying in copies.items_mut() {
-        let kept = copying.slow || copying.data.way == Way::OutAndKeep;
-        kept_any |= kept;
-        if !kept {
-            if let Some(end) = queue.answered(copying.handle) {
-                if end.result.is_ok() {
-                    ends.answered(block, copying.handle, end);
-                } else {
-                    ends.push(end);
+
+    /// Makes the copies whose memory is there. Returns whether there are others.
+    #[inline(never)]
+    fn copy(&mut self) -> bool {
+        let mut slow = false;
+        for copying in self.copies.items_mut() {
+            copying.slow = copying.attempt(self.block).is_err();
+            slow |= copying.slow;
+        }
+        slow
+    }
+
+    /// Unpins all whose data was copied, or was to be; those whose data is where it should be are over.
+    #[inline(never)]
+    fn settle(&mut self, entries: &mut [abi::Commit], progress: &mut Progress) {
+        let mut kept_any = false;
+        let mut locked = self.block.lock_at(self.moment);
+        let mut queue = locked.queue();
+        for index in 0..self.copies.len() {
+            let Some(copying) = self.copies.items().get(index) else { break };
+            if copying.slow || copying.data.way == Way::OutAndKeep {
+                kept_any = true;
+                self.keep(&mut queue, index, entries, progress);
+            } else {
+                let handle = copying.handle;
+                match queue.answered(handle) {
+                    Some(end) if end.result.is_ok() => self.answered(handle, end),
+                    // Failed meanwhile, so that it was no answer.
+                    Some(end) => self.failed.push(end),
+                    None => {}
                 }
             }
-        } else if let Some(end) = trace::copied(block, copying.handle, queue.copied(copying.handle)) {
-            // Failed meanwhile.
-            ends.push(end);
+        }
+        if kept_any {
+            // What a server that was declared dead keeps is back in the queue.
+            let wake = queue.announce();
+            locked.wake(wake);
+        }
+        drop(locked);
+        if kept_any {
+            self.block.wake_pollers();
+        }
+    }
+
+    /// The server keeps the request of a copy, at least until the memory is there, unless it failed meanwhile.
+    #[cold]
+    #[inline(never)]
+    fn keep(
+        &mut self,
+        queue: &mut Queue<'_>,
+        index: usize,
+        entries: &mut [abi::Commit],
+        progress: &mut Progress,
+    ) {
+        let Some(copying) = self.copies.items_mut().get_mut(index) else { return };
+        let outcome = queue.copied(copying.handle);
+        if let Some(end) = trace::copied(self.block, copying.handle, outcome) {
             copying.slow = false;
+            self.failed.push(end);
             if let Some(entry) = entries.get_mut(usize::from(copying.entry)) {
                 note(entry, progress, Err(Errno::ESTALE));
             }
         }
     }
-    if kept_any {
-        // What a server that was declared dead keeps is back in the queue.
-        let wake = queue.announce();
-        locked.wake(wake);
+
+    /// An answer ended this request.
+    #[inline]
+    fn answered(&mut self, handle: Handle, end: End) {
+        if self.tracing {
+            trace_answer(self.block, handle);
+        }
+        if end.result.is_ok() {
+            self.well.push(handle.tag());
+        } else {
+            self.failed.push(end);
+        }
     }
-    drop(locked);
-    if kept_any {
-        block.wake_pollers();
-    }
-    slow
 }
 
 impl Copying {
     #[inline]
-    const fn transfer(&self, user: u64) -> Transfer {
-        let Move { bytes, .. } = self.data;
-        Transfer { handle: self.handle, user, start: 0, bytes, to_user: self.data.to_server() }
+    const fn transfer(&self) -> Transfer {
+        let Self { user, handle, data, .. } = *self;
+        Transfer { handle, user, start: 0, bytes: data.bytes, to_user: data.to_server() }
     }
 
-    /// Makes the copy of an entry in one piece, if its memory at `user` is there. Its request is COPYING.
+    /// Makes the copy of an entry in one piece, if its memory is there. Its request is COPYING.
     #[inline]
-    fn attempt(&self, block: &QueueBlock, user: u64) -> Result<(), Errno> {
+    fn attempt(&self, block: &QueueBlock) -> Result<(), Errno> {
         if self.data.bytes > 0 {
-            self.transfer(user).attempt(block)?;
+            self.transfer().attempt(block)?;
         }
         if self.data.way == Way::InAndZero {
             // SAFETY: COPYING, which the caller saw to.
@@ -341,8 +370,8 @@ impl Copying {
 
     /// Carries out an entry with data in one piece whose memory has to be waited for. Its request is HELD.
     #[cold]
-    fn run(&self, block: &QueueBlock, moment: Moment, user: u64) -> Result<(), Errno> {
-        self.transfer(user).run(block)?;
+    fn run(&self, block: &QueueBlock, moment: Moment) -> Result<(), Errno> {
+        self.transfer().run(block)?;
         conclude(block, moment, self.handle, self.data)
     }
 }

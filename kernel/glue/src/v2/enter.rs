@@ -11,7 +11,7 @@ use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
 use zosbd2_engine::queue::{Fetched, Moment, Work};
 use zosbd2_engine::request::Handle;
-use zosbd2_engine::v2::{check_enter, decode_handle, describe};
+use zosbd2_engine::v2::{Handles, check_enter, describe};
 
 use super::argument;
 use super::commit::{self, Progress};
@@ -55,6 +55,7 @@ pub fn run(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
 struct Fetch<'a> {
     block: &'a QueueBlock,
     epoch: u32,
+    handles: Handles,
     enter: &'a abi::Enter,
     /// Where the server is told how far the call came.
     results: u64,
@@ -75,7 +76,8 @@ enum Stop {
 impl<'a> Fetch<'a> {
     #[inline]
     const fn new(block: &'a QueueBlock, epoch: u32, enter: &'a abi::Enter, results: u64) -> Self {
-        Self { block, epoch, enter, results, arena: 0 }
+        let handles = Handles::new(epoch, block.index(), block.device().tag_bits());
+        Self { block, epoch, handles, enter, results, arena: 0 }
     }
 
     // Not one frame with what commits need.
@@ -84,7 +86,6 @@ impl<'a> Fetch<'a> {
         let mut left = None;
         let mut spun = self.enter.spin_us == 0;
         let mut parcels = Parcels::new();
-        let tag_bits = self.block.device().tag_bits();
         let thread = shim::thread();
         let mut locked = self.block.lock();
         loop {
@@ -117,7 +118,7 @@ impl<'a> Fetch<'a> {
                             copying = true;
                             self.arena = self.arena.wrapping_add(request.length.into());
                         }
-                        let described = describe(handle, &request, self.block.index(), tag_bits, data);
+                        let described = describe(&self.handles, handle, &request, data);
                         parcels.push(described);
                     }
                     // Not a thing of version 2.
@@ -281,9 +282,8 @@ impl<'a> Fetch<'a> {
 
     /// The engine's name of a request that was fetched here.
     #[inline]
-    fn handle(&self, described: &abi::Request) -> Option<Handle> {
-        let tag_bits = self.block.device().tag_bits();
-        decode_handle(described.handle, self.epoch, tag_bits).map(|(_, handle)| handle)
+    const fn handle(&self, described: &abi::Request) -> Option<Handle> {
+        self.handles.decode(described.handle)
     }
 
     /// Puts requests that are HELD back into the queue, in their order.
