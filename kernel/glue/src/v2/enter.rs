@@ -233,14 +233,16 @@ impl<'a> Fetch<'a> {
         if superseded {
             self.block.wake_pollers();
         }
+        // Before any memory is waited for: the engine has forgotten them, so nobody else can.
+        for end in ends {
+            self.block.end_if(end);
+        }
         let mut result = Ok(());
         // From the last on, so that dropping one moves none that is still to come.
         for index in (0..parcels.len()).rev() {
-            let end = ends.get(index).copied().flatten();
+            let failed = ends.get(index).is_some_and(Option::is_some);
             let slow = slow.get(index).is_some_and(|slow| *slow);
-            let lost = end.is_some() || (slow && self.copy_slowly(parcels, index, &mut result));
-            self.block.end_if(end);
-            if lost {
+            if failed || (slow && self.copy_slowly(parcels, index, &mut result)) {
                 parcels.remove(index);
             }
         }
