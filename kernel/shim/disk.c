@@ -13,12 +13,14 @@
  * the server had its time and fails what is left.
  */
 #include <linux/blkdev.h>
+#include <linux/file.h>
+#include <linux/fs_struct.h>
 #include <linux/hdreg.h>
 #include <linux/jiffies.h>
 #include <linux/module.h>
-#include <linux/namei.h>
 #include <linux/poll.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/task.h>
 #include <linux/slab.h>
 #include <linux/sysfs.h>
 #include <linux/timekeeping.h>
@@ -156,8 +158,10 @@ static void drain_work(struct work_struct *work)
 {
 	struct zosbd2_device *device =
 		container_of(to_delayed_work(work), struct zosbd2_device, drain);
-	u32 next_ms = zosbd2_rs_device_tick(device->engine, now_ms());
+	u32 next_ms;
 
+	zosbd2_rs_device_drain(device->engine, now_ms());
+	next_ms = zosbd2_rs_device_tick(device->engine, now_ms());
 	if (next_ms)
 		queue_delayed_work(drain_queue, &device->drain, msecs_to_jiffies(next_ms));
 }
@@ -209,20 +213,19 @@ static void teardown_work(struct work_struct *work)
 	struct zosbd2_device *device = container_of(work, struct zosbd2_device, teardown);
 	bool started;
 
+	/* As drain_work() has, or will have. Nobody starts it from now on, nor begins a grace. */
 	zosbd2_rs_device_drain(device->engine, now_ms());
-	/* Nobody starts it from now on, nor begins a grace. */
 	mutex_lock(&device->lock);
 	started = device->started;
 	mutex_unlock(&device->lock);
 	cancel_delayed_work_sync(&device->grace);
 	if (started) {
-		queue_delayed_work(drain_queue, &device->drain, 0);
 		cancel_work_sync(&device->scan);
 		del_gendisk(device->disk);
-		cancel_delayed_work_sync(&device->drain);
 		/* No request, so nothing is late any more. */
 		cancel_work_sync(&device->bury);
 	}
+	cancel_delayed_work_sync(&device->drain);
 	zosbd2_rs_device_gone(device->engine);
 	zosbd2_device_hang_up(device);
 	zosbd2_debug_remove(device);
@@ -442,9 +445,13 @@ bool zosbd2_device_seal(struct zosbd2_device *device, bool force)
 	return READ_ONCE(device->sealed);
 }
 
-/* Starts the destruction of a sealed device. Does not wait. */
+/*
+ * Starts the destruction of a sealed device. Does not wait. Its servers' time
+ * runs from now on, even if the teardown has to wait for others to end.
+ */
 void zosbd2_device_destroy(struct zosbd2_device *device)
 {
+	queue_delayed_work(drain_queue, &device->drain, 0);
 	queue_work(teardown_queue, &device->teardown);
 }
 
@@ -466,22 +473,30 @@ int zosbd2_device_wait_gone(struct zosbd2_device *device)
 	return 0;
 }
 
-/* @separator: what stands for the '!' of a disk's name there. */
+/*
+ * In the first process's view: the caller's may be of his own making, and its
+ * file systems may never answer. @separator: what stands for the '!' of a disk's
+ * name there.
+ */
 static bool path_exists(const char *folder, const u8 *name, char separator)
 {
-	struct path path;
+	struct file *file;
+	struct path root;
 	char *full;
-	int error;
 
 	full = kasprintf(GFP_KERNEL, "%s%.*s", folder, ZOSBD2_NAME_BYTES - 1, name);
 	if (!full)
 		return false;
 	strreplace(full, '!', separator);
-	error = kern_path(full, 0, &path);
+	task_lock(&init_task);
+	get_fs_root(init_task.fs, &root);
+	task_unlock(&init_task);
+	file = file_open_root(&root, full, O_PATH | O_NOFOLLOW, 0);
+	path_put(&root);
 	kfree(full);
-	if (error)
+	if (IS_ERR(file))
 		return false;
-	path_put(&path);
+	fput(file);
 	return true;
 }
 
@@ -493,7 +508,7 @@ static bool path_exists(const char *folder, const u8 *name, char separator)
 bool zosbd2_node_exists(const u8 *name)
 {
 	might_sleep();
-	return path_exists("/dev/", name, '/') || path_exists("/sys/class/block/", name, '!');
+	return path_exists("dev/", name, '/') || path_exists("sys/class/block/", name, '!');
 }
 
 /* Prints the stack of the caller; only the faults variant calls it. */
