@@ -65,6 +65,17 @@ impl Cache {
         self.lost_ns.fetch_max(answered_ns.max(1), Ordering::Relaxed);
     }
 
+    /// What is lost and was answered at `began_ns` or later counts as answered at `answered_ns`.
+    pub(crate) fn lose_later(&self, began_ns: u64, answered_ns: u64) {
+        let lost_ns = self.lost_ns.load(Ordering::Relaxed);
+        if lost_ns > 0 && lost_ns >= began_ns {
+            // Whoever was told meanwhile was told.
+            let later = answered_ns.max(lost_ns);
+            let _told_or_later =
+                self.lost_ns.compare_exchange(lost_ns, later, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
     /// Whether something is lost of which no submitter was told, so that a flush submitted at this time fails. If it is
     /// younger than what is lost, its submitter is the one who is told.
     #[must_use]

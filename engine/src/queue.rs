@@ -636,7 +636,7 @@ impl<'a> Queue<'a> {
         }
     }
 
-    /// All data of an answer is copied in: COPYING to FREE with success, or DOOMED to FREE with `EIO`. Only
+    /// All data of an answer is copied in: COPYING to FREE with success, or DOOMED to FREE with `EIO`, which is no answer. Only
     /// called by whoever made the copy; a stale handle changes nothing.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "see end_answered, of which it is part")]
@@ -646,12 +646,26 @@ impl<'a> Queue<'a> {
         if !slot.is(handle) {
             return None;
         }
-        let result = match slot.state {
-            State::Copying => Ok(()),
-            State::Doomed => Err(Errno::EIO),
-            State::Free | State::Queued | State::Held => return None,
-        };
-        Some(end_answered(self.state, &mut self.around, slot, handle.tag, result))
+        match slot.state {
+            State::Copying => Some(end_answered(self.state, &mut self.around, slot, handle.tag, Ok(()))),
+            // No answer any more.
+            State::Doomed => Some(free(self.state, slot, handle.tag, Err(Errno::EIO))),
+            State::Free | State::Queued | State::Held => None,
+        }
+    }
+
+    /// The block requests of what the server of `epoch` answered since `began_ns` are ended, so their submitters know by
+    /// now. Until here no flush can be relied on for what of it is lost, or will be.
+    #[cold]
+    pub fn ended(&mut self, epoch: u32, began_ns: u64) {
+        let Some(cache) = self.around.cache else { return };
+        let now_ns = self.around.moment.now_ns;
+        if epoch < self.state.cache_from {
+            // Lost as it was answered.
+            cache.lose_later(began_ns, now_ns);
+        } else if self.state.unflushed_ns >= began_ns {
+            self.state.unflushed_ns = now_ns;
+        }
     }
 
     /// The server could not be given the request: HELD back to QUEUED, as the oldest. A handle that is stale

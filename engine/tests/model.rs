@@ -509,8 +509,7 @@ impl Run {
         let doomed = model.states[tenure.tag] == State::Doomed;
         let wanted = match (copies, doomed, answered) {
             (false, ..) => None,
-            (true, true, true) => Some(model.answer(tenure.tag, Err(Errno::EIO))),
-            (true, true, false) => Some(model.free(tenure.tag, Err(Errno::EIO))),
+            (true, true, _) => Some(model.free(tenure.tag, Err(Errno::EIO))),
             (true, false, true) => Some(model.answer(tenure.tag, Ok(()))),
             (true, false, false) => {
                 model.states[tenure.tag] = State::Held;

@@ -26,8 +26,72 @@ struct waiter {
 	bool woken;
 };
 
-/* Gives a request to the engine. @last: no other follows at once. */
-static blk_status_t submit(struct zosbd2_queue *queue, struct request *request, bool last)
+/*
+ * The block layer collects flushes: those that come while one is on its way, or
+ * a write that belongs to one, are all answered by the next, which is sent when
+ * that has ended. Says since when those may be waiting that this request, which
+ * was made at @now_ns, answers: who could not rely on a write yet must not be
+ * taken for somebody who could (engine/src/cache.rs).
+ */
+static u64 begin_flush_step(struct zosbd2_queue *queue, struct request *request, u64 now_ns)
+{
+	bool alone = !atomic_read(&queue->flush_steps);
+	u64 since_ns = now_ns;
+
+	/* Pairs with the barrier in end_flush_step(). */
+	smp_rmb();
+	/* Otherwise it was sent by what was just ending. */
+	alone = alone && now_ns > READ_ONCE(queue->flush_over_ns);
+	atomic_inc(&queue->flush_steps);
+	if (req_op(request) == REQ_OP_FLUSH) {
+		/* All who came before the last one was sent were answered by it. */
+		if (!alone)
+			since_ns = READ_ONCE(queue->flush_sent_ns);
+		/* One at a time of each queue. */
+		WRITE_ONCE(queue->flush_sent_ns, now_ns);
+	}
+	return since_ns;
+}
+
+/* Ends a request that begin_flush_step() was told of. */
+static void end_flush_step(struct zosbd2_queue *queue, struct request *request,
+			   blk_status_t status)
+{
+	blk_mq_end_request(request, status);
+	WRITE_ONCE(queue->flush_over_ns, ktime_get_ns());
+	smp_mb__before_atomic();
+	atomic_dec(&queue->flush_steps);
+}
+
+/*
+ * Ends a block request. A completion may drop the last reference to a file,
+ * whose release may wait for I/O to this very disk. With bottom halves off the
+ * release is left to a worker, and the server is free to serve it.
+ */
+static void end_request(struct zosbd2_queue *queue, struct request *request, blk_status_t status)
+{
+	local_bh_disable();
+	if (request->rq_flags & RQF_FLUSH_SEQ)
+		end_flush_step(queue, request, status);
+	else
+		blk_mq_end_request(request, status);
+	local_bh_enable();
+}
+
+/* Ends a request that no server is to see. */
+static void refuse(struct zosbd2_queue *queue, struct request *request, blk_status_t status,
+		   bool last)
+{
+	end_request(queue, request, status);
+	if (last)
+		zosbd2_rs_queue_announce(queue->engine);
+}
+
+/*
+ * Gives a request to the engine, or ends it if that takes no more. @last: no
+ * other follows at once.
+ */
+static void submit(struct zosbd2_queue *queue, struct request *request, bool last)
 {
 	u64 offset = (u64)blk_rq_pos(request) << SECTOR_SHIFT;
 	unsigned long irq_flags;
@@ -61,7 +125,8 @@ static blk_status_t submit(struct zosbd2_queue *queue, struct request *request, 
 		op = ZOSBD2_SECURE_ERASE;
 		break;
 	default:
-		return BLK_STS_NOTSUPP;
+		refuse(queue, request, BLK_STS_NOTSUPP, last);
+		return;
 	}
 	if (request->cmd_flags & REQ_FUA)
 		flags |= ZOSBD2_REQUEST_FUA;
@@ -70,6 +135,8 @@ static blk_status_t submit(struct zosbd2_queue *queue, struct request *request, 
 	what = op | flags << ZOSBD2_FLAGS_SHIFT | (last ? ZOSBD2_LAST : 0);
 	/* Not there if the disk's iostats are switched off. */
 	now_ns = request->start_time_ns ?: ktime_get_ns();
+	if (unlikely(request->rq_flags & RQF_FLUSH_SEQ))
+		now_ns = begin_flush_step(queue, request, now_ns);
 	spin_lock_irqsave(&queue->lock, irq_flags);
 	result = zosbd2_rs_queue_submit(queue->engine, request->tag, what, offset,
 					blk_rq_bytes(request), now_ns);
@@ -78,17 +145,18 @@ static blk_status_t submit(struct zosbd2_queue *queue, struct request *request, 
 	if (result > 0)
 		zosbd2_queue_wake_one(queue);
 	spin_unlock_irqrestore(&queue->lock, irq_flags);
-	return result < 0 ? BLK_STS_IOERR : BLK_STS_OK;
+	if (unlikely(result < 0))
+		refuse(queue, request, BLK_STS_IOERR, last);
 }
 
 static blk_status_t queue_rq(struct blk_mq_hw_ctx *hctx, const struct blk_mq_queue_data *data)
 {
 	struct zosbd2_queue *queue = hctx->driver_data;
-	blk_status_t status = submit(queue, data->rq, data->last);
 
+	submit(queue, data->rq, data->last);
 	if (data->last)
 		zosbd2_queue_wake_pollers(queue);
-	return status;
+	return BLK_STS_OK;
 }
 
 static void commit_rqs(struct blk_mq_hw_ctx *hctx)
@@ -108,15 +176,10 @@ static void queue_rqs(zosbd2_rq_list *list)
 		struct zosbd2_queue *queue = request->mq_hctx->driver_data;
 		struct request *next = zosbd2_rq_list_peek(list);
 		bool last = !next || next->mq_hctx != request->mq_hctx;
-		blk_status_t status;
 
 		/* Older kernels (6.1) leave this to drivers; deadlines go by it. */
 		request->mq_hctx->tags->rqs[request->tag] = request;
-		status = submit(queue, request, last);
-		if (status)
-			blk_mq_end_request(request, status);
-		if (last && status)
-			zosbd2_rs_queue_announce(queue->engine);
+		submit(queue, request, last);
 		if (last)
 			zosbd2_queue_wake_pollers(queue);
 	}
@@ -329,15 +392,8 @@ void zosbd2_queue_wake_pollers(struct zosbd2_queue *queue)
  */
 void zosbd2_request_end(struct zosbd2_queue *queue, u32 tag, int error)
 {
-	/*
-	 * A completion may drop the last reference to a file, whose release
-	 * may wait for I/O to this very disk. With bottom halves off the
-	 * release is left to a worker, and the server is free to serve it.
-	 */
 	trace_zosbd2_end(queue, tag, error);
-	local_bh_disable();
-	blk_mq_end_request(queue->requests[tag], errno_to_blk_status(error));
-	local_bh_enable();
+	end_request(queue, queue->requests[tag], errno_to_blk_status(error));
 }
 
 /* As zosbd2_request_end() with success, for several tags at once. */
@@ -346,12 +402,15 @@ void zosbd2_requests_end(struct zosbd2_queue *queue, const u16 *tags, u32 count)
 	DEFINE_IO_COMP_BATCH(batch);
 	u32 index;
 
+	/* As in end_request(). */
 	local_bh_disable();
 	for (index = 0; index < count; index++) {
 		struct request *request = queue->requests[tags[index]];
 
 		trace_zosbd2_end(queue, tags[index], 0);
-		if (!blk_mq_add_to_batch(request, &batch, 0, blk_mq_end_request_batch))
+		if (unlikely(request->rq_flags & RQF_FLUSH_SEQ))
+			end_flush_step(queue, request, BLK_STS_OK);
+		else if (!blk_mq_add_to_batch(request, &batch, 0, blk_mq_end_request_batch))
 			blk_mq_end_request(request, BLK_STS_OK);
 	}
 	if (batch.complete)

@@ -118,6 +118,10 @@ enum zosbd2_shown {
  * else; it is never held over a copy to or from user memory.
  *
  * @requests: the block request of each tag that is not FREE in the engine.
+ * @flush_steps: requests of the block layer's flush machinery that came and
+ *	whose end is not over.
+ * @flush_over_ns: when the end of the last of them was over.
+ * @flush_sent_ns: when the last flush was made. Only one is there at a time.
  */
 struct zosbd2_queue {
 	spinlock_t lock; /* see above */
@@ -126,6 +130,9 @@ struct zosbd2_queue {
 	struct request **requests;
 	struct zosbd2_device *device;
 	u32 index;
+	atomic_t flush_steps;
+	u64 flush_sent_ns;
+	u64 flush_over_ns;
 } ____cacheline_aligned;
 
 /*

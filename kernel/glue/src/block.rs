@@ -177,6 +177,13 @@ impl Device {
         self.shim
     }
 
+    /// Whether its servers may have a volatile cache.
+    #[inline]
+    #[must_use]
+    pub const fn has_cache(&self) -> bool {
+        self.cache.is_some()
+    }
+
     /// Bits of a tag in the handles of this device.
     #[inline]
     #[must_use]

@@ -15,7 +15,7 @@ use zosbd2_engine::queue::{End, Moment, Queue};
 use zosbd2_engine::request::Handle;
 use zosbd2_engine::v2::{Handles, Move, Plan, Way, check_commit, decode_handle, foreign_handle, plan};
 
-use crate::block::{Device, QueueBlock};
+use crate::block::{Device, Locked, QueueBlock};
 use crate::list::List;
 use crate::transfer::{self, Transfer};
 use crate::{shim, trace};
@@ -147,6 +147,25 @@ fn note(entry: &mut abi::Commit, progress: &mut Progress, result: Result<(), Err
     }
 }
 
+/// Takes the queue's lock to answer requests. When something is answered that may be lost with a cache counts as exactly
+/// as it can be had; `moment` is good enough otherwise.
+#[inline]
+fn lock_to_answer(block: &QueueBlock, moment: Moment) -> Locked<'_> {
+    let mut locked = block.lock_at(moment);
+    if block.device().has_cache() {
+        locked.set_moment(Moment { thread: moment.thread, ..shim::now() });
+    }
+    locked
+}
+
+/// The block requests of what the server has answered since `began` are ended.
+#[inline]
+fn over(block: &QueueBlock, epoch: u32, began: Moment) {
+    if block.device().has_cache() {
+        block.lock_at(shim::now()).queue().ended(epoch, began.now_ns);
+    }
+}
+
 /// Tells who traces of an answer that was not accepted.
 #[cold]
 fn trace_refusal(block: &QueueBlock, handle: Handle, result: Result<(), Errno>) {
@@ -215,6 +234,7 @@ impl Run<'_> {
         for end in run.failed.items() {
             block.end(*end);
         }
+        over(block, epoch, moment);
         if slow {
             for copying in run.copies.items().iter().filter(|copying| copying.slow) {
                 if let Some(entry) = entries.get_mut(usize::from(copying.entry)) {
@@ -231,7 +251,7 @@ impl Run<'_> {
     #[inline(never)]
     fn begin(&mut self, entries: &mut [abi::Commit], progress: &mut Progress) -> usize {
         let mut done = 0_u8;
-        let mut locked = self.block.lock_at(self.moment);
+        let mut locked = lock_to_answer(self.block, self.moment);
         let mut queue = locked.queue();
         for entry in entries {
             let handle = match self.handles.decode(entry.handle) {
@@ -285,7 +305,7 @@ impl Run<'_> {
     #[inline(never)]
     fn settle(&mut self, entries: &mut [abi::Commit], progress: &mut Progress) {
         let mut kept_any = false;
-        let mut locked = self.block.lock_at(self.moment);
+        let mut locked = lock_to_answer(self.block, self.moment);
         let mut queue = locked.queue();
         for index in 0..self.copies.len() {
             let Some(copying) = self.copies.items().get(index) else { break };
@@ -293,11 +313,10 @@ impl Run<'_> {
                 kept_any = true;
                 self.keep(&mut queue, index, entries, progress);
             } else {
-                let handle = copying.handle;
+                let Copying { handle, entry, .. } = *copying;
                 match queue.answered(handle) {
                     Some(end) if end.result.is_ok() => self.answered(handle, end),
-                    // Failed meanwhile, so that it was no answer.
-                    Some(end) => self.failed.push(end),
+                    Some(end) => self.failed_meanwhile(end, entries.get_mut(usize::from(entry)), progress),
                     None => {}
                 }
             }
@@ -327,10 +346,17 @@ impl Run<'_> {
         let outcome = queue.copied(copying.handle);
         if let Some(end) = trace::copied(self.block, copying.handle, outcome) {
             copying.slow = false;
-            self.failed.push(end);
-            if let Some(entry) = entries.get_mut(usize::from(copying.entry)) {
-                note(entry, progress, Err(Errno::ESTALE));
-            }
+            let entry = usize::from(copying.entry);
+            self.failed_meanwhile(end, entries.get_mut(entry), progress);
+        }
+    }
+
+    /// The request of an entry failed while its data was copied, so that this was no answer.
+    #[cold]
+    fn failed_meanwhile(&mut self, end: End, entry: Option<&mut abi::Commit>, progress: &mut Progress) {
+        self.failed.push(end);
+        if let Some(entry) = entry {
+            note(entry, progress, Err(Errno::ESTALE));
         }
     }
 
@@ -386,16 +412,23 @@ fn conclude(block: &QueueBlock, moment: Moment, handle: Handle, data: Move) -> R
     }
     // Memory may have been waited for since.
     let moment = Moment { thread: moment.thread, ..shim::now() };
-    let end = block.lock_at(moment).queue().finish(handle, Ok(())).map_err(|_| Errno::ESTALE)?;
+    let end = lock_to_answer(block, moment).queue().finish(handle, Ok(())).map_err(|_| Errno::ESTALE)?;
+    finish(block, moment, handle, end);
+    Ok(())
+}
+
+/// An answer with data in several pieces, or none after all, ends this request.
+#[cold]
+fn finish(block: &QueueBlock, moment: Moment, handle: Handle, end: End) {
     trace_answer(block, handle);
     block.end(end);
-    Ok(())
+    over(block, handle.epoch(), moment);
 }
 
 /// Carries out an entry whose data is in several pieces. The request is HELD while they are read.
 #[cold]
 fn scattered(block: &QueueBlock, moment: Moment, handle: Handle, entry: &abi::Commit) -> Result<(), Errno> {
-    let mut locked = block.lock_at(moment);
+    let mut locked = lock_to_answer(block, moment);
     let mut queue = locked.queue();
     let held = queue.answered_by(handle).map_err(|_| Errno::ESTALE)?;
     let data = match plan(held.request(), entry)? {
@@ -403,8 +436,7 @@ fn scattered(block: &QueueBlock, moment: Moment, handle: Handle, entry: &abi::Co
         Plan::Finish(result) => {
             let end = held.finish(result);
             drop(locked);
-            trace_answer(block, handle);
-            block.end(end);
+            finish(block, moment, handle, end);
             return Ok(());
         }
     };
