@@ -104,7 +104,7 @@ impl Device {
             size_bytes: AtomicU64::new(params.size_bytes),
             deadline: Deadline {
                 policy: deadline_policy(params.deadline_policy).unwrap_or_default(),
-                ns: u64::from(params.deadline_ms).saturating_mul(1_000_000),
+                ns: deadline_ns(params.deadline_ms),
             },
             cache: (params.flags & abi::CREATE_VOLATILE_CACHE != 0).then(Cache::new),
             life: UnsafeCell::new(Life::new(terms)),
@@ -360,6 +360,14 @@ impl Drop for LockedDevice<'_> {
         // SAFETY: the lock is held.
         unsafe { shim::zosbd2_device_unlock(self.device.shim) };
     }
+}
+
+/// What a server had at least when the block layer's timer says that this deadline is over: that counts in ticks, of
+/// which the first may be all but over when it starts (the longest is 10 ms, `CONFIG_HZ=100`).
+const fn deadline_ns(ms: u32) -> u64 {
+    const TICK_NS: u64 = 10_000_000;
+    let ns = (ms as u64).saturating_mul(1_000_000);
+    if ns > TICK_NS { ns.saturating_sub(TICK_NS) } else { ns }
 }
 
 impl QueueBlock {
