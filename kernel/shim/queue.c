@@ -59,6 +59,7 @@ static void end_flush_step(struct zosbd2_queue *queue, struct request *request,
 {
 	blk_mq_end_request(request, status);
 	WRITE_ONCE(queue->flush_over_ns, ktime_get_ns());
+	/* Pairs with the barrier in begin_flush_step(). */
 	smp_mb__before_atomic();
 	atomic_dec(&queue->flush_steps);
 }
