@@ -106,10 +106,12 @@ impl Disk {
     }
 }
 
-/// A started device, to be served by hand.
+/// A started device, to be served by hand. Each I/O is a request of its own: those of several threads that are
+/// beside each other would merge now and then.
 pub(crate) fn by_hand(builder: &Builder) -> (Disk, Manual) {
     let disk = Disk::create(builder);
     disk.server.start().expect("start");
+    std::fs::write(disk.sysfs().join("queue/nomerges"), "2").expect("switch merging off");
     let manual = Manual::new(&disk);
     (disk, manual)
 }
