@@ -27,6 +27,8 @@ use crate::guest::{raw, wait_until};
 
 /// Bytes of a block.
 pub(crate) const BLOCK: usize = 4096;
+/// The kernel's timers may be early by one of its ticks, which is at most this.
+pub(crate) const TICK: Duration = Duration::from_millis(10);
 /// How long to wait for a node.
 const PATIENCE: Duration = Duration::from_secs(20);
 
