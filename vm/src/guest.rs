@@ -21,7 +21,7 @@ mod registry;
 mod replay;
 mod report;
 mod supervise;
-mod sys;
+pub(crate) mod sys;
 mod tracing;
 mod wait;
 

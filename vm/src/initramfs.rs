@@ -35,8 +35,8 @@ pub const TOOLS: [(&str, &str); 11] = [
 ];
 
 /// Kernel modules that tests may load.
-pub const KERNEL_MODULES: [&str; 9] =
-    ["loop", "brd", "null_blk", "ext4", "xfs", "raid1", "dm_mod", "virtio_pci", "virtio_blk"];
+pub const KERNEL_MODULES: [&str; 10] =
+    ["loop", "brd", "null_blk", "ext4", "xfs", "raid1", "dm_mod", "fuse", "virtio_pci", "virtio_blk"];
 
 /// What one machine's root file system is made of.
 #[derive(Clone, Debug)]

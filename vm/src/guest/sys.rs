@@ -2,8 +2,18 @@
 //! What the guest needs of the kernel that no safe crate has. The only unsafe code of the package.
 
 use rustix::ioctl::{Setter, ioctl};
+use rustix::mount::MountPropagationFlags;
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 use std::io;
 use std::net::UdpSocket;
+
+/// Gives the calling thread a view of the mounts of its own: what it mounts nobody else sees.
+pub(crate) fn own_mounts() -> io::Result<()> {
+    // SAFETY: the table of descriptors stays shared, which is what the function's promise is about.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+    Ok(())
+}
 
 /// `struct ifreq` as `SIOCSIFFLAGS` reads it: the name, then a union that begins with the flags.
 #[repr(C)]

@@ -2,6 +2,7 @@
 //! The life of devices and servers: attached, replaced, dead, too late, and gone.
 
 use std::fs::File;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use zosbd2_backends::Ram;
 use super::super::support::{Aligned, Disk as Disk1, open_direct, read_in_thread, sleeps_in_ioctl};
 use super::hostile::commit_raw;
 use super::support::{Disk, Manual, attach, by_hand, control, refused, threads};
-use crate::guest::{Context, Need, Test, raw, wait_until};
+use crate::guest::{Context, Mounted, Need, Test, raw, sys, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("v2_take_over", take_over).needs(&[Need::Module]).timeout(60),
@@ -32,6 +33,9 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("v2_resize_under_io", resize).needs(&[Need::Module]).timeout(120),
     Test::new("v2_churn", churn).needs(&[Need::Module]).timeout(120),
     Test::new("v2_name_of_a_partition", name_of_a_partition).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_start_from_a_view_that_hangs", hanging_view)
+        .needs(&[Need::Module, Need::KernelModule("fuse")])
+        .timeout(60),
     Test::new("v2_create_unwinds_every_step", unwinds)
         .needs(&[Need::Module, Need::Variant("faults")])
         .timeout(60),
@@ -463,6 +467,31 @@ fn name_of_a_partition(context: &mut Context) {
     });
     late.expect("created").start().expect("start");
     control().destroy("part1", true).expect("destroy");
+}
+
+/// What a server sees of the file systems is its own affair: a START where nothing answers a look-up waits for nothing,
+/// and holds no destroy up.
+fn hanging_view(context: &mut Context) {
+    context.load_module("");
+    context.load_kernel_module("fuse", "");
+    let disk = Disk::create(&builder("view"));
+    let server = Arc::clone(&disk.server);
+    let starter = std::thread::spawn(move || {
+        sys::own_mounts().expect("a view of its own");
+        let never = [(); 2]
+            .map(|()| File::options().read(true).write(true).open("/dev/fuse").expect("open /dev/fuse"));
+        let hang = |(never, place): (&File, &str)| {
+            let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", never.as_raw_fd());
+            Mounted::attempt("never", place, "fuse", &options).expect("mount")
+        };
+        let _mounted: Vec<Mounted> = never.iter().zip(["/sys", "/dev"]).map(hang).collect();
+        server.start()
+    });
+    wait_until(20, "START to return", || starter.is_finished());
+    starter.join().expect("the starter").expect("start");
+    assert!(disk.path().exists());
+    disk.destroy(true);
+    assert_eq!(control().list().expect("list"), []);
 }
 
 /// Whatever step of a create or an attach fails, nothing is left, and the next one works.
