@@ -90,6 +90,8 @@ pub(super) struct Fake {
     /// What asking for the size gives.
     pub(super) true_size: AtomicU64,
     sleeps: bool,
+    /// Calls that fetch from this queue fail.
+    broken_queue: Option<u32>,
     /// Answers may say that less was done.
     pub(super) short: bool,
     state: Mutex<State>,
@@ -118,6 +120,7 @@ impl Fake {
             size: AtomicU64::new(size),
             true_size: AtomicU64::new(size),
             sleeps: false,
+            broken_queue: None,
             short: false,
             state: Mutex::new(State { steps: steps.into_iter().collect(), ..State::default() }),
             changed: Condvar::new(),
@@ -128,6 +131,12 @@ impl Fake {
     pub(super) fn sleeping(mut self, queues: u32) -> Self {
         self.sleeps = true;
         self.status.queues = queues;
+        self
+    }
+
+    /// Calls that fetch from this queue fail.
+    pub(super) fn without_fetches_from(mut self, queue: u32) -> Self {
+        self.broken_queue = Some(queue);
         self
     }
 
@@ -282,6 +291,9 @@ impl Channel for Fake {
     fn enter(&self, batch: &mut Batch<'_>, fetch: Fetch<'_>) -> Entered {
         let mut state = self.state.lock().expect("state");
         let fetches = !fetch.requests.is_empty();
+        if fetches && self.broken_queue == Some(fetch.queue) {
+            return Entered { error: Some(Errno::NOMEM), ..Entered::default() };
+        }
         let ready = match state.steps.front() {
             Some(Step::Requests(_)) => fetches,
             other => other.is_some(),

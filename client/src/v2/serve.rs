@@ -19,7 +19,7 @@ use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::Scope;
 use std::time::Duration;
 use zosbd2_abi::v2;
@@ -192,6 +192,10 @@ pub(super) trait Channel: Sync {
 
 /// Serves `channel` until it is gone or taken over. `start` is called once when all threads are ready; if it
 /// fails the device is destroyed by force. `destroy` is told whether to use force.
+///
+/// No queue is without a thread, since nobody would ever answer its requests: if one has none to begin with, nothing is
+/// fetched or started, so that the device is the next server's or goes with this one; if the last one of a
+/// queue fails later, the device is destroyed by force, which alone brings the others back from the kernel.
 pub(super) fn serve_with<C, B>(
     channel: &C,
     backend: &B,
@@ -215,6 +219,9 @@ where
         regions: false,
         faults: None,
         running: AtomicUsize::new(0),
+        crews: (0..status.queues).map(|_| AtomicUsize::new(0)).collect(),
+        all_manned: OnceLock::new(),
+        deserted: AtomicBool::new(false),
         taken_over: AtomicBool::new(false),
         first: Mutex::new(None),
     };
@@ -232,8 +239,10 @@ where
         drop(ready);
         // Ends when every thread has dropped its end, ready or not.
         for () in all_ready {}
+        let all_manned = session.crews.iter().all(|crew| crew.load(Ordering::Relaxed) > 0);
+        session.all_manned.get_or_init(|| all_manned);
         let mut panicked = None;
-        if !session.ended() {
+        if all_manned {
             match catch_unwind(AssertUnwindSafe(start)) {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
@@ -268,6 +277,12 @@ struct Session<'a, C, B: ?Sized> {
     /// What is to go wrong.
     faults: Option<&'a FaultPlan>,
     running: AtomicUsize,
+    /// Threads of each queue that serve, or could.
+    crews: Vec<AtomicUsize>,
+    /// Whether each queue has a thread, when all were tried.
+    all_manned: OnceLock<bool>,
+    /// The last thread of a queue has failed.
+    deserted: AtomicBool,
     taken_over: AtomicBool,
     first: Mutex<Option<Error>>,
 }
@@ -285,6 +300,28 @@ impl Drop for CountOut<'_> {
     }
 }
 
+/// A thread of a queue's crew; leaves it when it ends in any way but with the device.
+struct Member<'a> {
+    crew: &'a AtomicUsize,
+    deserted: &'a AtomicBool,
+    done: bool,
+}
+
+impl<'a> Member<'a> {
+    fn join(crew: &'a AtomicUsize, deserted: &'a AtomicBool) -> Self {
+        crew.fetch_add(1, Ordering::Relaxed);
+        Self { crew, deserted, done: false }
+    }
+}
+
+impl Drop for Member<'_> {
+    fn drop(&mut self) {
+        if !self.done && self.crew.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.deserted.store(true, Ordering::Release);
+        }
+    }
+}
+
 impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
     fn spawn<'scope>(
         &'scope self,
@@ -298,7 +335,7 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
         let run = move || self.thread(queue, index, ready);
         if let Err(source) = std::thread::Builder::new().name(name).spawn_scoped(scope, run) {
             self.running.fetch_sub(1, Ordering::Relaxed);
-            // Those that run suffice to serve; the caller hears of it in the end.
+            // If the queue has others they suffice; the caller hears of it in the end.
             self.note(Error::Spawn { device: self.device(), source });
         }
     }
@@ -312,10 +349,20 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
             Err(error) => return self.note(error),
         };
         let worker = Worker::new(self, queue);
+        // Dropped before the thread is counted out, which is when others look.
+        let mut member = Member::join(&self.crews[queue as usize], &self.deserted);
         drop(ready);
+        if !self.all_manned.wait() {
+            member.done = true;
+            return;
+        }
         match worker.work(memory) {
-            Ok(End::Gone) => {}
-            Ok(End::TakenOver) => self.taken_over.store(true, Ordering::Relaxed),
+            Ok(end) => {
+                member.done = true;
+                if end == End::TakenOver {
+                    self.taken_over.store(true, Ordering::Relaxed);
+                }
+            }
             Err(error) => self.note(error),
         }
     }
@@ -347,13 +394,22 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
     {
         let mut seen = 0;
         loop {
+            let news = || self.ended() || self.deserted.load(Ordering::Acquire);
             let requests = if seen == 0 {
-                self.stop.wait_for(SIZE_PAUSE, seen, || self.ended())
+                self.stop.wait_for(SIZE_PAUSE, seen, news)
             } else {
-                self.stop.wait(seen, || self.ended())
+                self.stop.wait(seen, news)
             };
             if self.ended() {
                 return;
+            }
+            if self.deserted.swap(false, Ordering::Acquire) {
+                tracing::error!(
+                    device = self.device(),
+                    "a queue has no thread left: the device is destroyed"
+                );
+                self.destroy(destroy, true);
+                continue;
             }
             if requests == seen {
                 self.follow(&mut size);

@@ -466,6 +466,24 @@ fn a_device_that_does_not_start_is_destroyed() {
     assert!(matches!(error, Error::Control { .. }), "{error}");
 }
 
+/// Else nobody would answer the requests of that queue, and the threads of the other would wait for ever.
+#[test]
+fn a_device_with_a_queue_that_lost_its_thread_is_destroyed() {
+    let fake = Fake::new(SIZE, MAX_IO, []).sleeping(2).without_fetches_from(1);
+    let forced = AtomicUsize::new(0);
+    let destroy = |force: bool| {
+        assert!(force);
+        forced.fetch_add(1, Ordering::Relaxed);
+        fake.destroy();
+        Ok(())
+    };
+    let options = ServeOptions::default();
+    let error = serve_with(&fake, &Plain::new(), &options, &StopToken::new(), || Ok(()), destroy)
+        .expect_err("a thread gave up");
+    assert!(matches!(error, Error::Fetch { source: Errno::NOMEM, .. }), "{error}");
+    assert_eq!(forced.into_inner(), 1);
+}
+
 #[test]
 fn threads_share_the_requests() {
     let steps = (0..500_u64).map(|step| {
