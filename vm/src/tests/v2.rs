@@ -3,6 +3,7 @@
 
 pub(crate) mod crash;
 mod data;
+mod doomed;
 pub(crate) mod faulty;
 mod fences;
 mod honest;
@@ -32,6 +33,7 @@ pub(super) const TABLES: &[&[Test]] = &[
     honest::TESTS,
     recovery::TESTS,
     late::TESTS,
+    doomed::TESTS,
     teardown::TESTS,
     teardown::stacked::TESTS,
     inspect::TESTS,

@@ -6,21 +6,29 @@ use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::fs::fdatasync;
 use rustix::io::{Errno, IoSlice, ReadWriteFlags, pwritev2};
 use zosbd2::v2::abi;
 use zosbd2::{Builder, Control, Request, TakeOver};
 
-use super::super::support::{Aligned, open_direct, write_in_thread};
-use super::support::{Disk, Manual, Recorder, control, join, threads};
-use crate::guest::{Context, Mounted, Need, Test, run, wait_until};
+use super::super::support::{Aligned, open_direct, read_in_thread, sleeps_in_ioctl, write_in_thread};
+use super::hostile::commit_raw;
+use super::support::{Disk, Manual, Recorder, by_hand, control, join, threads};
+use crate::guest::raw::{PAGE, Pages};
+use crate::guest::{Context, Mounted, Need, Test, raw, run, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("v2_flush_after_a_lost_cache_fails_once", fails_once).needs(&[Need::Module]).timeout(60),
     Test::new("v2_flush_of_two_queues_and_two_servers", two_queues).needs(&[Need::Module]).timeout(60),
     Test::new("v2_flush_older_than_the_loss", older_flush).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_merged_flush_leaves_the_loss", merged_flush).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_flush_sent_during_a_batch_leaves_the_loss", flush_during_a_batch)
+        .needs(&[Need::Module])
+        .timeout(60),
     Test::new("v2_flush_after_a_lost_cache_under_ext4", under_ext4)
         .needs(&[Need::Module, Need::Tool("mkfs.ext4")])
         .timeout(120),
@@ -215,6 +223,131 @@ fn older_flush(context: &mut Context) {
     }
     next.destroy(true);
     drop((disk, old));
+}
+
+/// Whether a thread of this process waits in fdatasync for its flush.
+fn waits_in_fdatasync(thread: &AtomicI32) -> bool {
+    let folder = format!("/proc/self/task/{}", thread.load(Ordering::SeqCst));
+    let read = |file: &str| std::fs::read_to_string(format!("{folder}/{file}")).unwrap_or_default();
+    let waits =
+        |stat: &str| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('D'));
+    read("syscall").starts_with("75 ") && waits(&read("stat"))
+}
+
+/// The server that answered a write is gone, and a flush is unanswered whose submitter cannot rely on that write:
+/// it had not been answered when he sent it. He may be told anything, but he is not the one who must be told.
+fn early_flush_leaves_the_loss(name: &str, path: &Path, early: JoinHandle<Result<(), Errno>>, what: &str) {
+    let (next, mut second) = attach(name, TakeOver::No, false);
+    let lost = || next.server.status().expect("status").lost;
+    assert!(lost(), "{what}: the write was in the cache alone");
+    let (flushed, seen) = serve(&mut second, early);
+    assert!(matches!(flushed, Ok(()) | Err(Errno::IO)), "{what}: {flushed:?}");
+    assert_eq!(seen.len(), 1, "{what}: {seen:?}");
+    assert_eq!(seen[0].op(), abi::OP_FLUSH, "{what}");
+    let still_lost = lost();
+    // Who wrote sends his flush now.
+    let told = flushes(&mut second, path);
+    assert_eq!(
+        told,
+        Err(Errno::IO),
+        "{what}: the writer must hear of the loss; the flush before had {flushed:?}"
+    );
+    assert!(still_lost, "{what}: the loss must be left to the writer's flush");
+    assert_eq!(flushes(&mut second, path), Ok(()), "{what}: told once");
+    assert!(!lost(), "{what}: told once");
+    next.destroy(true);
+}
+
+/// While a flush is on its way the block layer collects the others, and sends one for all of them when it has ended.
+/// That one is younger than its submitters' calls.
+fn merged_flush(context: &mut Context) {
+    context.load_module("");
+    for fetched in [false, true] {
+        let what = if fetched { "fetched by the first server" } else { "not fetched by the first server" };
+        let (disk, mut first) = by_hand(&builder("merged").grace(Duration::from_mins(1)));
+        let path = disk.path();
+        let queued = |server: &Manual| server.server.stats(0).expect("stats").queued;
+        let before = flush(path.clone());
+        let held = first.fetch_one();
+        assert_eq!(held.op(), abi::OP_FLUSH);
+        let thread = Arc::new(AtomicI32::new(0));
+        let early = std::thread::spawn({
+            let (thread, path) = (Arc::clone(&thread), path.clone());
+            move || {
+                let node = open_direct(&path);
+                thread.store(raw::thread_id(), Ordering::SeqCst);
+                fdatasync(node)
+            }
+        });
+        wait_until(20, "the second flush to wait behind the first", || waits_in_fdatasync(&thread));
+        assert_eq!(queued(&first), 0, "the block layer was to keep the second flush");
+        // The second one is not for this write.
+        write(&mut first, &path, 0, false);
+        first.complete(&held);
+        assert_eq!(before.join().expect("the first flusher"), Ok(()));
+        wait_until(20, "the second flush", || queued(&first) == 1);
+        if fetched {
+            assert_eq!(first.fetch_one().op(), abi::OP_FLUSH);
+        }
+        drop((disk, first));
+        early_flush_leaves_the_loss("merged", &path, early, what);
+    }
+}
+
+/// One call answers a read from memory that has to be waited for, and then a write; meanwhile a flush is sent.
+fn flush_during_a_batch(context: &mut Context) {
+    context.load_module("");
+    for in_pieces in [true, false] {
+        let what = if in_pieces { "behind data in pieces" } else { "behind a chunk of commits" };
+        let (disk, mut first) = by_hand(&builder("batch").grace(Duration::from_mins(1)));
+        let path = disk.path();
+        let read = read_in_thread(path.clone(), 0, 4096);
+        let asked = first.fetch_one();
+        assert_eq!(asked.op(), abi::OP_READ);
+        let writer = write_in_thread(path.clone(), 8192, 1, 4096);
+        let written = first.fetch_one();
+        assert_eq!(written.op(), abi::OP_WRITE);
+        let pages = Arc::new(Pages::new(PAGE));
+        let keeper = pages.withhold().expect("userfaultfd");
+        let data = pages.at_end(PAGE) as u64;
+        let pieces = Pages::new(PAGE);
+        let at = pieces.at_end(size_of::<abi::Iovec>());
+        pieces.put_value(at, &abi::Iovec { address: data, length: 4096 });
+        let answer = abi::Commit { handle: asked.handle(), result: 4096, ..abi::Commit::default() };
+        let mut entries = if in_pieces {
+            let flags = abi::COMMIT_IOVEC;
+            vec![abi::Commit { address: at as u64, iovec_count: 1, flags, ..answer }]
+        } else {
+            // Those that come to nothing fill the sixteen that the kernel carries out at once.
+            let mut entries = vec![abi::Commit { address: data, ..answer }];
+            entries.resize(16, abi::Commit::default());
+            entries
+        };
+        let stale = entries.len() - 1;
+        entries.push(abi::Commit { handle: written.handle(), result: 4096, ..abi::Commit::default() });
+        let thread = Arc::new(AtomicI32::new(0));
+        let call = std::thread::spawn({
+            let (server, thread) = (Arc::clone(&disk.server), Arc::clone(&thread));
+            move || {
+                let _kept = &pieces;
+                thread.store(raw::thread_id(), Ordering::SeqCst);
+                commit_raw(&server, &pages, &entries)
+            }
+        });
+        wait_until(20, "the call to wait for its memory", || sleeps_in_ioctl(&thread));
+        assert!(!writer.is_finished(), "{what}: the write was to be answered later");
+        let early = flush(path.clone());
+        wait_until(20, "the flush", || disk.server.stats(0).expect("stats").queued == 1);
+        assert!(!call.is_finished() && !writer.is_finished(), "{what}: the memory came");
+        drop(keeper);
+        let statuses = call.join().expect("the answers");
+        let refused = vec![-Errno::STALE.raw_os_error(); stale];
+        assert_eq!(statuses, [&[0], &refused[..], &[0]].concat(), "{what}");
+        assert_eq!(read.join().expect("reader"), Ok(vec![0; 4096]));
+        assert_eq!(writer.join().expect("writer"), Ok(4096));
+        drop((disk, first));
+        early_flush_leaves_the_loss("batch", &path, early, what);
+    }
 }
 
 /// A file system hears of the loss, where it would otherwise go on as if all were well.

@@ -65,7 +65,7 @@ fn call<T: Plain>(fd: BorrowedFd<'_>, command: u32, argument: &T) -> (Result<i32
 }
 
 /// ENTER with this argument.
-fn enter(server: &Server, argument: &abi::Enter) -> (Result<i32, Errno>, abi::Enter) {
+pub(super) fn enter(server: &Server, argument: &abi::Enter) -> (Result<i32, Errno>, abi::Enter) {
     let argument = abi::Enter { size: abi::ENTER_BYTES, ..*argument };
     call(server.as_fd(), abi::IOCTL_ENTER, &argument)
 }

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Requests that fail while their data is copied.
+//!
+//! When that is late enough to be found is known: the block layer looks [`LATER`] after the deadline of the first
+//! request. Copies that begin shortly before, and that are of so much, last longer in the guest, whose processors are
+//! emulated. It looks on the processor of the submitter, and would have to wait for copies that are made there.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use zosbd2::v2::abi;
+use zosbd2::{Builder, DeadlinePolicy, Request, RequestState};
+
+use super::super::support::{Aligned, open_direct};
+use super::hostile::{commit_raw, enter};
+use super::support::{Disk, Manual};
+use crate::guest::raw::Pages;
+use crate::guest::{Context, Need, Test, wait_until};
+
+pub(super) const TESTS: &[Test] = &[
+    Test::new("v2_doomed_beside_a_slow_page", beside_a_slow_page).needs(&[Need::Module]).timeout(120),
+    Test::new("v2_late_copy_is_stale", late_copy_is_stale).needs(&[Need::Module]).timeout(120),
+];
+
+/// Bytes of a request.
+const LENGTH: usize = 8 << 20;
+/// As many as the kernel copies at once, less one.
+const OLD: usize = 15;
+const LIMIT: Duration = Duration::from_millis(900);
+/// How long after the first deadline the block layer looks: HZ rounded up to a power of two, in ticks
+/// (`blk_round_jiffies`); HZ is 250. A timer that far ahead may be up to 32 ms late.
+const LATER: Duration = Duration::from_millis(1024);
+/// How long before that the copies begin.
+const AHEAD: Duration = Duration::from_millis(100);
+/// Until it is hit, which usually is at once.
+const ROUNDS: usize = 20;
+
+/// Where a request is. They are not beside each other, so that they do not merge.
+const fn place(index: usize) -> u64 {
+    (index * 2 * LENGTH) as u64
+}
+
+fn started(name: &str) -> Disk {
+    let bytes = u32::try_from(LENGTH).expect("a length");
+    let builder = Builder::new(name).size_bytes(place(OLD + 1)).partition_scan(false).max_io_bytes(bytes);
+    let disk = Disk::create(&builder.deadline(LIMIT).deadline_policy(DeadlinePolicy::Fail));
+    disk.server.start().expect("start");
+    disk
+}
+
+/// Binds this thread, and those that it begins from now on.
+fn stay_on(processor: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(processor);
+    rustix::thread::sched_setaffinity(None, &set).expect("a processor");
+}
+
+/// Until so long before the block layer looks: what the tests aim at is a certain time, not a condition.
+fn sleep_until(ahead: Duration, look: Instant) {
+    std::thread::sleep(look.saturating_duration_since(Instant::now()).saturating_sub(ahead));
+}
+
+fn write(path: PathBuf, index: usize, data: &Arc<Aligned>) -> JoinHandle<Result<usize, Errno>> {
+    let data = Arc::clone(data);
+    std::thread::spawn(move || rustix::io::pwrite(open_direct(&path), data.bytes(), place(index)))
+}
+
+/// Waits for so many requests, even if the block layer makes more of some. Returns when it looks.
+fn wait_for(disk: &Disk, count: usize) -> Instant {
+    let mut oldest = Duration::ZERO;
+    wait_until(20, "the requests", || {
+        let requests = disk.server.requests(0, Duration::ZERO).expect("requests");
+        oldest = requests.iter().map(|request| request.age).max().unwrap_or_default();
+        requests.iter().map(|request| request.length).sum::<u64>() == (count * LENGTH) as u64
+    });
+    Instant::now() + (LIMIT + LATER).saturating_sub(oldest)
+}
+
+fn states(disk: &Disk) -> Vec<(u64, RequestState)> {
+    let requests = disk.server.requests(0, Duration::ZERO).expect("requests");
+    requests.iter().map(|request| (request.offset, request.state)).collect()
+}
+
+/// A server fetches writes with their data into memory the last of which never comes. While what is there is copied the
+/// older ones are late, and the youngest, to which that memory belongs, is not.
+fn beside_a_slow_page(context: &mut Context) {
+    context.load_module("");
+    stay_on(0);
+    let mut data = Aligned::new(LENGTH, 0);
+    data.fill(1);
+    let data = Arc::new(data);
+    for round in 0..ROUNDS {
+        // A new one has no timer yet.
+        let disk = started("beside");
+        let pages = Arc::new(Pages::new((OLD + 1) * LENGTH));
+        let arena = pages.at_end((OLD + 1) * LENGTH);
+        for index in 0..OLD {
+            pages.put(arena + index * LENGTH, data.bytes());
+        }
+        let keeper = pages.withhold().expect("userfaultfd");
+        let old: Vec<_> = (0..OLD).map(|index| write(disk.path(), index, &data)).collect();
+        let look = wait_for(&disk, OLD);
+        // Young enough not to be late then.
+        sleep_until(AHEAD * 2, look);
+        let young = write(disk.path(), OLD, &data);
+        wait_for(&disk, OLD + 1);
+        sleep_until(AHEAD, look);
+        let call = std::thread::spawn({
+            let (server, pages) = (Arc::clone(&disk.server), Arc::clone(&pages));
+            move || {
+                let _kept = pages;
+                stay_on(1);
+                let requests = Pages::new((OLD + 1) * size_of::<abi::Request>());
+                let argument = abi::Enter {
+                    requests: requests.at_end((OLD + 1) * size_of::<abi::Request>()) as u64,
+                    arena: arena as u64,
+                    arena_bytes: ((OLD + 1) * LENGTH) as u64,
+                    capacity: u32::try_from(OLD + 1).expect("a count"),
+                    ..abi::Enter::default()
+                };
+                enter(&server, &argument)
+            }
+        });
+        let begin = Instant::now();
+        let (mut hit, mut most) = (false, 0);
+        wait_until(20, "the copies to fail, or to be made", || {
+            let states = states(&disk);
+            let is_young = |offset: u64| offset == place(OLD);
+            let doomed = states.iter().filter(|(_, state)| *state == RequestState::Doomed).count();
+            let waits =
+                states.iter().any(|(offset, state)| is_young(*offset) && *state == RequestState::Copying);
+            most = most.max(doomed);
+            hit = doomed > 0 && waits;
+            hit || old.iter().any(JoinHandle::is_finished) || call.is_finished()
+        });
+        let (result, took) = (if hit { "as wanted" } else { "again" }, begin.elapsed());
+        eprintln!("round {round}: {most} failed while they were copied, after {took:?}: {result}");
+        if hit {
+            // Their data is copied soon, and that is all that they had to wait for.
+            wait_until(20, "the failed writes to end, although a page is withheld that is another's", || {
+                old.iter().all(JoinHandle::is_finished)
+            });
+            assert!(!call.is_finished(), "the memory came");
+            disk.destroy(true);
+            assert!(!call.is_finished(), "the memory came");
+        }
+        for write in old.into_iter().chain([young]) {
+            assert_eq!(write.join().expect("writer"), Err(Errno::IO), "late, and nobody answered");
+        }
+        drop(keeper);
+        let (result, after) = call.join().expect("the fetching server");
+        if hit {
+            assert_eq!((result, after.fetched), (Err(Errno::NODEV), 0));
+            return;
+        }
+        disk.destroy(true);
+    }
+    panic!("no copy could be made to last until the deadline in {ROUNDS} rounds");
+}
+
+/// A read is late while its data, all of which is there, is copied in: the answer came too late.
+fn late_copy_is_stale(context: &mut Context) {
+    context.load_module("");
+    stay_on(0);
+    let pages = Arc::new(Pages::new(LENGTH));
+    let from = pages.at_end(LENGTH);
+    pages.put(from, &vec![7; LENGTH]);
+    for round in 0..ROUNDS {
+        let disk = started("stale");
+        let mut server = Manual::new(&disk);
+        let reads: Vec<_> = (0..OLD).map(|index| read(&disk.path(), index)).collect();
+        let look = wait_for(&disk, OLD);
+        let requests = server.fetch(0, 16, 1).expect("fetch");
+        let entry = |request: &Request| abi::Commit {
+            handle: request.handle(),
+            result: i64::try_from(request.length()).expect("a length"),
+            address: from as u64,
+            ..abi::Commit::default()
+        };
+        let entries: Vec<_> = requests.iter().map(entry).collect();
+        sleep_until(AHEAD, look);
+        let call = std::thread::spawn({
+            let (server, pages) = (Arc::clone(&disk.server), Arc::clone(&pages));
+            move || {
+                stay_on(1);
+                commit_raw(&server, &pages, &entries)
+            }
+        });
+        let begin = Instant::now();
+        let mut doomed = Vec::new();
+        wait_until(20, "the answers", || {
+            let seen = states(&disk).into_iter().filter(|(_, state)| *state == RequestState::Doomed);
+            doomed.extend(seen.map(|(offset, _)| offset));
+            call.is_finished()
+        });
+        doomed.sort_unstable();
+        doomed.dedup();
+        let (took, count) = (begin.elapsed(), doomed.len());
+        eprintln!("round {round}: {count} failed while their data was copied, which took {took:?}");
+        let statuses = call.join().expect("the answering server");
+        for (request, status) in requests.iter().zip(statuses) {
+            if doomed.contains(&request.offset()) {
+                let place = request.offset();
+                assert_eq!(status, -Errno::STALE.raw_os_error(), "the answer of the failed read at {place}");
+            }
+        }
+        for (index, read) in reads.into_iter().enumerate() {
+            let got = read.join().expect("reader");
+            if doomed.iter().any(|offset| (place(index)..place(index + 1)).contains(offset)) {
+                assert_eq!(got, Err(Errno::IO), "read {index}, which failed while its data was copied");
+            }
+        }
+        disk.destroy(true);
+        if count > 0 {
+            return;
+        }
+    }
+    panic!("no copy could be made to last until the deadline in {ROUNDS} rounds");
+}
+
+fn read(path: &Path, index: usize) -> JoinHandle<Result<usize, Errno>> {
+    let node = open_direct(path);
+    std::thread::spawn(move || {
+        let mut buffer = Aligned::new(LENGTH, 0);
+        buffer.bytes_mut().fill(1);
+        rustix::io::pread(&node, buffer.bytes_mut(), place(index))
+    })
+}
