@@ -28,28 +28,34 @@ struct waiter {
 
 /*
  * The block layer collects flushes: those that come while one is on its way, or
- * a write that belongs to one, are all answered by the next, which is sent when
- * that has ended. Says since when those may be waiting that this request, which
- * was made at @now_ns, answers: who could not rely on a write yet must not be
- * taken for somebody who could (engine/src/cache.rs).
+ * a write that belongs to one, are all answered by the next, which is made when
+ * that has ended; and so are writes that are to be durable when their data is
+ * written. Says since when those may be there whom this request, which was made
+ * at @now_ns, answers: who could not rely on another write yet must not be taken
+ * for somebody who could (engine/src/cache.rs).
  */
 static u64 begin_flush_step(struct zosbd2_queue *queue, struct request *request, u64 now_ns)
 {
-	bool alone = !atomic_read(&queue->flush_steps);
+	unsigned long irq_flags;
 	u64 since_ns = now_ns;
 
-	/* Pairs with the barrier in end_flush_step(). */
-	smp_rmb();
-	/* Otherwise it was sent by what was just ending. */
-	alone = alone && now_ns > READ_ONCE(queue->flush_over_ns);
-	atomic_inc(&queue->flush_steps);
+	spin_lock_irqsave(&queue->lock, irq_flags);
 	if (req_op(request) == REQ_OP_FLUSH) {
-		/* All who came before the last one was sent were answered by it. */
+		/* Otherwise it was made by what was just ending. */
+		bool alone = !queue->flush_steps && now_ns > queue->flush_over_ns;
+
+		/* All who came before the last one was made were answered by it. */
 		if (!alone)
-			since_ns = READ_ONCE(queue->flush_sent_ns);
+			since_ns = min3(queue->flush_made_ns, queue->written_since_ns[0],
+					queue->written_since_ns[1]);
 		/* One at a time of each queue. */
-		WRITE_ONCE(queue->flush_sent_ns, now_ns);
+		queue->flush_made_ns = now_ns;
+		/* A write that ends between the making of this one and now waits for the next. */
+		queue->written_since_ns[1] = queue->written_since_ns[0];
+		queue->written_since_ns[0] = U64_MAX;
 	}
+	queue->flush_steps++;
+	spin_unlock_irqrestore(&queue->lock, irq_flags);
 	return since_ns;
 }
 
@@ -57,11 +63,18 @@ static u64 begin_flush_step(struct zosbd2_queue *queue, struct request *request,
 static void end_flush_step(struct zosbd2_queue *queue, struct request *request,
 			   blk_status_t status)
 {
+	unsigned long irq_flags;
+
+	if (req_op(request) != REQ_OP_FLUSH) {
+		spin_lock_irqsave(&queue->lock, irq_flags);
+		queue->written_since_ns[0] = min(queue->written_since_ns[0], request->start_time_ns);
+		spin_unlock_irqrestore(&queue->lock, irq_flags);
+	}
 	blk_mq_end_request(request, status);
-	WRITE_ONCE(queue->flush_over_ns, ktime_get_ns());
-	/* Pairs with the barrier in begin_flush_step(). */
-	smp_mb__before_atomic();
-	atomic_dec(&queue->flush_steps);
+	spin_lock_irqsave(&queue->lock, irq_flags);
+	queue->flush_over_ns = ktime_get_ns();
+	queue->flush_steps--;
+	spin_unlock_irqrestore(&queue->lock, irq_flags);
 }
 
 /*
@@ -281,6 +294,8 @@ int zosbd2_queue_setup(struct zosbd2_device *device, u32 depth)
 		struct zosbd2_queue *queue = &device->queues[index];
 
 		spin_lock_init(&queue->lock);
+		queue->written_since_ns[0] = U64_MAX;
+		queue->written_since_ns[1] = U64_MAX;
 		INIT_LIST_HEAD(&queue->waiters);
 		queue->device = device;
 		queue->index = index;

@@ -114,14 +114,16 @@ enum zosbd2_shown {
 };
 
 /*
- * A queue. @lock covers the engine's queue (@engine), @waiters, and nothing
- * else; it is never held over a copy to or from user memory.
+ * A queue. @lock covers the engine's queue (@engine), @waiters, and what is
+ * known of flushes; it is never held over a copy to or from user memory.
  *
  * @requests: the block request of each tag that is not FREE in the engine.
  * @flush_steps: requests of the block layer's flush machinery that came and
  *	whose end is not over.
  * @flush_over_ns: when the end of the last of them was over.
- * @flush_sent_ns: when the last flush was made. Only one is there at a time.
+ * @flush_made_ns: when the last flush was made.
+ * @written_since_ns: when the first of those writes was made that ended since
+ *	that flush came, and between the two before, and may wait for a flush.
  */
 struct zosbd2_queue {
 	spinlock_t lock; /* see above */
@@ -130,9 +132,10 @@ struct zosbd2_queue {
 	struct request **requests;
 	struct zosbd2_device *device;
 	u32 index;
-	atomic_t flush_steps;
-	u64 flush_sent_ns;
+	u32 flush_steps;
 	u64 flush_over_ns;
+	u64 flush_made_ns;
+	u64 written_since_ns[2];
 } ____cacheline_aligned;
 
 /*

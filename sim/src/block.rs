@@ -33,10 +33,20 @@ struct Io {
     fua: bool,
     stage: Stage,
     began: u64,
+    began_ns: u64,
+    /// When it came to the flush machinery.
+    pending_since: Time,
     /// Of a read: what it brought. Of a write: its values.
     data: Vec<u64>,
     /// Of a read or a flush.
     floors: Vec<u64>,
+}
+
+/// A step, and the clock at it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Time {
+    step: u64,
+    ns: u64,
 }
 
 /// Whose request the driver has.
@@ -76,6 +86,13 @@ struct HwQueue {
     started: Vec<Option<Started>>,
     flush_pending: Vec<usize>,
     flush_running: Vec<usize>,
+    /// The next flush has waited for nothing: it is for who came first alone.
+    flush_alone: bool,
+    /// When the last one was sent.
+    flush_sent: Time,
+    /// When the first of those writes began that ended since the last one was sent, and between the two before, and may wait
+    /// for a flush after their data.
+    written_since: [Option<Time>; 2],
     /// I/Os that go on after a flush.
     again: Vec<usize>,
     /// Those in the middle of a plugged list, who have not announced it.
@@ -284,7 +301,7 @@ impl World {
             let machinery = io.stage != Stage::Data;
             self.block.ios[at] = Some(io);
             if machinery {
-                self.block.queues[queue].flush_pending.push(at);
+                self.wait_for_flush(queue, at, true);
             } else {
                 ios.push(at);
             }
@@ -322,7 +339,22 @@ impl World {
         }
         let floors = if op == Op::Read || before { self.account.floors() } else { Vec::new() };
         let stage = if before { Stage::Before } else { Stage::Data };
-        Io { submitter, queue, tag, op, first, blocks, fua, stage, began: now, data, floors }
+        let pending_since = Time::default();
+        Io {
+            submitter,
+            queue,
+            tag,
+            op,
+            first,
+            blocks,
+            fua,
+            stage,
+            began: now,
+            began_ns: self.now_ns,
+            pending_since,
+            data,
+            floors,
+        }
     }
 
     fn submit_next(&mut self, number: usize, queue: usize, mut ios: Vec<usize>) -> Doing {
@@ -350,20 +382,27 @@ impl World {
         let length = u32::try_from(bytes(io.blocks)).unwrap_or(0);
         let request = Request { op: io.op, flags, offset: bytes(io.first), length };
         let data = if io.op == Op::Write { io.data.clone() } else { vec![u64::MAX; io.blocks] };
-        let taken = self.submit(queue, tag, Whose::Io(at), request, data, last);
+        let now = self.time();
+        let taken = self.submit(queue, tag, Whose::Io(at), request, now, data, last);
         if !taken {
             self.finish_io(at, Err(Errno::EIO));
         }
         taken
     }
 
-    /// The driver's `queue_rq`.
+    fn time(&self) -> Time {
+        Time { step: self.steps, ns: self.now_ns }
+    }
+
+    /// The driver's `queue_rq`. `since`: from when on whoever waits for it may have waited.
+    #[expect(clippy::too_many_arguments, reason = "a request has that many parts")]
     fn submit(
         &mut self,
         queue: usize,
         tag: u16,
         whose: Whose,
         request: Request,
+        since: Time,
         data: Vec<u64>,
         last: bool,
     ) -> bool {
@@ -376,7 +415,7 @@ impl World {
             request,
             data,
             copying: 0,
-            submitted: self.steps,
+            submitted: since.step,
             accepted: 0,
             lost: None,
             deadline_ns,
@@ -394,8 +433,7 @@ impl World {
             self.block.queues[queue].started[usize::from(tag)] = None;
             return false;
         }
-        let now_ns = self.now_ns;
-        let Ok(wake) = self.queue(queue).submit(tag, request, now_ns, last) else {
+        let Ok(wake) = self.queue(queue).submit(tag, request, since.ns, last) else {
             self.block.queues[queue].started[usize::from(tag)] = None;
             return false;
         };
@@ -411,15 +449,48 @@ impl World {
             self.wake_pollers();
             return;
         }
+        let now = self.time();
         let hw = &mut self.block.queues[queue];
         hw.flush_running = std::mem::take(&mut hw.flush_pending);
         let Some(io) = hw.flush_running.first().and_then(|io| self.block.ios[*io].as_ref()) else { return };
         let tag = io.tag;
+        // All who came before the last one was sent were answered by it.
+        let written = hw.written_since.iter().flatten().copied();
+        let oldest =
+            written.fold(hw.flush_sent, |oldest, time| if time.step < oldest.step { time } else { oldest });
+        let since = if hw.flush_alone { io.pending_since } else { oldest };
+        hw.flush_sent = now;
+        hw.written_since = [None, hw.written_since[0]];
+        let since = if self.planted(Defect::YoungFlushes) { now } else { since };
         let request = Request { op: Op::Flush, ..Request::default() };
-        if !self.submit(queue, tag, Whose::Flush, request, Vec::new(), true) {
+        if !self.submit(queue, tag, Whose::Flush, request, since, Vec::new(), true) {
             self.flush_ends(queue, Err(Errno::EIO));
         }
         self.wake_pollers();
+    }
+
+    /// An I/O waits for the next flush of its queue: because it came, or because its data was written.
+    fn wait_for_flush(&mut self, queue: usize, at: usize, came: bool) {
+        let now = self.time();
+        if let Some(io) = &mut self.block.ios[at] {
+            io.pending_since = now;
+        }
+        let hw = &mut self.block.queues[queue];
+        let step = |started: &Started| match started.whose {
+            Whose::Flush => true,
+            Whose::Io(at) => self.block.ios[at].as_ref().is_some_and(|io| io.op == Op::Write && io.fua),
+        };
+        let idle = hw.flush_running.is_empty()
+            && hw.again.is_empty()
+            && !hw.started.iter().flatten().any(|started| !started.ended && step(started));
+        hw.flush_alone = came && hw.flush_pending.is_empty() && idle;
+        hw.flush_pending.push(at);
+    }
+
+    /// When the youngest of those began who wait for the flush that is under way.
+    pub(crate) fn youngest_of_flush(&self, queue: usize) -> u64 {
+        let running = self.block.queues[queue].flush_running.iter();
+        running.filter_map(|at| self.block.ios[*at].as_ref()).map(|io| io.began).max().unwrap_or(0)
     }
 
     /// A flush of the machinery is over, for all who wait for it.
@@ -486,7 +557,10 @@ impl World {
         }
         if result.is_ok() && io.fua && !self.settings.fua {
             io.stage = Stage::After;
-            self.block.queues[queue].flush_pending.push(at);
+            let began = Time { step: io.began, ns: io.began_ns };
+            let since = &mut self.block.queues[queue].written_since[0];
+            *since = Some(since.filter(|since| since.step < began.step).unwrap_or(began));
+            self.wait_for_flush(queue, at, false);
             if let (Some(io), Some(untold)) = (self.block.ios[at].clone(), lost) {
                 self.lose_io(&io, untold, accepted);
             }
@@ -499,7 +573,7 @@ impl World {
         }
     }
 
-    /// A flush of this time fails because writes were lost, which counts for all that are lost now and were answered before.
+    /// A flush that somebody waits for who began then fails because writes were lost, which counts for all that are lost now and were answered before.
     pub(crate) fn told_of_loss(&mut self, submitted: u64) {
         self.account.told(submitted);
         for started in self.block.queues.iter_mut().flat_map(|queue| queue.started.iter_mut().flatten()) {

@@ -39,11 +39,13 @@ pub enum Defect {
     /// Those who poll are not told when a copy stops and its request, whose server was declared dead meanwhile, is
     /// queued again.
     ForgetsPollers,
+    /// A flush counts as old as it is, and not as those who wait for it.
+    YoungFlushes,
 }
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::LiesAboutFlush,
         Self::LiesAboutFua,
         Self::LosesCache,
@@ -58,6 +60,7 @@ impl Defect {
         Self::EndsCopying,
         Self::ForgetsTick,
         Self::ForgetsPollers,
+        Self::YoungFlushes,
     ];
 }
 

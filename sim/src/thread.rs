@@ -671,7 +671,8 @@ impl World {
                 }
                 if end.result.is_err() {
                     if own {
-                        self.told_of_loss(submitted);
+                        let began = self.youngest_of_flush(queue);
+                        self.told_of_loss(began);
                     }
                     if !may_fail {
                         self.violation("a flush fails although nothing is lost".to_owned());

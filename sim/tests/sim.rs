@@ -46,6 +46,7 @@ const fn says(defect: Defect) -> &'static [&'static str] {
         Defect::LosesCache | Defect::NotFenced => &["on disk, ", "a flush of step", "a read of step"],
         Defect::StaleReads => &["a read of step"],
 
+        Defect::YoungFlushes => &["and nobody was told"],
         Defect::EndsTwice => &["which is not started"],
         Defect::ForgetsEnd => &["is started twice", "takes too long", "no end after", "can go on"],
         Defect::ForgetsWake => &["servers wait, and", "are being woken, and"],
