@@ -140,9 +140,13 @@ int main(int argc, char **argv)
 		fail("start");
 	printf("serving " ZOSBD2_V2_NODE_FOLDER "/%s\n", argv[1]);
 	fflush(stdout);
-	while (serving != 0)
-		if (sigwait(&signals, &number) == 0 && number != SIGUSR1 &&
-		    ioctl(control, ZOSBD2_V2_IOCTL_DESTROY, &destroy) != 0 && errno != ENOENT)
+	while (serving != 0) {
+		errno = sigwait(&signals, &number);
+		if (errno != 0)
+			fail("wait for signals");
+		if (number != SIGUSR1 && ioctl(control, ZOSBD2_V2_IOCTL_DESTROY, &destroy) != 0 &&
+		    errno != ENOENT)
 			fprintf(stderr, "ram: destroy: %s\n", strerror(errno));
+	}
 	return 0;
 }

@@ -120,8 +120,11 @@ static void *watch(void *signals)
 	int number;
 
 	for (;;) {
-		if (sigwait(signals, &number) != 0)
-			continue;
+		errno = sigwait(signals, &number);
+		if (errno) {
+			fail("wait for signals");
+			break; /* -d still destroys */
+		}
 		destroy.handle = handle;
 		if (ioctl(control, ZOSBD2_V1_IOCTL_DESTROY_BY_HANDLE, &destroy) != 0 && errno != ENOENT)
 			fail("destroy " NAME);
