@@ -40,14 +40,17 @@ static u64 begin_flush_step(struct zosbd2_queue *queue, struct request *request,
 	u64 since_ns = now_ns;
 
 	spin_lock_irqsave(&queue->lock, irq_flags);
+	/* Otherwise it is part of what goes on, or was made by what was just ending. */
+	if (!queue->flush_steps && now_ns > queue->flush_over_ns)
+		queue->flush_busy_ns = now_ns;
+	else
+		queue->flush_busy_ns = min(queue->flush_busy_ns, now_ns);
 	if (req_op(request) == REQ_OP_FLUSH) {
-		/* Otherwise it was made by what was just ending. */
-		bool alone = !queue->flush_steps && now_ns > queue->flush_over_ns;
-
 		/* All who came before the last one was made were answered by it. */
-		if (!alone)
-			since_ns = min3(queue->flush_made_ns, queue->written_since_ns[0],
-					queue->written_since_ns[1]);
+		since_ns = min3(queue->flush_made_ns, queue->written_since_ns[0],
+				queue->written_since_ns[1]);
+		/* None has waited for longer than there was something to wait for. */
+		since_ns = max(since_ns, queue->flush_busy_ns);
 		/* One at a time of each queue. */
 		queue->flush_made_ns = now_ns;
 		/* A write that ends between the making of this one and now waits for the next. */

@@ -120,6 +120,7 @@ enum zosbd2_shown {
  * @requests: the block request of each tag that is not FREE in the engine.
  * @flush_steps: requests of the block layer's flush machinery that came and
  *	whose end is not over.
+ * @flush_busy_ns: when the first of those was made that overlap until now.
  * @flush_over_ns: when the end of the last of them was over.
  * @flush_made_ns: when the last flush was made.
  * @written_since_ns: when the first of those writes was made that ended since
@@ -133,6 +134,7 @@ struct zosbd2_queue {
 	struct zosbd2_device *device;
 	u32 index;
 	u32 flush_steps;
+	u64 flush_busy_ns;
 	u64 flush_over_ns;
 	u64 flush_made_ns;
 	u64 written_since_ns[2];

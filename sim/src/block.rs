@@ -34,8 +34,6 @@ struct Io {
     stage: Stage,
     began: u64,
     began_ns: u64,
-    /// When it came to the flush machinery.
-    pending_since: Time,
     /// Of a read: what it brought. Of a write: its values.
     data: Vec<u64>,
     /// Of a read or a flush.
@@ -86,8 +84,8 @@ struct HwQueue {
     started: Vec<Option<Started>>,
     flush_pending: Vec<usize>,
     flush_running: Vec<usize>,
-    /// The next flush has waited for nothing: it is for who came first alone.
-    flush_alone: bool,
+    /// Since when the flush machinery has had something to do.
+    flush_busy: Time,
     /// When the last one was sent.
     flush_sent: Time,
     /// When the first of those writes began that ended since the last one was sent, and between the two before, and may wait
@@ -301,7 +299,9 @@ impl World {
             let machinery = io.stage != Stage::Data;
             self.block.ios[at] = Some(io);
             if machinery {
-                self.wait_for_flush(queue, at, true);
+                let now = self.time();
+                self.begin_flush_step(queue, now);
+                self.block.queues[queue].flush_pending.push(at);
             } else {
                 ios.push(at);
             }
@@ -339,7 +339,6 @@ impl World {
         }
         let floors = if op == Op::Read || before { self.account.floors() } else { Vec::new() };
         let stage = if before { Stage::Before } else { Stage::Data };
-        let pending_since = Time::default();
         Io {
             submitter,
             queue,
@@ -351,7 +350,6 @@ impl World {
             stage,
             began: now,
             began_ns: self.now_ns,
-            pending_since,
             data,
             floors,
         }
@@ -382,6 +380,10 @@ impl World {
         let length = u32::try_from(bytes(io.blocks)).unwrap_or(0);
         let request = Request { op: io.op, flags, offset: bytes(io.first), length };
         let data = if io.op == Op::Write { io.data.clone() } else { vec![u64::MAX; io.blocks] };
+        if io.op == Op::Write && io.fua && !self.settings.fua {
+            let began = Time { step: io.began, ns: io.began_ns };
+            self.begin_flush_step(queue, began);
+        }
         let now = self.time();
         let taken = self.submit(queue, tag, Whose::Io(at), request, now, data, last);
         if !taken {
@@ -458,7 +460,8 @@ impl World {
         let written = hw.written_since.iter().flatten().copied();
         let oldest =
             written.fold(hw.flush_sent, |oldest, time| if time.step < oldest.step { time } else { oldest });
-        let since = if hw.flush_alone { io.pending_since } else { oldest };
+        // None has waited for longer than there was something to wait for.
+        let since = if oldest.step > hw.flush_busy.step { oldest } else { hw.flush_busy };
         hw.flush_sent = now;
         hw.written_since = [None, hw.written_since[0]];
         let since = if self.planted(Defect::YoungFlushes) { now } else { since };
@@ -469,22 +472,20 @@ impl World {
         self.wake_pollers();
     }
 
-    /// An I/O waits for the next flush of its queue: because it came, or because its data was written.
-    fn wait_for_flush(&mut self, queue: usize, at: usize, came: bool) {
-        let now = self.time();
-        if let Some(io) = &mut self.block.ios[at] {
-            io.pending_since = now;
-        }
+    /// The flush machinery gets something to do, which is there since then.
+    fn begin_flush_step(&mut self, queue: usize, since: Time) {
         let hw = &mut self.block.queues[queue];
         let step = |started: &Started| match started.whose {
             Whose::Flush => true,
             Whose::Io(at) => self.block.ios[at].as_ref().is_some_and(|io| io.op == Op::Write && io.fua),
         };
         let idle = hw.flush_running.is_empty()
+            && hw.flush_pending.is_empty()
             && hw.again.is_empty()
             && !hw.started.iter().flatten().any(|started| !started.ended && step(started));
-        hw.flush_alone = came && hw.flush_pending.is_empty() && idle;
-        hw.flush_pending.push(at);
+        if idle || since.step < hw.flush_busy.step {
+            hw.flush_busy = since;
+        }
     }
 
     /// When the youngest of those began who wait for the flush that is under way.
@@ -560,7 +561,7 @@ impl World {
             let began = Time { step: io.began, ns: io.began_ns };
             let since = &mut self.block.queues[queue].written_since[0];
             *since = Some(since.filter(|since| since.step < began.step).unwrap_or(began));
-            self.wait_for_flush(queue, at, false);
+            self.block.queues[queue].flush_pending.push(at);
             if let (Some(io), Some(untold)) = (self.block.ios[at].clone(), lost) {
                 self.lose_io(&io, untold, accepted);
             }
