@@ -239,6 +239,60 @@ proptest! {
     }
 }
 
+/// Until a write's block request is ended nobody can rely on it: a flush that was sent before that leaves the loss to the
+/// next, whether the write was lost before or after its end.
+#[test]
+fn what_is_answered_counts_when_it_is_ended() {
+    const WRITE: u64 = 10;
+    const ENDED: u64 = 15;
+    for lost_as_it_is_answered in [false, true] {
+        let mut device = Device {
+            cache: Cache::new(),
+            states: [QueueState::default(); 2],
+            slots: [[Slot::default(); DEPTH]; 2],
+            epoch: 0,
+            now: 0,
+            waiting: Vec::new(),
+            taken: Vec::new(),
+            model: Model::default(),
+        };
+        device.attach(false);
+        let first = device.epoch;
+        let submit = |device: &mut Device, tag: u16, op: Op, now: u64| {
+            device.now = now;
+            let request = Request { op, flags: 0, offset: 0, length: 512 };
+            assert_eq!(device.queue(0).submit(tag, request, now, true), Ok(Wake::None));
+        };
+        let finish = |device: &mut Device, now: u64| {
+            device.now = now;
+            let epoch = device.epoch;
+            let Work::Request(got) = device.queue(0).fetch(epoch, 0) else { panic!("nothing there") };
+            device.queue(0).finish(got.handle, Ok(())).expect("held").result
+        };
+        let ended = |device: &mut Device| {
+            device.now = ENDED;
+            device.queue(0).ended(first, WRITE);
+        };
+        submit(&mut device, 0, Op::Write, 5);
+        assert_eq!(finish(&mut device, WRITE), Ok(()));
+        submit(&mut device, 1, Op::Flush, WRITE + 2);
+        if lost_as_it_is_answered {
+            device.attach(false);
+            ended(&mut device);
+        } else {
+            ended(&mut device);
+            device.attach(false);
+        }
+        assert_eq!((finish(&mut device, 20), device.cache.lost()), (Err(Errno::EIO), true));
+        submit(&mut device, 1, Op::Flush, ENDED);
+        assert_eq!((finish(&mut device, 30), device.cache.lost()), (Err(Errno::EIO), false));
+        // What was told is not lost again.
+        ended(&mut device);
+        submit(&mut device, 1, Op::Flush, 40);
+        assert_eq!((finish(&mut device, 41), device.cache.lost()), (Ok(()), false));
+    }
+}
+
 #[test]
 fn latencies_fall_into_buckets_of_powers_of_two() {
     assert_eq!([0, 1, 1023, 1024, 2047, 2048, 1 << 40, u64::MAX].map(bucket), [0, 0, 0, 1, 1, 2, 31, 31]);
