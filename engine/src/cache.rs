@@ -10,7 +10,8 @@
 //! answered and no flush has covered counts as lost, as does what it answers later: the next flush that would
 //! succeed fails, once, instead of vouching for it. That must be one which was submitted after the last of the
 //! lost writes was answered, since only such a flush can be relied on for it: one that is older fails too, if it
-//! would succeed meanwhile, and leaves the loss to the next.
+//! would succeed meanwhile, and leaves the loss to the next. A write that was answered and whose block request is not ended yet when its
+//! server is taken over from counts as lost, too, and as answered when it is ended; until then every flush fails.
 //!
 //! Called with the lock of some queue held, of another one by each caller, so everything is atomic. The order
 //! that counts comes from the requests themselves: a submitter who may rely on a write has seen its end before
@@ -27,13 +28,20 @@ pub struct Cache {
     durable: AtomicU64,
     /// When the last write was answered that is lost, and of which no submitter was told; 0: none is.
     lost_ns: AtomicU64,
+    /// Writes that are lost, or as good as that, and whose submitters do not know yet that they were answered.
+    unended: AtomicU64,
 }
 
 impl Cache {
     /// Nothing was written.
     #[must_use]
     pub const fn new() -> Self {
-        Self { era: AtomicU64::new(1), durable: AtomicU64::new(1), lost_ns: AtomicU64::new(0) }
+        Self {
+            era: AtomicU64::new(1),
+            durable: AtomicU64::new(1),
+            lost_ns: AtomicU64::new(0),
+            unended: AtomicU64::new(0),
+        }
     }
 
     /// A write was answered. Returns its era.
@@ -65,34 +73,36 @@ impl Cache {
         self.lost_ns.fetch_max(answered_ns.max(1), Ordering::Relaxed);
     }
 
-    /// What is lost and was answered at `began_ns` or later counts as answered at `answered_ns`.
-    pub(crate) fn lose_later(&self, began_ns: u64, answered_ns: u64) {
-        let lost_ns = self.lost_ns.load(Ordering::Relaxed);
-        if lost_ns > 0 && lost_ns >= began_ns {
-            // Whoever was told meanwhile was told.
-            let later = answered_ns.max(lost_ns);
-            let _told_or_later =
-                self.lost_ns.compare_exchange(lost_ns, later, Ordering::Relaxed, Ordering::Relaxed);
-        }
+    /// So many writes that were answered until now are lost, and are not ended yet.
+    pub(crate) fn lose_unended(&self, writes: u64) {
+        self.unended.fetch_add(writes, Ordering::Relaxed);
+    }
+
+    /// So many of those are ended by now, so that their submitters can send flushes that are to tell of them.
+    pub(crate) fn ended(&self, writes: u64, now_ns: u64) {
+        self.lose(now_ns);
+        // After that: who sees none any more sees the loss.
+        self.unended.fetch_sub(writes, Ordering::Release);
     }
 
     /// Whether something is lost of which no submitter was told, so that a flush submitted at this time fails. If it is
     /// younger than what is lost, its submitter is the one who is told.
     #[must_use]
     pub(crate) fn take_loss(&self, submitted_ns: u64) -> bool {
+        let unended = self.unended.load(Ordering::Acquire) > 0;
         let lost_ns = self.lost_ns.load(Ordering::Relaxed);
-        if lost_ns > 0 && submitted_ns.max(1) >= lost_ns {
+        if !unended && lost_ns > 0 && submitted_ns.max(1) >= lost_ns {
             // If more was lost just now, the next flush tells of it.
             let _told_or_more =
                 self.lost_ns.compare_exchange(lost_ns, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
-        lost_ns > 0
+        unended || lost_ns > 0
     }
 
     /// Whether the next flush will fail.
     #[must_use]
     pub fn lost(&self) -> bool {
-        self.lost_ns.load(Ordering::Relaxed) > 0
+        self.unended.load(Ordering::Acquire) > 0 || self.lost_ns.load(Ordering::Relaxed) > 0
     }
 }
 
@@ -108,6 +118,7 @@ impl Clone for Cache {
             era: AtomicU64::new(self.era.load(Ordering::Relaxed)),
             durable: AtomicU64::new(self.durable.load(Ordering::Relaxed)),
             lost_ns: AtomicU64::new(self.lost_ns.load(Ordering::Relaxed)),
+            unended: AtomicU64::new(self.unended.load(Ordering::Relaxed)),
         }
     }
 }

@@ -167,6 +167,8 @@ pub struct Surroundings<'a> {
     pub latencies: Option<&'a mut Latencies>,
     /// Who calls, and when; counts for fetches, answers, deadlines and servers that attach.
     pub moment: Moment,
+    /// Writes answered with these that may be in nothing but a cache.
+    pub written: u32,
 }
 
 /// Why an answer is not accepted. The request it may have meant is untouched.
@@ -250,6 +252,8 @@ pub struct QueueState {
     unflushed: u64,
     /// When it was answered.
     unflushed_ns: u64,
+    /// Such writes whose block requests are not ended yet.
+    unended: u32,
     first: u16,
     last: u16,
     /// Requests that are QUEUED.
@@ -277,6 +281,7 @@ impl Default for QueueState {
             cache_from: 0,
             unflushed: 0,
             unflushed_ns: 0,
+            unended: 0,
             first: NO_TAG,
             last: NO_TAG,
             queued: 0,
@@ -314,7 +319,7 @@ impl<'a> Queue<'a> {
     pub const fn new(state: &'a mut QueueState, slots: &'a mut [Slot]) -> Self {
         debug_assert!(slots.len() <= MAX_DEPTH as usize);
         let moment = Moment { now_ns: 0, thread: 0 };
-        Self { state, slots, around: Surroundings { cache: None, latencies: None, moment } }
+        Self { state, slots, around: Surroundings { cache: None, latencies: None, moment, written: 0 } }
     }
 
     /// The same queue, with what is around it.
@@ -346,6 +351,9 @@ impl<'a> Queue<'a> {
             return;
         }
         self.state.cache_from = epoch;
+        if let Some(cache) = self.around.cache {
+            cache.lose_unended(core::mem::take(&mut self.state.unended).into());
+        }
         let unflushed = core::mem::take(&mut self.state.unflushed);
         if let Some(cache) = self.around.cache.filter(|cache| unflushed > 0 && cache.holds(unflushed)) {
             cache.lose(self.state.unflushed_ns);
@@ -654,16 +662,24 @@ impl<'a> Queue<'a> {
         }
     }
 
-    /// The block requests of what the server of `epoch` answered since `began_ns` are ended, so their submitters know by
+    /// Writes answered through this value that may be in nothing but a cache: when their block requests are ended
+    /// [`ended`](Self::ended) is to be told.
+    #[inline]
+    #[must_use]
+    pub const fn written(&self) -> u32 {
+        self.around.written
+    }
+
+    /// The block requests of so many such writes, which the server of `epoch` answered, are ended: their submitters know by
     /// now. Until here no flush can be relied on for what of it is lost, or will be.
     #[cold]
-    pub fn ended(&mut self, epoch: u32, began_ns: u64) {
+    pub fn ended(&mut self, epoch: u32, written: u32) {
         let Some(cache) = self.around.cache else { return };
         let now_ns = self.around.moment.now_ns;
         if epoch < self.state.cache_from {
-            // Lost as it was answered.
-            cache.lose_later(began_ns, now_ns);
-        } else if self.state.unflushed_ns >= began_ns {
+            cache.ended(written.into(), now_ns);
+        } else {
+            self.state.unended = self.state.unended.saturating_sub(written);
             self.state.unflushed_ns = now_ns;
         }
     }
@@ -889,8 +905,8 @@ fn end_answered(
     mut result: Result<(), Errno>,
 ) -> End {
     state.answers = state.answers.wrapping_add(1);
-    if let Some(cache) = around.cache {
-        result = cached(state, cache, slot, around.moment.now_ns, result);
+    if around.cache.is_some() {
+        result = cached(state, around, slot, result);
     }
     if let Some(latencies) = &mut around.latencies {
         latencies.count(slot.submitted_ns, slot.fetched_ns, around.moment.now_ns);
@@ -914,23 +930,29 @@ fn end_answered(
 #[inline(never)]
 fn cached(
     state: &mut QueueState,
-    cache: &Cache,
+    around: &mut Surroundings<'_>,
     slot: &Slot,
-    now_ns: u64,
     result: Result<(), Errno>,
 ) -> Result<(), Errno> {
     result?;
+    let Some(cache) = around.cache else { return result };
+    let now_ns = around.moment.now_ns;
     let own = slot.epoch >= state.cache_from;
     match slot.request.op {
         // A lost discard changes nothing that anybody may rely on.
         Op::Read | Op::Discard => {}
         Op::Write if slot.request.flags & FUA != 0 => {}
-        Op::Write | Op::WriteZeroes | Op::SecureErase if own => {
-            state.unflushed = cache.written();
-            state.unflushed_ns = now_ns;
+        Op::Write | Op::WriteZeroes | Op::SecureErase => {
+            around.written = around.written.wrapping_add(1);
+            if own {
+                state.unflushed = cache.written();
+                state.unflushed_ns = now_ns;
+                state.unended = state.unended.wrapping_add(1);
+            } else {
+                // It is in a cache that no flush will reach.
+                cache.lose_unended(1);
+            }
         }
-        // It is in a cache that no flush will reach.
-        Op::Write | Op::WriteZeroes | Op::SecureErase => cache.lose(now_ns),
         // No write that its submitter may rely on was answered by a later server, but an earlier one's may be lost.
         // Of which of them he would learn is not known, so the next flush fails, too.
         Op::Flush if !own => return if cache.lost() { Err(Errno::EIO) } else { Ok(()) },

@@ -40,14 +40,20 @@ pub(crate) struct Account {
     lost: Vec<Lost>,
 }
 
-/// A block's value is lost. It matters to flushes that began at `after` or later, and rely on what `above` says. Those that
-/// were submitted before the last answer that counts, at `accepted`, cannot tell of it.
+/// What a block had is lost: the values of writes that began from `above` to `until`. It matters to flushes that began at
+/// `after` or later, and rely on one of those. A flush that fails tells of those that it relies on.
 #[derive(Clone, Copy, Debug)]
 struct Lost {
     block: usize,
     above: u64,
+    until: u64,
     after: u64,
-    accepted: u64,
+}
+
+impl Lost {
+    fn matters(&self, floors: &[u64], began: u64) -> bool {
+        floors[self.block] >= self.above && began >= self.after
+    }
 }
 
 impl Account {
@@ -139,8 +145,7 @@ impl Account {
 
     /// A flush ended well that began then, with these floors.
     pub(crate) fn flushed(&mut self, floors: &[u64], began: u64) -> Result<(), String> {
-        let relies = |lost: &&Lost| floors[lost.block] >= lost.above && began >= lost.after;
-        if let Some(lost) = self.lost.iter().find(relies) {
+        if let Some(lost) = self.lost.iter().find(|lost| lost.matters(floors, began)) {
             return Err(format!("a flush of step {began} succeeded, but {lost:?}, and nobody was told"));
         }
         for (known, floor) in self.known.iter_mut().zip(floors) {
@@ -149,14 +154,16 @@ impl Account {
         Ok(())
     }
 
-    /// A flush that was submitted then failed because writes were lost.
-    pub(crate) fn told(&mut self, submitted: u64) {
-        self.lost.retain(|lost| lost.accepted > submitted);
+    /// A flush that began then, with these floors, failed because writes were lost.
+    pub(crate) fn told(&mut self, floors: &[u64], began: u64) {
+        for lost in self.lost.iter_mut().filter(|lost| lost.matters(floors, began)) {
+            lost.above = floors[lost.block] + 1;
+        }
+        self.lost.retain(|lost| lost.above <= lost.until);
     }
 
-    /// The block's value is lost with a cache, whose last write was answered at `accepted`: what is on the disk shows
-    /// again.
-    pub(crate) fn lose(&mut self, block: usize, shows: u64, accepted: u64, now: u64) {
+    /// The block's value is lost with a cache: what is on the disk shows again.
+    pub(crate) fn lose(&mut self, block: usize, shows: u64, now: u64) {
         let Known { zeroed, zeroing, floor, .. } = self.known[block];
         let above = match self.get(shows) {
             _ if shows == 0 && zeroing > 0 => u64::MAX,
@@ -166,26 +173,16 @@ impl Account {
         };
         // Otherwise nobody relies on more than what shows.
         if floor >= above {
-            self.lost.push(Lost { block, above, after: 0, accepted });
+            self.lost.push(Lost { block, above, until: floor, after: 0 });
         }
         self.shows(block, shows, now);
     }
 
-    /// A value whose answer ended just now is nowhere; something else shows. `untold`: when the answer was accepted, if no
-    /// flush has told of it.
-    pub(crate) fn answered_lost(
-        &mut self,
-        block: usize,
-        value: u64,
-        shows: u64,
-        untold: Option<u64>,
-        now: u64,
-    ) {
+    /// A value whose answer ended just now is nowhere; something else shows. Whoever was told before could not rely on it.
+    pub(crate) fn answered_lost(&mut self, block: usize, value: u64, shows: u64, now: u64) {
         // Zeros are not told apart, so they have no beginning.
-        if let (Some(Written { answered: true, began, .. }), Some(accepted)) =
-            (self.get(value).copied(), untold)
-        {
-            self.lost.push(Lost { block, above: began, after: now, accepted });
+        if let Some(Written { answered: true, began, .. }) = self.get(value).copied() {
+            self.lost.push(Lost { block, above: began, until: began, after: now });
         }
         self.shows(block, shows, now);
     }

@@ -36,7 +36,7 @@ struct Io {
     began_ns: u64,
     /// Of a read: what it brought. Of a write: its values.
     data: Vec<u64>,
-    /// Of a read or a flush.
+    /// Of a read, or of who waits for a flush.
     floors: Vec<u64>,
 }
 
@@ -67,11 +67,12 @@ pub(crate) struct Started {
     pub(crate) data: Vec<u64>,
     /// Whoever copies holds on to them.
     pub(crate) copying: u32,
-    /// When it was submitted, and when its answer was accepted.
+    /// When it was submitted.
     pub(crate) submitted: u64,
-    pub(crate) accepted: u64,
-    /// The answer is accepted, and its data is lost; whether no flush has told of it since.
-    pub(crate) lost: Option<bool>,
+    /// Its answer is accepted.
+    pub(crate) accepted: bool,
+    /// Blocks whose values are lost although the answer is accepted.
+    pub(crate) lost: Vec<usize>,
     deadline_ns: u64,
     timed_out: bool,
     ended: bool,
@@ -337,7 +338,8 @@ impl World {
         if matches!(op, Op::Discard | Op::WriteZeroes | Op::SecureErase) {
             (first..first + blocks).for_each(|block| self.account.zero_begins(block));
         }
-        let floors = if op == Op::Read || before { self.account.floors() } else { Vec::new() };
+        let after = fua && !self.settings.fua;
+        let floors = if op == Op::Read || before || after { self.account.floors() } else { Vec::new() };
         let stage = if before { Stage::Before } else { Stage::Data };
         Io {
             submitter,
@@ -418,8 +420,8 @@ impl World {
             data,
             copying: 0,
             submitted: since.step,
-            accepted: 0,
-            lost: None,
+            accepted: false,
+            lost: Vec::new(),
             deadline_ns,
             timed_out: false,
             ended: false,
@@ -488,22 +490,15 @@ impl World {
         }
     }
 
-    /// When the youngest of those began who wait for the flush that is under way.
-    pub(crate) fn youngest_of_flush(&self, queue: usize) -> u64 {
-        let running = self.block.queues[queue].flush_running.iter();
-        running.filter_map(|at| self.block.ios[*at].as_ref()).map(|io| io.began).max().unwrap_or(0)
-    }
-
     /// A flush of the machinery is over, for all who wait for it.
     fn flush_ends(&mut self, queue: usize, result: Result<(), Errno>) {
         for at in std::mem::take(&mut self.block.queues[queue].flush_running) {
             let Some(io) = &mut self.block.ios[at] else { continue };
             match io.stage {
                 Stage::Before if result.is_ok() => {
-                    let floors = std::mem::take(&mut io.floors);
                     let (is_flush, began) = (io.op == Op::Flush, io.began);
                     io.stage = Stage::Data;
-                    if let Err(error) = self.account.flushed(&floors, began) {
+                    if let Err(error) = self.account.flushed(&io.floors, began) {
                         self.violation(error);
                     }
                     if is_flush {
@@ -539,7 +534,7 @@ impl World {
             return;
         }
         started.ended = true;
-        let Started { whose, data, accepted, lost, id, .. } = started.clone();
+        let Started { whose, data, lost, id, .. } = started.clone();
         let held = self.block.timer.holds == Some((queue, tag, id));
         if !held {
             self.block.queues[queue].started[usize::from(tag)] = None;
@@ -556,38 +551,52 @@ impl World {
         if io.op == Op::Read {
             io.data = data;
         }
+        let first = io.first;
+        let values = if lost.is_empty() { Vec::new() } else { io.data.clone() };
         if result.is_ok() && io.fua && !self.settings.fua {
             io.stage = Stage::After;
             let began = Time { step: io.began, ns: io.began_ns };
             let since = &mut self.block.queues[queue].written_since[0];
             *since = Some(since.filter(|since| since.step < began.step).unwrap_or(began));
             self.block.queues[queue].flush_pending.push(at);
-            if let (Some(io), Some(untold)) = (self.block.ios[at].clone(), lost) {
-                self.lose_io(&io, untold, accepted);
-            }
+            self.lose_blocks(&lost, first, &values);
             return;
         }
-        let kept = self.block.ios[at].clone();
         self.finish_io(at, result);
-        if let (Some(io), Some(untold), Ok(())) = (kept, lost, result) {
-            self.lose_io(&io, untold, accepted);
+        if result.is_ok() {
+            self.lose_blocks(&lost, first, &values);
         }
     }
 
-    /// A flush that somebody waits for who began then fails because writes were lost, which counts for all that are lost now and were answered before.
-    pub(crate) fn told_of_loss(&mut self, submitted: u64) {
-        self.account.told(submitted);
+    /// The flush of a queue that is under way fails because writes were lost: who waits for it is told.
+    pub(crate) fn told_of_loss(&mut self, queue: usize) {
+        for at in &self.block.queues[queue].flush_running {
+            if let Some(io) = &self.block.ios[*at] {
+                self.account.told(&io.floors, io.began);
+            }
+        }
+    }
+
+    /// A cache is lost that had this value of a block. If its write is answered, who ends it does not know.
+    pub(crate) fn lose_answered(&mut self, block: usize, value: u64) {
         for started in self.block.queues.iter_mut().flat_map(|queue| queue.started.iter_mut().flatten()) {
-            started.lost = started.lost.map(|untold| untold && started.accepted > submitted);
+            let Whose::Io(at) = started.whose else { continue };
+            let Some(io) = self.block.ios[at].as_ref().filter(|_| started.accepted && !started.ended) else {
+                continue;
+            };
+            let written = block.checked_sub(io.first).and_then(|at| io.data.get(at));
+            if io.op == Op::Write && written == Some(&value) && !started.lost.contains(&block) {
+                started.lost.push(block);
+            }
         }
     }
 
-    /// What it wrote, by an answer that was accepted then, is nowhere.
-    fn lose_io(&mut self, io: &Io, untold: bool, accepted: u64) {
-        for (at, block) in (io.first..io.first + io.blocks).enumerate() {
-            let value = io.data.get(at).copied().unwrap_or(0);
-            let shows = self.visible(block);
-            self.account.answered_lost(block, value, shows, untold.then_some(accepted), self.steps);
+    /// Values of an I/O that ended, from the block `first` on, are nowhere.
+    fn lose_blocks(&mut self, lost: &[usize], first: usize, values: &[u64]) {
+        for block in lost {
+            let value = values.get(block - first).copied().unwrap_or(0);
+            let shows = self.visible(*block);
+            self.account.answered_lost(*block, value, shows, self.steps);
         }
     }
 

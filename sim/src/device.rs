@@ -32,6 +32,8 @@ pub(crate) struct QueueBlock {
     pub(crate) attached_ns: u64,
     /// When a write was answered last that may be in a cache only.
     pub(crate) written: u64,
+    /// Such writes that are not ended.
+    pub(crate) unended: u32,
     /// Servers from this one on share a cache.
     pub(crate) cache_from: u32,
 }
@@ -59,6 +61,8 @@ pub(crate) struct Device {
     pub(crate) covered: u64,
     /// When the last write was answered that may be lost, and of which nobody was told; 0: none.
     pub(crate) lost: u64,
+    /// Writes that may be lost, and are not ended.
+    pub(crate) unended: u32,
 }
 
 /// Where the teardown is.
@@ -134,6 +138,7 @@ impl Device {
             told: vec![0; depth],
             attached_ns: 0,
             written: 0,
+            unended: 0,
             cache_from: 0,
         };
         let terms = Terms {
@@ -158,6 +163,7 @@ impl Device {
             destroyed_ns: u64::MAX,
             covered: 0,
             lost: 0,
+            unended: 0,
         }
     }
 
@@ -203,7 +209,7 @@ impl World {
         let moment = Moment { now_ns: self.now_ns, thread };
         let cache = self.device.cache.as_ref();
         let block = &mut self.device.queues[queue];
-        let around = Surroundings { cache, latencies: Some(&mut block.latencies), moment };
+        let around = Surroundings { cache, latencies: Some(&mut block.latencies), moment, written: 0 };
         Queue::new(&mut block.state, &mut block.slots).within(around)
     }
 
@@ -453,6 +459,7 @@ impl World {
                         self.device.lost = self.device.lost.max(block.written);
                     }
                     block.written = 0;
+                    self.device.unended += std::mem::take(&mut block.unended);
                 }
             }
             Task::Detach(epoch) => self.take_back(queue, epoch, false),

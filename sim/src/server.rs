@@ -68,7 +68,7 @@ pub(crate) struct Entry {
     pub(crate) op: Op,
 }
 
-fn blocks(request: &Request) -> (usize, usize) {
+pub(crate) fn blocks(request: &Request) -> (usize, usize) {
     let number = |bytes: u64| usize::try_from(bytes / u64::from(BLOCK)).unwrap_or(usize::MAX);
     (number(request.offset), number(request.length.into()))
 }
@@ -143,14 +143,12 @@ impl World {
         let cache = self.processes[number].cache;
         let had = self.store.caches[cache].clone();
         for (block, value) in had.into_iter().enumerate() {
-            if value.is_none() {
-                continue;
-            }
+            let Some(value) = value else { continue };
             self.processes[number].swallowed = true;
+            self.lose_answered(block, value);
             if cache == self.cache {
                 let shows = self.store.disk[block];
-                let accepted = self.device.queues.iter().map(|queue| queue.written).max().unwrap_or(0);
-                self.account.lose(block, shows, accepted, self.steps);
+                self.account.lose(block, shows, self.steps);
             }
         }
         let swallowed = self.processes[number].swallowed;

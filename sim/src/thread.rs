@@ -5,7 +5,7 @@
 //! critical section or one copy a step. A thread that is stopped by somebody stops in user mode, or while its memory
 //! is waited for; in a critical section or a copy it never does.
 
-use crate::server::Entry;
+use crate::server::{Entry, blocks};
 use crate::settings::{BLOCK, Defect};
 use crate::world::World;
 use zosbd2_engine::device::Phase;
@@ -36,6 +36,8 @@ pub(crate) struct Thread {
     pub(crate) sent_away: bool,
     /// Block requests that it is about to end.
     ends: Vec<(usize, End)>,
+    /// What it then says of them: the queue, the server, and how many writes may be in nothing but a cache.
+    over: Vec<(usize, u32, u32)>,
     /// Those who poll are to be told.
     tell: bool,
 }
@@ -163,6 +165,7 @@ impl Thread {
             sleeps_until: u64::MAX,
             sent_away: false,
             ends: Vec::new(),
+            over: Vec::new(),
             tell: false,
         }
     }
@@ -188,7 +191,7 @@ impl World {
         if thread.stalled_until > self.now_ns {
             return (false, thread.stalled_until);
         }
-        if !thread.ends.is_empty() || thread.tell {
+        if !thread.ends.is_empty() || !thread.over.is_empty() || thread.tell {
             return (true, 0);
         }
         let process = &self.processes[thread.process];
@@ -239,6 +242,10 @@ impl World {
         let thread = &mut self.threads[number];
         if let Some((queue, end)) = thread.ends.pop() {
             self.end(queue, end);
+            return;
+        }
+        if let Some((queue, epoch, written)) = thread.over.pop() {
+            self.ended(queue, epoch, written);
             return;
         }
         if std::mem::take(&mut thread.tell) {
@@ -640,39 +647,51 @@ impl World {
         end: End,
     ) {
         self.say(|| format!("thread {number}: answers tag {}: {well}, so {:?}", handle.tag(), end.result));
-        self.threads[number].ends.push((queue, end));
+        let thread = &mut self.threads[number];
+        thread.ends.push((queue, end));
         if !well || !self.settings.volatile {
             return;
         }
-        let process = self.threads[number].process;
-        let lost = well && self.swallows(process, request);
+        let durable = request.flags & zosbd2_engine::request::FUA != 0;
+        if matches!(request.op, Op::Write | Op::WriteZeroes | Op::SecureErase)
+            && !(request.op == Op::Write && durable)
+        {
+            let (epoch, over) = (handle.epoch(), &mut thread.over);
+            match over.iter_mut().find(|(at, server, _)| (*at, *server) == (queue, epoch)) {
+                Some((.., written)) => *written += 1,
+                None => over.push((queue, epoch, 1)),
+            }
+        }
+        let process = thread.process;
+        let lost = if self.swallows(process, request) { blocks(request) } else { (0, 0) };
         let now = self.steps;
         let mut submitted = 0;
         if let Some(started) = self.block.started(queue, end.tag) {
-            started.lost = lost.then_some(true);
-            started.accepted = now;
+            started.lost = (lost.0..lost.0 + lost.1).collect();
+            started.accepted = true;
             submitted = started.submitted;
         }
         let device = &mut self.device;
         let own = handle.epoch() >= device.queues[queue].cache_from;
-        let durable = request.flags & zosbd2_engine::request::FUA != 0;
         match request.op {
             Op::Write if durable => {}
-            Op::Write | Op::WriteZeroes | Op::SecureErase if own => device.queues[queue].written = now,
-            Op::Write | Op::WriteZeroes | Op::SecureErase => device.lost = now,
+            Op::Write | Op::WriteZeroes | Op::SecureErase if own => {
+                device.queues[queue].written = now;
+                device.queues[queue].unended += 1;
+            }
+            Op::Write | Op::WriteZeroes | Op::SecureErase => device.unended += 1,
             Op::Flush => {
                 let fetched = device.queues[queue].fetched[usize::from(end.tag)];
-                let may_fail = device.lost > 0;
+                let may_fail = device.lost > 0 || device.unended > 0;
                 if own {
                     device.covered = device.covered.max(fetched);
-                    if submitted >= device.lost {
+                    if device.unended == 0 && submitted >= device.lost {
                         device.lost = 0;
                     }
                 }
                 if end.result.is_err() {
                     if own {
-                        let began = self.youngest_of_flush(queue);
-                        self.told_of_loss(began);
+                        self.told_of_loss(queue);
                     }
                     if !may_fail {
                         self.violation("a flush fails although nothing is lost".to_owned());
@@ -680,6 +699,21 @@ impl World {
                 }
             }
             Op::Read | Op::Discard => {}
+        }
+    }
+
+    /// The block requests are ended of so many writes that a thread of this server has answered.
+    fn ended(&mut self, queue: usize, epoch: u32, written: u32) {
+        let now = self.steps;
+        self.queue(queue).ended(epoch, written);
+        let device = &mut self.device;
+        let block = &mut device.queues[queue];
+        if epoch < block.cache_from {
+            device.lost = now;
+            device.unended -= written;
+        } else {
+            block.written = now;
+            block.unended -= written;
         }
     }
 

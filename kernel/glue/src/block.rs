@@ -552,7 +552,7 @@ impl Locked<'_> {
         // SAFETY: as above.
         let latencies = unsafe { &mut *self.block.latencies.get() };
         let cache = self.block.device().cache.as_ref();
-        queue.within(Surroundings { cache, latencies: Some(latencies), moment: self.moment })
+        queue.within(Surroundings { cache, latencies: Some(latencies), moment: self.moment, written: 0 })
     }
 
     /// Time has passed since the lock was taken.

@@ -44,7 +44,8 @@ impl One {
 
     fn queue<'a>(&'a mut self, cache: &'a Cache, now_ns: u64) -> Queue<'a> {
         let moment = Moment { now_ns, thread: 1 };
-        let around = Surroundings { cache: Some(cache), latencies: Some(&mut self.latencies), moment };
+        let around =
+            Surroundings { cache: Some(cache), latencies: Some(&mut self.latencies), moment, written: 0 };
         Queue::new(&mut self.state, &mut self.slots).within(around)
     }
 

@@ -158,11 +158,11 @@ fn lock_to_answer(block: &QueueBlock, moment: Moment) -> Locked<'_> {
     locked
 }
 
-/// The block requests of what the server has answered since `began` are ended.
+/// The block requests are ended of so many writes, answered by the server, that may be in nothing but a cache.
 #[inline]
-fn over(block: &QueueBlock, epoch: u32, began: Moment) {
-    if block.device().has_cache() {
-        block.lock_at(shim::now()).queue().ended(epoch, began.now_ns);
+fn over(block: &QueueBlock, epoch: u32, written: u32) {
+    if written > 0 {
+        block.lock_at(shim::now()).queue().ended(epoch, written);
     }
 }
 
@@ -199,6 +199,8 @@ struct Run<'a> {
     /// The tags of requests that ended well; their block requests are ended last, together.
     well: List<u16, CHUNK>,
     failed: List<End, CHUNK>,
+    /// Writes that may be in nothing but a cache.
+    written: u32,
 }
 
 impl Run<'_> {
@@ -221,6 +223,7 @@ impl Run<'_> {
             copies: List::new(),
             well: List::new(),
             failed: List::new(),
+            written: 0,
         };
         let done = run.begin(entries, progress);
         let slow = !run.copies.is_empty() && {
@@ -234,7 +237,7 @@ impl Run<'_> {
         for end in run.failed.items() {
             block.end(*end);
         }
-        over(block, epoch, moment);
+        over(block, epoch, run.written);
         if slow {
             for copying in run.copies.items().iter().filter(|copying| copying.slow) {
                 if let Some(entry) = entries.get_mut(usize::from(copying.entry)) {
@@ -287,6 +290,7 @@ impl Run<'_> {
             }
             done = done.wrapping_add(1);
         }
+        self.written = queue.written();
         done.into()
     }
 
@@ -321,6 +325,7 @@ impl Run<'_> {
                 }
             }
         }
+        self.written = self.written.wrapping_add(queue.written());
         if kept_any {
             // What a server that was declared dead keeps is back in the queue.
             let wake = queue.announce();
@@ -412,17 +417,21 @@ fn conclude(block: &QueueBlock, moment: Moment, handle: Handle, data: Move) -> R
     }
     // Memory may have been waited for since.
     let moment = Moment { thread: moment.thread, ..shim::now() };
-    let end = lock_to_answer(block, moment).queue().finish(handle, Ok(())).map_err(|_| Errno::ESTALE)?;
-    finish(block, moment, handle, end);
+    let mut locked = lock_to_answer(block, moment);
+    let mut queue = locked.queue();
+    let end = queue.finish(handle, Ok(())).map_err(|_| Errno::ESTALE)?;
+    let written = queue.written();
+    drop(locked);
+    finish(block, handle, end, written);
     Ok(())
 }
 
 /// An answer with data in several pieces, or none after all, ends this request.
 #[cold]
-fn finish(block: &QueueBlock, moment: Moment, handle: Handle, end: End) {
+fn finish(block: &QueueBlock, handle: Handle, end: End, written: u32) {
     trace_answer(block, handle);
     block.end(end);
-    over(block, handle.epoch(), moment);
+    over(block, handle.epoch(), written);
 }
 
 /// Carries out an entry whose data is in several pieces. The request is HELD while they are read.
@@ -435,8 +444,9 @@ fn scattered(block: &QueueBlock, moment: Moment, handle: Handle, entry: &abi::Co
         Plan::Copy(data) => data,
         Plan::Finish(result) => {
             let end = held.finish(result);
+            let written = queue.written();
             drop(locked);
-            finish(block, moment, handle, end);
+            finish(block, handle, end, written);
             return Ok(());
         }
     };
