@@ -66,11 +66,12 @@ static u64 begin_flush_step(struct zosbd2_queue *queue, struct request *request,
 static void end_flush_step(struct zosbd2_queue *queue, struct request *request,
 			   blk_status_t status)
 {
+	u64 *since_ns = &queue->written_since_ns[0];
 	unsigned long irq_flags;
 
 	if (req_op(request) != REQ_OP_FLUSH) {
 		spin_lock_irqsave(&queue->lock, irq_flags);
-		queue->written_since_ns[0] = min(queue->written_since_ns[0], request->start_time_ns);
+		*since_ns = min(*since_ns, request->start_time_ns);
 		spin_unlock_irqrestore(&queue->lock, irq_flags);
 	}
 	blk_mq_end_request(request, status);
