@@ -9,8 +9,9 @@ use super::serve::Channel;
 use super::{Batch, Entered, Fetch, Request, ServerId, Status};
 use crate::{Errno, Result};
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
 use std::time::Duration;
 use zosbd2_abi::v2;
 
@@ -79,6 +80,9 @@ struct State {
     /// Bytes of the arena in each call that fetched.
     arenas: Vec<usize>,
     destroyed: bool,
+    /// It was left, as often as this; and what was returned then was not dropped yet.
+    left: usize,
+    kept: Arc<AtomicBool>,
     asleep: usize,
     stale: usize,
 }
@@ -92,6 +96,10 @@ pub(super) struct Fake {
     sleeps: bool,
     /// Calls that fetch from this queue fail.
     broken_queue: Option<u32>,
+    /// Threads whose names begin so get no memory, as the status that they see has no size for it.
+    poor: Option<(&'static str, Status)>,
+    /// Attempts to leave it that fail.
+    stuck: AtomicUsize,
     /// Answers may say that less was done.
     pub(super) short: bool,
     state: Mutex<State>,
@@ -121,6 +129,8 @@ impl Fake {
             true_size: AtomicU64::new(size),
             sleeps: false,
             broken_queue: None,
+            poor: None,
+            stuck: AtomicUsize::new(0),
             short: false,
             state: Mutex::new(State { steps: steps.into_iter().collect(), ..State::default() }),
             changed: Condvar::new(),
@@ -138,6 +148,23 @@ impl Fake {
     pub(super) fn without_fetches_from(mut self, queue: u32) -> Self {
         self.broken_queue = Some(queue);
         self
+    }
+
+    /// Threads whose names begin so get no memory.
+    pub(super) fn without_memory_for(mut self, threads: &'static str) -> Self {
+        self.poor = Some((threads, Status { max_io_bytes: 0, ..self.status.clone() }));
+        self
+    }
+
+    /// So many attempts to leave it fail.
+    pub(super) fn stuck(self, attempts: usize) -> Self {
+        self.stuck.store(attempts, Ordering::Relaxed);
+        self
+    }
+
+    /// How often it was left.
+    pub(super) fn left_to_others(&self) -> usize {
+        self.state.lock().expect("state").left
     }
 
     pub(super) fn destroy(&self) {
@@ -321,9 +348,14 @@ impl Channel for Fake {
             _ if self.sleeps => {
                 state.asleep += 1;
                 self.changed.notify_all();
-                let mut state = self.changed.wait_while(state, |state| !state.destroyed).expect("state");
+                let asleep = |state: &mut State| !state.destroyed && state.left == 0;
+                let limit = Duration::from_mins(1);
+                let (mut state, waited) =
+                    self.changed.wait_timeout_while(state, limit, asleep).expect("state");
+                assert!(!waited.timed_out(), "nobody makes this call end");
                 state.asleep -= 1;
-                entered.error = Some(Errno::NODEV);
+                entered.error = Some(if state.destroyed { Errno::NODEV } else { Errno::SHUTDOWN });
+                assert!(state.destroyed || state.kept.load(Ordering::Relaxed), "the next server came early");
             }
             // The last answer was refused: as if a signal came.
             _ if !state.held.is_empty() => {}
@@ -337,7 +369,14 @@ impl Channel for Fake {
     }
 
     fn status(&self) -> &Status {
-        &self.status
+        match &self.poor {
+            Some((threads, poor))
+                if thread::current().name().is_some_and(|name| name.starts_with(threads)) =>
+            {
+                poor
+            }
+            _ => &self.status,
+        }
     }
 
     fn size(&self) -> u64 {
@@ -354,5 +393,29 @@ impl Channel for Fake {
         self.true_size.store(size_bytes, Ordering::Relaxed);
         self.changed.notify_all();
         Ok(())
+    }
+
+    type Placeholder = Placeholder;
+
+    fn leave(&self) -> Result<Option<Placeholder>> {
+        let stuck = self.stuck.load(Ordering::Relaxed);
+        if stuck > 0 {
+            self.stuck.store(stuck - 1, Ordering::Relaxed);
+            return Err(super::control::failed("attach to device", "fake", Errno::NOMEM));
+        }
+        let mut state = self.state.lock().expect("state");
+        state.left += 1;
+        state.kept.store(true, Ordering::Relaxed);
+        self.changed.notify_all();
+        Ok(Some(Placeholder(state.kept.clone())))
+    }
+}
+
+/// What has the fake when it was left.
+pub(super) struct Placeholder(Arc<AtomicBool>);
+
+impl Drop for Placeholder {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
     }
 }

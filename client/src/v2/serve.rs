@@ -188,6 +188,11 @@ pub(super) trait Channel: Sync {
     fn refresh_size(&self) -> Result<u64>;
     /// Changes the size.
     fn resize(&self, size_bytes: u64) -> Result<()>;
+    /// Makes all calls of `enter` end, also those that sleep, and leaves the device to the next server, which can attach
+    /// when what is returned is dropped. Nothing if they end anyway.
+    fn leave(&self) -> Result<Option<Self::Placeholder>>;
+    /// Has the device and serves nothing.
+    type Placeholder;
 }
 
 /// Serves `channel` until it is gone or taken over. `start` is called once when all threads are ready; if it
@@ -195,7 +200,7 @@ pub(super) trait Channel: Sync {
 ///
 /// No queue is without a thread, since nobody would ever answer its requests: if one has none to begin with, nothing is
 /// fetched or started, so that the device is the next server's or goes with this one; if the last one of a
-/// queue fails later, the device is destroyed by force, which alone brings the others back from the kernel.
+/// queue fails later, all leave the device to the next server. If that fails for long it is destroyed by force.
 pub(super) fn serve_with<C, B>(
     channel: &C,
     backend: &B,
@@ -382,8 +387,8 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
         }
     }
 
-    /// Waits for the end of all threads, turns stop requests into destroys and lets the device have the size
-    /// of the backend when that changes.
+    /// Waits for the end of all threads, sends them away when a queue has none left, turns stop requests into
+    /// destroys and lets the device have the size of the backend when that changes.
     fn wait<'scope, D>(
         &'scope self,
         scope: &'scope Scope<'scope, '_>,
@@ -393,9 +398,16 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
         D: Fn(bool) -> Result<()> + Sync,
     {
         let mut seen = 0;
+        // Kept until all threads have ended: the next server must not work beside them unless it wants to.
+        let mut left = None;
+        let mut failures = 0;
         loop {
-            let news = || self.ended() || self.deserted.load(Ordering::Acquire);
-            let requests = if seen == 0 {
+            let leaves = || left.is_none() && self.deserted.load(Ordering::Acquire);
+            let news = || self.ended() || (failures == 0 && leaves());
+            let requests = if failures > 0 && left.is_none() {
+                let pause = if failures < MAX_FAILURES { PAUSE } else { SIZE_PAUSE };
+                self.stop.wait_for(pause, seen, news)
+            } else if seen == 0 {
                 self.stop.wait_for(SIZE_PAUSE, seen, news)
             } else {
                 self.stop.wait(seen, news)
@@ -403,13 +415,22 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
             if self.ended() {
                 return;
             }
-            if self.deserted.swap(false, Ordering::Acquire) {
-                tracing::error!(
-                    device = self.device(),
-                    "a queue has no thread left: the device is destroyed"
-                );
-                self.destroy(destroy, true);
-                continue;
+            if leaves() {
+                match self.channel.leave() {
+                    Ok(placeholder) => {
+                        let device = self.device();
+                        tracing::error!(device, "a queue has no thread left: left to the next server");
+                        left = Some(placeholder);
+                    }
+                    Err(error) => {
+                        failures = MAX_FAILURES.min(failures + 1);
+                        let error = &error as &dyn std::error::Error;
+                        tracing::warn!(error, failures, "a queue has no thread left, but the others stay");
+                    }
+                }
+                if failures == MAX_FAILURES && left.is_none() {
+                    self.destroy(destroy, true);
+                }
             }
             if requests == seen {
                 self.follow(&mut size);

@@ -11,11 +11,12 @@ use super::report::node_path;
 use super::serve::{Channel, serve_with};
 use super::{
     Answers, Backend, Batch, Control, End, Entered, Fetch, Latency, Outstanding, ServeOptions, ServerId,
-    State, Stats, Status, inspect,
+    State, Stats, Status, TakeOver, inspect,
 };
 use crate::sys::enter::ServerFd;
 use crate::sys::ioctl2;
 use crate::{Errno, Error, Result, StopToken};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -166,6 +167,10 @@ impl Server {
     ///
     /// When the backend says another size than before, which it is asked every second, the device is resized.
     ///
+    /// Each queue needs a thread: if one gets none, nothing is started. If all threads of a queue fail later, the others
+    /// end too and the device waits for another server, as if this one had been closed; if it cannot be left so, it
+    /// is destroyed by force.
+    ///
     /// Returns the first thing that went wrong, if any, when all threads have ended.
     pub fn serve<B: Backend + ?Sized>(
         &self,
@@ -193,6 +198,16 @@ impl Server {
         };
         let destroy = |force| Control::open()?.destroy(self.name(), force);
         serve_with(self, backend, options, stop, start, destroy)
+    }
+}
+
+impl Server {
+    /// Whether the device is gone or another server's.
+    fn is_hung_up(&self) -> Result<bool> {
+        let mut fds = [PollFd::new(self, PollFlags::empty())];
+        poll(&mut fds, Some(&Timespec::default()))
+            .map_err(|source| failed("poll the server of device", self.name(), source))?;
+        Ok(fds[0].revents().contains(PollFlags::HUP))
     }
 }
 
@@ -225,6 +240,23 @@ impl Channel for Server {
 
     fn resize(&self, size_bytes: u64) -> Result<()> {
         Server::resize(self, size_bytes)
+    }
+
+    type Placeholder = Server;
+
+    /// Takes over from itself, which alone ends calls that sleep and destroys nothing.
+    fn leave(&self) -> Result<Option<Server>> {
+        // Whoever has taken over stays.
+        if self.is_hung_up()? {
+            return Ok(None);
+        }
+        // The cache is still there. Whether it survives is for the next server to say.
+        match Control::open()?.attach_with(self.name(), TakeOver::Yes, true) {
+            Ok(server) => Ok(Some(server)),
+            // Being destroyed, which sends the threads away.
+            Err(Error::Control { source: Errno::NOENT | Errno::NODEV, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -466,14 +466,32 @@ fn a_device_that_does_not_start_is_destroyed() {
     assert!(matches!(error, Error::Control { .. }), "{error}");
 }
 
-/// Else nobody would answer the requests of that queue, and the threads of the other would wait for ever.
+/// Else nobody would answer the requests of that queue, and the threads of the others would wait for ever.
 #[test]
-fn a_device_with_a_queue_that_lost_its_thread_is_destroyed() {
-    let fake = Fake::new(SIZE, MAX_IO, []).sleeping(2).without_fetches_from(1);
+fn a_device_with_a_queue_that_lost_its_threads_is_left_to_the_next_server() {
+    let fake = Fake::new(SIZE, MAX_IO, []).sleeping(3).without_fetches_from(1).stuck(2);
     let forced = AtomicUsize::new(0);
+    let destroy = |_| {
+        forced.fetch_add(1, Ordering::Relaxed);
+        fake.destroy();
+        Ok(())
+    };
+    let options = ServeOptions::default().threads_per_queue(2);
+    let error = serve_with(&fake, &Plain::new(), &options, &StopToken::new(), || Ok(()), destroy)
+        .expect_err("threads gave up");
+    assert!(matches!(error, Error::Fetch { source: Errno::NOMEM, .. }), "{error}");
+    assert_eq!((fake.left_to_others(), forced.into_inner()), (1, 0));
+}
+
+#[test]
+fn a_device_that_cannot_be_left_is_destroyed() {
+    let fake = Fake::new(SIZE, MAX_IO, []).sleeping(2).without_fetches_from(1).stuck(usize::MAX);
+    let attempts = AtomicUsize::new(0);
     let destroy = |force: bool| {
         assert!(force);
-        forced.fetch_add(1, Ordering::Relaxed);
+        if attempts.fetch_add(1, Ordering::Relaxed) == 0 {
+            return Err(busy("fake"));
+        }
         fake.destroy();
         Ok(())
     };
@@ -481,7 +499,48 @@ fn a_device_with_a_queue_that_lost_its_thread_is_destroyed() {
     let error = serve_with(&fake, &Plain::new(), &options, &StopToken::new(), || Ok(()), destroy)
         .expect_err("a thread gave up");
     assert!(matches!(error, Error::Fetch { source: Errno::NOMEM, .. }), "{error}");
-    assert_eq!(forced.into_inner(), 1);
+    assert_eq!((fake.left_to_others(), attempts.into_inner()), (0, 2));
+}
+
+#[test]
+fn nothing_begins_when_a_queue_has_no_thread() {
+    let read = requests(&[Spec::new(v2::OP_READ, 0, 512)]);
+    let fake = Fake::new(SIZE, MAX_IO, [read]).sleeping(2).without_memory_for("zosbd2-1.");
+    let (started, destroyed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let start = || {
+        started.fetch_add(1, Ordering::Relaxed);
+        fake.destroy();
+        Ok(())
+    };
+    let destroy = |_| {
+        destroyed.fetch_add(1, Ordering::Relaxed);
+        fake.destroy();
+        Ok(())
+    };
+    let options = ServeOptions::default().threads_per_queue(2);
+    let error =
+        serve_with(&fake, &Plain::new(), &options, &StopToken::new(), start, destroy).expect_err("no memory");
+    assert!(matches!(error, Error::Buffers { .. }), "{error}");
+    // Whoever made the device removes it, and who attached closes it.
+    assert_eq!((started.into_inner(), destroyed.into_inner(), fake.left_to_others()), (0, 0, 0));
+    assert_eq!((fake.arenas(), fake.results()), (vec![], vec![]));
+}
+
+#[test]
+fn a_queue_with_fewer_threads_than_asked_for_is_served() {
+    let read = requests(&[Spec::new(v2::OP_READ, 0, 512)]);
+    let fake = Fake::new(SIZE, MAX_IO, [read]).sleeping(2).without_memory_for("zosbd2-1.1");
+    let start = || {
+        fake.wait_asleep(3);
+        fake.destroy();
+        Ok(())
+    };
+    let options = ServeOptions::default().threads_per_queue(2);
+    let destroy = |_| panic!("nobody asked to stop");
+    let error = serve_with(&fake, &Plain::new(), &options, &StopToken::new(), start, destroy)
+        .expect_err("a thread had no memory");
+    assert!(matches!(error, Error::Buffers { .. }), "{error}");
+    assert_eq!((fake.results(), fake.left_to_others()), (vec![(0, 512)], 0));
 }
 
 #[test]
