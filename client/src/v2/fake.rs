@@ -172,10 +172,14 @@ impl Fake {
         self.changed.notify_all();
     }
 
-    /// Waits until this many threads are asleep in a call.
+    /// Waits until this many threads are asleep in a call, for a minute at most.
     pub(super) fn wait_asleep(&self, count: usize) {
         let state = self.state.lock().expect("state");
-        drop(self.changed.wait_while(state, |state| state.asleep < count).expect("state"));
+        let limit = Duration::from_mins(1);
+        let fewer = |state: &mut State| state.asleep < count;
+        let (state, waited) = self.changed.wait_timeout_while(state, limit, fewer).expect("state");
+        drop(state);
+        assert!(!waited.timed_out(), "there are not {count} threads asleep");
     }
 
     /// Waits until the device has this size, for a minute at most.

@@ -419,7 +419,7 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
                 match self.channel.leave() {
                     Ok(placeholder) => {
                         let device = self.device();
-                        tracing::error!(device, "a queue has no thread left: left to the next server");
+                        tracing::error!(device, "a queue has no thread left: all end");
                         left = Some(placeholder);
                     }
                     Err(error) => {
