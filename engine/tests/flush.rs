@@ -134,6 +134,22 @@ struct Device {
 }
 
 impl Device {
+    /// With a server, whose cache is empty.
+    fn new() -> Self {
+        let mut device = Self {
+            cache: Cache::new(),
+            states: [QueueState::default(); 2],
+            slots: [[Slot::default(); DEPTH]; 2],
+            epoch: 0,
+            now: 0,
+            waiting: Vec::new(),
+            taken: Vec::new(),
+            model: Model::default(),
+        };
+        device.attach(false);
+        device
+    }
+
     fn queue(&mut self, queue: usize) -> Queue<'_> {
         let moment = Moment { now_ns: self.now, thread: 0 };
         Queue::new(&mut self.states[queue], &mut self.slots[queue]).within(Surroundings {
@@ -229,17 +245,7 @@ proptest! {
 
     #[test]
     fn a_flush_vouches_for_what_is_durable_alone(calls in prop::collection::vec(calls(), 1..60)) {
-        let mut device = Device {
-            cache: Cache::new(),
-            states: [QueueState::default(); 2],
-            slots: [[Slot::default(); DEPTH]; 2],
-            epoch: 0,
-            now: 0,
-            waiting: Vec::new(),
-            taken: Vec::new(),
-            model: Model::default(),
-        };
-        device.attach(false);
+        let mut device = Device::new();
         for call in calls {
             device.call(call)?;
         }
@@ -253,17 +259,7 @@ fn what_is_answered_counts_when_it_is_ended() {
     const WRITE: u64 = 10;
     const ENDED: u64 = 15;
     for lost_as_it_is_answered in [false, true] {
-        let mut device = Device {
-            cache: Cache::new(),
-            states: [QueueState::default(); 2],
-            slots: [[Slot::default(); DEPTH]; 2],
-            epoch: 0,
-            now: 0,
-            waiting: Vec::new(),
-            taken: Vec::new(),
-            model: Model::default(),
-        };
-        device.attach(false);
+        let mut device = Device::new();
         let first = device.epoch;
         let submit = |device: &mut Device, tag: u16, op: Op, now: u64| {
             device.now = now;
