@@ -80,7 +80,7 @@ fn main() -> ExitCode {
         },
         ["--serve-v2", arguments @ ..] => role("serve", tests::v2::support::serve_role(arguments)),
         ["--serve-in-group", group, arguments @ ..] => {
-            role("serve", tests::v2::serving::group_role(group, arguments))
+            role("serve", tests::v2::crews::group_role(group, arguments))
         }
         ["--serve-passed"] => role("serve", tests::v2::serving::passed_role()),
         ["--serve-mortal", arguments @ ..] => role("serve", tests::v2::crash::server::role(arguments)),

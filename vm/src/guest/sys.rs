@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What the guest needs of the kernel that no safe crate has. The only unsafe code of the package.
 
+use rustix::io::Errno;
 use rustix::ioctl::{Setter, ioctl};
 use rustix::mount::MountPropagationFlags;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -37,4 +38,27 @@ pub(crate) fn loopback_up() -> io::Result<()> {
     // SAFETY: the opcode and its argument's type are those that `setter` was made for, above.
     unsafe { ioctl(&socket, setter) }?;
     Ok(())
+}
+
+/// Makes every `ioctl` of the calling thread fail with this error from now on, before the kernel looks at it. Other
+/// threads are not touched, but those that this one makes.
+pub(crate) fn fail_ioctls(error: Errno) -> io::Result<()> {
+    let instruction = |code: u32, k, jf| {
+        let code = u16::try_from(code).expect("codes have 16 bits");
+        libc::sock_filter { code, jt: 0, jf, k }
+    };
+    let number = u32::try_from(libc::SYS_ioctl).expect("a small number");
+    let refuse = libc::SECCOMP_RET_ERRNO | error.raw_os_error().cast_unsigned();
+    let mut filter = [
+        // The number of the system call, which `struct seccomp_data` begins with.
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number, 1),
+        instruction(libc::BPF_RET | libc::BPF_K, refuse, 0),
+        instruction(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0),
+    ];
+    let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
+    // SAFETY: the kernel copies the program, which points at as many instructions as it says, and keeps neither.
+    let code =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
+    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

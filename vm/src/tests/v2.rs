@@ -2,6 +2,7 @@
 //! Tests of interface version 2.
 
 pub(crate) mod crash;
+pub(crate) mod crews;
 mod data;
 mod doomed;
 pub(crate) mod faulty;
@@ -26,6 +27,7 @@ pub(super) const TABLES: &[&[Test]] = &[
     operations::TESTS,
     data::TESTS,
     serving::TESTS,
+    crews::TESTS,
     life::TESTS,
     fences::TESTS,
     races::TESTS,

@@ -5,7 +5,6 @@
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -16,16 +15,13 @@ use zosbd2::{Answers, Backend as _, Builder, Fetch, Request, Server, State};
 use zosbd2_backends::Ram;
 
 use super::super::support::{read_in_thread, sleeps_in_ioctl, write_in_thread};
-use super::support::{Disk, Manual, control, serve_role, threads};
-use crate::guest::{Context, Mounted, Need, Test, descriptor, raw, wait_until, write_text};
+use super::support::{Disk, Manual, control, threads};
+use crate::guest::{Context, Need, Test, descriptor, raw, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("v2_commit_by_another_thread", commit_by_another).needs(&[Need::Module]).timeout(60),
     Test::new("v2_batches", batches).needs(&[Need::Module]).timeout(60),
     Test::new("v2_each_entry_for_itself", each_for_itself).needs(&[Need::Module]).timeout(60),
-    Test::new("v2_queue_without_a_thread", queue_without_a_thread)
-        .needs(&[Need::Module, Need::Path("/sys/fs/cgroup")])
-        .timeout(60),
     Test::new("v2_arena_and_room", arena_and_room).needs(&[Need::Module]).timeout(60),
     Test::new("v2_results", results).needs(&[Need::Module]).timeout(60),
     Test::new("v2_poll_and_epoll", polling).needs(&[Need::Module]).timeout(60),
@@ -137,28 +133,6 @@ fn each_for_itself(context: &mut Context) {
     let stats = disk.server.stats(0).expect("stats");
     assert_eq!((stats.stale, stats.failed), (4, 1));
     disk.destroy(true);
-}
-
-/// What the guest program does as `--serve-in-group FOLDER ...`: as `--serve-v2 ...`, as one of this group's processes.
-pub(crate) fn group_role(folder: &str, arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
-    std::fs::write(Path::new(folder).join("cgroup.procs"), "0")?;
-    serve_role(arguments)
-}
-
-/// A server that gets no thread for one of its queues does not begin: the requests of that queue would wait for ever.
-fn queue_without_a_thread(context: &mut Context) {
-    context.load_module("");
-    let _groups = Mounted::new("cgroup", "/sys/fs/cgroup", "cgroup2", "");
-    write_text("/sys/fs/cgroup/cgroup.subtree_control", "+pids");
-    std::fs::create_dir("/sys/fs/cgroup/few").expect("make a group");
-    // Its first thread, and one of the two that serve.
-    write_text("/sys/fs/cgroup/few/pids.max", "2");
-    let words = ["--serve-in-group", "/sys/fs/cgroup/few", "ram", "few", "2", "1"];
-    let mut server = context.spawn("/proc/self/exe", &words);
-    assert!(!server.wait(20).success(), "it served");
-    assert!(server.stderr().contains("thread"), "{}", server.stderr());
-    assert_eq!(control().list().expect("list"), []);
-    std::fs::remove_dir("/sys/fs/cgroup/few").expect("remove the group");
 }
 
 fn arena_and_room(context: &mut Context) {
