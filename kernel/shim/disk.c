@@ -160,8 +160,7 @@ static void drain_work(struct work_struct *work)
 		container_of(to_delayed_work(work), struct zosbd2_device, drain);
 	u32 next_ms;
 
-	zosbd2_rs_device_drain(device->engine, now_ms());
-	next_ms = zosbd2_rs_device_tick(device->engine, now_ms());
+	next_ms = zosbd2_rs_device_drain(device->engine, now_ms());
 	if (next_ms)
 		queue_delayed_work(drain_queue, &device->drain, msecs_to_jiffies(next_ms));
 }

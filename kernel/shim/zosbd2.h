@@ -319,8 +319,7 @@ size_t zosbd2_rs_device_bytes(u32 queues, u32 depth);
 void zosbd2_rs_device_init(void *engine, const struct zosbd2_params *params,
 			   struct zosbd2_device *device);
 void *zosbd2_rs_queue_init(void *engine, u32 index, struct zosbd2_queue *queue);
-void zosbd2_rs_device_drain(void *engine, u64 now_ms);
-u32 zosbd2_rs_device_tick(void *engine, u64 now_ms);
+u32 zosbd2_rs_device_drain(void *engine, u64 now_ms);
 void zosbd2_rs_device_gone(void *engine);
 void zosbd2_rs_device_grace_over(void *engine, void *registry);
 

@@ -136,36 +136,26 @@ fn progress(device: &Device) -> (u64, u32) {
     })
 }
 
-/// A destruction begins: the server is asked to take what is dirty. May sleep.
+/// Looks after a destruction: begins it, and the server is asked to take what is dirty. When it had its time, ends every
+/// request with `EIO`, those that come too. Returns in how many milliseconds to look again, 0 for never. May sleep.
 ///
 /// # Safety
 ///
 /// `engine` is initialised.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn zosbd2_rs_device_drain(engine: *mut c_void, now_ms: u64) {
-    // SAFETY: the caller's promise.
-    let device = unsafe { Device::from_memory(engine) };
-    let mut locked = device.lock_always();
-    let (answers, _) = progress(device);
-    let change = locked.life().drain(now_ms, answers);
-    locked.carry_out(change);
-}
-
-/// Looks after a destruction. Returns in how many milliseconds to look again, 0 for never. When the server
-/// had its time, ends every request with `EIO`, those that come too. May sleep.
-///
-/// # Safety
-///
-/// `engine` is initialised.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn zosbd2_rs_device_tick(engine: *mut c_void, now_ms: u64) -> u32 {
+pub unsafe extern "C" fn zosbd2_rs_device_drain(engine: *mut c_void, now_ms: u64) -> u32 {
     // SAFETY: the caller's promise.
     let device = unsafe { Device::from_memory(engine) };
     let mut locked = device.lock_always();
     let (answers, outstanding) = progress(device);
-    let change = locked.life().tick(now_ms, answers, outstanding);
-    if change != Change::None {
+    if locked.life().phase().is_there() {
+        let change = locked.life().drain(now_ms, answers);
         locked.carry_out(change);
+    } else {
+        let change = locked.life().tick(now_ms, answers, outstanding);
+        if change != Change::None {
+            locked.carry_out(change);
+        }
     }
     if locked.life().phase() == Phase::Draining { DRAIN_TICK_MS } else { 0 }
 }

@@ -415,9 +415,9 @@ fn conclude(block: &QueueBlock, moment: Moment, handle: Handle, data: Move) -> R
         Way::InAndZero => transfer::zero(block, handle, data.bytes)?,
         Way::In | Way::Out => {}
     }
-    // Memory may have been waited for since.
-    let moment = Moment { thread: moment.thread, ..shim::now() };
-    let mut locked = lock_to_answer(block, moment);
+    let mut locked = block.lock_at(moment);
+    // Memory may have been waited for since. Read in the critical section: see lock_to_answer().
+    locked.set_moment(Moment { thread: moment.thread, ..shim::now() });
     let mut queue = locked.queue();
     let end = queue.finish(handle, Ok(())).map_err(|_| Errno::ESTALE)?;
     let written = queue.written();
