@@ -11,7 +11,7 @@ use super::report::node_path;
 use super::serve::{Channel, serve_with};
 use super::{
     Answers, Backend, Batch, Control, End, Entered, Fetch, Latency, Outstanding, ServeOptions, ServerId,
-    State, Stats, Status, TakeOver, inspect,
+    State, Stats, Status, inspect,
 };
 use crate::sys::enter::ServerFd;
 use crate::sys::ioctl2;
@@ -246,15 +246,16 @@ impl Channel for Server {
 
     /// Takes over from itself, which alone ends calls that sleep and destroys nothing.
     fn leave(&self) -> Result<Option<Server>> {
-        // Whoever has taken over stays.
+        // The device's last server is this one if nobody has hung up on it afterwards. Whoever has taken over stays.
+        let status = Server::status(self)?;
         if self.is_hung_up()? {
             return Ok(None);
         }
         // The cache is still there. Whether it survives is for the next server to say.
-        match Control::open()?.attach_with(self.name(), TakeOver::Yes, true) {
+        match Control::open()?.replace(&status) {
             Ok(server) => Ok(Some(server)),
-            // Being destroyed, which sends the threads away.
-            Err(Error::Control { source: Errno::NOENT | Errno::NODEV, .. }) => Ok(None),
+            // Taken over, or being destroyed, which sends the threads away.
+            Err(Error::Control { source: Errno::STALE | Errno::NOENT | Errno::NODEV, .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -162,8 +162,16 @@ fn attach(devices: Devices, user: u64) -> Result<i32, Errno> {
     if !shim::may_serve(params.owner_uid) {
         return Err(Errno::EPERM);
     }
+    let next = asked.flags & abi::ATTACH_NEXT != 0;
+    if next && asked.handle != params.handle {
+        return Err(Errno::ESTALE);
+    }
     let answer = abi::Attach { handle: params.handle, ..asked };
     let announce = |epoch| {
+        // As with the answer: asked again when another server was faster.
+        if next && asked.epoch.checked_add(1) != Some(epoch) {
+            return Err(Errno::ESTALE);
+        }
         let mut answer = answer;
         answer.epoch = epoch;
         shim::user_write(user, &answer)

@@ -87,7 +87,7 @@ pub(super) const ROWS: [Row; 43] = [
         "create",
         &[INVAL, TOOBIG, FAULT, Errno::RANGE, Errno::OVERFLOW, Errno::EXIST, Errno::NOSPC, Errno::NOMEM],
     ),
-    row(Call::Attach, "attach", &[INVAL, TOOBIG, FAULT, NOENT, BUSY, NODEV]),
+    row(Call::Attach, "attach", &[INVAL, TOOBIG, FAULT, NOENT, BUSY, NODEV, Errno::STALE]),
     // An argument whose flags were changed is of another attach.
     row(Call::Observe, "attach to observe", &[INVAL, TOOBIG, FAULT, NOENT, BUSY, NODEV]),
     row(Call::Destroy, "destroy", &[INVAL, TOOBIG, FAULT, NOENT, BUSY]),

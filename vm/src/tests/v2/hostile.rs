@@ -49,14 +49,14 @@ fn by_hand(name: &str) -> (Disk, Manual) {
     (disk, manual)
 }
 
-fn name(text: &str) -> [u8; abi::NAME_BYTES] {
+pub(super) fn name(text: &str) -> [u8; abi::NAME_BYTES] {
     let mut name = [0; abi::NAME_BYTES];
     name[..text.len()].copy_from_slice(text.as_bytes());
     name
 }
 
 /// A call with an argument that ends where the memory does.
-fn call<T: Plain>(fd: BorrowedFd<'_>, command: u32, argument: &T) -> (Result<i32, Errno>, T) {
+pub(super) fn call<T: Plain>(fd: BorrowedFd<'_>, command: u32, argument: &T) -> (Result<i32, Errno>, T) {
     let pages = Pages::new(PAGE);
     let at = pages.at_end(size_of::<T>());
     pages.put_value(at, argument);

@@ -2,7 +2,7 @@
 //! The life of devices and servers: attached, replaced, dead, too late, and gone.
 
 use std::fs::File;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,12 +16,13 @@ use zosbd2::{Backend as _, Builder, Control, Request, Server, State, TakeOver, v
 use zosbd2_backends::Ram;
 
 use super::super::support::{Aligned, Disk as Disk1, open_direct, read_in_thread, sleeps_in_ioctl};
-use super::hostile::commit_raw;
+use super::hostile::{call, commit_raw, name as name_field};
 use super::support::{Disk, Manual, attach, by_hand, control, refused, threads};
 use crate::guest::{Context, Mounted, Need, Test, raw, sys, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("v2_take_over", take_over).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_attach_as_the_next_server", attach_as_the_next).needs(&[Need::Module]).timeout(60),
     Test::new("v2_dead_server_is_followed", followed).needs(&[Need::Module]).timeout(60),
     Test::new("v2_grace_and_its_end", grace).needs(&[Need::Module]).timeout(60),
     Test::new("v2_never_started", never_started).needs(&[Need::Module]).timeout(60),
@@ -111,6 +112,50 @@ fn take_over(context: &mut Context) {
     assert_eq!(results, [1, 3], "each request was answered once");
     assert_eq!(new_disk.server.stats(0).expect("stats").requeued, 1);
     new_disk.destroy(true);
+}
+
+/// ATTACH for who may only follow one server: refused, with nobody disturbed, once there was another.
+fn attach_as_the_next(context: &mut Context) {
+    context.load_module("");
+    let node = control();
+    let attach = |handle, epoch, flags| -> Result<(OwnedFd, u32), Errno> {
+        let (size, name) = (abi::ATTACH_BYTES, name_field("next"));
+        let asked = abi::Attach { size, flags: flags | abi::ATTACH_NEXT, name, handle, epoch };
+        let (result, after) = call(node.as_fd(), abi::IOCTL_ATTACH, &asked);
+        result.map(|fd| (raw::own(fd), after.epoch))
+    };
+    let stale = |handle, epoch, flags| assert_eq!(attach(handle, epoch, flags).err(), Some(Errno::STALE));
+    let over = abi::ATTACH_TAKE_OVER;
+    let (disk, mut first) = by_hand(&builder("next"));
+    let handle = node.status("next").expect("status").handle;
+    for epoch in [0, 2, u32::MAX] {
+        stale(handle, epoch, over);
+    }
+    stale(handle + 1, 1, over);
+    assert_eq!(attach(handle, 1, 0).err(), Some(Errno::BUSY));
+    assert_eq!(attach(handle, 1, abi::ATTACH_OBSERVE).err(), Some(Errno::INVAL));
+    let status = node.status("next").expect("status");
+    assert_eq!((status.epoch, status.servers), (1, 1));
+    assert_eq!(first.try_fetch(0, 1, 0, 0).1.error, None, "the first server is not disturbed");
+
+    let (second, epoch) = attach(handle, 1, over).expect("attach");
+    assert_eq!(epoch, 2);
+    assert_eq!(first.try_fetch(0, 1, 0, 0).1.error, Some(Errno::SHUTDOWN));
+    stale(handle, 1, over);
+    assert_eq!(node.status("next").expect("status").epoch, 2);
+    // Dead, and nobody followed it.
+    drop((second, first, disk));
+    wait_until(20, "the device to be without a server", || state("next") == State::Orphaned);
+    stale(handle, 1, 0);
+    let (third, epoch) = attach(handle, 2, 0).expect("attach");
+    assert_eq!(epoch, 3);
+    node.destroy("next", true).expect("destroy");
+    drop(third);
+    // Another device of that name.
+    let disk = Disk::create(&builder("next"));
+    stale(handle, 1, over);
+    assert_eq!(disk.server.status().expect("status").servers, 1);
+    disk.destroy(true);
 }
 
 fn followed(context: &mut Context) {
