@@ -662,15 +662,8 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
  */
 #define ZOSBD2_V2_ATTACH_OBSERVE 4U
 
-/*
- * Only as the next server after that of struct zosbd2_v2_attach.epoch of the
- * device struct zosbd2_v2_attach.handle, dead or alive: ESTALE when the name is
- * another device's by now, or when there has been another server since.
- */
-#define ZOSBD2_V2_ATTACH_NEXT 8U
-
 /* All flags of struct zosbd2_v2_attach. */
-#define ZOSBD2_V2_ATTACH_FLAGS 15U
+#define ZOSBD2_V2_ATTACH_FLAGS 7U
 
 /* Destroy whoever has the device open. */
 #define ZOSBD2_V2_DESTROY_FORCE 1U
@@ -1049,9 +1042,8 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_create, reserved) == 140,
  * @size: Bytes of this argument.
  * @flags: ATTACH_ flags.
  * @name: Name of the device.
- * @handle: Out: number of the device. In: only with ZOSBD2_V2_ATTACH_NEXT.
+ * @handle: Out: number of the device.
  * @epoch: Out: which server of the device this is: 1 for the one that made it.
- *   In: only with ZOSBD2_V2_ATTACH_NEXT.
  */
 struct zosbd2_v2_attach {
 	__u32 size;

@@ -100,11 +100,8 @@ pub const ATTACH_CACHE_SURVIVED: u32 = 2;
 /// Only look: the descriptor is of no server. STATUS, STATS, LATENCY, REQUESTS and the reading of BLOB work with it;
 /// any other call is `EPERM`. No other flag may be set; devices of version 1 can be looked at, too.
 pub const ATTACH_OBSERVE: u32 = 4;
-/// Only as the next server after that of [`Attach::epoch`] of the device [`Attach::handle`], dead or alive: `ESTALE` when
-/// the name is another device's by now, or when there has been another server since.
-pub const ATTACH_NEXT: u32 = 8;
 /// All flags of [`Attach`].
-pub const ATTACH_FLAGS: u32 = 15;
+pub const ATTACH_FLAGS: u32 = 7;
 
 /// Destroy whoever has the device open.
 pub const DESTROY_FORCE: u32 = 1;
@@ -310,9 +307,9 @@ pub struct Attach {
     pub flags: u32,
     /// Name of the device.
     pub name: [u8; NAME_BYTES],
-    /// Out: number of the device. In: only with [`ATTACH_NEXT`].
+    /// Out: number of the device.
     pub handle: u32,
-    /// Out: which server of the device this is: 1 for the one that made it. In: only with [`ATTACH_NEXT`].
+    /// Out: which server of the device this is: 1 for the one that made it.
     pub epoch: u32,
 }
 

@@ -93,28 +93,17 @@ impl Control {
     pub fn attach_with(&self, name: &str, take_over: TakeOver, cache_survived: bool) -> Result<Server> {
         let take_over = if take_over == TakeOver::Yes { v2::ATTACH_TAKE_OVER } else { 0 };
         let survived = if cache_survived { v2::ATTACH_CACHE_SURVIVED } else { 0 };
-        let raw = v2::Attach { flags: take_over | survived, ..v2::Attach::default() };
-        Server::from_fd(self.attached(name, raw)?)
-    }
-
-    /// Takes over from the server that this device had when this was its status, whose cache survives, and from no
-    /// other: `ESTALE` if there was one since.
-    pub(super) fn replace(&self, status: &Status) -> Result<Server> {
-        let (handle, epoch) = (status.handle, status.epoch);
-        let flags = v2::ATTACH_TAKE_OVER | v2::ATTACH_CACHE_SURVIVED | v2::ATTACH_NEXT;
-        let raw = v2::Attach { flags, handle, epoch, ..v2::Attach::default() };
-        Server::from_fd(self.attached(&status.name, raw)?)
+        Server::from_fd(self.attached(name, take_over | survived)?)
     }
 
     /// Looks at a device of either version without becoming its server. Only for its owner and for who has
     /// `CAP_SYS_ADMIN`, as attaching.
     pub fn observe(&self, name: &str) -> Result<Observer> {
-        let raw = v2::Attach { flags: v2::ATTACH_OBSERVE, ..v2::Attach::default() };
-        Ok(Observer::new(self.attached(name, raw)?, name))
+        Ok(Observer::new(self.attached(name, v2::ATTACH_OBSERVE)?, name))
     }
 
-    fn attached(&self, name: &str, asked: v2::Attach) -> Result<OwnedFd> {
-        let mut raw = v2::Attach { name: name::field(name)?, ..asked };
+    fn attached(&self, name: &str, flags: u32) -> Result<OwnedFd> {
+        let mut raw = v2::Attach { flags, name: name::field(name)?, ..v2::Attach::default() };
         ioctl2::attach(self.fd(), &mut raw).map_err(|source| {
             let hint = match source {
                 Errno::BUSY => " (it has a server)",

@@ -16,7 +16,6 @@ use super::{
 use crate::sys::enter::ServerFd;
 use crate::sys::ioctl2;
 use crate::{Errno, Error, Result, StopToken};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -201,16 +200,6 @@ impl Server {
     }
 }
 
-impl Server {
-    /// Whether the device is gone or another server's.
-    fn is_hung_up(&self) -> Result<bool> {
-        let mut fds = [PollFd::new(self, PollFlags::empty())];
-        poll(&mut fds, Some(&Timespec::default()))
-            .map_err(|source| failed("poll the server of device", self.name(), source))?;
-        Ok(fds[0].revents().contains(PollFlags::HUP))
-    }
-}
-
 impl Channel for Server {
     #[inline]
     fn enter(&self, batch: &mut Batch<'_>, fetch: Fetch<'_>) -> Entered {
@@ -246,17 +235,14 @@ impl Channel for Server {
 
     /// Takes over from itself, which alone ends calls that sleep and destroys nothing.
     fn leave(&self) -> Result<Option<Server>> {
-        // The device's last server is this one if nobody has hung up on it afterwards. Whoever has taken over stays.
-        let status = Server::status(self)?;
-        if self.is_hung_up()? {
-            return Ok(None);
-        }
-        // The cache is still there. Whether it survives is for the next server to say.
-        match Control::open()?.replace(&status) {
-            Ok(server) => Ok(Some(server)),
-            // Taken over, or being destroyed, which sends the threads away.
-            Err(Error::Control { source: Errno::STALE | Errno::NOENT | Errno::NODEV, .. }) => Ok(None),
-            Err(error) => Err(error),
+        // Asked of its own descriptor, which takes neither rights nor the control node, and never disturbs whoever has
+        // taken over. The cache is still there; whether it survives is for the next server to say.
+        let flags = v2::ATTACH_TAKE_OVER | v2::ATTACH_CACHE_SURVIVED;
+        match ioctl2::attach(self.as_fd(), &mut v2::Attach { flags, ..v2::Attach::default() }) {
+            Ok(fd) => Server::from_fd(fd).map(Some),
+            // Taken over, declared dead, or being destroyed: each sends the threads away.
+            Err(Errno::SHUTDOWN | Errno::NODEV) => Ok(None),
+            Err(source) => Err(failed("leave device", self.name(), source)),
         }
     }
 }

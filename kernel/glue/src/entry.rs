@@ -378,7 +378,7 @@ pub unsafe extern "C" fn zosbd2_rs_server(
 ) -> isize {
     // SAFETY: the caller's promise.
     let device = unsafe { Device::from_memory(engine) };
-    code(v2::server::run(device, epoch, command, argument)) as isize
+    v2::server::run(device, epoch, command, argument).unwrap_or_else(Errno::negative) as isize
 }
 
 /// What a server descriptor is ready for, as poll(2) says it.

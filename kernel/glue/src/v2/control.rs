@@ -4,14 +4,13 @@
 //! Called by any process that could open the node, in its own context; may sleep. Waits are ended by fatal
 //! signals, and what was begun is then finished by workers.
 
-use core::ptr;
-
 use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
 use zosbd2_engine::name::Name;
 use zosbd2_engine::v2::check_create;
 
 use super::argument::{self, holds};
+use super::opened::Opened;
 use super::server;
 use crate::devices::{Devices, Reference};
 use crate::shim;
@@ -54,46 +53,6 @@ fn info(devices: Devices, user: u64) -> Result<(), Errno> {
         ..asked
     };
     shim::user_write(user, &info)
-}
-
-/// A server descriptor that its process does not see yet; abandoned when dropped.
-struct Opened(Option<(i32, *mut shim::File)>);
-
-impl Opened {
-    /// A descriptor of no server yet.
-    fn new(device: &Reference) -> Result<Self, Errno> {
-        let block = device.block();
-        let mut file = ptr::null_mut();
-        // SAFETY: a reference is held; `file` is written on success.
-        let fd = unsafe { shim::zosbd2_server_open(block.device(), &raw mut file) };
-        shim::result(fd)?;
-        Ok(Self(Some((fd, file))))
-    }
-
-    /// Makes it the descriptor of the server of `epoch`, who is dead when it is closed.
-    fn appoint(&self, epoch: u32) {
-        if let Some((_, file)) = self.0 {
-            // SAFETY: opened by `new`, and neither installed nor abandoned before.
-            unsafe { shim::zosbd2_server_appoint(file, epoch) };
-        }
-    }
-
-    fn install(mut self) -> i32 {
-        // It is there until now.
-        let Some((fd, file)) = self.0.take() else { return 0 };
-        // SAFETY: opened by `new`, and neither installed nor abandoned before.
-        unsafe { shim::zosbd2_server_install(fd, file) };
-        fd
-    }
-}
-
-impl Drop for Opened {
-    fn drop(&mut self) {
-        if let Some((fd, file)) = self.0.take() {
-            // SAFETY: opened by `new`, and neither installed nor abandoned before.
-            unsafe { shim::zosbd2_server_abandon(fd, file) };
-        }
-    }
 }
 
 fn create(devices: Devices, user: u64) -> Result<i32, Errno> {
@@ -139,13 +98,13 @@ fn open(
     flags: u32,
     announce: impl Fn(u32) -> Result<(), Errno>,
 ) -> Result<Opened, Errno> {
-    let opened = Opened::new(device)?;
+    let opened = Opened::new(device.block())?;
     if flags & abi::ATTACH_OBSERVE != 0 {
         announce(0)?;
         return Ok(opened);
     }
     let (take_over, survived) = (flags & abi::ATTACH_TAKE_OVER, flags & abi::ATTACH_CACHE_SURVIVED);
-    let epoch = server::attach(device.block(), take_over != 0, survived != 0, announce)?;
+    let epoch = server::attach(device.block(), None, take_over != 0, survived != 0, announce)?;
     opened.appoint(epoch);
     Ok(opened)
 }
@@ -162,16 +121,8 @@ fn attach(devices: Devices, user: u64) -> Result<i32, Errno> {
     if !shim::may_serve(params.owner_uid) {
         return Err(Errno::EPERM);
     }
-    let next = asked.flags & abi::ATTACH_NEXT != 0;
-    if next && asked.handle != params.handle {
-        return Err(Errno::ESTALE);
-    }
     let answer = abi::Attach { handle: params.handle, ..asked };
     let announce = |epoch| {
-        // As with the answer: asked again when another server was faster.
-        if next && asked.epoch.checked_add(1) != Some(epoch) {
-            return Err(Errno::ESTALE);
-        }
         let mut answer = answer;
         answer.epoch = epoch;
         shim::user_write(user, &answer)

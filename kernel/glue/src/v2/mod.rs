@@ -5,5 +5,6 @@ pub mod argument;
 pub mod commit;
 pub mod control;
 pub mod enter;
+pub mod opened;
 pub mod report;
 pub mod server;

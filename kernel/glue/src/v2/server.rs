@@ -6,45 +6,50 @@
 
 use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
-use zosbd2_engine::device::Phase;
+use zosbd2_engine::device::{Life, Phase};
 use zosbd2_engine::v2::check_size;
 
 use super::argument::{self, holds};
+use super::opened::Opened;
 use super::{enter, report};
 use crate::block::{Blob, Device, LockedDevice};
 use crate::devices::Devices;
 use crate::shim;
 
-/// One ioctl. `epoch` is 0 for who only looks on.
+/// One ioctl. `epoch` is 0 for who only looks on. Returns what it returns.
 ///
 /// # Errors
 ///
 /// As `docs/abi-v2.md`; `ENOTTY` for an unknown command.
 #[inline]
-pub fn run(device: &Device, epoch: u32, command: u32, user: u64) -> Result<(), Errno> {
+pub fn run(device: &Device, epoch: u32, command: u32, user: u64) -> Result<i32, Errno> {
     if command == abi::IOCTL_ENTER && epoch != 0 {
-        return enter::run(device, epoch, user);
+        return enter::run(device, epoch, user).map(|()| 0);
     }
     others(device, epoch, command, user)
 }
 
 #[inline(never)]
-fn others(device: &Device, epoch: u32, command: u32, user: u64) -> Result<(), Errno> {
-    match command {
+fn others(device: &Device, epoch: u32, command: u32, user: u64) -> Result<i32, Errno> {
+    let done = match command {
         abi::IOCTL_STATS => report::stats(device, user),
         abi::IOCTL_LATENCY => report::latency(device, user),
         abi::IOCTL_REQUESTS => report::requests(device, user),
         abi::IOCTL_STATUS => own_status(device, user),
         abi::IOCTL_BLOB => blob(device, epoch, user),
-        abi::IOCTL_ENTER | abi::IOCTL_START | abi::IOCTL_RESIZE if epoch == 0 => Err(Errno::EPERM),
+        abi::IOCTL_ENTER | abi::IOCTL_START | abi::IOCTL_RESIZE | abi::IOCTL_ATTACH if epoch == 0 => {
+            Err(Errno::EPERM)
+        }
+        abi::IOCTL_ATTACH => return succeed(device, epoch, user),
         abi::IOCTL_START => start(device, epoch, user),
         abi::IOCTL_RESIZE => resize(device, epoch, user),
         _ => Err(Errno::ENOTTY),
-    }
+    };
+    done.map(|()| 0)
 }
 
 /// Becomes the server: threads of an older one are sent away. `cache_survived`: what is in that one's cache is in
-/// this one's. `announce` is told the epoch before, with no lock held, and again if another one was faster; if it
+/// this one's. With `from` only while that is the device's present server. `announce` is told the epoch before, with no lock held, and again if another one was faster; if it
 /// fails nothing has changed.
 ///
 /// # Errors
@@ -52,17 +57,22 @@ fn others(device: &Device, epoch: u32, command: u32, user: u64) -> Result<(), Er
 /// As the engine and `announce` say; `EINTR`.
 pub fn attach(
     device: &Device,
+    from: Option<u32>,
     take_over: bool,
     cache_survived: bool,
     announce: impl Fn(u32) -> Result<(), Errno>,
 ) -> Result<u32, Errno> {
+    let may_attach = |life: &Life| {
+        from.map_or(Ok(()), |from| life.may_change(from))?;
+        life.may_attach(take_over)
+    };
     let mut locked = device.lock()?;
-    let mut epoch = locked.life().may_attach(take_over)?;
+    let mut epoch = may_attach(locked.life())?;
     loop {
         drop(locked);
         announce(epoch)?;
         locked = device.lock()?;
-        let now = locked.life().may_attach(take_over)?;
+        let now = may_attach(locked.life())?;
         if now == epoch {
             break;
         }
@@ -78,6 +88,27 @@ pub fn attach(
     }
     device.hang_up();
     Ok(epoch)
+}
+
+/// The server of `epoch` is followed by one of its own making, and so by nobody else's.
+#[cold]
+fn succeed(device: &Device, epoch: u32, user: u64) -> Result<i32, Errno> {
+    let asked: abi::Attach = argument::read(user)?;
+    let params = device.params();
+    let named = asked.name.iter().any(|byte| *byte != 0);
+    holds(!named || asked.name == params.name())?;
+    holds(asked.flags & !(abi::ATTACH_TAKE_OVER | abi::ATTACH_CACHE_SURVIVED) == 0)?;
+    let (take_over, survived) =
+        (asked.flags & abi::ATTACH_TAKE_OVER, asked.flags & abi::ATTACH_CACHE_SURVIVED);
+    let opened = Opened::new(device)?;
+    let answer = abi::Attach { handle: params.handle, ..asked };
+    let announce = |epoch| {
+        let mut answer = answer;
+        answer.epoch = epoch;
+        shim::user_write(user, &answer)
+    };
+    opened.appoint(attach(device, Some(epoch), take_over != 0, survived != 0, announce)?);
+    Ok(opened.install())
 }
 
 /// The server of `epoch` is dead, and none of its calls is under way. Returns whether the device is to be

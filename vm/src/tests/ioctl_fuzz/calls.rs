@@ -22,6 +22,7 @@ pub(super) enum Call {
     Requests,
     Blob,
     OwnStatus,
+    Succeed,
     /// One entry of an ENTER.
     Commit,
     Ping1,
@@ -80,14 +81,14 @@ const PERM: Errno = Errno::PERM;
 const BUSY: Errno = Errno::BUSY;
 
 /// One row for each call, in the order of their numbers. Errors as in `docs/abi-v2.md` and `docs/abi-v1.md`.
-pub(super) const ROWS: [Row; 43] = [
+pub(super) const ROWS: [Row; 44] = [
     row(Call::Info, "info", &[INVAL, TOOBIG, FAULT]),
     row(
         Call::Create,
         "create",
         &[INVAL, TOOBIG, FAULT, Errno::RANGE, Errno::OVERFLOW, Errno::EXIST, Errno::NOSPC, Errno::NOMEM],
     ),
-    row(Call::Attach, "attach", &[INVAL, TOOBIG, FAULT, NOENT, BUSY, NODEV, Errno::STALE]),
+    row(Call::Attach, "attach", &[INVAL, TOOBIG, FAULT, NOENT, BUSY, NODEV]),
     // An argument whose flags were changed is of another attach.
     row(Call::Observe, "attach to observe", &[INVAL, TOOBIG, FAULT, NOENT, BUSY, NODEV]),
     row(Call::Destroy, "destroy", &[INVAL, TOOBIG, FAULT, NOENT, BUSY]),
@@ -105,6 +106,7 @@ pub(super) const ROWS: [Row; 43] = [
     row(Call::Requests, "requests", &[INVAL, TOOBIG, FAULT]),
     row(Call::Blob, "blob", &[INVAL, TOOBIG, FAULT, NODEV, Errno::SHUTDOWN, PERM]),
     row(Call::OwnStatus, "own status", &[INVAL, TOOBIG, FAULT]),
+    row(Call::Succeed, "attach from a server", &[INVAL, TOOBIG, FAULT, BUSY, NODEV, Errno::SHUTDOWN, PERM]),
     row(Call::Commit, "commit", &[Errno::STALE, FAULT, INVAL]),
     row(Call::Ping1, "v1 ping", &[]),
     row(Call::Create1, "v1 create", &[INVAL, Errno::RANGE, Errno::EXIST, Errno::NOMEM]),
@@ -231,6 +233,7 @@ pub(super) const ESSENTIAL: &[(Call, Result<(), Errno>)] = &[
     (Call::Blob, Err(INVAL)),
     (Call::Blob, Err(PERM)),
     (Call::OwnStatus, Ok(())),
+    (Call::Succeed, Ok(())),
     (Call::Commit, Ok(())),
     (Call::Commit, Err(Errno::STALE)),
     (Call::Commit, Err(INVAL)),

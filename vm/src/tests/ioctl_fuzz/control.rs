@@ -92,14 +92,8 @@ impl Thread<'_> {
 
     pub(super) fn attach(&mut self) {
         let node = Node::v2(&mut self.random);
-        let flags = self.random.pick(&[0, 0, 1, 1, 2, 3, 5, 6, 7, 8, 9, 9, 11, 12]);
-        let mut attach = abi::Attach { flags, name: node.field(), ..abi::Attach::default() };
-        if flags & abi::ATTACH_NEXT != 0 && self.random.chance(80) {
-            // The one it has now, for a moment.
-            let status = abi::Status { name: node.field(), ..abi::Status::default() };
-            let ended = self.issue(self.process.control.as_fd(), &STATUS, &status);
-            (attach.handle, attach.epoch) = (ended.after.handle, ended.after.epoch);
-        }
+        let flags = self.random.pick(&[0, 0, 1, 1, 2, 3, 5, 6, 7]);
+        let attach = abi::Attach { flags, name: node.field(), ..abi::Attach::default() };
         let ended = self.issue(self.process.control.as_fd(), &ATTACH, &attach);
         self.attached(ended.result.ok().flatten(), &ended.after, ended.seen);
     }
@@ -119,7 +113,7 @@ impl Thread<'_> {
         let observes = after.flags & abi::ATTACH_OBSERVE != 0;
         if seen {
             assert_eq!(observes, after.epoch == 0, "{after:?}");
-            let others = abi::ATTACH_FLAGS & !abi::ATTACH_OBSERVE;
+            let others = abi::ATTACH_TAKE_OVER | abi::ATTACH_CACHE_SURVIVED;
             assert!(!observes || after.flags & others == 0, "{after:?}");
         }
         let mut held = Held::new(fd, observes, 1);

@@ -37,12 +37,14 @@ const BLOB: Shape =
     Shape { call: Call::Blob, command: abi::IOCTL_BLOB, reserved: &[12], addresses: &[], results: None };
 const OWN_STATUS: Shape =
     Shape { call: Call::OwnStatus, command: abi::IOCTL_STATUS, reserved: &[], addresses: &[], results: None };
+const SUCCEED: Shape =
+    Shape { call: Call::Succeed, command: abi::IOCTL_ATTACH, reserved: &[], addresses: &[], results: None };
 
 impl Thread<'_> {
     /// One call on some descriptor.
     pub(super) fn server_call(&mut self) {
         let Some(held) = self.process.some(&mut self.random) else { return self.create() };
-        match self.random.below(9) {
+        match self.random.below(10) {
             0 => self.start(&held),
             1 => self.resize(&held),
             2 => self.stats(&held),
@@ -52,6 +54,7 @@ impl Thread<'_> {
             7 => {
                 self.own_status(&held);
             }
+            8 => self.succeed(&held),
             _ => self.enter(&held),
         }
     }
@@ -151,6 +154,15 @@ impl Thread<'_> {
             check_status(&ended.after);
         }
         well.then_some(ended.after)
+    }
+
+    /// The next server after a descriptor's.
+    fn succeed(&mut self, held: &Held) {
+        let flags = self.random.pick(&[0, 1, 1, 1, 3, 3, 2, 4, 5]);
+        let ended = self.issue(held.as_fd(), &SUCCEED, &abi::Attach { flags, ..abi::Attach::default() });
+        if let Ok(Some(fd)) = ended.result {
+            self.process.keep(Held::new(fd, false, held.queues), &mut self.random);
+        }
     }
 
     /// What a descriptor is ready for, which is known at once.

@@ -2,7 +2,7 @@
 //! The life of devices and servers: attached, replaced, dead, too late, and gone.
 
 use std::fs::File;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::guest::{Context, Mounted, Need, Test, raw, sys, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("v2_take_over", take_over).needs(&[Need::Module]).timeout(60),
-    Test::new("v2_attach_as_the_next_server", attach_as_the_next).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_attach_from_a_server", attach_from_a_server).needs(&[Need::Module]).timeout(60),
     Test::new("v2_dead_server_is_followed", followed).needs(&[Need::Module]).timeout(60),
     Test::new("v2_grace_and_its_end", grace).needs(&[Need::Module]).timeout(60),
     Test::new("v2_never_started", never_started).needs(&[Need::Module]).timeout(60),
@@ -114,48 +114,40 @@ fn take_over(context: &mut Context) {
     new_disk.destroy(true);
 }
 
-/// ATTACH for who may only follow one server: refused, with nobody disturbed, once there was another.
-fn attach_as_the_next(context: &mut Context) {
+/// ATTACH on a server descriptor: whoever has the present server's can follow it, and nobody else can by that way.
+fn attach_from_a_server(context: &mut Context) {
     context.load_module("");
-    let node = control();
-    let attach = |handle, epoch, flags| -> Result<(OwnedFd, u32), Errno> {
-        let (size, name) = (abi::ATTACH_BYTES, name_field("next"));
-        let asked = abi::Attach { size, flags: flags | abi::ATTACH_NEXT, name, handle, epoch };
-        let (result, after) = call(node.as_fd(), abi::IOCTL_ATTACH, &asked);
-        result.map(|fd| (raw::own(fd), after.epoch))
+    let ask = |server: BorrowedFd<'_>, flags, name| -> Result<(Server, u32), Errno> {
+        let asked = abi::Attach { size: abi::ATTACH_BYTES, flags, name, ..abi::Attach::default() };
+        let (result, after) = call(server, abi::IOCTL_ATTACH, &asked);
+        result.map(|fd| (Server::from_fd(raw::own(fd)).expect("a server's"), after.epoch))
     };
-    let stale = |handle, epoch, flags| assert_eq!(attach(handle, epoch, flags).err(), Some(Errno::STALE));
-    let over = abi::ATTACH_TAKE_OVER;
-    let (disk, mut first) = by_hand(&builder("next"));
-    let handle = node.status("next").expect("status").handle;
-    for epoch in [0, 2, u32::MAX] {
-        stale(handle, epoch, over);
-    }
-    stale(handle + 1, 1, over);
-    assert_eq!(attach(handle, 1, 0).err(), Some(Errno::BUSY));
-    assert_eq!(attach(handle, 1, abi::ATTACH_OBSERVE).err(), Some(Errno::INVAL));
-    let status = node.status("next").expect("status");
-    assert_eq!((status.epoch, status.servers), (1, 1));
-    assert_eq!(first.try_fetch(0, 1, 0, 0).1.error, None, "the first server is not disturbed");
+    let (over, unnamed) = (abi::ATTACH_TAKE_OVER, [0; abi::NAME_BYTES]);
+    let node = control();
+    let (disk, mut first) = by_hand(&builder("own"));
+    let read = read_in_thread(disk.path(), 0, 4096);
+    let held = first.fetch_one();
+    let own = disk.server.as_fd();
+    assert_eq!(ask(own, 0, unnamed).err(), Some(Errno::BUSY));
+    assert_eq!(ask(own, over, name_field("other")).err(), Some(Errno::INVAL));
+    assert_eq!(ask(own, abi::ATTACH_OBSERVE, unnamed).err(), Some(Errno::INVAL));
+    assert_eq!(ask(own, over | 8, unnamed).err(), Some(Errno::INVAL));
+    let observer = node.observe("own").expect("observe");
+    assert_eq!(ask(observer.as_fd(), over, unnamed).err(), Some(Errno::PERM));
+    let status = node.status("own").expect("status");
+    assert_eq!((status.epoch, status.servers), (1, 1), "nobody was disturbed");
 
-    let (second, epoch) = attach(handle, 1, over).expect("attach");
-    assert_eq!(epoch, 2);
+    let (second, epoch) = ask(own, over, name_field("own")).expect("attach");
+    assert_eq!((epoch, node.status("own").expect("status").epoch), (2, 2));
     assert_eq!(first.try_fetch(0, 1, 0, 0).1.error, Some(Errno::SHUTDOWN));
-    stale(handle, 1, over);
-    assert_eq!(node.status("next").expect("status").epoch, 2);
-    // Dead, and nobody followed it.
-    drop((second, first, disk));
-    wait_until(20, "the device to be without a server", || state("next") == State::Orphaned);
-    stale(handle, 1, 0);
-    let (third, epoch) = attach(handle, 2, 0).expect("attach");
-    assert_eq!(epoch, 3);
-    node.destroy("next", true).expect("destroy");
-    drop(third);
-    // Another device of that name.
-    let disk = Disk::create(&builder("next"));
-    stale(handle, 1, over);
-    assert_eq!(disk.server.status().expect("status").servers, 1);
-    disk.destroy(true);
+    assert_eq!(answer(&mut first, &held, 1), [], "it answers what it has");
+    assert_eq!(read.join().expect("reader"), Ok(vec![1; 4096]));
+    assert_eq!(ask(own, over, unnamed).err(), Some(Errno::SHUTDOWN), "it is not the present one");
+    let (third, epoch) = ask(second.as_fd(), over | abi::ATTACH_CACHE_SURVIVED, unnamed).expect("attach");
+    assert_eq!((epoch, node.status("own").expect("status").servers), (3, 3));
+    drop((first, second));
+    node.destroy("own", true).expect("destroy");
+    assert_eq!(ask(third.as_fd(), over, unnamed).err(), Some(Errno::NODEV));
 }
 
 fn followed(context: &mut Context) {

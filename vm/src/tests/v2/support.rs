@@ -27,12 +27,13 @@ pub(crate) const CONTROL_CALLS: [u32; 6] = [
 ];
 
 /// Every call on a server descriptor.
-pub(crate) const SERVER_CALLS: [u32; 8] = [
+pub(crate) const SERVER_CALLS: [u32; 9] = [
     abi::IOCTL_START,
     abi::IOCTL_RESIZE,
     abi::IOCTL_STATS,
     abi::IOCTL_ENTER,
     abi::IOCTL_STATUS,
+    abi::IOCTL_ATTACH,
     abi::IOCTL_LATENCY,
     abi::IOCTL_REQUESTS,
     abi::IOCTL_BLOB,
