@@ -44,6 +44,7 @@ pub mod name;
 pub mod queue;
 pub mod registry;
 pub mod request;
+pub mod steps;
 pub mod v1;
 pub mod v2;
 

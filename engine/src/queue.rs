@@ -21,6 +21,7 @@ use crate::latency::Latencies;
 use crate::request::{
     FUA, Handle, MAX_DEPTH, MAYBE_EXECUTED, NO_TAG, OP_ID_TAG_BITS, Op, Request, Slot, State,
 };
+use crate::steps::Steps;
 
 /// Whether the caller must wake one sleeping server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -254,6 +255,10 @@ pub struct QueueState {
     unflushed_ns: u64,
     /// Such writes whose block requests are not ended yet.
     unended: u32,
+    /// Writes of servers before `cache_from` whose block requests are not ended, although a flush has covered them.
+    covered: u32,
+    /// What tells since when flushes wait.
+    steps: Steps,
     first: u16,
     last: u16,
     /// Requests that are QUEUED.
@@ -282,6 +287,8 @@ impl Default for QueueState {
             unflushed: 0,
             unflushed_ns: 0,
             unended: 0,
+            covered: 0,
+            steps: Steps::new(),
             first: NO_TAG,
             last: NO_TAG,
             queued: 0,
@@ -341,6 +348,12 @@ impl<'a> Queue<'a> {
         self.state.phase = phase;
     }
 
+    /// What the block layer's flushes of this queue are told by.
+    #[must_use]
+    pub const fn steps(&mut self) -> &mut Steps {
+        &mut self.state.steps
+    }
+
     /// Gives the requests to another server from now on; those that the old one has stay with it, unless it is
     /// dead. What the old one's cache had and this one's has not, because its cache is another one, is lost. The caller
     /// wakes all, so that the old one's threads go.
@@ -351,12 +364,15 @@ impl<'a> Queue<'a> {
             return;
         }
         self.state.cache_from = epoch;
-        if let Some(cache) = self.around.cache {
-            cache.lose_unended(core::mem::take(&mut self.state.unended).into());
-        }
+        let unended = core::mem::take(&mut self.state.unended);
         let unflushed = core::mem::take(&mut self.state.unflushed);
-        if let Some(cache) = self.around.cache.filter(|cache| unflushed > 0 && cache.holds(unflushed)) {
-            cache.lose(self.state.unflushed_ns);
+        match self.around.cache {
+            Some(cache) if unflushed > 0 && cache.holds(unflushed) => {
+                cache.lose_unended(unended.into());
+                cache.lose(self.state.unflushed_ns);
+            }
+            // A flush has covered them before their ends were told.
+            _ => self.state.covered = self.state.covered.wrapping_add(unended),
         }
     }
 
@@ -677,10 +693,17 @@ impl<'a> Queue<'a> {
         let Some(cache) = self.around.cache else { return };
         let now_ns = self.around.moment.now_ns;
         if epoch < self.state.cache_from {
-            cache.ended(written.into(), now_ns);
+            // Which are which does not matter: the last of all to end is the one that counts.
+            let covered = self.state.covered.min(written);
+            self.state.covered = self.state.covered.wrapping_sub(covered);
+            let lost = written.wrapping_sub(covered);
+            if lost > 0 {
+                cache.ended(lost.into(), now_ns);
+            }
         } else {
             self.state.unended = self.state.unended.saturating_sub(written);
-            self.state.unflushed_ns = now_ns;
+            // Whoever read the clock first need not be here first.
+            self.state.unflushed_ns = self.state.unflushed_ns.max(now_ns);
         }
     }
 

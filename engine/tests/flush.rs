@@ -169,6 +169,27 @@ impl Device {
         self.model.attach(epoch, survived);
     }
 
+    /// A request of the first queue comes.
+    fn submit_at(&mut self, tag: u16, op: Op, now: u64) {
+        self.now = now;
+        let request = Request { op, flags: 0, offset: 0, length: 512 };
+        assert_eq!(self.queue(0).submit(tag, request, now, true), Ok(Wake::None));
+    }
+
+    /// The server answers the oldest.
+    fn finish_at(&mut self, now: u64) -> Result<(), Errno> {
+        self.now = now;
+        let epoch = self.epoch;
+        let Work::Request(got) = self.queue(0).fetch(epoch, 0) else { panic!("nothing there") };
+        self.queue(0).finish(got.handle, Ok(())).expect("held").result
+    }
+
+    /// The end of a write that the first server answered is told.
+    fn ended_at(&mut self, now: u64) {
+        self.now = now;
+        self.queue(0).ended(1, 1);
+    }
+
     fn submit(&mut self, queue: usize, op: Op, fua: bool) {
         let all = || self.waiting.iter().chain(self.taken.iter().map(|taken| &taken.asked));
         let used = |tag: u16| all().any(|asked| asked.queue == queue && asked.tag == tag);
@@ -260,38 +281,61 @@ fn what_is_answered_counts_when_it_is_ended() {
     const ENDED: u64 = 15;
     for lost_as_it_is_answered in [false, true] {
         let mut device = Device::new();
-        let first = device.epoch;
-        let submit = |device: &mut Device, tag: u16, op: Op, now: u64| {
-            device.now = now;
-            let request = Request { op, flags: 0, offset: 0, length: 512 };
-            assert_eq!(device.queue(0).submit(tag, request, now, true), Ok(Wake::None));
-        };
-        let finish = |device: &mut Device, now: u64| {
-            device.now = now;
-            let epoch = device.epoch;
-            let Work::Request(got) = device.queue(0).fetch(epoch, 0) else { panic!("nothing there") };
-            device.queue(0).finish(got.handle, Ok(())).expect("held").result
-        };
-        let ended = |device: &mut Device| {
-            device.now = ENDED;
-            device.queue(0).ended(first, 1);
-        };
-        submit(&mut device, 0, Op::Write, 5);
-        assert_eq!(finish(&mut device, WRITE), Ok(()));
-        submit(&mut device, 1, Op::Flush, WRITE + 2);
+        device.submit_at(0, Op::Write, 5);
+        assert_eq!(device.finish_at(WRITE), Ok(()));
+        device.submit_at(1, Op::Flush, WRITE + 2);
         if lost_as_it_is_answered {
             device.attach(false);
-            ended(&mut device);
+            device.ended_at(ENDED);
         } else {
-            ended(&mut device);
+            device.ended_at(ENDED);
             device.attach(false);
         }
-        assert_eq!((finish(&mut device, 20), device.cache.lost()), (Err(Errno::EIO), true));
-        submit(&mut device, 1, Op::Flush, ENDED);
-        assert_eq!((finish(&mut device, 30), device.cache.lost()), (Err(Errno::EIO), false));
-        submit(&mut device, 1, Op::Flush, 40);
-        assert_eq!((finish(&mut device, 41), device.cache.lost()), (Ok(()), false));
+        assert_eq!((device.finish_at(20), device.cache.lost()), (Err(Errno::EIO), true));
+        device.submit_at(1, Op::Flush, ENDED);
+        assert_eq!((device.finish_at(30), device.cache.lost()), (Err(Errno::EIO), false));
+        device.submit_at(1, Op::Flush, 40);
+        assert_eq!((device.finish_at(41), device.cache.lost()), (Ok(()), false));
     }
+}
+
+/// Threads that end writes may come in another order than that in which they read the clock: the last time counts.
+#[test]
+fn the_last_end_of_a_write_counts() {
+    let mut device = Device::new();
+    device.submit_at(0, Op::Write, 5);
+    device.submit_at(1, Op::Write, 6);
+    assert_eq!((device.finish_at(10), device.finish_at(11)), (Ok(()), Ok(())));
+    device.submit_at(2, Op::Flush, 22);
+    device.ended_at(27);
+    device.ended_at(20);
+    device.attach(false);
+    assert_eq!((device.finish_at(30), device.cache.lost()), (Err(Errno::EIO), true));
+    device.submit_at(2, Op::Flush, 31);
+    assert_eq!((device.finish_at(32), device.cache.lost()), (Err(Errno::EIO), false));
+}
+
+/// A flush has covered a write before its thread could tell that it is ended: nothing of it can be lost.
+#[test]
+fn what_a_flush_has_covered_is_not_lost_for_being_told_late() {
+    let mut device = Device::new();
+    device.submit_at(0, Op::Write, 5);
+    assert_eq!(device.finish_at(10), Ok(()));
+    device.submit_at(1, Op::Flush, 12);
+    assert_eq!(device.finish_at(13), Ok(()));
+    device.attach(false);
+    assert!(!device.cache.lost());
+    device.ended_at(20);
+    assert!(!device.cache.lost());
+    device.submit_at(1, Op::Flush, 30);
+    assert_eq!(device.finish_at(31), Ok(()));
+    // The next server's is lost all the same.
+    device.submit_at(0, Op::Write, 32);
+    assert_eq!(device.finish_at(33), Ok(()));
+    device.attach(false);
+    device.queue(0).ended(2, 1);
+    device.submit_at(1, Op::Flush, 40);
+    assert_eq!((device.finish_at(41), device.cache.lost()), (Err(Errno::EIO), false));
 }
 
 #[test]

@@ -27,57 +27,39 @@ struct waiter {
 };
 
 /*
- * The block layer collects flushes: those that come while one is on its way, or
- * a write that belongs to one, are all answered by the next, which is made when
- * that has ended; and so are writes that are to be durable when their data is
- * written. Says since when those may be there whom this request, which was made
- * at @now_ns, answers: who could not rely on another write yet must not be taken
- * for somebody who could (engine/src/cache.rs).
+ * A flush comes, or the data of a write that needs one (engine/src/steps.rs).
+ * Returns when it was submitted, as far as what its submitter may rely on goes.
  */
-static u64 begin_flush_step(struct zosbd2_queue *queue, struct request *request, u64 now_ns)
+static u64 begin_step(struct zosbd2_queue *queue, struct request *request, u64 now_ns)
 {
-	unsigned long irq_flags;
-	u64 since_ns = now_ns;
+	enum zosbd2_step step = ZOSBD2_STEP_FLUSH;
 
-	spin_lock_irqsave(&queue->lock, irq_flags);
-	/* Otherwise it is part of what goes on, or was made by what was just ending. */
-	if (!queue->flush_steps && now_ns > queue->flush_over_ns)
-		queue->flush_busy_ns = now_ns;
-	else
-		queue->flush_busy_ns = min(queue->flush_busy_ns, now_ns);
-	if (req_op(request) == REQ_OP_FLUSH) {
-		/* All who came before the last one was made were answered by it. */
-		since_ns = min3(queue->flush_made_ns, queue->written_since_ns[0],
-				queue->written_since_ns[1]);
-		/* None has waited for longer than there was something to wait for. */
-		since_ns = max(since_ns, queue->flush_busy_ns);
-		/* One at a time of each queue. */
-		queue->flush_made_ns = now_ns;
-		/* A write that ends between the making of this one and now waits for the next. */
-		queue->written_since_ns[1] = queue->written_since_ns[0];
-		queue->written_since_ns[0] = U64_MAX;
-	}
-	queue->flush_steps++;
-	spin_unlock_irqrestore(&queue->lock, irq_flags);
-	return since_ns;
+	lockdep_assert_held(&queue->lock);
+	if (req_op(request) != REQ_OP_FLUSH)
+		step = request->start_time_ns ? ZOSBD2_STEP_WRITE : ZOSBD2_STEP_UNTIMED_WRITE;
+	/* For its end. Where there is none, the disk's iostats are off, and nobody else asks. */
+	if (!request->start_time_ns)
+		request->start_time_ns = now_ns;
+	return zosbd2_rs_queue_step_comes(queue->engine, step, now_ns);
 }
 
-/* Ends a request that begin_flush_step() was told of. */
-static void end_flush_step(struct zosbd2_queue *queue, struct request *request,
-			   blk_status_t status)
+/* Ends a request that begin_step() was told of. */
+static void end_step(struct zosbd2_queue *queue, struct request *request, blk_status_t status)
 {
-	u64 *since_ns = &queue->written_since_ns[0];
 	unsigned long irq_flags;
+	bool later = false;
 
-	if (req_op(request) != REQ_OP_FLUSH) {
+	if (req_op(request) == REQ_OP_FLUSH) {
+		/* Its end is only that when the timer, or who counts requests, lets go of it. */
+		later = atomic_read(&request->ref) > 1;
+	} else {
 		spin_lock_irqsave(&queue->lock, irq_flags);
-		*since_ns = min(*since_ns, request->start_time_ns);
+		zosbd2_rs_queue_step_ends(queue->engine, request->start_time_ns);
 		spin_unlock_irqrestore(&queue->lock, irq_flags);
 	}
 	blk_mq_end_request(request, status);
 	spin_lock_irqsave(&queue->lock, irq_flags);
-	queue->flush_over_ns = ktime_get_ns();
-	queue->flush_steps--;
+	zosbd2_rs_queue_step_over(queue->engine, later ? U64_MAX : ktime_get_ns());
 	spin_unlock_irqrestore(&queue->lock, irq_flags);
 }
 
@@ -90,7 +72,7 @@ static void end_request(struct zosbd2_queue *queue, struct request *request, blk
 {
 	local_bh_disable();
 	if (request->rq_flags & RQF_FLUSH_SEQ)
-		end_flush_step(queue, request, status);
+		end_step(queue, request, status);
 	else
 		blk_mq_end_request(request, status);
 	local_bh_enable();
@@ -153,9 +135,9 @@ static void submit(struct zosbd2_queue *queue, struct request *request, bool las
 	what = op | flags << ZOSBD2_FLAGS_SHIFT | (last ? ZOSBD2_LAST : 0);
 	/* Not there if the disk's iostats are switched off. */
 	now_ns = request->start_time_ns ?: ktime_get_ns();
-	if (unlikely(request->rq_flags & RQF_FLUSH_SEQ))
-		now_ns = begin_flush_step(queue, request, now_ns);
 	spin_lock_irqsave(&queue->lock, irq_flags);
+	if (unlikely(request->rq_flags & RQF_FLUSH_SEQ))
+		now_ns = begin_step(queue, request, now_ns);
 	result = zosbd2_rs_queue_submit(queue->engine, request->tag, what, offset,
 					blk_rq_bytes(request), now_ns);
 	if (result >= 0)
@@ -298,8 +280,6 @@ int zosbd2_queue_setup(struct zosbd2_device *device, u32 depth)
 		struct zosbd2_queue *queue = &device->queues[index];
 
 		spin_lock_init(&queue->lock);
-		queue->written_since_ns[0] = U64_MAX;
-		queue->written_since_ns[1] = U64_MAX;
 		INIT_LIST_HEAD(&queue->waiters);
 		queue->device = device;
 		queue->index = index;
@@ -429,7 +409,7 @@ void zosbd2_requests_end(struct zosbd2_queue *queue, const u16 *tags, u32 count)
 
 		trace_zosbd2_end(queue, tags[index], 0);
 		if (unlikely(request->rq_flags & RQF_FLUSH_SEQ))
-			end_flush_step(queue, request, BLK_STS_OK);
+			end_step(queue, request, BLK_STS_OK);
 		else if (!blk_mq_add_to_batch(request, &batch, 0, blk_mq_end_request_batch))
 			blk_mq_end_request(request, BLK_STS_OK);
 	}

@@ -113,18 +113,20 @@ enum zosbd2_shown {
 	ZOSBD2_SHOWN_REQUESTS,
 };
 
+/* What comes of the block layer's flush machinery. */
+enum zosbd2_step {
+	ZOSBD2_STEP_FLUSH,
+	/* The data of a write that needs a flush. */
+	ZOSBD2_STEP_WRITE,
+	/* The same, and when it was made is not known. */
+	ZOSBD2_STEP_UNTIMED_WRITE,
+};
+
 /*
- * A queue. @lock covers the engine's queue (@engine), @waiters, and what is
- * known of flushes; it is never held over a copy to or from user memory.
+ * A queue. @lock covers the engine's queue (@engine) and @waiters; it is never
+ * held over a copy to or from user memory.
  *
  * @requests: the block request of each tag that is not FREE in the engine.
- * @flush_steps: requests of the block layer's flush machinery that came and
- *	whose end is not over.
- * @flush_busy_ns: when the first of those was made that overlap until now.
- * @flush_over_ns: when the end of the last of them was over.
- * @flush_made_ns: when the last flush was made.
- * @written_since_ns: when the first of those writes was made that ended since
- *	that flush came, and between the two before, and may wait for a flush.
  */
 struct zosbd2_queue {
 	spinlock_t lock; /* see above */
@@ -133,11 +135,6 @@ struct zosbd2_queue {
 	struct request **requests;
 	struct zosbd2_device *device;
 	u32 index;
-	u32 flush_steps;
-	u64 flush_busy_ns;
-	u64 flush_over_ns;
-	u64 flush_made_ns;
-	u64 written_since_ns[2];
 } ____cacheline_aligned;
 
 /*
@@ -329,6 +326,12 @@ void zosbd2_rs_device_grace_over(void *engine, void *registry);
  * Six arguments, which are all in registers.
  */
 int zosbd2_rs_queue_submit(void *engine, u32 tag, u32 what, u64 offset, u32 length, u64 now_ns);
+
+/* With the queue's lock held: engine/src/steps.rs. @now_ns: U64_MAX for later. */
+u64 zosbd2_rs_queue_step_comes(void *engine, u32 step, u64 made_ns);
+void zosbd2_rs_queue_step_ends(void *engine, u64 made_ns);
+void zosbd2_rs_queue_step_over(void *engine, u64 now_ns);
+
 void zosbd2_rs_queue_announce(void *engine);
 bool zosbd2_rs_queue_expire(void *engine, u32 tag, struct zosbd2_late *late);
 void zosbd2_rs_queue_show(void *engine, void *file, u32 what);

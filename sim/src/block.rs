@@ -34,18 +34,16 @@ struct Io {
     stage: Stage,
     began: u64,
     began_ns: u64,
+    /// Its data is of the flush machinery.
+    sequence: bool,
     /// Of a read: what it brought. Of a write: its values.
     data: Vec<u64>,
     /// Of a read, or of who waits for a flush.
     floors: Vec<u64>,
 }
 
-/// A step, and the clock at it.
-#[derive(Clone, Copy, Debug, Default)]
-struct Time {
-    step: u64,
-    ns: u64,
-}
+/// How long a flush waits at most for the data of others, if something makes the block layer look.
+const PENDING_NS: u64 = 5_000_000_000;
 
 /// Whose request the driver has.
 #[derive(Clone, Debug)]
@@ -85,13 +83,12 @@ struct HwQueue {
     started: Vec<Option<Started>>,
     flush_pending: Vec<usize>,
     flush_running: Vec<usize>,
-    /// Since when the flush machinery has had something to do.
-    flush_busy: Time,
-    /// When the last one was sent.
-    flush_sent: Time,
-    /// When the first of those writes began that ended since the last one was sent, and between the two before, and may wait
-    /// for a flush after their data.
-    written_since: [Option<Time>; 2],
+    /// When the flush was made that is on its way to the driver.
+    flush_made: Option<u64>,
+    /// Since when some wait for the next one.
+    pending_since: u64,
+    /// Writes of the flush machinery whose data is on its way or in the driver: the next flush waits for it.
+    in_data: u32,
     /// I/Os that go on after a flush.
     again: Vec<usize>,
     /// Those in the middle of a plugged list, who have not announced it.
@@ -219,8 +216,7 @@ impl Block {
             }
         }
         for (number, queue) in self.queues.iter().enumerate() {
-            let kick = !queue.flush_pending.is_empty() && queue.flush_running.is_empty();
-            if kick || !queue.again.is_empty() {
+            if queue.flush_made.is_some() || !queue.again.is_empty() {
                 parts.push(Part::Flush(number));
             }
         }
@@ -300,11 +296,12 @@ impl World {
             let machinery = io.stage != Stage::Data;
             self.block.ios[at] = Some(io);
             if machinery {
-                let now = self.time();
-                self.begin_flush_step(queue, now);
-                self.block.queues[queue].flush_pending.push(at);
+                self.wait_for_flush(queue, at);
             } else {
                 ios.push(at);
+                if self.is_step(at) {
+                    self.block.queues[queue].in_data += 1;
+                }
             }
         }
         if ios.is_empty() {
@@ -352,6 +349,7 @@ impl World {
             stage,
             began: now,
             began_ns: self.now_ns,
+            sequence: op == Op::Write && (before || after),
             data,
             floors,
         }
@@ -382,20 +380,15 @@ impl World {
         let length = u32::try_from(bytes(io.blocks)).unwrap_or(0);
         let request = Request { op: io.op, flags, offset: bytes(io.first), length };
         let data = if io.op == Op::Write { io.data.clone() } else { vec![u64::MAX; io.blocks] };
-        if io.op == Op::Write && io.fua && !self.settings.fua {
-            let began = Time { step: io.began, ns: io.began_ns };
-            self.begin_flush_step(queue, began);
+        let (began_ns, now) = (io.began_ns, self.now_ns);
+        if self.is_step(at) {
+            self.queue(queue).steps().write_comes(began_ns);
         }
-        let now = self.time();
         let taken = self.submit(queue, tag, Whose::Io(at), request, now, data, last);
         if !taken {
-            self.finish_io(at, Err(Errno::EIO));
+            self.io_ends(queue, at, Err(Errno::EIO), &[]);
         }
         taken
-    }
-
-    fn time(&self) -> Time {
-        Time { step: self.steps, ns: self.now_ns }
     }
 
     /// The driver's `queue_rq`. `since`: from when on whoever waits for it may have waited.
@@ -406,7 +399,7 @@ impl World {
         tag: u16,
         whose: Whose,
         request: Request,
-        since: Time,
+        since: u64,
         data: Vec<u64>,
         last: bool,
     ) -> bool {
@@ -419,7 +412,7 @@ impl World {
             request,
             data,
             copying: 0,
-            submitted: since.step,
+            submitted: since,
             accepted: false,
             lost: Vec::new(),
             deadline_ns,
@@ -437,7 +430,7 @@ impl World {
             self.block.queues[queue].started[usize::from(tag)] = None;
             return false;
         }
-        let Ok(wake) = self.queue(queue).submit(tag, request, since.ns, last) else {
+        let Ok(wake) = self.queue(queue).submit(tag, request, since, last) else {
             self.block.queues[queue].started[usize::from(tag)] = None;
             return false;
         };
@@ -453,41 +446,52 @@ impl World {
             self.wake_pollers();
             return;
         }
-        let now = self.time();
-        let hw = &mut self.block.queues[queue];
-        hw.flush_running = std::mem::take(&mut hw.flush_pending);
-        let Some(io) = hw.flush_running.first().and_then(|io| self.block.ios[*io].as_ref()) else { return };
+        let Some(made) = self.block.queues[queue].flush_made.take() else { return };
+        let first = self.block.queues[queue].flush_running.first();
+        let Some(io) = first.and_then(|io| self.block.ios[*io].as_ref()) else { return };
         let tag = io.tag;
-        // All who came before the last one was sent were answered by it.
-        let written = hw.written_since.iter().flatten().copied();
-        let oldest =
-            written.fold(hw.flush_sent, |oldest, time| if time.step < oldest.step { time } else { oldest });
-        // None has waited for longer than there was something to wait for.
-        let since = if oldest.step > hw.flush_busy.step { oldest } else { hw.flush_busy };
-        hw.flush_sent = now;
-        hw.written_since = [None, hw.written_since[0]];
-        let since = if self.planted(Defect::YoungFlushes) { now } else { since };
+        let since = self.queue(queue).steps().flush_comes(made);
+        let since = if self.planted(Defect::YoungFlushes) { self.now_ns } else { since };
         let request = Request { op: Op::Flush, ..Request::default() };
         if !self.submit(queue, tag, Whose::Flush, request, since, Vec::new(), true) {
             self.flush_ends(queue, Err(Errno::EIO));
+            self.step_over(queue);
         }
         self.wake_pollers();
     }
 
-    /// The flush machinery gets something to do, which is there since then.
-    fn begin_flush_step(&mut self, queue: usize, since: Time) {
+    /// Whether an I/O's data is of the flush machinery.
+    fn is_step(&self, at: usize) -> bool {
+        self.block.ios[at].as_ref().is_some_and(|io| io.sequence)
+    }
+
+    /// An I/O waits for the next flush.
+    fn wait_for_flush(&mut self, queue: usize, at: usize) {
+        let now = self.now_ns;
         let hw = &mut self.block.queues[queue];
-        let step = |started: &Started| match started.whose {
-            Whose::Flush => true,
-            Whose::Io(at) => self.block.ios[at].as_ref().is_some_and(|io| io.op == Op::Write && io.fua),
-        };
-        let idle = hw.flush_running.is_empty()
-            && hw.flush_pending.is_empty()
-            && hw.again.is_empty()
-            && !hw.started.iter().flatten().any(|started| !started.ended && step(started));
-        if idle || since.step < hw.flush_busy.step {
-            hw.flush_busy = since;
+        if hw.flush_pending.is_empty() {
+            hw.pending_since = now;
         }
+        hw.flush_pending.push(at);
+        self.kick_flush(queue);
+    }
+
+    /// Makes the next flush, for all who wait, if there is nothing to wait for. A work takes it to the driver.
+    fn kick_flush(&mut self, queue: usize) {
+        let now = self.now_ns;
+        let hw = &mut self.block.queues[queue];
+        let patient = now < hw.pending_since + PENDING_NS;
+        if hw.flush_pending.is_empty() || !hw.flush_running.is_empty() || hw.in_data > 0 && patient {
+            return;
+        }
+        hw.flush_running = std::mem::take(&mut hw.flush_pending);
+        hw.flush_made = Some(now);
+    }
+
+    /// The block layer knows of the end of a step.
+    fn step_over(&mut self, queue: usize) {
+        let now = self.now_ns;
+        self.queue(queue).steps().over(now);
     }
 
     /// A flush of the machinery is over, for all who wait for it.
@@ -504,12 +508,14 @@ impl World {
                     if is_flush {
                         self.finish_io(at, Ok(()));
                     } else {
+                        self.block.queues[queue].in_data += 1;
                         self.block.queues[queue].again.push(at);
                     }
                 }
                 _ => self.finish_io(at, result),
             }
         }
+        self.kick_flush(queue);
     }
 
     /// The driver ends the request of a tag.
@@ -542,8 +548,10 @@ impl World {
         let Whose::Io(at) = whose else {
             if held {
                 self.block.timer.flushed = Some(result);
+                self.queue(queue).steps().over_later();
             } else {
                 self.flush_ends(queue, result);
+                self.step_over(queue);
             }
             return;
         };
@@ -551,20 +559,33 @@ impl World {
         if io.op == Op::Read {
             io.data = data;
         }
-        let first = io.first;
+        self.io_ends(queue, at, result, &lost);
+    }
+
+    /// The block layer is told of the end of an I/O's data.
+    fn io_ends(&mut self, queue: usize, at: usize, result: Result<(), Errno>, lost: &[usize]) {
+        let Some(io) = &mut self.block.ios[at] else { return };
+        let (first, step, began) = (io.first, io.sequence, io.began_ns);
         let values = if lost.is_empty() { Vec::new() } else { io.data.clone() };
-        if result.is_ok() && io.fua && !self.settings.fua {
+        let waits = result.is_ok() && io.fua && !self.settings.fua;
+        if waits {
             io.stage = Stage::After;
-            let began = Time { step: io.began, ns: io.began_ns };
-            let since = &mut self.block.queues[queue].written_since[0];
-            *since = Some(since.filter(|since| since.step < began.step).unwrap_or(began));
-            self.block.queues[queue].flush_pending.push(at);
-            self.lose_blocks(&lost, first, &values);
-            return;
         }
-        self.finish_io(at, result);
+        if step {
+            self.queue(queue).steps().write_ends(began);
+            self.block.queues[queue].in_data -= 1;
+        }
+        if waits {
+            self.wait_for_flush(queue, at);
+        } else {
+            self.finish_io(at, result);
+        }
+        if step {
+            self.kick_flush(queue);
+            self.step_over(queue);
+        }
         if result.is_ok() {
-            self.lose_blocks(&lost, first, &values);
+            self.lose_blocks(lost, first, &values);
         }
     }
 

@@ -664,7 +664,7 @@ impl World {
         }
         let process = thread.process;
         let lost = if self.swallows(process, request) { blocks(request) } else { (0, 0) };
-        let now = self.steps;
+        let now = self.now_ns;
         let mut submitted = 0;
         if let Some(started) = self.block.started(queue, end.tag) {
             started.lost = (lost.0..lost.0 + lost.1).collect();
@@ -704,7 +704,7 @@ impl World {
 
     /// The block requests are ended of so many writes that a thread of this server has answered.
     fn ended(&mut self, queue: usize, epoch: u32, written: u32) {
-        let now = self.steps;
+        let now = self.now_ns;
         self.queue(queue).ended(epoch, written);
         let device = &mut self.device;
         let block = &mut device.queues[queue];
