@@ -29,6 +29,7 @@ pub(super) const TESTS: &[Test] = &[
         .needs(&[Need::Module, Need::Tool("mkfs.ext4")])
         .timeout(240),
     Test::new("v2_crash_and_another_server", another_server).needs(&[Need::Module]).timeout(240),
+    Test::new("v2_killed_server_and_its_cache", own_cache).needs(&[Need::Module]).timeout(60),
     Test::new("v2_crash_under_ext4", ext4).needs(&[Need::Module, Need::Tool("mkfs.ext4")]).timeout(240),
 ];
 
@@ -259,6 +260,38 @@ fn another_server(context: &mut Context) {
         assert!(durable > 0, "nothing was at stake");
         // What has no cache keeps every answer.
         assert_eq!(forgotten > 0, kind == Kind::Honest, "{forgotten} blocks forgotten");
+    }
+}
+
+/// A server is killed with an answered write in its cache. If the next one has that cache, a flush puts the write into
+/// the file; if it has not, and says so, the first flush fails.
+fn own_cache(context: &mut Context) {
+    context.load_module("");
+    let _store = store();
+    let mut random = context.random("own cache");
+    for (kind, fails) in [(Kind::Honest, false), (Kind::OwnCache, true)] {
+        new_disk(BLOCKS * BLOCK);
+        let mut first = start(context, "crash", kind, &mut random, NEVER, 60);
+        let fd = open_direct(&node("crash"));
+        let mut data = Aligned::new(usize::try_from(BLOCK).expect("small"), 0);
+        data.fill(1);
+        assert_eq!(rustix::io::pwrite(&fd, data.bytes(), 0), Ok(data.bytes().len()), "{kind:?}");
+        first.signal(Signal::KILL);
+        killed(&mut first);
+        let mut second = start(context, "crash", kind, &mut random, NEVER, 60);
+        let observer = control().observe("crash").expect("observe");
+        assert_eq!(observer.status().expect("status").lost, fails, "{kind:?}");
+        let flushes = [(); 3].map(|()| rustix::fs::fdatasync(&fd));
+        let wanted = if fails { Err(Errno::IO) } else { Ok(()) };
+        assert_eq!(flushes, [wanted, Ok(()), Ok(())], "{kind:?}");
+        assert_eq!(observer.stats(0).expect("stats").lost_flushes, u64::from(fails), "{kind:?}");
+        if !fails {
+            let file = std::fs::read(FILE).expect("read the disk");
+            assert!(file.starts_with(data.bytes()), "{kind:?}: flushed, and not in the file");
+        }
+        drop(fd);
+        control().destroy("crash", true).expect("destroy");
+        assert!(second.wait(60).success(), "{}", second.stderr());
     }
 }
 
