@@ -11,8 +11,8 @@ use zosbd2::v1::{Channel as _, CreateOptions};
 use zosbd2_abi::v1 as abi;
 
 use super::support::{
-    Aligned, BLOCK, Disk, Manual, TICK, discard, open_direct, read_in_thread, sleeps_in_ioctl, spawn_server,
-    write_in_thread,
+    Aligned, BLOCK, Disk, Manual, TICK, discard, open_direct, read_in_thread, read_into_filled_in_thread,
+    sleeps_in_ioctl, spawn_server, write_in_thread,
 };
 use crate::guest::{Context, Need, Test, raw, wait_until};
 
@@ -376,11 +376,13 @@ fn late_answer(context: &mut Context) {
     let options = CreateOptions::new("late", 1024).expect("options").timeout(Duration::from_secs(1));
     let disk = Disk::create_with(&options);
     let mut server = Manual::new(&disk);
-    let reader = read_in_thread(disk.path(), 0, BLOCK);
+    let reader = read_into_filled_in_thread(disk.path(), 0, 7, BLOCK);
     let (_, id) = server.fetch();
-    assert_eq!(reader.join().expect("reader"), Err(Errno::IO));
+    let (result, buffer) = reader.join().expect("reader");
+    assert_eq!(result, Err(Errno::IO));
     server.buffer.data_mut().fill(0x99);
     assert_eq!(server.answer(abi::OP_ANSWER_READ, id, 0), Ok(None), "a late answer");
+    assert!(buffer.is_filled(7), "a late answer changed the submitter's memory");
     let next = read_in_thread(disk.path(), 0, BLOCK);
     let (_, new) = server.fetch();
     assert_ne!(new, id);

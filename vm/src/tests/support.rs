@@ -239,6 +239,13 @@ impl Aligned {
             chunk.copy_from_slice(&word[..chunk.len()]);
         }
     }
+
+    /// Whether it has what [`fill`](Self::fill) puts there.
+    pub(crate) fn is_filled(&self, seed: u64) -> bool {
+        let mut filled = Self::new(self.length, 0);
+        filled.fill(seed);
+        self.bytes() == filled.bytes()
+    }
 }
 
 pub(crate) fn open_direct(path: &Path) -> OwnedFd {
@@ -256,6 +263,22 @@ pub(crate) fn read_in_thread(
         let mut buffer = Aligned::new(length, 0);
         let count = rustix::io::pread(open_direct(&path), buffer.bytes_mut(), offset)?;
         Ok(buffer.bytes()[..count].to_vec())
+    })
+}
+
+/// As [`read_in_thread`], into memory that was [filled](Aligned::fill) before. It is handed back whatever the read came
+/// to, and alive: what is written to it later can be seen.
+pub(crate) fn read_into_filled_in_thread(
+    path: PathBuf,
+    offset: u64,
+    seed: u64,
+    length: usize,
+) -> JoinHandle<(Result<usize, Errno>, Aligned)> {
+    std::thread::spawn(move || {
+        let mut buffer = Aligned::new(length, 0);
+        buffer.fill(seed);
+        let result = rustix::io::pread(open_direct(&path), buffer.bytes_mut(), offset);
+        (result, buffer)
     })
 }
 

@@ -13,12 +13,17 @@ use zosbd2::{
 };
 use zosbd2_backends::Ram;
 
-use super::super::support::{Disk as Disk1, TICK, read_in_thread, write_in_thread};
+use super::super::support::{
+    Disk as Disk1, TICK, read_in_thread, read_into_filled_in_thread, write_in_thread,
+};
+use super::hostile::commit_raw;
 use super::support::{Disk, Manual, attach, by_hand, control, join, refused, threads};
+use crate::guest::raw::{PAGE, Pages};
 use crate::guest::{Context, Kmsg, Need, Test, raw, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("v2_late_requests_are_requeued", requeued).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_late_answer_touches_no_page", touches_no_page).needs(&[Need::Module]).timeout(60),
     Test::new("v2_late_server_is_declared_dead", declared_dead).needs(&[Need::Module]).timeout(60),
     Test::new("v2_stopped_server_for_each_policy", stopped).needs(&[Need::Module]).timeout(120),
     Test::new("v2_requests_that_are_stuck", stuck).needs(&[Need::Module]).timeout(60),
@@ -79,6 +84,26 @@ fn requeued(context: &mut Context) {
     let request = server.fetch_one();
     server.complete(&request);
     assert_eq!(read.join().expect("reader"), Ok(vec![0; 4096]));
+    disk.destroy(true);
+}
+
+/// The read has failed, and its memory is the submitter's again.
+fn touches_no_page(context: &mut Context) {
+    context.load_module("");
+    let (disk, mut server) = by_hand(&builder("pages", DeadlinePolicy::Fail));
+    let read = read_into_filled_in_thread(disk.path(), 0, 7, 4096);
+    let request = server.fetch_one();
+    let (result, buffer) = read.join().expect("reader");
+    assert_eq!(result, Err(Errno::IO));
+    let pages = Pages::new(PAGE);
+    let at = pages.at_end(4096);
+    pages.put(at, &[0x99; 4096]);
+    let answer =
+        abi::Commit { handle: request.handle(), result: 4096, address: at as u64, ..abi::Commit::default() };
+    assert_eq!(commit_raw(&disk.server, &pages, &[answer]), [-Errno::STALE.raw_os_error()]);
+    assert!(buffer.is_filled(7), "a late answer changed the submitter's memory");
+    let stats = disk.server.stats(0).expect("stats");
+    assert_eq!((stats.expired, stats.stale), (1, 1));
     disk.destroy(true);
 }
 
