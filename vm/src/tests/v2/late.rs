@@ -9,7 +9,8 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 use zosbd2::v2::abi;
 use zosbd2::{
-    Builder, DeadlinePolicy, End, Error, Latency, Outstanding, Request, RequestState, State, TakeOver,
+    Backend, Builder, DeadlinePolicy, End, Error, Latency, Outstanding, Request, RequestState, State,
+    TakeOver,
 };
 use zosbd2_backends::Ram;
 
@@ -17,9 +18,10 @@ use super::super::support::{
     Disk as Disk1, TICK, read_in_thread, read_into_filled_in_thread, write_in_thread,
 };
 use super::hostile::commit_raw;
-use super::support::{Disk, Manual, attach, by_hand, control, join, refused, threads};
+use super::support::{Buffered, Disk, Manual, attach, by_hand, control, join, refused, threads};
+use super::teardown::nobody_is_stuck;
 use crate::guest::raw::{PAGE, Pages};
-use crate::guest::{Context, Kmsg, Need, Test, raw, wait_until};
+use crate::guest::{Context, Kmsg, Need, Spawned, Test, raw, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("v2_late_requests_are_requeued", requeued).needs(&[Need::Module]).timeout(60),
@@ -157,68 +159,119 @@ fn declared_dead(context: &mut Context) {
     drop((disk, server));
 }
 
-/// A server process is stopped under load, for each policy; then it goes on.
+/// A server process is stopped with a request in its hands and others queued, for each policy; then it goes on.
 fn stopped(context: &mut Context) {
     context.load_module("");
     for policy in [DeadlinePolicy::Fail, DeadlinePolicy::Requeue, DeadlinePolicy::DeclareDead] {
-        let name = "stopped";
-        let mut child =
-            context.spawn("/proc/self/exe", &["--serve-late", name, u32::from(policy).to_string().as_str()]);
-        wait_until(20, "the server to serve", || child.stdout().contains("serving"));
-        let path = Path::new("/dev/zosbd2").join(name);
-        let write = |index: u64| write_in_thread(path.clone(), index * 8192, index, 4096);
-        assert_eq!(write(0).join().expect("writer"), Ok(4096));
-        child.stop();
-        let writes: Vec<_> = (0..8).map(write).collect();
-        let state = || control().status(name).expect("status").state;
-        match policy {
-            DeadlinePolicy::Fail => {
-                for write in writes {
-                    assert_eq!(write.join().expect("writer"), Err(Errno::IO));
-                }
-                assert_eq!(state(), State::Live);
-                child.signal(Signal::CONT);
+        for _ in 0..3 {
+            stopped_round(context, policy);
+        }
+        nobody_is_stuck();
+    }
+}
+
+fn stopped_round(context: &Context, policy: DeadlinePolicy) {
+    let name = "stopped";
+    let _none_is_as_well = std::fs::remove_file(GATE);
+    let mut child =
+        context.spawn("/proc/self/exe", &["--serve-late", name, u32::from(policy).to_string().as_str()]);
+    wait_until(20, "the server to serve", || child.stdout().contains("serving"));
+    let path = Path::new("/dev/zosbd2").join(name);
+    let write_at = |offset: u64| write_in_thread(path.clone(), offset, offset, 4096);
+    let write = |index: u64| write_at(index * 8192);
+    assert_eq!(write(0).join().expect("writer"), Ok(4096));
+    let observer = control().observe(name).expect("observe");
+    let held = write_at(GATED);
+    wait_until(20, "the server to hold a write", || {
+        let requests = observer.requests(0, Duration::ZERO).expect("requests");
+        requests.iter().any(|request| (request.offset, request.state) == (GATED, RequestState::Held))
+    });
+    child.stop();
+    let writes: Vec<_> = (0..8).map(write).chain([held]).collect();
+    let stats = || observer.stats(0).expect("stats");
+    let now = || observer.status().expect("status").state;
+    // What it had in its hands is answered now.
+    let go_on = |child: &mut Spawned| {
+        std::fs::write(GATE, "").expect("open the gate");
+        child.signal(Signal::CONT);
+    };
+    match policy {
+        DeadlinePolicy::Fail => {
+            for write in writes {
+                assert_eq!(write.join().expect("writer"), Err(Errno::IO));
             }
-            DeadlinePolicy::Requeue => {
-                let observer = control().observe(name).expect("observe");
-                wait_until(20, "all to be late", || observer.stats(0).expect("stats").expired >= 16);
-                assert!(writes.iter().all(|write| !write.is_finished()));
-                child.signal(Signal::CONT);
-                for write in writes {
-                    assert_eq!(write.join().expect("writer"), Ok(4096));
-                }
-            }
-            _ => {
-                wait_until(20, "its death to be declared", || state() == State::Orphaned);
-                let ram = Arc::new(Ram::new(16 * MIB).expect("memory"));
-                let server = control().attach(name, TakeOver::No).expect("attach");
-                let disk = Disk { server: Arc::new(server), name: name.to_owned() };
-                let serving = disk.serve_with(&ram, threads(1));
-                for write in writes {
-                    assert_eq!(write.join().expect("writer"), Ok(4096));
-                }
-                child.signal(Signal::CONT);
-                // It finds that it was sent away.
-                assert!(child.wait(20).success(), "{}", child.stderr());
-                assert!(child.stdout().contains("TakenOver"), "{}", child.stdout());
-                disk.destroy_and_join(serving);
-                continue;
+            assert_eq!(now(), State::Live);
+            go_on(&mut child);
+        }
+        DeadlinePolicy::Requeue => {
+            wait_until(20, "all to be late", || stats().expired >= 18 && stats().requeued >= 1);
+            assert!(writes.iter().all(|write| !write.is_finished()));
+            go_on(&mut child);
+            for write in writes {
+                assert_eq!(write.join().expect("writer"), Ok(4096));
             }
         }
-        assert_eq!(write(9).join().expect("writer"), Ok(4096), "it serves again");
-        control().destroy(name, true).expect("destroy");
-        assert!(child.wait(20).success(), "{}", child.stderr());
+        _ => {
+            wait_until(20, "its death to be declared", || now() == State::Orphaned);
+            assert!(writes.iter().all(|write| !write.is_finished()));
+            let ram = Arc::new(Ram::new(16 * MIB).expect("memory"));
+            let server = control().attach(name, TakeOver::No).expect("attach");
+            let disk = Disk { server: Arc::new(server), name: name.to_owned() };
+            let serving = disk.serve_with(&ram, threads(1));
+            for write in writes {
+                assert_eq!(write.join().expect("writer"), Ok(4096));
+            }
+            assert_eq!(stats().stale, 0, "it was to be stopped until now");
+            go_on(&mut child);
+            // It finds that it was sent away.
+            assert!(child.wait(20).success(), "{}", child.stderr());
+            assert!(child.stdout().contains("TakenOver"), "{}", child.stdout());
+            assert!(stats().stale >= 1, "{:?}", stats());
+            disk.destroy_and_join(serving);
+            return;
+        }
+    }
+    wait_until(20, "its answer to be refused", || stats().stale >= 1);
+    assert_eq!(write(9).join().expect("writer"), Ok(4096), "it serves again");
+    control().destroy(name, true).expect("destroy");
+    assert!(child.wait(20).success(), "{}", child.stderr());
+}
+
+/// The write to this place waits in its server until there is this file.
+const GATED: u64 = 8 * MIB;
+const GATE: &str = "/run/late-go";
+
+/// A RAM disk with that place.
+#[derive(Debug)]
+struct Gated(Buffered);
+
+impl Backend for Gated {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Errno> {
+        self.0.read(offset, buffer)
+    }
+
+    fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno> {
+        while offset == GATED && !Path::new(GATE).exists() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.0.write(offset, data, fua)
     }
 }
 
 /// What the guest program does as `--serve-late NAME POLICY`: serves a RAM disk with that deadline policy, prints
-/// `serving` when it does, and at last how it ended.
+/// `serving` when it does, and at last how it ended. One of its writes has to wait.
 pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
     let [name, policy] = arguments else { return Err("usage: --serve-late NAME POLICY".into()) };
-    let ram = Ram::new(16 * MIB)?;
+    let gated = Gated(Buffered(Ram::new(16 * MIB)?));
     let policy = DeadlinePolicy::from(policy.parse::<u32>()?);
-    let server = zosbd2::Control::open()?.create(&builder(name, policy).for_backend(&ram))?;
-    let end = server.serve_then(&ram, &threads(2), &zosbd2::StopToken::new(), || println!("serving"))?;
+    // Long enough for a slow machine to see what it has before it is late.
+    let builder = builder(name, policy).deadline(Duration::from_secs(1)).for_backend(&gated);
+    let server = zosbd2::Control::open()?.create(&builder)?;
+    let end = server.serve_then(&gated, &threads(2), &zosbd2::StopToken::new(), || println!("serving"))?;
     println!("{end:?}");
     Ok(())
 }
