@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Requests that are late: what each policy does with them, and how a device that is stuck can be looked at.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -277,9 +278,10 @@ pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>>
 }
 
 fn stuck(context: &mut Context) {
+    const DEPTH: u32 = 32;
     context.load_module("");
-    let (disk, mut server) =
-        by_hand(&Builder::new("stuck").size_bytes(16 * MIB).partition_scan(false).queues(2));
+    let builder = Builder::new("stuck").size_bytes(16 * MIB).partition_scan(false).queues(2).depth(DEPTH);
+    let (disk, mut server) = by_hand(&builder);
     let observer = control().observe("stuck").expect("observe");
     let all = |age: Duration| -> Vec<Outstanding> {
         (0..2).flat_map(|queue| observer.requests(queue, age).expect("requests")).collect()
@@ -312,6 +314,12 @@ fn stuck(context: &mut Context) {
         assert_eq!((request.state, is_held), (RequestState::Held, true));
         assert_eq!((holder.epoch, i32::try_from(holder.thread)), (1, Ok(raw::thread_id())));
         assert!(holder.since <= request.age);
+    }
+    for queue in 0..2 {
+        let requests = observer.requests(queue, Duration::ZERO).expect("requests");
+        let tags: BTreeSet<u32> = requests.iter().map(|request| request.tag).collect();
+        assert_eq!(tags.len(), requests.len(), "one request has a tag at a time: {requests:?}");
+        assert!(tags.iter().all(|tag| *tag < DEPTH), "{tags:?}");
     }
     // Only what is old enough: all of it when it is, and nothing that is younger than a day.
     let age = Duration::from_millis(300);

@@ -133,12 +133,13 @@ fn verify(stop: &AtomicBool) -> u64 {
     runs
 }
 
-/// Mounts a file system on the device and lets fio verify it while `each` goes on; then looks at what is left.
+/// Mounts a file system on the device and lets fio verify it while `each` goes on; then looks at what is left. Returns how
+/// many requests were served again.
 fn under_load(
     context: &mut Context,
     kind: &str,
     each: impl Fn(&Context, &Observer, &mut Random, Spawned) -> Spawned,
-) {
+) -> u64 {
     context.load_module("");
     context.load_kernel_module("ext4", "");
     let mut random = context.random(kind);
@@ -186,10 +187,11 @@ fn under_load(
     run(60, "e2fsck", &["-f", "-n", device]);
     control().destroy(NAME, false).expect("destroy");
     assert!(server.wait(20).success(), "{}", server.stderr());
+    again
 }
 
 fn killed(context: &mut Context, kind: &str) {
-    under_load(context, kind, |context, observer, _, mut server| {
+    let again = under_load(context, kind, |context, observer, _, mut server| {
         server.signal(Signal::KILL);
         let _killed = server.wait(20);
         wait_until(20, "the device to be an orphan", || {
@@ -197,10 +199,12 @@ fn killed(context: &mut Context, kind: &str) {
         });
         start(context, kind, "follow", "0")
     });
+    assert!(again > 0, "no server had anything when it died");
 }
 
 fn taken_over(context: &mut Context, kind: &str) {
-    under_load(context, kind, |context, _, _, mut server| {
+    // Who leaves in an orderly way may have answered everything.
+    let _any_number = under_load(context, kind, |context, _, _, mut server| {
         let next = start(context, kind, "replace", "0");
         assert!(server.wait(20).success(), "{}", server.stderr());
         assert!(server.stdout().contains(&format!("{:?}", End::TakenOver)), "{}", server.stdout());
@@ -208,7 +212,8 @@ fn taken_over(context: &mut Context, kind: &str) {
     });
 }
 
-/// Without a grace everything fails when the server dies: what it had, what waited, and what comes.
+/// Without a grace everything fails when the server dies: what waited, and what comes. It has nothing itself, since it
+/// was stopped before.
 fn no_grace(context: &mut Context) {
     context.load_module("");
     for round in 0..10 {
@@ -225,11 +230,15 @@ fn no_grace(context: &mut Context) {
                 .sum::<usize>()
         };
         wait_until(20, "all writes", || outstanding() == 19);
+        let begin = Instant::now();
         server.signal(Signal::KILL);
         let _killed = server.wait(20);
         for write in writes {
             assert_eq!(write.join().expect("writer"), Err(Errno::IO), "round {round}");
         }
+        // Not a check of speed: if it were not at once, it would be a grace of 30 s, or for ever.
+        let took = begin.elapsed();
+        assert!(took < Duration::from_secs(5) * context.slowness(), "round {round}: {took:?}");
         assert_eq!(observer.status().expect("status").state, State::Failed);
         assert_eq!(read_in_thread(path.clone(), 0, 4096).join().expect("reader"), Err(Errno::IO));
         // Another one brings it back, with what was answered.

@@ -9,6 +9,7 @@ pub(super) mod stacked;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -266,16 +267,20 @@ fn resized(context: &mut Context) {
         .collect();
     let reads: Vec<_> = (0..ROUNDS).map(|index| read_in_thread(path(index), 0, 4096)).collect();
     wait_until(20, "all reads", || (0..ROUNDS).all(|index| outstanding(index) == 1));
+    let changes = Arc::new(AtomicUsize::new(0));
     let resizers: Vec<_> = disks
         .iter()
         .map(|disk| {
-            let disk = disk.clone();
+            let (disk, changes) = (disk.clone(), Arc::clone(&changes));
             std::thread::spawn(move || {
                 let sizes = [8 * MIB, 16 * MIB].into_iter().cycle();
-                sizes.map(|size| disk.server.resize(size)).take_while(Result::is_ok).count()
+                for _ in sizes.map(|size| disk.server.resize(size)).take_while(Result::is_ok) {
+                    changes.fetch_add(1, Ordering::Relaxed);
+                }
             })
         })
         .collect();
+    wait_until(20, "sizes to change", || changes.load(Ordering::Relaxed) > 0);
     destroy_all(context);
     for read in reads {
         assert_eq!(read.join().expect("reader"), Err(Errno::IO));
@@ -288,8 +293,15 @@ fn resized(context: &mut Context) {
     drop(disks);
 }
 
+/// Bytes that a server has written.
+fn written(index: usize) -> u64 {
+    let observer = control().observe(&name(index)).expect("observe");
+    observer.stats(0).expect("stats").written_bytes
+}
+
 /// File systems with dirty files on them, whose servers are stopped.
 fn mounted(context: &mut Context) {
+    const FILE_BYTES: usize = 1 << 18;
     context.load_module("");
     context.load_kernel_module("ext4", "");
     let mut child = many(context, 0..ROUNDS, None);
@@ -299,11 +311,17 @@ fn mounted(context: &mut Context) {
             let device = device.to_str().expect("a plain path");
             run(60, "mkfs.ext4", &["-q", "-O", "^has_journal", device]);
             let mounted = Mounted::new(device, &format!("/mnt/{index}"), "ext4", "");
-            std::fs::write(format!("/mnt/{index}/file"), vec![7; 1 << 18]).expect("write");
-            mounted
+            let before = written(index);
+            std::fs::write(format!("/mnt/{index}/file"), vec![7; FILE_BYTES]).expect("write");
+            (mounted, before)
         })
         .collect();
     child.stop();
+    // The kernel may have begun with those that are old; of the others the server cannot have had all of the file.
+    let (mounts, before): (Vec<_>, Vec<_>) = mounts.into_iter().unzip();
+    let dirty =
+        (0..).zip(before).filter(|(index, before)| written(*index) - before < FILE_BYTES as u64).count();
+    assert!(dirty > 0, "no file is dirty");
     destroy_all(context);
     for mounted in mounts {
         mounted.unmount();
