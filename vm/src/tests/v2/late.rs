@@ -27,6 +27,7 @@ use crate::guest::{Context, Kmsg, Need, Spawned, Test, raw, wait_until};
 pub(super) const TESTS: &[Test] = &[
     Test::new("v2_late_requests_are_requeued", requeued).needs(&[Need::Module]).timeout(60),
     Test::new("v2_late_answer_touches_no_page", touches_no_page).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_late_lines_are_limited", limited_lines).needs(&[Need::Module]).timeout(60),
     Test::new("v2_late_server_is_declared_dead", declared_dead).needs(&[Need::Module]).timeout(60),
     Test::new("v2_stopped_server_for_each_policy", stopped).needs(&[Need::Module]).timeout(120),
     Test::new("v2_requests_that_are_stuck", stuck).needs(&[Need::Module]).timeout(60),
@@ -108,6 +109,29 @@ fn touches_no_page(context: &mut Context) {
     let stats = disk.server.stats(0).expect("stats");
     assert_eq!((stats.expired, stats.stale), (1, 1));
     disk.destroy(true);
+}
+
+/// However many requests are late at once, the kernel's log gets few lines.
+fn limited_lines(context: &mut Context) {
+    const READS: u64 = 40;
+    // DEFAULT_RATELIMIT_BURST and DEFAULT_RATELIMIT_INTERVAL.
+    const LINES: u64 = 10;
+    const SECONDS: u64 = 5;
+    context.load_module("");
+    let mut log = Kmsg::new();
+    let (disk, server) = by_hand(&builder("limit", DeadlinePolicy::Fail).depth(64));
+    let begin = Instant::now();
+    let reads: Vec<_> = (0..READS).map(|index| read_in_thread(disk.path(), index * 8192, 4096)).collect();
+    for read in reads {
+        assert_eq!(read.join().expect("reader"), Err(Errno::IO));
+    }
+    let periods = begin.elapsed().as_secs() / SECONDS + 1;
+    assert_eq!(disk.server.stats(0).expect("stats").expired, READS);
+    let lines = log.lines();
+    let late = lines.iter().filter(|line| line.contains("zosbd2!limit: late read")).count() as u64;
+    assert!((1..=LINES * periods).contains(&late), "{late} lines in {periods} periods: {lines:?}");
+    disk.destroy(true);
+    drop(server);
 }
 
 fn declared_dead(context: &mut Context) {
