@@ -35,6 +35,7 @@ pub(crate) use {
     mount::{Mounted, drop_caches, read_trimmed, write_text},
     process::{Finished, Spawned, command, run},
     random::Random,
-    tracing::follow as follow_trace,
+    replay::What,
+    tracing::{follow as follow_trace, traced},
     wait::{deadline, wait_until},
 };

@@ -21,8 +21,8 @@ use std::fmt;
 
 /// What happened to a tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum What {
-    Queue,
+pub(crate) enum What {
+    Queue { op: u32, flags: u32, offset: u64, length: u32 },
     Fetch { generation: u32, epoch: u32 },
     Commit { generation: u32, epoch: u32, status: i32 },
     End { error: i32 },
@@ -37,8 +37,8 @@ pub(crate) struct Event {
     pub(crate) at: u64,
     device: u32,
     queue: u32,
-    tag: u32,
-    what: What,
+    pub(crate) tag: u32,
+    pub(crate) what: What,
 }
 
 impl Event {
@@ -61,7 +61,12 @@ impl Event {
         let number = |key: &str| field(key)?.parse::<u32>().map_err(|_| wrong(&format!("bad {key}")));
         let signed = |key: &str| field(key)?.parse::<i32>().map_err(|_| wrong(&format!("bad {key}")));
         let what = match name {
-            "queue" => What::Queue,
+            "queue" => What::Queue {
+                op: number("op")?,
+                flags: number("flags")?,
+                offset: field("offset")?.parse().map_err(|_| wrong("bad offset"))?,
+                length: number("length")?,
+            },
             "fetch" => What::Fetch { generation: number("generation")?, epoch: number("epoch")? },
             "commit" => What::Commit {
                 generation: number("generation")?,
@@ -129,7 +134,7 @@ impl Queue {
         let tag = self.tags.entry(number).or_default();
         let state = tag.state;
         let next = match (what, state) {
-            (What::Queue, State::Free) => {
+            (What::Queue { .. }, State::Free) => {
                 tag.passed = false;
                 self.waiting.push_back(number);
                 State::Queued
@@ -251,29 +256,26 @@ mod checks {
         replay.end().map_err(|deviation| deviation.to_string())
     }
 
+    const QUEUE_2: &str = "queue tag=2 op=1 flags=0 offset=8192 length=4096";
+    const QUEUE_3: &str = "queue tag=3 op=1 flags=0 offset=8192 length=4096";
+    const QUEUE_4: &str = "queue tag=4 op=1 flags=0 offset=8192 length=4096";
     const FETCH: &str = "fetch tag=3 generation=1 epoch=1";
     const COMMIT: &str = "commit tag=3 generation=1 epoch=1 status=0";
 
     #[test]
     fn lives_of_requests_are_followed() {
         let good: [&[&str]; 9] = [
-            &["queue tag=3", FETCH, COMMIT, "end tag=3 error=0"],
-            &["queue tag=3", FETCH, COMMIT, "end tag=3 error=-5"],
-            &["queue tag=3", "end tag=3 error=-5", "queue tag=3", FETCH, COMMIT, "end tag=3 error=0"],
-            &["queue tag=3", FETCH, "end tag=3 error=-5"],
+            &[QUEUE_3, FETCH, COMMIT, "end tag=3 error=0"],
+            &[QUEUE_3, FETCH, COMMIT, "end tag=3 error=-5"],
+            &[QUEUE_3, "end tag=3 error=-5", QUEUE_3, FETCH, COMMIT, "end tag=3 error=0"],
+            &[QUEUE_3, FETCH, "end tag=3 error=-5"],
+            &[QUEUE_3, FETCH, "commit tag=3 generation=0 epoch=1 status=-116", COMMIT, "end tag=3 error=0"],
+            &[QUEUE_3, FETCH, "timeout tag=3 action=1", "end tag=3 error=-5"],
+            &[QUEUE_3, FETCH, "timeout tag=3 action=2", "end tag=3 error=-5"],
+            &[QUEUE_3, FETCH, COMMIT, "timeout tag=3 action=0", "end tag=3 error=0"],
             &[
-                "queue tag=3",
-                FETCH,
-                "commit tag=3 generation=0 epoch=1 status=-116",
-                COMMIT,
-                "end tag=3 error=0",
-            ],
-            &["queue tag=3", FETCH, "timeout tag=3 action=1", "end tag=3 error=-5"],
-            &["queue tag=3", FETCH, "timeout tag=3 action=2", "end tag=3 error=-5"],
-            &["queue tag=3", FETCH, COMMIT, "timeout tag=3 action=0", "end tag=3 error=0"],
-            &[
-                "queue tag=3",
-                "queue tag=4",
+                QUEUE_3,
+                QUEUE_4,
                 FETCH,
                 "requeue tag=3",
                 "fetch tag=3 generation=2 epoch=2",
@@ -293,27 +295,19 @@ mod checks {
     #[test]
     fn deviations_are_found() {
         let bad: [(&[&str], &str); 12] = [
-            (&["queue tag=3"], "never ended"),
+            (&[QUEUE_3], "never ended"),
             (&["end tag=3 error=-5"], "not possible"),
-            (&["queue tag=3", "queue tag=3"], "not possible"),
-            (&["queue tag=3", "end tag=3 error=0"], "no server said so"),
-            (&["queue tag=3", FETCH, FETCH], "not possible"),
-            (&["queue tag=3", FETCH, COMMIT, COMMIT], "not possible"),
-            (&["queue tag=3", FETCH, COMMIT, "end tag=3 error=0", "end tag=3 error=0"], "no server said so"),
-            (&["queue tag=3", FETCH, "commit tag=3 generation=1 epoch=2 status=0"], "another tenure"),
-            (&["queue tag=3", FETCH, "timeout tag=3 action=1", COMMIT], "not possible"),
-            (&["queue tag=3", FETCH, "requeue tag=3", FETCH], "an old generation"),
+            (&[QUEUE_3, QUEUE_3], "not possible"),
+            (&[QUEUE_3, "end tag=3 error=0"], "no server said so"),
+            (&[QUEUE_3, FETCH, FETCH], "not possible"),
+            (&[QUEUE_3, FETCH, COMMIT, COMMIT], "not possible"),
+            (&[QUEUE_3, FETCH, COMMIT, "end tag=3 error=0", "end tag=3 error=0"], "no server said so"),
+            (&[QUEUE_3, FETCH, "commit tag=3 generation=1 epoch=2 status=0"], "another tenure"),
+            (&[QUEUE_3, FETCH, "timeout tag=3 action=1", COMMIT], "not possible"),
+            (&[QUEUE_3, FETCH, "requeue tag=3", FETCH], "an old generation"),
+            (&[QUEUE_2, QUEUE_3, FETCH, "fetch tag=2 generation=1 epoch=1"], "after a younger one"),
             (
-                &["queue tag=2", "queue tag=3", FETCH, "fetch tag=2 generation=1 epoch=1"],
-                "after a younger one",
-            ),
-            (
-                &[
-                    "queue tag=3",
-                    "queue tag=4",
-                    "fetch tag=3 generation=1 epoch=2",
-                    "fetch tag=4 generation=1 epoch=1",
-                ],
+                &[QUEUE_3, QUEUE_4, "fetch tag=3 generation=1 epoch=2", "fetch tag=4 generation=1 epoch=1"],
                 "an old server",
             ),
         ];
@@ -328,6 +322,27 @@ mod checks {
         assert_eq!(Event::parse("# tracer: nop"), Ok(None));
         assert_eq!(Event::parse("x-1 [000] ..... 7: sched_switch: prev=1"), Ok(None));
         assert!(Event::parse("x-1 [000] ..... 7: zosbd2_other: device=1").is_err());
-        assert!(Event::parse("x-1 [000] ..... 7: zosbd2_end: device=1 queue=0 tag=x error=0").is_err());
+    }
+
+    #[test]
+    fn every_field_is_needed() {
+        for event in [QUEUE_3, FETCH, COMMIT, "end tag=3 error=0", "requeue tag=3", "timeout tag=3 action=1"]
+        {
+            let (name, fields) = event.split_once(' ').unwrap();
+            let fields: Vec<&str> = ["device=1", "queue=0"].into_iter().chain(fields.split(' ')).collect();
+            let parse = |fields: &[&str]| {
+                Event::parse(&format!("x-1 [000] ..... 7: zosbd2_{name}: {}", fields.join(" ")))
+            };
+            assert!(parse(&fields).unwrap().is_some(), "{event}");
+            for (index, field) in fields.iter().enumerate() {
+                let key = field.split_once('=').unwrap().0;
+                let mut wrong = fields.clone();
+                let bad = format!("{key}=x");
+                wrong[index] = &bad;
+                assert!(parse(&wrong).unwrap_err().starts_with(&format!("bad {key}")), "{event}");
+                wrong.remove(index);
+                assert!(parse(&wrong).unwrap_err().starts_with(&format!("no {key}")), "{event}");
+            }
+        }
     }
 }

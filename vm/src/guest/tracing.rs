@@ -59,11 +59,10 @@ pub(crate) fn follow() -> Followed {
     if !Path::new(ROOT).join("events/zosbd2").exists() {
         return Followed::default();
     }
-    // Events of one CPU that come while those of another are read would seem to have no past.
-    write("tracing_on", "0");
-    let all_gone = fs::read_dir(DEVICES).is_ok_and(|mut devices| devices.next().is_none());
-    let read = events();
-    write("tracing_on", "1");
+    let (all_gone, read) = at_rest(|| {
+        let all_gone = fs::read_dir(DEVICES).is_ok_and(|mut devices| devices.next().is_none());
+        (all_gone, events())
+    });
     match read {
         Ok((events, cut)) => {
             let fault = replay(&events, all_gone && !cut).err();
@@ -71,6 +70,21 @@ pub(crate) fn follow() -> Followed {
         }
         Err(fault) => Followed { fault: Some(fault), ..Followed::default() },
     }
+}
+
+/// What was traced so far, in order. There must have been room for all of it.
+pub(crate) fn traced() -> Vec<Event> {
+    let (events, cut) = at_rest(events).unwrap_or_else(|fault| panic!("{fault}"));
+    assert!(!cut, "some events had no room");
+    events
+}
+
+/// Looks while nothing is traced: events of one CPU that come while those of another are read would seem to have no past.
+fn at_rest<T>(look: impl FnOnce() -> T) -> T {
+    write("tracing_on", "0");
+    let seen = look();
+    write("tracing_on", "1");
+    seen
 }
 
 fn replay(events: &[Event], ended: bool) -> Result<(), String> {

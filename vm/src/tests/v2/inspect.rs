@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use zosbd2::v2::abi;
-use zosbd2::{Builder, Latency};
+use zosbd2::{Builder, DeadlinePolicy, Latency, Outstanding};
 use zosbd2_backends::Ram;
 
 use super::super::support::{Disk as Disk1, write_in_thread};
-use super::support::{Disk, Manual, control, join, threads};
-use crate::guest::{Context, Need, Test, follow_trace, raw, wait_until};
+use super::support::{Disk, Manual, by_hand, control, join, threads};
+use crate::guest::{Context, Need, Test, What, follow_trace, raw, traced, wait_until};
 
 const ROOT: &str = "/sys/kernel/debug/zosbd2";
 
@@ -22,6 +22,9 @@ pub(super) const TESTS: &[Test] = &[
         .needs(&[Need::Module, Need::Path("/sys/kernel/debug")])
         .timeout(60),
     Test::new("v2_tracepoints_are_followed", tracepoints)
+        .needs(&[Need::Module, Need::Path("/sys/kernel/tracing/events")])
+        .timeout(60),
+    Test::new("v2_tracepoints_of_a_late_request", late_tracepoints)
         .needs(&[Need::Module, Need::Path("/sys/kernel/tracing/events")])
         .timeout(60),
     Test::new("v2_debugfs_read_while_devices_go", read_while_devices_go)
@@ -144,6 +147,42 @@ fn tracepoints(context: &mut Context) {
     assert_eq!(write.join().expect("writer"), Ok(4096));
     let after = follow_trace();
     assert_eq!((after.events, after.cut, after.fault), (4, false, None), "commit and end, too");
+    disk.destroy(true);
+}
+
+/// A held request passes its deadline and is requeued: one event for each, and all are of the tag that a look at the
+/// requests tells. How it was submitted is in the first event.
+fn late_tracepoints(context: &mut Context) {
+    // enum zosbd2_late_action
+    const REQUEUED: u32 = 3;
+    context.load_module("");
+    let builder = Builder::new("traced").size_bytes(16 * MIB).partition_scan(false);
+    let builder = builder.deadline(Duration::from_secs(1)).deadline_policy(DeadlinePolicy::Requeue);
+    let (disk, mut server) = by_hand(&builder);
+    let write = write_in_thread(disk.path(), 8192, 1, 4096);
+    let first = server.fetch_one();
+    let seen = disk.server.requests(0, Duration::ZERO).expect("requests");
+    let [Outstanding { tag, .. }] = seen[..] else { panic!("not one request: {seen:?}") };
+    let again = server.fetch_one();
+    assert_eq!(again.offset(), first.offset());
+    server.complete(&again);
+    assert_eq!(write.join().expect("writer"), Ok(4096));
+    let events = traced();
+    let whats: Vec<What> = events.iter().map(|event| event.what).collect();
+    let [
+        submitted,
+        What::Fetch { .. },
+        What::Timeout { action: REQUEUED },
+        What::Requeue,
+        What::Fetch { .. },
+        What::Commit { status: 0, .. },
+        What::End { error: 0 },
+    ] = whats[..]
+    else {
+        panic!("other events, or in another order: {events:#?}")
+    };
+    assert_eq!(submitted, What::Queue { op: abi::OP_WRITE, flags: 0, offset: 8192, length: 4096 });
+    assert!(events.iter().all(|event| event.tag == tag), "not all of tag {tag}: {events:#?}");
     disk.destroy(true);
 }
 
