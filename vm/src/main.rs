@@ -88,6 +88,7 @@ fn main() -> ExitCode {
         ["--serve-next", arguments @ ..] => role("serve", tests::v2::recovery::role(arguments)),
         ["--serve-late", arguments @ ..] => role("serve", tests::v2::late::role(arguments)),
         ["--serve-faulty", arguments @ ..] => role("serve", tests::v2::faulty::role(arguments)),
+        ["--call-control", arguments @ ..] => role("call", tests::v2::hostile::role(arguments)),
         ["--hog", left] => role("hog", tests::v2::pressure::hog_role(left)),
         ["--fuzz", arguments @ ..] => role("fuzz", tests::ioctl_fuzz::role::role(arguments)),
         ["--destroy-v2", name] => role("destroy", tests::v2::support::destroy_role(name)),

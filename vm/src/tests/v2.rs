@@ -8,7 +8,7 @@ mod doomed;
 pub(crate) mod faulty;
 mod fences;
 mod honest;
-mod hostile;
+pub(crate) mod hostile;
 mod inspect;
 pub(crate) mod late;
 mod life;

@@ -3,10 +3,12 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::process::ExitStatusExt as _;
 use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
+use rustix::process::Signal;
 use zosbd2::v2::abi;
 use zosbd2::{Builder, Request, Server};
 
@@ -30,6 +32,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("v2_server_memory_that_never_comes", memory_that_never_comes)
         .needs(&[Need::Module])
         .timeout(60),
+    Test::new("v2_control_calls_can_be_killed", calls_can_be_killed).needs(&[Need::Module]).timeout(120),
 ];
 
 const MIB: u64 = 1 << 20;
@@ -769,4 +772,61 @@ fn memory_that_never_comes(context: &mut Context) {
     drop(keeper);
     let (result, after, status) = stuck.join().expect("the stuck thread");
     assert_eq!((result, after.refused, status), (Ok(0), 1, -Errno::STALE.raw_os_error()));
+}
+
+/// Who makes a call on the control node, with memory that never comes, can be killed, and holds up no other call.
+fn calls_can_be_killed(context: &mut Context) {
+    context.load_module("");
+    // An entry for LIST to write.
+    let listed = Disk::create(&Builder::new("listed").size_bytes(MIB).partition_scan(false));
+    let arguments = CONTROL_CALLS.map(|call| (call, "argument"));
+    for (call, withheld) in arguments.into_iter().chain([(abi::IOCTL_LIST, "entries")]) {
+        let what = format!("{call:#x} without its {withheld}");
+        let mut child = context.spawn("/proc/self/exe", &["--call-control", &call.to_string(), withheld]);
+        let syscall = format!("/proc/{}/syscall", child.id());
+        let sleeps = || {
+            // "NUMBER ARGUMENT...", or that it runs.
+            let text = std::fs::read_to_string(&syscall).unwrap_or_default();
+            let mut words = text.split(' ');
+            words.next() == Some("16") && words.nth(1) == Some(format!("{call:#x}").as_str())
+        };
+        wait_until(20, &format!("{what} to sleep"), || {
+            assert!(child.running(), "{what}: it ended: {}", child.stderr());
+            sleeps()
+        });
+        let names: Vec<String> =
+            control().list().expect("list").into_iter().map(|entry| entry.name).collect();
+        assert_eq!(names, ["listed"], "{what}");
+        let other = Disk::create(&Builder::new("other").size_bytes(MIB).partition_scan(false));
+        other.destroy(true);
+        assert!(sleeps(), "{what}: the memory came");
+        child.signal(Signal::KILL);
+        let status = child.wait(20);
+        assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "{what}: {status:?}");
+    }
+    listed.destroy(true);
+}
+
+/// What the guest program does as `--call-control NUMBER argument|entries`: makes a call of version 2 on the control node
+/// whose argument, or LIST's array, is memory that never comes.
+pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
+    let [number, withheld] = arguments else {
+        return Err("usage: --call-control NUMBER argument|entries".into());
+    };
+    let never = Pages::new(PAGE);
+    let _keeper = never.withhold()?;
+    let own = Pages::new(PAGE);
+    let argument = match *withheld {
+        "argument" => never.at_end(PAGE),
+        "entries" => {
+            let entries = never.at_end(PAGE) as u64;
+            let list = abi::List { size: abi::LIST_BYTES, entries, capacity: 1, ..abi::List::default() };
+            let at = own.at_end(size_of::<abi::List>());
+            own.put_value(at, &list);
+            at
+        }
+        _ => return Err(format!("{withheld} is neither argument nor entries").into()),
+    };
+    let result = raw::ioctl(control_node().as_fd(), number.parse()?, argument);
+    Err(format!("it came back: {result:?}").into())
 }
