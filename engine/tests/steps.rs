@@ -80,7 +80,7 @@ fn a_flush_on_its_way_is_overtaken() {
                 steps.over(at + 1);
             }
         }
-        // Of one who came at 10. From which time without steps it is can be told of the last one alone.
+        // Of one who came at 10. It may count as older: what went on before is kept as one time.
         assert!(steps.flush_comes(20) <= 10, "after {writes}");
         // The next is made after that, for the writes.
         steps.write_ends(22);

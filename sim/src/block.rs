@@ -450,6 +450,7 @@ impl World {
         let first = self.block.queues[queue].flush_running.first();
         let Some(io) = first.and_then(|io| self.block.ios[*io].as_ref()) else { return };
         let tag = io.tag;
+        let made = if self.planted(Defect::LateFlushes) { self.now_ns } else { made };
         let since = self.queue(queue).steps().flush_comes(made);
         let since = if self.planted(Defect::YoungFlushes) { self.now_ns } else { since };
         let request = Request { op: Op::Flush, ..Request::default() };

@@ -41,11 +41,13 @@ pub enum Defect {
     ForgetsPollers,
     /// A flush counts as old as it is, and not as those who wait for it.
     YoungFlushes,
+    /// A flush counts as made when it comes to the driver.
+    LateFlushes,
 }
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::LiesAboutFlush,
         Self::LiesAboutFua,
         Self::LosesCache,
@@ -61,6 +63,7 @@ impl Defect {
         Self::ForgetsTick,
         Self::ForgetsPollers,
         Self::YoungFlushes,
+        Self::LateFlushes,
     ];
 }
 

@@ -42,17 +42,18 @@ fn nothing_is_lost_and_nothing_hangs() {
 /// What is said of each defect, when it is found.
 const fn says(defect: Defect) -> &'static [&'static str] {
     match defect {
-        Defect::LiesAboutFlush | Defect::LiesAboutFua => &["on disk, "],
+        // If the cache is lost before the lie has got through, there is more than the disk to tell by.
+        Defect::LiesAboutFlush | Defect::LiesAboutFua => &["on disk, ", "a flush of step"],
         Defect::LosesCache | Defect::NotFenced => &["on disk, ", "a flush of step", "a read of step"],
         Defect::StaleReads => &["a read of step"],
-
-        Defect::YoungFlushes => &["and nobody was told"],
+        Defect::YoungFlushes | Defect::LateFlushes => &["and nobody was told"],
         Defect::EndsTwice => &["which is not started"],
         Defect::ForgetsEnd => &["is started twice", "takes too long", "no end after", "can go on"],
         Defect::ForgetsWake => &["servers wait, and", "are being woken, and"],
         Defect::ForgetsAnnounce => &["sleep while"],
         Defect::WrongOrder => &["is the oldest"],
-        Defect::EndsCopying => &["while it is copied"],
+        // Or its copy has just stopped, and whoever made it has ended it.
+        Defect::EndsCopying => &["while it is copied", "which is not started"],
         // A server that is dead to the others, but not to the queue, goes on to answer.
         Defect::ForgetsTakeBack => {
             &["takes too long", "no end after", "can go on", "on disk, ", "a flush of step", "a read of step"]
