@@ -10,7 +10,6 @@ use zosbd2_engine::name::Name;
 use zosbd2_engine::v2::check_create;
 
 use super::argument::{self, holds};
-use super::opened::Opened;
 use super::server;
 use crate::devices::{Devices, Reference};
 use crate::shim;
@@ -83,30 +82,12 @@ fn create(devices: Devices, user: u64) -> Result<i32, Errno> {
         handle: 0,
         reserved: 0,
     };
-    let begin = |device: &Reference| open(device, 0, |_| Ok(()));
+    let begin = |device: &Reference| server::open(device.block(), None, 0, |_| Ok(()));
     let check = || if shim::node_exists(&params.disk_name) { Err(Errno::EEXIST) } else { Ok(()) };
     let (handle, opened) = devices.make(name, params, check, begin)?;
     // A process that does not learn of its device must not keep it: closing the descriptor destroys it.
     shim::user_write(user, &abi::Create { handle, ..asked })?;
     Ok(opened.install())
-}
-
-/// Attaches the caller to a device. `announce` tells him which server he is to be. What can fail comes first: a failed
-/// take-over leaves the other server alone.
-fn open(
-    device: &Reference,
-    flags: u32,
-    announce: impl Fn(u32) -> Result<(), Errno>,
-) -> Result<Opened, Errno> {
-    let opened = Opened::new(device.block())?;
-    if flags & abi::ATTACH_OBSERVE != 0 {
-        announce(0)?;
-        return Ok(opened);
-    }
-    let (take_over, survived) = (flags & abi::ATTACH_TAKE_OVER, flags & abi::ATTACH_CACHE_SURVIVED);
-    let epoch = server::attach(device.block(), None, take_over != 0, survived != 0, announce)?;
-    opened.appoint(epoch);
-    Ok(opened)
 }
 
 fn attach(devices: Devices, user: u64) -> Result<i32, Errno> {
@@ -121,13 +102,7 @@ fn attach(devices: Devices, user: u64) -> Result<i32, Errno> {
     if !shim::may_serve(params.owner_uid) {
         return Err(Errno::EPERM);
     }
-    let answer = abi::Attach { handle: params.handle, ..asked };
-    let announce = |epoch| {
-        let mut answer = answer;
-        answer.epoch = epoch;
-        shim::user_write(user, &answer)
-    };
-    Ok(open(&device, asked.flags, announce)?.install())
+    server::announced(device.block(), None, &asked, user)
 }
 
 fn find(devices: Devices, name: &[u8; abi::NAME_BYTES]) -> Result<Reference, Errno> {

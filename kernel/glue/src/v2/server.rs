@@ -48,14 +48,49 @@ fn others(device: &Device, epoch: u32, command: u32, user: u64) -> Result<i32, E
     done.map(|()| 0)
 }
 
-/// Becomes the server: threads of an older one are sent away. `cache_survived`: what is in that one's cache is in
-/// this one's. With `from` only while that is the device's present server. `announce` is told the epoch before, with no lock held, and again if another one was faster; if it
-/// fails nothing has changed.
+/// Makes a descriptor that is attached to a device as the `ATTACH_` flags say. With `from` only while that is the device's
+/// present server. `announce` is told which server it is to be. What can fail comes first: a failed take-over leaves the
+/// other server alone.
 ///
 /// # Errors
 ///
-/// As the engine and `announce` say; `EINTR`.
-pub fn attach(
+/// As the engine, [`Opened::new`] and `announce` say; `EINTR`.
+pub fn open(
+    device: &Device,
+    from: Option<u32>,
+    flags: u32,
+    announce: impl Fn(u32) -> Result<(), Errno>,
+) -> Result<Opened, Errno> {
+    let opened = Opened::new(device)?;
+    if flags & abi::ATTACH_OBSERVE != 0 {
+        announce(0)?;
+        return Ok(opened);
+    }
+    let (take_over, survived) = (flags & abi::ATTACH_TAKE_OVER, flags & abi::ATTACH_CACHE_SURVIVED);
+    let epoch = attach(device, from, take_over != 0, survived != 0, announce)?;
+    opened.appoint(epoch);
+    Ok(opened)
+}
+
+/// As [`open`], for an ATTACH that asked so, which is told at `user`. Returns the number of the descriptor.
+///
+/// # Errors
+///
+/// As there; `EFAULT`.
+pub fn announced(device: &Device, from: Option<u32>, asked: &abi::Attach, user: u64) -> Result<i32, Errno> {
+    let answer = abi::Attach { handle: device.params().handle, ..*asked };
+    let announce = |epoch| {
+        let mut answer = answer;
+        answer.epoch = epoch;
+        shim::user_write(user, &answer)
+    };
+    Ok(open(device, from, asked.flags, announce)?.install())
+}
+
+/// Becomes the server: threads of an older one are sent away. `cache_survived`: what is in that one's cache is in
+/// this one's. `from` as with [`open`]. `announce` is told the epoch before, with no lock held, and again if another one was
+/// faster; if it fails nothing has changed.
+fn attach(
     device: &Device,
     from: Option<u32>,
     take_over: bool,
@@ -94,21 +129,14 @@ pub fn attach(
 #[cold]
 fn succeed(device: &Device, epoch: u32, user: u64) -> Result<i32, Errno> {
     let asked: abi::Attach = argument::read(user)?;
-    let params = device.params();
-    let named = asked.name.iter().any(|byte| *byte != 0);
-    holds(!named || asked.name == params.name())?;
+    names_own(device, &asked.name)?;
     holds(asked.flags & !(abi::ATTACH_TAKE_OVER | abi::ATTACH_CACHE_SURVIVED) == 0)?;
-    let (take_over, survived) =
-        (asked.flags & abi::ATTACH_TAKE_OVER, asked.flags & abi::ATTACH_CACHE_SURVIVED);
-    let opened = Opened::new(device)?;
-    let answer = abi::Attach { handle: params.handle, ..asked };
-    let announce = |epoch| {
-        let mut answer = answer;
-        answer.epoch = epoch;
-        shim::user_write(user, &answer)
-    };
-    opened.appoint(attach(device, Some(epoch), take_over != 0, survived != 0, announce)?);
-    Ok(opened.install())
+    announced(device, Some(epoch), &asked, user)
+}
+
+/// A call on a descriptor names its device, or none.
+fn names_own(device: &Device, name: &[u8; abi::NAME_BYTES]) -> Result<(), Errno> {
+    holds(name.iter().all(|byte| *byte == 0) || *name == device.params().name())
 }
 
 /// The server of `epoch` is dead, and none of its calls is under way. Returns whether the device is to be
@@ -211,8 +239,8 @@ fn blob(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
 fn own_status(device: &Device, user: u64) -> Result<(), Errno> {
     let asked: abi::Status = argument::read(user)?;
     let status = status(device, asked.size)?;
-    let named = asked.name.iter().any(|byte| *byte != 0);
-    holds(asked.flags == 0 && (!named || asked.name == status.name))?;
+    names_own(device, &asked.name)?;
+    holds(asked.flags == 0)?;
     shim::user_write(user, &status)
 }
 
