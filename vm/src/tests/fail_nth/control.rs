@@ -100,7 +100,19 @@ fn attach(context: &mut Context) {
         let servers = 1 + u32::from(newest.is_some());
         assert_eq!((status.state, status.epoch, status.servers), (State::Live, epoch, servers));
     });
-    let newest = newest.expect("the last round is not disturbed");
+    let mut newest = newest.expect("the last round is not disturbed");
+    // Asked of the present server's own descriptor, which is as good as before when the call fails.
+    each(context, &faults, "ATTACH of a server", |round| {
+        let own = abi::Attach { name: name(""), ..asked(abi::ATTACH_TAKE_OVER) };
+        let (result, answer) = call(round, newest.as_fd(), abi::IOCTL_ATTACH, &own);
+        if let Ok(fd) = result {
+            epoch += 1;
+            assert_eq!(answer.epoch, epoch);
+            newest = raw::own(fd);
+        }
+        let status = control().status("mine").expect("status");
+        assert_eq!((status.state, status.epoch, status.servers), (State::Live, epoch, 2));
+    });
     assert_eq!(descriptors(), before + 1);
     let server = zosbd2::Server::from_fd(newest).expect("a server");
     let disk = Disk { server: server.into(), name: first.name.clone() };
