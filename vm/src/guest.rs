@@ -30,6 +30,7 @@ pub(crate) use context::Context;
 pub(crate) use fail_nth::{FailNth, Round};
 pub(crate) use registry::{Need, Test};
 pub(crate) use {
+    kmemleak::watches_memory,
     kmsg::Kmsg,
     modules::{load_file, try_unload},
     mount::{Mounted, drop_caches, read_trimmed, write_text},

@@ -20,7 +20,7 @@ use zosbd2_backends::Ram;
 use super::super::support::{Aligned, Disk as Disk1, TICK, open_direct, read_in_thread, write_in_thread};
 use super::support::{Disk, Manual, attach, by_hand, control, join, refused, threads};
 use crate::guest::raw::{PAGE, Pages};
-use crate::guest::{Context, Need, Random, Test, drop_caches, raw, read_trimmed, wait_until};
+use crate::guest::{Context, Need, Random, Test, drop_caches, raw, read_trimmed, wait_until, watches_memory};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("v2_killed_server_is_followed", killed).needs(&[Need::Module]).timeout(120),
@@ -533,7 +533,8 @@ fn crowd(context: &Context, phase: &str) -> u64 {
     })
 }
 
-/// What is left of 75 devices is no more than what was left of the 75 before them.
+/// What is left of 75 devices is no more than what was left of the 75 before them. A kernel that looks for leaks does so
+/// itself when all tests are through.
 fn churn(context: &mut Context) {
     context.load_module("");
     let [_, before, after] = ["first", "second", "third"].map(|phase| {
@@ -542,8 +543,11 @@ fn churn(context: &mut Context) {
         wait_until(20, "all devices to be freed", || read_trimmed("/sys/module/zosbd2/refcnt") == "0");
         (0..20).map(|_| kernel_memory()).min().expect("some looks")
     });
-    context.say(&format!("225 devices; in use: {before} KiB, then {after} KiB"));
+    let compared = if watches_memory() { "; not compared: the kernel looks for leaks" } else { "" };
+    context.say(&format!("225 devices; in use: {before} KiB, then {after} KiB{compared}"));
     // A device of this depth has more than 300 KiB; two looks differ by less than 100.
-    assert!(after < before + (1 << 10), "{before} KiB were in use, then {after} KiB");
+    if compared.is_empty() {
+        assert!(after < before + (1 << 10), "{before} KiB were in use, then {after} KiB");
+    }
     wait_until(20, "the module to be free", || context.try_unload_module().is_ok());
 }
