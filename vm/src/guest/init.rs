@@ -25,15 +25,17 @@ const MOUNTS: [(&str, &str); 8] = [
 ];
 
 /// Settings of the kernel. Where one does not exist, the kernel has no such check.
-const SETTINGS: [(&str, &str); 5] = [
+const SETTINGS: [(&str, &str); 4] = [
     // Tests drop caches all the time; the kernel need not log it.
     ("/proc/sys/vm/drop_caches", "4"),
-    ("/proc/sys/kernel/hung_task_timeout_secs", "30"),
     ("/proc/sys/kernel/hung_task_check_interval_secs", "5"),
     ("/proc/sys/kernel/hung_task_warnings", "-1"),
     // From here on the console shows everything down to "info".
     ("/proc/sys/kernel/printk", "7"),
 ];
+
+/// How long a task may be in D state, in seconds that are stretched as deadlines are.
+const HUNG_TASK: (&str, u32) = ("/proc/sys/kernel/hung_task_timeout_secs", 30);
 
 /// The name under which leaks are reported.
 const LEAKS: &str = "kmemleak";
@@ -42,6 +44,7 @@ const LEAKS: &str = "kmemleak";
 pub(crate) fn run() -> ExitCode {
     set_up();
     let context = Context::new();
+    set(HUNG_TASK.0, &(HUNG_TASK.1 * context.slowness()).to_string());
     let release = mount::read_trimmed("/proc/sys/kernel/osrelease");
     report::send(&Line::Hello(release));
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
@@ -115,10 +118,15 @@ fn set_up() {
         assert!(mounted.is_ok() || optional, "mount {place}: {mounted:?}");
     }
     for (path, value) in SETTINGS {
-        if fs::exists(path).unwrap_or(false) {
-            mount::write_text(path, value);
-        }
+        set(path, value);
     }
     sys::loopback_up().unwrap_or_else(|error| panic!("switch lo on: {error}"));
     let _ = rustix::system::sethostname(b"guest");
+}
+
+/// Makes a setting of the kernel, if it has it.
+fn set(path: &str, value: &str) {
+    if fs::exists(path).unwrap_or(false) {
+        mount::write_text(path, value);
+    }
 }

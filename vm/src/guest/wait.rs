@@ -18,8 +18,13 @@ pub(crate) fn deadline(seconds: u64) -> Instant {
 #[track_caller]
 pub(crate) fn wait_until(seconds: u64, what: &str, mut condition: impl FnMut() -> bool) {
     let end = deadline(seconds);
-    while !condition() {
-        assert!(Instant::now() < end, "waited {seconds} s in vain for {what}");
+    loop {
+        // Who could not run until then looks once more.
+        let over = Instant::now() >= end;
+        if condition() {
+            return;
+        }
+        assert!(!over, "waited {seconds} s in vain for {what}");
         std::thread::sleep(PERIOD);
     }
 }

@@ -348,13 +348,11 @@ fn submitter_killed(context: &mut Context) {
     let mut server = Manual::new(&disk);
     server.fetch();
     child.kill().expect("kill");
-    let begin = Instant::now();
     let mut status = None;
     wait_until(20, "the killed reader to end", || {
         status = child.try_wait().expect("wait");
         status.is_some()
     });
-    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
     let signal = std::os::unix::process::ExitStatusExt::signal(&status.expect("ended"));
     assert_eq!(signal, Some(libc::SIGKILL), "it was not the kill that ended it");
     drop(server);

@@ -373,7 +373,7 @@ fn unfetched_times_out(context: &mut Context) {
 /// After the timeout the server's answer is late: it ends nothing and touches no memory.
 fn late_answer(context: &mut Context) {
     context.load_module("");
-    let options = CreateOptions::new("late", 1024).expect("options").timeout(Duration::from_secs(1));
+    let options = CreateOptions::new("late", 1024).expect("options").timeout(Duration::from_secs(3));
     let disk = Disk::create_with(&options);
     let mut server = Manual::new(&disk);
     let reader = read_into_filled_in_thread(disk.path(), 0, 7, BLOCK);
@@ -395,7 +395,7 @@ fn late_answer(context: &mut Context) {
 fn killed_server(context: &mut Context) {
     context.load_module("");
     let store = std::path::Path::new("/tmp/store");
-    let options = CreateOptions::new("killed", 4096).expect("options").timeout(Duration::from_secs(3));
+    let options = CreateOptions::new("killed", 4096).expect("options").timeout(Duration::from_secs(8));
     let disk = Disk::create_with(&options);
     let mut first = spawn_server("killed", 2, store);
     assert_eq!(write_in_thread(disk.path(), 0, 77, 65536).join().expect("writer"), Ok(65536));

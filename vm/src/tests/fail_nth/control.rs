@@ -2,11 +2,11 @@
 //! Version 2's calls on the control node, and those on a server descriptor that move no requests.
 
 use std::os::fd::{AsFd as _, OwnedFd};
-
-use zosbd2::{State, TakeOver};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use zosbd2::v2::abi;
+use zosbd2::{State, TakeOver};
 
 use super::{
     ERRORS, MIB, OUT_OF_MEMORY, builder, call, call_for, control_node, descriptors, devices, each, name,
@@ -72,7 +72,8 @@ fn questions(context: &mut Context) {
 fn attach(context: &mut Context) {
     context.load_module("");
     let faults = FailNth::new(context);
-    let first = started("mine");
+    let first = Disk::create(&builder("mine").grace(Duration::ZERO));
+    first.server.start().expect("start");
     let node = control_node();
     let asked =
         |flags| abi::Attach { size: abi::ATTACH_BYTES, flags, name: name("mine"), ..abi::Attach::default() };

@@ -25,7 +25,7 @@ fn builder(name: &str) -> Builder {
 /// Who was taken over from, or declared dead, cannot change the device any more.
 fn fenced(context: &mut Context) {
     context.load_module("");
-    let deadline = Duration::from_millis(200);
+    let deadline = Duration::from_secs(2);
     for declared_dead in [false, true] {
         let name = if declared_dead { "dead" } else { "over" };
         let builder = builder(name).grace(Duration::from_mins(1));

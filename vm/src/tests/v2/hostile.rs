@@ -13,7 +13,7 @@ use zosbd2::v2::abi;
 use zosbd2::{Builder, Request, Server};
 
 use super::super::support::{Aligned, read_in_thread, write_in_thread};
-use super::support::{CONTROL_CALLS, Disk, Manual, SERVER_CALLS, control};
+use super::support::{CONTROL_CALLS, Disk, SERVER_CALLS, control, plain_by_hand};
 use crate::guest::raw::{PAGE, Pages, Plain};
 use crate::guest::{Context, Need, Test, raw, wait_until};
 
@@ -42,14 +42,6 @@ type Change<T> = fn(&mut T);
 
 fn control_node() -> File {
     File::open(zosbd2_abi::CONTROL_PATH).expect("open the control node")
-}
-
-/// A started device of 16 MiB that nobody reads on his own account.
-fn by_hand(name: &str) -> (Disk, Manual) {
-    let disk = Disk::create(&Builder::new(name).size_bytes(16 * MIB).partition_scan(false));
-    disk.server.start().expect("start");
-    let manual = Manual::new(&disk);
-    (disk, manual)
 }
 
 pub(super) fn name(text: &str) -> [u8; abi::NAME_BYTES] {
@@ -161,7 +153,7 @@ fn sizes_and_flags(context: &mut Context) {
     sizes(node.as_fd(), abi::IOCTL_LIST, &list, "LIST");
     must_be_zero(node.as_fd(), abi::IOCTL_LIST, &list, &[4, 28], "LIST");
 
-    let (disk, _server) = by_hand("sizes");
+    let (disk, _server) = plain_by_hand("sizes");
     let fd = disk.server.as_fd();
     let status = abi::Status { size: abi::STATUS_BYTES, name: name("sizes"), ..abi::Status::default() };
     sizes(node.as_fd(), abi::IOCTL_STATUS, &status, "STATUS");
@@ -286,7 +278,7 @@ fn create_extremes(context: &mut Context) {
 /// Every number that is not known, on every kind of descriptor.
 fn unknown_ioctls(context: &mut Context) {
     context.load_module("");
-    let (disk, _server) = by_hand("numbers");
+    let (disk, _server) = plain_by_hand("numbers");
     let node = control_node();
     let block = open(disk.path(), OFlags::RDWR, Mode::empty()).expect("open the node");
     for number in 0..256 {
@@ -317,7 +309,7 @@ fn unknown_ioctls(context: &mut Context) {
 
 fn enter_extremes(context: &mut Context) {
     context.load_module("");
-    let (disk, mut server) = by_hand("enter");
+    let (disk, mut server) = plain_by_hand("enter");
     let good = abi::Enter::default();
     let cases: [(Change<abi::Enter>, Errno); 12] = [
         (|enter| enter.flags = 2, Errno::INVAL),
@@ -384,7 +376,7 @@ fn enter_extremes(context: &mut Context) {
 
 fn handles(context: &mut Context) {
     context.load_module("");
-    let (disk, mut server) = by_hand("handles");
+    let (disk, mut server) = plain_by_hand("handles");
     let pages = Pages::new(4096);
     let data = pages.at_end(4096) as u64;
     let read = read_in_thread(disk.path(), 0, 4096);
@@ -421,7 +413,7 @@ fn handles(context: &mut Context) {
 
 fn arrays_that_end(context: &mut Context) {
     context.load_module("");
-    let (disk, mut server) = by_hand("ends");
+    let (disk, mut server) = plain_by_hand("ends");
     let pages = Pages::new(4096);
     let data = pages.at_end(4096) as u64;
     // Three commits, and memory for twenty is claimed.
@@ -469,7 +461,7 @@ fn arrays_that_end(context: &mut Context) {
 /// Data that would reach over the end of what a process can have.
 fn memory_at_the_end(context: &mut Context) {
     context.load_module("");
-    let (disk, mut server) = by_hand("end");
+    let (disk, mut server) = plain_by_hand("end");
     let (pages, last) = (Pages::new(PAGE), Pages::last());
     let address = last.at_end(PAGE) as u64;
     let fault = [-Errno::FAULT.raw_os_error()];
@@ -513,7 +505,7 @@ fn memory_at_the_end(context: &mut Context) {
 
 fn read_only_memory(context: &mut Context) {
     context.load_module("");
-    let (disk, mut server) = by_hand("readonly");
+    let (disk, mut server) = plain_by_hand("readonly");
     let read = read_in_thread(disk.path(), 0, 4096);
     wait_until(20, "the read", || disk.server.stats(0).expect("stats").queued == 1);
     // An argument that cannot be written: nothing is done.
@@ -563,7 +555,7 @@ fn read_only_memory(context: &mut Context) {
 /// Commits, requests, arena and argument on top of each other: the kernel uses its copies.
 fn overlapping(context: &mut Context) {
     context.load_module("");
-    let (disk, mut server) = by_hand("overlap");
+    let (disk, mut server) = plain_by_hand("overlap");
     let pages = Pages::new(4 * PAGE);
     let at = pages.at_end(4 * PAGE);
     for round in 0..8 {
@@ -623,7 +615,7 @@ fn overlapping(context: &mut Context) {
 /// A thread of the server uses memory that only the server itself can bring in.
 fn own_disk(context: &mut Context) {
     context.load_module("");
-    let (disk, _server) = by_hand("own");
+    let (disk, _server) = plain_by_hand("own");
     let node = open(disk.path(), OFlags::RDWR, Mode::empty()).expect("open the node");
     let mapped = raw::FilePages::new(node.as_fd(), 16 * PAGE);
     let address = mapped.address() as u64;
@@ -652,7 +644,7 @@ fn own_disk(context: &mut Context) {
 
 fn iovecs(context: &mut Context) {
     context.load_module("");
-    let (disk, mut server) = by_hand("iovecs");
+    let (disk, mut server) = plain_by_hand("iovecs");
     let pages = Pages::new(1 << 17);
     let data = pages.at_end(1 << 17);
     let mut random = context.random("iovecs");
@@ -746,7 +738,7 @@ fn iovecs(context: &mut Context) {
 /// Destroying a device does not wait for its server's memory.
 fn memory_that_never_comes(context: &mut Context) {
     context.load_module("");
-    let (disk, mut server) = by_hand("never");
+    let (disk, mut server) = plain_by_hand("never");
     let read = read_in_thread(disk.path(), 0, 4096);
     let request = server.fetch_one();
     let pages = Arc::new(Pages::new(PAGE));

@@ -157,7 +157,7 @@ fn late_tracepoints(context: &mut Context) {
     const REQUEUED: u32 = 3;
     context.load_module("");
     let builder = Builder::new("traced").size_bytes(16 * MIB).partition_scan(false);
-    let builder = builder.deadline(Duration::from_secs(1)).deadline_policy(DeadlinePolicy::Requeue);
+    let builder = builder.deadline(Duration::from_secs(2)).deadline_policy(DeadlinePolicy::Requeue);
     let (disk, mut server) = by_hand(&builder);
     let write = write_in_thread(disk.path(), 8192, 1, 4096);
     let first = server.fetch_one();

@@ -202,10 +202,10 @@ fn grace(context: &mut Context) {
     drop((server, disk));
     wait_until(20, "the device to go", || !path.exists() && control().status("auto").is_err());
     // A server that comes in time keeps it.
-    let (disk, server) = by_hand(&builder("kept").grace(Duration::from_secs(1)).auto_destroy(true));
+    let (disk, server) = by_hand(&builder("kept").grace(Duration::from_secs(3)).auto_destroy(true));
     drop((server, disk));
     let (disk, mut server) = attach("kept", TakeOver::No);
-    let (requests, entered) = server.try_fetch(0, 1, 1, 1500);
+    let (requests, entered) = server.try_fetch(0, 1, 1, 3500);
     assert_eq!((requests.len(), entered.error), (0, None), "longer than the grace");
     assert_eq!(state("kept"), State::Live);
     disk.destroy(true);
@@ -323,7 +323,7 @@ fn who_may_serve(context: &mut Context) {
 
 fn deadline(context: &mut Context) {
     context.load_module("");
-    let (disk, mut server) = by_hand(&builder("dead").deadline(Duration::from_millis(500)));
+    let (disk, mut server) = by_hand(&builder("dead").deadline(Duration::from_secs(2)));
     let (held, waits) = (read_in_thread(disk.path(), 0, 4096), read_in_thread(disk.path(), 8192, 4096));
     wait_until(20, "both requests", || disk.server.stats(0).expect("stats").queued == 2);
     let request = server.fetch_one();

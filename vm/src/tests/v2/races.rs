@@ -265,7 +265,7 @@ fn one_of_four(context: &mut Context) {
 /// A deadline does not wait for the end of the grace.
 fn deadline_of_orphan(context: &mut Context) {
     context.load_module("");
-    let limit = Duration::from_millis(500);
+    let limit = Duration::from_secs(2);
     let (disk, mut server) = by_hand(&builder("late").deadline(limit).grace(Duration::from_hours(1)));
     let begin = Instant::now();
     let reads: Vec<_> = (0..2).map(|at| read_in_thread(disk.path(), at * 8192, 4096)).collect();
@@ -285,14 +285,14 @@ fn deadline_of_orphan(context: &mut Context) {
 /// Each grace is counted from its own beginning, whatever began before.
 fn orphan_twice(context: &mut Context) {
     context.load_module("");
-    let grace = Duration::from_secs(2);
+    let grace = Duration::from_secs(4);
     let (disk, server) = by_hand(&builder("twice").grace(grace));
     let path = disk.path();
     drop((disk, server));
     assert_eq!(control().status("twice").expect("status").state, State::Orphaned);
     let disk = attach("twice", TakeOver::No).0;
     let mut server = Manual::new(&disk);
-    let (requests, entered) = server.try_fetch(0, 1, 1, 1500);
+    let (requests, entered) = server.try_fetch(0, 1, 1, 3000);
     assert_eq!((requests.len(), entered.error), (0, None), "most of the first grace");
     let read = read_in_thread(path, 0, 4096);
     wait_until(20, "the read", || disk.server.stats(0).expect("stats").queued == 1);

@@ -15,7 +15,7 @@ use zosbd2::{Answers, Backend as _, Builder, Fetch, Request, Server, State};
 use zosbd2_backends::Ram;
 
 use super::super::support::{read_in_thread, sleeps_in_ioctl, write_in_thread};
-use super::support::{Disk, Manual, control, threads};
+use super::support::{Disk, Manual, control, plain_by_hand, refused, threads};
 use crate::guest::{Context, Need, Test, descriptor, raw, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
@@ -38,17 +38,9 @@ const MIB: u64 = 1 << 20;
 /// What a reader gets, or why the answer to him was refused.
 type Outcome = Result<Result<Vec<u8>, Errno>, Errno>;
 
-/// A started device of 16 MiB without a look for partitions, to be served by hand.
-fn by_hand(name: &str) -> (Disk, Manual) {
-    let disk = Disk::create(&Builder::new(name).size_bytes(16 * MIB).partition_scan(false));
-    disk.server.start().expect("start");
-    let manual = Manual::new(&disk);
-    (disk, manual)
-}
-
 fn commit_by_another(context: &mut Context) {
     context.load_module("");
-    let (disk, mut fetcher) = by_hand("other");
+    let (disk, mut fetcher) = plain_by_hand("other");
     let read = read_in_thread(disk.path(), 4096, 4096);
     let request = fetcher.fetch_one();
     assert_eq!((request.op(), request.offset(), request.length()), (abi::OP_READ, 4096, 4096));
@@ -66,7 +58,7 @@ fn commit_by_another(context: &mut Context) {
 
 fn batches(context: &mut Context) {
     context.load_module("");
-    let (disk, mut server) = by_hand("batches");
+    let (disk, mut server) = plain_by_hand("batches");
     let reads: Vec<_> = (0..8).map(|index| read_in_thread(disk.path(), index * 8192, 4096)).collect();
     // Waits until all are there, however many calls of the others that takes.
     let requests = server.fetch(0, 16, 8).expect("fetch");
@@ -106,7 +98,7 @@ fn batches(context: &mut Context) {
 
 fn each_for_itself(context: &mut Context) {
     context.load_module("");
-    let (disk, mut server) = by_hand("each");
+    let (disk, mut server) = plain_by_hand("each");
     let reads: Vec<_> = (0..3).map(|index| read_in_thread(disk.path(), index * 4096, 4096)).collect();
     let requests = server.fetch(0, 3, 3).expect("fetch");
     let [first, second, third] = requests[..] else { panic!("{requests:?}") };
@@ -137,7 +129,7 @@ fn each_for_itself(context: &mut Context) {
 
 fn arena_and_room(context: &mut Context) {
     context.load_module("");
-    let (disk, mut server) = by_hand("arena");
+    let (disk, mut server) = plain_by_hand("arena");
     server.arena = vec![0; 12288];
     let writes: Vec<_> =
         (0..3).map(|index| write_in_thread(disk.path(), index * 8192, index + 1, 8192)).collect();
@@ -173,7 +165,7 @@ fn arena_and_room(context: &mut Context) {
 /// What a result means, entry by entry, with raw commits.
 fn results(context: &mut Context) {
     context.load_module("");
-    let (disk, mut server) = by_hand("results");
+    let (disk, mut server) = plain_by_hand("results");
     let pages = raw::Pages::new(65536);
     let data = pages.at_end(65536);
     pages.put(data, &vec![9; 65536]);
@@ -222,7 +214,7 @@ fn results(context: &mut Context) {
 
 fn polling(context: &mut Context) {
     context.load_module("");
-    let (disk, mut server) = by_hand("poll");
+    let (disk, mut server) = plain_by_hand("poll");
     let events = |timeout_ms: i64| {
         let mut fds = [PollFd::new(&disk.server, PollFlags::IN)];
         let limit = Timespec { tv_sec: timeout_ms / 1000, tv_nsec: timeout_ms % 1000 * 1_000_000 };
@@ -252,7 +244,7 @@ fn polling(context: &mut Context) {
 
 fn limit_and_signals(context: &mut Context) {
     context.load_module("");
-    let (disk, mut server) = by_hand("limits");
+    let (disk, mut server) = plain_by_hand("limits");
     let (requests, entered) = server.try_fetch(0, 4, 1, 50);
     assert_eq!((requests.len(), entered.error), (0, None), "the end of the time is no error");
     let (requests, entered) = server.try_fetch(0, 4, 0, 0);
@@ -357,7 +349,7 @@ pub(crate) fn passed_role() -> Result<(), Box<dyn std::error::Error>> {
 /// and the device is never without a server.
 fn passed_on(context: &mut Context) {
     context.load_module("");
-    let (disk, mut server) = by_hand("passed");
+    let (disk, mut server) = plain_by_hand("passed");
     let path = disk.path();
     let pending = read_in_thread(path.clone(), 0, 4096);
     let request = server.fetch_one();
@@ -398,22 +390,25 @@ fn start_by_the_only_thread(context: &mut Context) {
     let scan = server.fetch_one();
     assert_eq!(scan.op(), abi::OP_READ);
     server.complete(&scan);
-    loop {
-        let (requests, entered) = server.try_fetch(0, 8, 1, 1000);
+    wait_until(20, "the look to be over", || {
+        let (requests, entered) = server.try_fetch(0, 8, 0, 0);
         assert_eq!(entered.error, None);
-        if requests.is_empty() {
-            break;
-        }
         for request in &requests {
             server.complete(request);
         }
-    }
-    disk.destroy(false);
+        match control().destroy("alone", false) {
+            Ok(()) => true,
+            error => {
+                assert_eq!(refused(error), Errno::BUSY);
+                false
+            }
+        }
+    });
 }
 
 fn spin(context: &mut Context) {
     context.load_module("");
-    let (disk, server) = by_hand("spin");
+    let (disk, server) = plain_by_hand("spin");
     let mut answers = Answers::with_capacity(1);
     let read = read_in_thread(disk.path(), 0, 4096);
     let mut requests = [Request::EMPTY];

@@ -117,6 +117,11 @@ pub(crate) fn by_hand(builder: &Builder) -> (Disk, Manual) {
     (disk, manual)
 }
 
+/// The same, of 16 MiB, and nobody reads it on his own account.
+pub(crate) fn plain_by_hand(name: &str) -> (Disk, Manual) {
+    by_hand(&Builder::new(name).size_bytes(16 << 20).partition_scan(false))
+}
+
 /// Attaches to a device, to serve it by hand.
 pub(crate) fn attach(name: &str, take_over: TakeOver) -> (Disk, Manual) {
     let server = control().attach(name, take_over).expect("attach");
