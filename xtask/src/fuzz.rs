@@ -99,8 +99,8 @@ fn fuzz(name: &str, arguments: &Arguments, seed: u32) -> Result<()> {
     fs::create_dir_all(&smallest).with_context(|| format!("create {}", smallest.display()))?;
     let mut merge = Command::new(&program);
     merge.args(["-set_cover_merge=1", "-max_len=512"]).arg(&smallest).arg(&corpus).arg(&own);
-    output_of(&mut merge, &program).with_context(|| format!("{name}: merge"))?;
-    let said = output_of(Command::new(&program).arg("-runs=0").arg(&smallest), &program)?;
+    output_of(&mut merge).with_context(|| format!("{name}: merge"))?;
+    let said = output_of(Command::new(&program).arg("-runs=0").arg(&smallest))?;
     let (covered, all) = coverage(&said).with_context(|| format!("{name}: no coverage in: {said}"))?;
     println!("{name}: {covered} of {all} edges covered");
     if arguments.merge {
@@ -114,8 +114,9 @@ fn fuzz(name: &str, arguments: &Arguments, seed: u32) -> Result<()> {
     Ok(())
 }
 
-/// What a run of `program` that ended well said.
-fn output_of(command: &mut Command, program: &Path) -> Result<String> {
+/// What a run that ended well said.
+fn output_of(command: &mut Command) -> Result<String> {
+    let program = Path::new(command.get_program()).to_owned();
     let output = command.output().with_context(|| format!("run {}", program.display()))?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     ensure!(output.status.success(), "{} {}: {said}", program.display(), output.status);

@@ -37,7 +37,7 @@ pub(super) const TESTS: &[Test] = &[
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 16 * MIB;
-/// Deadline of the devices whose requests are dropped, and long enough for a slow machine to answer the others.
+/// Deadline of the devices whose requests are dropped or answered late, and long enough for a slow machine to answer the others.
 const LIMIT: Duration = Duration::from_secs(2);
 
 fn fault(text: &str) -> Fault {
@@ -150,7 +150,7 @@ fn shorten<B: Backend + Send + 'static>(faulty: &Arc<Faulty<B>>) {
 fn delay(context: &mut Context) {
     context.load_module("");
     let faulty = with(ram(), 1, &["read:nth=1:delay=300ms", "write:nth=2:delay=5s"]);
-    let (disk, serving) = serve(&builder().deadline(Duration::from_secs(1)), &faulty);
+    let (disk, serving) = serve(&builder().deadline(LIMIT), &faulty);
     let path = disk.path();
     assert_eq!(write(&path, 0, 4096), Ok(4096));
     let begin = Instant::now();
