@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, ensure};
 use zosbd2_vm::kernels::{self, DEBUG_CONFIG, Kernel, KernelName, SOURCES};
 use zosbd2_vm::packages::{Archive, Package};
 
-use crate::{fetch, setup};
+use crate::{command, fetch, setup};
 
 /// The package, and the archive and the folder in it.
 const PACKAGE: &str = "linux-source-6.12";
@@ -200,10 +200,7 @@ fn remove(path: &Path) -> Result<()> {
 
 /// Runs a command and returns what it printed.
 fn run_quiet(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("run {command:?}"))?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command:?} failed:\n{errors}");
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    Ok(String::from_utf8_lossy(&command::finish(command)?.stdout).into_owned())
 }
 
 #[cfg(test)]

@@ -5,10 +5,10 @@
 //! instrumented, and there is no sanitizer, which safe code does not need. What is found goes to
 //! `target/fuzz/found/`; inputs that reach something new are merged into `fuzz/corpus/` with `--merge`.
 
-use crate::{paths, setup};
+use crate::{command, paths, setup};
 use anyhow::{Context as _, Result, ensure};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -99,8 +99,9 @@ fn fuzz(name: &str, arguments: &Arguments, seed: u32) -> Result<()> {
     fs::create_dir_all(&smallest).with_context(|| format!("create {}", smallest.display()))?;
     let mut merge = Command::new(&program);
     merge.args(["-set_cover_merge=1", "-max_len=512"]).arg(&smallest).arg(&corpus).arg(&own);
-    output_of(&mut merge).with_context(|| format!("{name}: merge"))?;
-    let said = output_of(Command::new(&program).arg("-runs=0").arg(&smallest))?;
+    command::finish(&mut merge).with_context(|| format!("{name}: merge"))?;
+    let covering = command::finish(Command::new(&program).arg("-runs=0").arg(&smallest))?;
+    let said = String::from_utf8_lossy(&covering.stderr);
     let (covered, all) = coverage(&said).with_context(|| format!("{name}: no coverage in: {said}"))?;
     println!("{name}: {covered} of {all} edges covered");
     if arguments.merge {
@@ -112,15 +113,6 @@ fn fuzz(name: &str, arguments: &Arguments, seed: u32) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// What a run that ended well said.
-fn output_of(command: &mut Command) -> Result<String> {
-    let program = Path::new(command.get_program()).to_owned();
-    let output = command.output().with_context(|| format!("run {}", program.display()))?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    ensure!(output.status.success(), "{} {}: {said}", program.display(), output.status);
-    Ok(said)
 }
 
 /// How many edges the inputs covered that were read, and how many there are. What a merge says is of no use: it counts

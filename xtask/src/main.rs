@@ -7,6 +7,7 @@
 mod abi_gen;
 mod apt;
 mod bench;
+mod command;
 mod core_lib;
 mod debug_kernel;
 mod demo;

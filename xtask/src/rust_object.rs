@@ -16,7 +16,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::rust_flags::{self, Config, Core};
-use crate::{core_lib, paths};
+use crate::{command, core_lib, paths};
 
 fn rustc(flags: &[String]) -> Command {
     let mut command = rust_flags::rustc();
@@ -40,9 +40,8 @@ fn expected_warning(block: &str) -> bool {
 
 /// Runs a command and returns what it printed; a warning is an error too.
 fn run_quiet(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("run {command:?}"))?;
+    let output = command::finish(command)?;
     let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command:?} failed:\n{errors}");
     let warnings: Vec<&str> = errors.split("\n\n").filter(|block| !expected_warning(block)).collect();
     ensure!(warnings.is_empty(), "{command:?} warned:\n{}", warnings.join("\n\n"));
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
