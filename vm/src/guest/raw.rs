@@ -125,12 +125,30 @@ impl Pages {
     /// Makes every page one that never comes: whoever touches one that was not used yet waits until the
     /// returned descriptor is closed, or he is killed.
     pub(crate) fn withhold(&self) -> Result<OwnedFd, Errno> {
+        const MODE_MISSING: u64 = 1;
+        self.hand_over_faults(MODE_MISSING)
+    }
+
+    /// Makes every page that was used already one that can be read, and whose writers wait until the returned
+    /// descriptor is closed, or they are killed. It can be read while somebody waits.
+    pub(crate) fn withhold_from_writers(&self) -> Result<OwnedFd, Errno> {
+        const UFFDIO_WRITEPROTECT: u64 = 0xc018_aa06;
+        const MODE_WP: u64 = 2;
+        const PROTECT: u64 = 1;
+        let fd = self.hand_over_faults(MODE_WP)?;
+        let mut protect = [self.base.addr() as u64, self.bytes as u64, PROTECT];
+        // SAFETY: the call reads three words.
+        let result = unsafe { libc::ioctl(fd.as_raw_fd(), UFFDIO_WRITEPROTECT, protect.as_mut_ptr()) };
+        if result < 0 { Err(last_errno()) } else { Ok(fd) }
+    }
+
+    /// Faults of this mode wait for a descriptor that answers none.
+    fn hand_over_faults(&self, mode: u64) -> Result<OwnedFd, Errno> {
         const UFFDIO_API: u64 = 0xc018_aa3f;
         const UFFDIO_REGISTER: u64 = 0xc020_aa00;
         const API: u64 = 0xaa;
-        const MODE_MISSING: u64 = 1;
         // SAFETY: the call takes flags only.
-        let result = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
+        let result = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) };
         let raw = i32::try_from(result).map_err(|_| Errno::IO)?;
         if raw < 0 {
             return Err(last_errno());
@@ -138,7 +156,7 @@ impl Pages {
         // SAFETY: a descriptor just made, owned by nobody else.
         let fd = unsafe { OwnedFd::from_raw_fd(raw) };
         let mut api = [API, 0, 0];
-        let mut register = [self.base.addr() as u64, self.bytes as u64, MODE_MISSING, 0];
+        let mut register = [self.base.addr() as u64, self.bytes as u64, mode, 0];
         // SAFETY: the call reads and writes three words.
         let result = unsafe { libc::ioctl(raw, UFFDIO_API, api.as_mut_ptr()) };
         if result < 0 {

@@ -72,7 +72,8 @@ pub fn open(
     Ok(opened)
 }
 
-/// As [`open`], for an ATTACH that asked so, which is told at `user`. Returns the number of the descriptor.
+/// As [`open`], for an ATTACH that asked so, which is told at `user`. Returns the number of the descriptor. If it fails,
+/// what is there is what was asked.
 ///
 /// # Errors
 ///
@@ -84,7 +85,14 @@ pub fn announced(device: &Device, from: Option<u32>, asked: &abi::Attach, user: 
         answer.epoch = epoch;
         shim::user_write(user, &answer)
     };
-    Ok(open(device, from, asked.flags, announce)?.install())
+    match open(device, from, asked.flags, announce) {
+        Ok(opened) => Ok(opened.install()),
+        Err(error) => {
+            // Another server, or a destruction, may have come between. Memory that cannot be written was not before.
+            let _ = shim::user_write(user, asked);
+            Err(error)
+        }
+    }
 }
 
 /// Becomes the server: threads of an older one are sent away. `cache_survived`: what is in that one's cache is in

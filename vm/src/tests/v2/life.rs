@@ -2,13 +2,15 @@
 //! The life of devices and servers: attached, replaced, dead, too late, and gone.
 
 use std::fs::File;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Uid;
 use rustix::io::Errno;
 use zosbd2::v2::abi;
@@ -23,6 +25,7 @@ use crate::guest::{Context, Mounted, Need, Test, raw, sys, wait_until};
 pub(super) const TESTS: &[Test] = &[
     Test::new("v2_take_over", take_over).needs(&[Need::Module]).timeout(60),
     Test::new("v2_attach_from_a_server", attach_from_a_server).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_attach_that_is_overtaken", overtaken).needs(&[Need::Module]).timeout(60),
     Test::new("v2_dead_server_is_followed", followed).needs(&[Need::Module]).timeout(60),
     Test::new("v2_grace_and_its_end", grace).needs(&[Need::Module]).timeout(60),
     Test::new("v2_never_started", never_started).needs(&[Need::Module]).timeout(60),
@@ -148,6 +151,97 @@ fn attach_from_a_server(context: &mut Context) {
     drop((first, second));
     node.destroy("own", true).expect("destroy");
     assert_eq!(ask(third.as_fd(), over, unnamed).err(), Some(Errno::NODEV));
+}
+
+/// An ATTACH on the control node that waits in the kernel to write what it found: its argument is withheld from
+/// writers until `go` is called.
+struct Waiting {
+    asked: abi::Attach,
+    pages: Arc<raw::Pages>,
+    keeper: OwnedFd,
+    call: JoinHandle<Result<i32, Errno>>,
+}
+
+impl Waiting {
+    fn begin(name: &str, flags: u32) -> Self {
+        // The fields of the answer are none of the call's business: anything may be there.
+        let (handle, epoch) = (0x1234_5678, 0x9abc_def0);
+        let asked = abi::Attach { size: abi::ATTACH_BYTES, flags, name: name_field(name), handle, epoch };
+        let pages = Arc::new(raw::Pages::new(raw::PAGE));
+        let at = pages.at_end(size_of::<abi::Attach>());
+        pages.put_value(at, &asked);
+        let keeper = pages.withhold_from_writers().expect("userfaultfd");
+        let call = std::thread::spawn({
+            let pages = Arc::clone(&pages);
+            move || {
+                let _kept = pages;
+                let node = File::open(zosbd2_abi::CONTROL_PATH).expect("open the control node");
+                raw::ioctl(node.as_fd(), abi::IOCTL_ATTACH, at)
+            }
+        });
+        wait_until(20, "the call to wait for its argument", || {
+            assert!(!call.is_finished(), "it did not wait");
+            let mut fds = [PollFd::new(&keeper, PollFlags::IN)];
+            poll(&mut fds, Some(&Timespec::default())).expect("poll") == 1
+        });
+        Self { asked, pages, keeper, call }
+    }
+
+    /// Lets it write; returns the server, or the error, and the argument afterwards.
+    fn go(self) -> (Result<Server, Errno>, abi::Attach) {
+        drop(self.keeper);
+        let result = self.call.join().expect("the thread that calls");
+        let after = self.pages.get_value(self.pages.at_end(size_of::<abi::Attach>()));
+        (result.map(|fd| Server::from_fd(raw::own(fd)).expect("a server's")), after)
+    }
+
+    /// Lets it write, and looks that it fails and leaves its argument as it was.
+    fn fails(self, errno: Errno) {
+        let asked = self.asked;
+        let (result, after) = self.go();
+        assert_eq!((result.err(), after), (Some(errno), asked));
+    }
+}
+
+/// An ATTACH that another one, or a destruction, overtakes while it is told of its epoch: nothing was changed until then. It is
+/// told again, or it fails, and then its argument is as it was.
+fn overtaken(context: &mut Context) {
+    context.load_module("");
+    let (disk, first) = by_hand(&builder("race").grace(Duration::from_mins(1)));
+    let late = Waiting::begin("race", abi::ATTACH_TAKE_OVER);
+    let (disk, first) = {
+        drop((disk, first));
+        assert_eq!(control().status("race").expect("status").epoch, 1, "nobody was disturbed");
+        attach("race", TakeOver::No)
+    };
+    let (second, after) = late.go();
+    let second = second.expect("attach");
+    assert_eq!((after.epoch, control().status("race").expect("status").epoch), (3, 3));
+    drop((disk, first));
+
+    // With nobody there it would have been well.
+    drop(second);
+    assert_eq!(state("race"), State::Orphaned);
+    let late = Waiting::begin("race", 0);
+    let (disk, server) = attach("race", TakeOver::No);
+    late.fails(Errno::BUSY);
+    let status = control().status("race").expect("status");
+    assert_eq!((status.epoch, status.servers), (4, 1), "nobody was disturbed");
+
+    for flags in [abi::ATTACH_TAKE_OVER, abi::ATTACH_OBSERVE] {
+        let (disk, server) = by_hand(&builder("gone"));
+        let late = Waiting::begin("gone", flags);
+        disk.destroy(true);
+        if flags == abi::ATTACH_OBSERVE {
+            // Who looks on may look at what is gone.
+            assert_eq!(late.go().1.epoch, 0);
+        } else {
+            late.fails(Errno::NODEV);
+        }
+        drop((disk, server));
+    }
+    disk.destroy(true);
+    drop(server);
 }
 
 fn followed(context: &mut Context) {
