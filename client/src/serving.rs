@@ -1,7 +1,50 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What every serving thread does first, whichever interface it serves.
+//! What serving threads have in common, whichever interface they serve: what each does first, and how they are
+//! counted, so that whoever started them can wait for their end.
 
+use crate::StopToken;
 use rustix::process::{configure_io_flusher_behavior, is_io_flusher};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The threads that serve. Who waits until there are none does so with the [`StopToken`] that each wakes in the end.
+#[derive(Debug, Default)]
+pub(crate) struct Running(AtomicUsize);
+
+impl Running {
+    /// A thread is about to be started: nobody may take it for ended before it has begun.
+    pub(crate) fn begin(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The thread that was about to be started was not.
+    pub(crate) fn cancel(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// What the thread keeps until it ends in any way.
+    pub(crate) const fn count_out<'a>(&'a self, stop: &'a StopToken) -> CountOut<'a> {
+        CountOut { running: self, stop }
+    }
+
+    /// Whether all have ended. What they did before is then seen.
+    pub(crate) fn none(&self) -> bool {
+        self.0.load(Ordering::Acquire) == 0
+    }
+}
+
+/// Counts a thread out when it is dropped, and wakes who waits for that.
+#[derive(Debug)]
+pub(crate) struct CountOut<'a> {
+    running: &'a Running,
+    stop: &'a StopToken,
+}
+
+impl Drop for CountOut<'_> {
+    fn drop(&mut self) {
+        self.running.0.fetch_sub(1, Ordering::Release);
+        self.stop.wake();
+    }
+}
 
 /// Makes the calling thread fit to serve a disk. Failures are told to the log: serving works without.
 pub(crate) fn prepare_thread(device: &str) {

@@ -7,10 +7,10 @@
 //! device stays and another process may open it by name and serve on.
 
 use super::{Backend, Channel, Control, Device, Event, StopToken, Worker};
+use crate::serving::{Running, prepare_thread};
 use crate::{Errno, Error, Result};
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -50,15 +50,15 @@ where
     C: Channel + ?Sized,
     B: Backend + ?Sized,
 {
-    let session = Session { channel, backend, stop, running: AtomicUsize::new(0), first: Mutex::new(None) };
+    let session = Session { channel, backend, stop, running: Running::default(), first: Mutex::new(None) };
     std::thread::scope(|scope| {
         for index in 0..threads.get() {
-            session.running.fetch_add(1, Ordering::Relaxed);
+            session.running.begin();
             let name = format!("zosbd2-{index}");
             if let Err(source) =
                 std::thread::Builder::new().name(name).spawn_scoped(scope, || session.thread())
             {
-                session.running.fetch_sub(1, Ordering::Relaxed);
+                session.running.cancel();
                 // Those that run suffice to serve; the caller hears of it in the end.
                 session.note(Error::Spawn { device: channel.name().to_string(), source });
                 break;
@@ -75,27 +75,14 @@ struct Session<'a, C: ?Sized, B: ?Sized> {
     channel: &'a C,
     backend: &'a B,
     stop: &'a StopToken,
-    running: AtomicUsize,
+    running: Running,
     first: Mutex<Option<Error>>,
-}
-
-/// Counts a worker out when its thread ends in any way.
-struct CountOut<'a> {
-    running: &'a AtomicUsize,
-    stop: &'a StopToken,
-}
-
-impl Drop for CountOut<'_> {
-    fn drop(&mut self) {
-        self.running.fetch_sub(1, Ordering::Release);
-        self.stop.wake();
-    }
 }
 
 impl<C: Channel + ?Sized, B: Backend + ?Sized> Session<'_, C, B> {
     /// Waits for the workers' end and turns stop requests into a destroy.
     fn wait(&self, destroy: impl Fn() -> Result<()>) {
-        let ended = || self.running.load(Ordering::Acquire) == 0;
+        let ended = || self.running.none();
         let mut seen = 0;
         loop {
             seen = self.stop.wait(seen, ended);
@@ -111,8 +98,8 @@ impl<C: Channel + ?Sized, B: Backend + ?Sized> Session<'_, C, B> {
     }
 
     fn thread(&self) {
-        let _count_out = CountOut { running: &self.running, stop: self.stop };
-        crate::serving::prepare_thread(&self.channel.name().to_string());
+        let _count_out = self.running.count_out(self.stop);
+        prepare_thread(&self.channel.name().to_string());
         if let Err(error) = self.work() {
             self.note(error);
         }

@@ -13,7 +13,7 @@ use super::{
     Answers, Backend, Batch, Buffer, Entered, FaultPlan, Fetch, Region, Request, ServerId, Status,
     ThreadModel, Zero,
 };
-use crate::serving::prepare_thread;
+use crate::serving::{Running, prepare_thread};
 use crate::{BadRequest, Errno, Error, Result, StopToken};
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -223,7 +223,7 @@ where
         stop,
         regions: false,
         faults: None,
-        running: AtomicUsize::new(0),
+        running: Running::default(),
         crews: (0..status.queues).map(|_| AtomicUsize::new(0)).collect(),
         all_manned: OnceLock::new(),
         deserted: AtomicBool::new(false),
@@ -281,7 +281,7 @@ struct Session<'a, C, B: ?Sized> {
     regions: bool,
     /// What is to go wrong.
     faults: Option<&'a FaultPlan>,
-    running: AtomicUsize,
+    running: Running,
     /// Threads of each queue that serve, or could.
     crews: Vec<AtomicUsize>,
     /// Whether each queue has a thread, when all were tried.
@@ -290,19 +290,6 @@ struct Session<'a, C, B: ?Sized> {
     deserted: AtomicBool,
     taken_over: AtomicBool,
     first: Mutex<Option<Error>>,
-}
-
-/// Counts a thread out when it ends in any way.
-struct CountOut<'a> {
-    running: &'a AtomicUsize,
-    stop: &'a StopToken,
-}
-
-impl Drop for CountOut<'_> {
-    fn drop(&mut self) {
-        self.running.fetch_sub(1, Ordering::Release);
-        self.stop.wake();
-    }
 }
 
 /// A thread of a queue's crew; leaves it when it ends in any way but with the device.
@@ -335,18 +322,18 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
         index: usize,
         ready: mpsc::Sender<()>,
     ) {
-        self.running.fetch_add(1, Ordering::Relaxed);
+        self.running.begin();
         let name = format!("zosbd2-{queue}.{index}");
         let run = move || self.thread(queue, index, ready);
         if let Err(source) = std::thread::Builder::new().name(name).spawn_scoped(scope, run) {
-            self.running.fetch_sub(1, Ordering::Relaxed);
+            self.running.cancel();
             // If the queue has others they suffice; the caller hears of it in the end.
             self.note(Error::Spawn { device: self.device(), source });
         }
     }
 
     fn thread(&self, queue: u32, index: usize, ready: mpsc::Sender<()>) {
-        let _count_out = CountOut { running: &self.running, stop: self.stop };
+        let _count_out = self.running.count_out(self.stop);
         prepare_thread(&self.channel.status().name);
         self.bind(queue as usize * self.options.threads_per_queue + index);
         let memory = match Memory::new(self.channel.status(), self.options, self.regions) {
@@ -497,7 +484,7 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
     }
 
     fn ended(&self) -> bool {
-        self.running.load(Ordering::Acquire) == 0
+        self.running.none()
     }
 
     /// Whether the backend keeps all in memory, as far as its first block shows.
