@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use zosbd2::{Builder, DeadlinePolicy, Error, State, TakeOver};
+use zosbd2::{DeadlinePolicy, Error, State, TakeOver};
 
 use super::super::support::read_in_thread;
-use super::support::{attach, by_hand, control};
+use super::support::{attach, by_hand, control, plain, plain_by_hand};
 use crate::guest::{Context, Need, Test, raw, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
@@ -18,17 +18,13 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("v2_poll_for_hang_up_alone", hang_up).needs(&[Need::Module]).timeout(60),
 ];
 
-fn builder(name: &str) -> Builder {
-    Builder::new(name).size_bytes(16 << 20).partition_scan(false)
-}
-
 /// Who was taken over from, or declared dead, cannot change the device any more.
 fn fenced(context: &mut Context) {
     context.load_module("");
     let deadline = Duration::from_secs(2);
     for declared_dead in [false, true] {
         let name = if declared_dead { "dead" } else { "over" };
-        let builder = builder(name).grace(Duration::from_mins(1));
+        let builder = plain(name).grace(Duration::from_mins(1));
         let (disk, old) = by_hand(&if declared_dead {
             builder.deadline(deadline).deadline_policy(DeadlinePolicy::DeclareDead)
         } else {
@@ -75,7 +71,7 @@ fn fenced(context: &mut Context) {
 /// A server that only waits to lose its device is woken when it does; an observer when the device is gone.
 fn hang_up(context: &mut Context) {
     context.load_module("");
-    let (disk, manual) = by_hand(&builder("hang"));
+    let (disk, manual) = plain_by_hand("hang");
     let observer = control().observe("hang").expect("observe");
     let polls = |fd: &dyn AsFd, milliseconds: i64| {
         let time = Timespec { tv_sec: milliseconds / 1000, tv_nsec: milliseconds % 1000 * 1_000_000 };

@@ -17,7 +17,7 @@ use zosbd2::{Builder, Control, Request, TakeOver};
 
 use super::super::support::{Aligned, open_direct, read_in_thread, sleeps_in_ioctl, write_in_thread};
 use super::hostile::commit_raw;
-use super::support::{Disk, Manual, Recorder, by_hand, control, join, threads};
+use super::support::{Disk, Manual, Recorder, by_hand, control, join, plain, threads};
 use crate::guest::raw::{PAGE, Pages};
 use crate::guest::{Context, Mounted, Need, Test, raw, run, wait_until};
 
@@ -37,7 +37,7 @@ pub(super) const TESTS: &[Test] = &[
 const MIB: u64 = 1 << 20;
 
 fn builder(name: &str) -> Builder {
-    Builder::new(name).size_bytes(16 * MIB).partition_scan(false).volatile_cache(true).fua(true)
+    plain(name).volatile_cache(true).fua(true)
 }
 
 fn attach(name: &str, take_over: TakeOver, cache_survived: bool) -> (Disk, Manual) {

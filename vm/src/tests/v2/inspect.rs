@@ -12,7 +12,7 @@ use zosbd2::{Builder, DeadlinePolicy, Latency, Outstanding};
 use zosbd2_backends::Ram;
 
 use super::super::support::{Disk as Disk1, write_in_thread};
-use super::support::{Disk, Manual, by_hand, control, join, threads};
+use super::support::{Disk, Manual, by_hand, control, join, plain, threads};
 use crate::guest::{Context, Need, Test, What, follow_trace, raw, traced, wait_until};
 
 const ROOT: &str = "/sys/kernel/debug/zosbd2";
@@ -59,7 +59,7 @@ fn number(words: &Words, key: &str) -> u64 {
 
 fn tells_the_same(context: &mut Context) {
     context.load_module("");
-    let disk = Disk::create(&Builder::new("text").size_bytes(16 * MIB).partition_scan(false).queues(2));
+    let disk = Disk::create(&plain("text").queues(2));
     disk.server.start().expect("start");
     let mut server = Manual::new(&disk);
     let name = "zosbd2!text";
@@ -135,8 +135,7 @@ fn tells_the_same(context: &mut Context) {
 /// Every step of a request is an event, and the model takes them.
 fn tracepoints(context: &mut Context) {
     context.load_module("");
-    let (before, disk) =
-        (follow_trace(), Disk::create(&Builder::new("traced").size_bytes(16 * MIB).partition_scan(false)));
+    let (before, disk) = (follow_trace(), Disk::create(&plain("traced")));
     assert_eq!((before.events, before.fault), (0, None));
     disk.server.start().expect("start");
     let mut server = Manual::new(&disk);
@@ -156,7 +155,7 @@ fn late_tracepoints(context: &mut Context) {
     // enum zosbd2_late_action
     const REQUEUED: u32 = 3;
     context.load_module("");
-    let builder = Builder::new("traced").size_bytes(16 * MIB).partition_scan(false);
+    let builder = plain("traced");
     let builder = builder.deadline(Duration::from_secs(2)).deadline_policy(DeadlinePolicy::Requeue);
     let (disk, mut server) = by_hand(&builder);
     let write = write_in_thread(disk.path(), 8192, 1, 4096);

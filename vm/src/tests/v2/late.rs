@@ -19,7 +19,9 @@ use super::super::support::{
     Disk as Disk1, TICK, read_in_thread, read_into_filled_in_thread, write_in_thread,
 };
 use super::hostile::commit_raw;
-use super::support::{Buffered, Disk, Manual, attach, by_hand, control, join, refused, threads};
+use super::support::{
+    Buffered, Disk, Manual, attach, by_hand, control, join, plain, plain_by_hand, refused, threads,
+};
 use super::teardown::nobody_is_stuck;
 use crate::guest::raw::{PAGE, Pages};
 use crate::guest::{Context, Kmsg, Need, Spawned, Test, raw, wait_until};
@@ -41,7 +43,7 @@ const MIB: u64 = 1 << 20;
 const LIMIT: Duration = Duration::from_secs(2);
 
 fn builder(name: &str, policy: DeadlinePolicy) -> Builder {
-    Builder::new(name).size_bytes(16 * MIB).partition_scan(false).deadline(LIMIT).deadline_policy(policy)
+    plain(name).deadline(LIMIT).deadline_policy(policy)
 }
 
 /// Answers of zeros are refused as stale.
@@ -309,7 +311,7 @@ pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>>
 fn stuck(context: &mut Context) {
     const DEPTH: u32 = 32;
     context.load_module("");
-    let builder = Builder::new("stuck").size_bytes(16 * MIB).partition_scan(false).queues(2).depth(DEPTH);
+    let builder = plain("stuck").queues(2).depth(DEPTH);
     let (disk, mut server) = by_hand(&builder);
     let observer = control().observe("stuck").expect("observe");
     let all = |age: Duration| -> Vec<Outstanding> {
@@ -375,7 +377,7 @@ fn stuck(context: &mut Context) {
 /// Requests that take known times fall into the buckets of those times.
 fn latencies(context: &mut Context) {
     context.load_module("");
-    let (disk, mut server) = by_hand(&Builder::new("slow").size_bytes(16 * MIB).partition_scan(false));
+    let (disk, mut server) = plain_by_hand("slow");
     let (wait, serve) = (Duration::from_millis(70), Duration::from_millis(300));
     let begin = Instant::now();
     let read = read_in_thread(disk.path(), 0, 4096);

@@ -19,7 +19,7 @@ use zosbd2_backends::Ram;
 
 use super::super::support::{Aligned, Disk as Disk1, open_direct, read_in_thread, sleeps_in_ioctl};
 use super::hostile::{call, commit_raw, name as name_field};
-use super::support::{Disk, Manual, attach, by_hand, control, refused, threads};
+use super::support::{Disk, Manual, attach, by_hand, control, plain, plain_by_hand, refused, threads};
 use crate::guest::{Context, Mounted, Need, Test, raw, sys, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
@@ -47,10 +47,6 @@ pub(super) const TESTS: &[Test] = &[
 
 const MIB: u64 = 1 << 20;
 
-fn builder(name: &str) -> Builder {
-    Builder::new(name).size_bytes(16 * MIB).partition_scan(false)
-}
-
 fn state(name: &str) -> State {
     control().status(name).expect("status").state
 }
@@ -76,7 +72,7 @@ fn assert_stale(server: &Server, request: &Request) {
 
 fn take_over(context: &mut Context) {
     context.load_module("");
-    let (disk, mut old) = by_hand(&builder("over"));
+    let (disk, mut old) = plain_by_hand("over");
     let (first, second) = (read_in_thread(disk.path(), 0, 4096), read_in_thread(disk.path(), 8192, 4096));
     let held = old.fetch(0, 2, 2).expect("fetch");
     assert_eq!(refused(control().attach("over", TakeOver::No)), Errno::BUSY);
@@ -127,7 +123,7 @@ fn attach_from_a_server(context: &mut Context) {
     };
     let (over, unnamed) = (abi::ATTACH_TAKE_OVER, [0; abi::NAME_BYTES]);
     let node = control();
-    let (disk, mut first) = by_hand(&builder("own"));
+    let (disk, mut first) = plain_by_hand("own");
     let read = read_in_thread(disk.path(), 0, 4096);
     let held = first.fetch_one();
     let own = disk.server.as_fd();
@@ -207,7 +203,7 @@ impl Waiting {
 /// told again, or it fails, and then its argument is as it was.
 fn overtaken(context: &mut Context) {
     context.load_module("");
-    let (disk, first) = by_hand(&builder("race").grace(Duration::from_mins(1)));
+    let (disk, first) = by_hand(&plain("race").grace(Duration::from_mins(1)));
     let late = Waiting::begin("race", abi::ATTACH_TAKE_OVER);
     let (disk, first) = {
         drop((disk, first));
@@ -229,7 +225,7 @@ fn overtaken(context: &mut Context) {
     assert_eq!((status.epoch, status.servers), (4, 1), "nobody was disturbed");
 
     for flags in [abi::ATTACH_TAKE_OVER, abi::ATTACH_OBSERVE] {
-        let (disk, server) = by_hand(&builder("gone"));
+        let (disk, server) = plain_by_hand("gone");
         let late = Waiting::begin("gone", flags);
         disk.destroy(true);
         if flags == abi::ATTACH_OBSERVE {
@@ -246,7 +242,7 @@ fn overtaken(context: &mut Context) {
 
 fn followed(context: &mut Context) {
     context.load_module("");
-    let (disk, mut first) = by_hand(&builder("follow").grace(Duration::from_mins(1)));
+    let (disk, mut first) = by_hand(&plain("follow").grace(Duration::from_mins(1)));
     let reads: Vec<_> = (0..3).map(|at| read_in_thread(disk.path(), at * 8192, 4096)).collect();
     let held = first.fetch(0, 2, 2).expect("fetch");
     wait_until(20, "the third request", || disk.server.stats(0).expect("stats").queued == 1);
@@ -272,7 +268,7 @@ fn followed(context: &mut Context) {
 fn grace(context: &mut Context) {
     context.load_module("");
     for (name, milliseconds) in [("short", 300), ("none", 0)] {
-        let (disk, mut server) = by_hand(&builder(name).grace(Duration::from_millis(milliseconds)));
+        let (disk, mut server) = by_hand(&plain(name).grace(Duration::from_millis(milliseconds)));
         let (held, waits) = (read_in_thread(disk.path(), 0, 4096), read_in_thread(disk.path(), 8192, 4096));
         let request = server.fetch_one();
         let path = disk.path();
@@ -291,12 +287,12 @@ fn grace(context: &mut Context) {
         assert_eq!(state(name), State::Live);
         disk.destroy(true);
     }
-    let (disk, server) = by_hand(&builder("auto").grace(Duration::from_millis(200)).auto_destroy(true));
+    let (disk, server) = by_hand(&plain("auto").grace(Duration::from_millis(200)).auto_destroy(true));
     let path = disk.path();
     drop((server, disk));
     wait_until(20, "the device to go", || !path.exists() && control().status("auto").is_err());
     // A server that comes in time keeps it.
-    let (disk, server) = by_hand(&builder("kept").grace(Duration::from_secs(3)).auto_destroy(true));
+    let (disk, server) = by_hand(&plain("kept").grace(Duration::from_secs(3)).auto_destroy(true));
     drop((server, disk));
     let (disk, mut server) = attach("kept", TakeOver::No);
     let (requests, entered) = server.try_fetch(0, 1, 1, 3500);
@@ -307,7 +303,7 @@ fn grace(context: &mut Context) {
 
 fn never_started(context: &mut Context) {
     context.load_module("");
-    let disk = Disk::create(&builder("unborn").grace(Duration::from_mins(1)));
+    let disk = Disk::create(&plain("unborn").grace(Duration::from_mins(1)));
     assert_eq!(state("unborn"), State::Created);
     // Nobody can have asked it for anything: it may be fetched from all the same.
     assert_eq!(Manual::new(&disk).fetch(0, 1, 0).map(|requests| requests.len()), Ok(0));
@@ -316,7 +312,7 @@ fn never_started(context: &mut Context) {
     wait_until(20, "the device to go with its server", || control().status("unborn").is_err());
     assert!(!path.exists());
     // Another one may start it.
-    let disk = Disk::create(&builder("late"));
+    let disk = Disk::create(&plain("late"));
     let (second, server) = attach("late", TakeOver::Yes);
     second.server.start().expect("start");
     assert_eq!(refused(second.server.start()), Errno::ALREADY);
@@ -329,12 +325,12 @@ fn never_started(context: &mut Context) {
 fn destroy_everywhere(context: &mut Context) {
     context.load_module("");
     let gone = |name: &str| assert_eq!(refused(control().status(name)), Errno::NOENT, "{name}");
-    let created = Disk::create(&builder("created"));
+    let created = Disk::create(&plain("created"));
     created.destroy(false);
     gone("created");
     assert_eq!(refused(control().destroy("created", true)), Errno::NOENT);
 
-    let (disk, _server) = by_hand(&builder("opened"));
+    let (disk, _server) = plain_by_hand("opened");
     let open = open_direct(&disk.path());
     assert_eq!(refused(control().destroy("opened", false)), Errno::BUSY);
     assert_eq!(state("opened"), State::Live, "a refused destroy changes nothing");
@@ -344,7 +340,7 @@ fn destroy_everywhere(context: &mut Context) {
     let read = rustix::io::pread(&open, buffer.bytes_mut(), 0);
     assert!(matches!(read, Ok(0) | Err(Errno::IO | Errno::NXIO)), "{read:?}");
 
-    let (disk, mut server) = by_hand(&builder("held"));
+    let (disk, mut server) = plain_by_hand("held");
     let (held, waits) = (read_in_thread(disk.path(), 0, 4096), read_in_thread(disk.path(), 8192, 4096));
     let request = server.fetch_one();
     wait_until(20, "the other request", || disk.server.stats(0).expect("stats").queued == 1);
@@ -357,7 +353,7 @@ fn destroy_everywhere(context: &mut Context) {
     for (name, grace, wanted) in
         [("orphan", Duration::from_mins(1), State::Orphaned), ("failed", Duration::ZERO, State::Failed)]
     {
-        let (disk, server) = by_hand(&builder(name).grace(grace));
+        let (disk, server) = by_hand(&plain(name).grace(grace));
         let read = read_in_thread(disk.path(), 0, 4096);
         wait_until(20, "the request", || disk.server.stats(0).expect("stats").queued == 1);
         drop((server, disk));
@@ -371,7 +367,7 @@ fn destroy_everywhere(context: &mut Context) {
 
 fn outlived(context: &mut Context) {
     context.load_module("");
-    let (disk, mut server) = by_hand(&builder("outlived"));
+    let (disk, mut server) = plain_by_hand("outlived");
     let second = control().attach("outlived", TakeOver::Yes).expect("attach");
     disk.destroy(true);
     assert_eq!(server.fetch(0, 1, 1).expect_err("gone"), Errno::NODEV);
@@ -383,7 +379,7 @@ fn outlived(context: &mut Context) {
         assert_eq!(server.stats(0).expect("stats").queued, 0);
     }
     // The name is free, and means another device now.
-    let again = Disk::create(&builder("outlived"));
+    let again = Disk::create(&plain("outlived"));
     assert_eq!(refused(disk.server.start()), Errno::NODEV);
     again.destroy(true);
     drop(again);
@@ -395,7 +391,7 @@ fn outlived(context: &mut Context) {
 
 fn who_may_serve(context: &mut Context) {
     context.load_module("");
-    let (disk, server) = by_hand(&builder("owned"));
+    let (disk, server) = plain_by_hand("owned");
     assert_eq!(control().status("owned").expect("status").owner_uid, 0);
     let control = control();
     let as_user = |uid: u32| {
@@ -417,7 +413,7 @@ fn who_may_serve(context: &mut Context) {
 
 fn deadline(context: &mut Context) {
     context.load_module("");
-    let (disk, mut server) = by_hand(&builder("dead").deadline(Duration::from_secs(2)));
+    let (disk, mut server) = by_hand(&plain("dead").deadline(Duration::from_secs(2)));
     let (held, waits) = (read_in_thread(disk.path(), 0, 4096), read_in_thread(disk.path(), 8192, 4096));
     wait_until(20, "both requests", || disk.server.stats(0).expect("stats").queued == 2);
     let request = server.fetch_one();
@@ -437,7 +433,7 @@ fn deadline(context: &mut Context) {
 fn both_versions(context: &mut Context) {
     context.load_module("");
     let old = Disk1::create("first", 1024);
-    let (disk, _server) = by_hand(&builder("second").serial("S-2"));
+    let (disk, _server) = by_hand(&plain("second").serial("S-2"));
     let listed = control().list().expect("list");
     let names: Vec<_> = listed.iter().map(|listed| (listed.name.as_str(), listed.version)).collect();
     assert_eq!(names, [("first", 1), ("second", 2)]);
@@ -451,7 +447,7 @@ fn both_versions(context: &mut Context) {
     let handles = v1::Control::open().expect("control").list().expect("list");
     assert_eq!(handles, [old.handle]);
     // More than one call's worth.
-    let many: Vec<Disk> = (0..40).map(|number| Disk::create(&builder(&format!("many{number}")))).collect();
+    let many: Vec<Disk> = (0..40).map(|number| Disk::create(&plain(&format!("many{number}")))).collect();
     assert_eq!(control().list().expect("list").len(), 42);
     drop(many);
     wait_until(30, "those that were never started to go", || control().list().expect("list").len() == 2);
@@ -583,17 +579,17 @@ fn name_of_a_partition(context: &mut Context) {
     table[446 + 12..446 + 16].copy_from_slice(&64_u32.to_le_bytes());
     table[510..].copy_from_slice(&[0x55, 0xaa]);
     ram.write(0, &table, false).expect("write");
-    let early = Disk::create(&builder("part1"));
+    let early = Disk::create(&plain("part1"));
     let (disk, serving) = Disk::serve(&Builder::new("part"), &ram, threads(1));
     wait_until(20, "the partition", || Path::new("/dev/zosbd2/part1").exists());
     assert_eq!(refused(early.server.start()), Errno::EXIST);
     early.destroy(true);
     wait_until(20, "the device to go", || control().list().expect("list").len() == 1);
-    assert_eq!(refused(control().create(&builder("part1"))), Errno::EXIST);
+    assert_eq!(refused(control().create(&plain("part1"))), Errno::EXIST);
     disk.destroy_and_join(serving);
     let mut late = None;
     wait_until(20, "the name to be free", || {
-        late = control().create(&builder("part1")).ok();
+        late = control().create(&plain("part1")).ok();
         late.is_some()
     });
     late.expect("created").start().expect("start");
@@ -605,7 +601,7 @@ fn name_of_a_partition(context: &mut Context) {
 fn hanging_view(context: &mut Context) {
     context.load_module("");
     context.load_kernel_module("fuse", "");
-    let disk = Disk::create(&builder("view"));
+    let disk = Disk::create(&plain("view"));
     let server = Arc::clone(&disk.server);
     let starter = std::thread::spawn(move || {
         sys::own_mounts().expect("a view of its own");
@@ -639,7 +635,7 @@ fn unwinds(context: &mut Context) {
         (9, Errno::NFILE),
         (10, Errno::NOMEM),
     ];
-    let create = || Control::open().expect("control").create(&builder("unwind"));
+    let create = || Control::open().expect("control").create(&plain("unwind"));
     let failing = |step: u32, call: &dyn Fn() -> zosbd2::Result<Server>| {
         std::fs::write(parameter, step.to_string()).expect("set the fault");
         let errno = refused(call());
@@ -648,7 +644,7 @@ fn unwinds(context: &mut Context) {
     };
     for (step, errno) in steps {
         // Another name each time: a device can no more be found some time before its name is free.
-        let create = || control().create(&builder(&format!("unwind{step}")));
+        let create = || control().create(&plain(&format!("unwind{step}")));
         assert_eq!(failing(step, &create), errno, "create, step {step}");
         assert_eq!(control().list().expect("list"), [], "step {step}");
         wait_until(20, "the name to be free", || create().is_ok());

@@ -18,7 +18,7 @@ use zosbd2::{Backend as _, Builder, Control, End, Request, Server, State, TakeOv
 use zosbd2_backends::Ram;
 
 use super::super::support::{Aligned, Disk as Disk1, TICK, open_direct, read_in_thread, write_in_thread};
-use super::support::{Disk, Manual, attach, by_hand, control, join, refused, threads};
+use super::support::{Disk, Manual, attach, by_hand, control, join, plain, plain_by_hand, refused, threads};
 use crate::guest::raw::{PAGE, Pages};
 use crate::guest::{Context, Need, Random, Test, drop_caches, raw, read_trimmed, wait_until, watches_memory};
 
@@ -37,10 +37,6 @@ pub(super) const TESTS: &[Test] = &[
 
 const MIB: u64 = 1 << 20;
 const MAYBE: u32 = abi::REQUEST_MAYBE_EXECUTED;
-
-fn builder(name: &str) -> Builder {
-    Builder::new(name).size_bytes(16 * MIB).partition_scan(false)
-}
 
 /// A disk of blocks of 4096 bytes that a server keeps by hand.
 #[derive(Debug, Default)]
@@ -86,7 +82,7 @@ fn serve_until(server: &mut Manual, store: &mut Store, what: &str, mut done: imp
 fn killed(context: &mut Context) {
     const WRITES: u64 = 6;
     context.load_module("");
-    let (under, mut below) = by_hand(&builder("under"));
+    let (under, mut below) = plain_by_hand("under");
     let mut store = Store::default();
     let mut child =
         context.spawn("/proc/self/exe", &["--serve-v2", "direct", "heir", "1", "2", "/dev/zosbd2/under"]);
@@ -200,7 +196,7 @@ fn turns(context: &mut Context) {
 /// By force too, a live server is given what is under way and what is dirty.
 fn asks_first(context: &mut Context) {
     context.load_module("");
-    let (disk, mut server) = by_hand(&builder("asked"));
+    let (disk, mut server) = plain_by_hand("asked");
     let reads: Vec<_> = (0..2).map(|at| read_in_thread(disk.path(), at * 8192, 4096)).collect();
     let first = server.fetch_one();
     wait_until(20, "the other request", || disk.server.stats(0).expect("stats").queued == 1);
@@ -210,7 +206,7 @@ fn asks_first(context: &mut Context) {
     });
     assert_eq!(refused(control().attach("asked", TakeOver::Yes)), Errno::NOENT);
     assert_eq!(
-        refused(control().create(&builder("asked"))),
+        refused(control().create(&plain("asked"))),
         Errno::EXIST,
         "the name is taken until it is gone"
     );
@@ -266,7 +262,7 @@ fn one_of_four(context: &mut Context) {
 fn deadline_of_orphan(context: &mut Context) {
     context.load_module("");
     let limit = Duration::from_secs(2);
-    let (disk, mut server) = by_hand(&builder("late").deadline(limit).grace(Duration::from_hours(1)));
+    let (disk, mut server) = by_hand(&plain("late").deadline(limit).grace(Duration::from_hours(1)));
     let begin = Instant::now();
     let reads: Vec<_> = (0..2).map(|at| read_in_thread(disk.path(), at * 8192, 4096)).collect();
     let _held = server.fetch_one();
@@ -286,7 +282,7 @@ fn deadline_of_orphan(context: &mut Context) {
 fn orphan_twice(context: &mut Context) {
     context.load_module("");
     let grace = Duration::from_secs(4);
-    let (disk, server) = by_hand(&builder("twice").grace(grace));
+    let (disk, server) = by_hand(&plain("twice").grace(grace));
     let path = disk.path();
     drop((disk, server));
     assert_eq!(control().status("twice").expect("status").state, State::Orphaned);
@@ -309,7 +305,7 @@ fn orphan_twice(context: &mut Context) {
 /// device is destroyed, and hold nothing up.
 fn one_queue(context: &mut Context) {
     context.load_module("");
-    let builder = builder("half").queues(2).volatile_cache(true).grace(Duration::from_mins(1));
+    let builder = plain("half").queues(2).volatile_cache(true).grace(Duration::from_mins(1));
     let (disk, mut first) = by_hand(&builder);
     let path = disk.path();
     let node = || open_direct(&path);
@@ -351,7 +347,7 @@ fn one_queue(context: &mut Context) {
 fn little_room(context: &mut Context) {
     context.load_module("");
     let first = Disk1::create("first", 1024);
-    let second = Disk::create(&builder("second"));
+    let second = Disk::create(&plain("second"));
     let third = Disk1::create("third", 1024);
     let node = control();
     let size = size_of::<abi::ListEntry>();
@@ -410,7 +406,7 @@ fn as_user<T: Send>(uid: u32, attempt: impl FnOnce(&Control) -> T + Send) -> T {
 
 fn owner(context: &mut Context) {
     context.load_module("");
-    let server = as_user(1000, |control| control.create(&builder("owned").grace(Duration::from_mins(1))));
+    let server = as_user(1000, |control| control.create(&plain("owned").grace(Duration::from_mins(1))));
     let server = server.expect("create");
     assert_eq!(server.status().expect("status").owner_uid, 1000);
     // Whoever has the descriptor may use it.

@@ -15,7 +15,7 @@ use zosbd2::{Answers, Backend as _, Builder, Fetch, Request, Server, State};
 use zosbd2_backends::Ram;
 
 use super::super::support::{read_in_thread, sleeps_in_ioctl, write_in_thread};
-use super::support::{Disk, Manual, control, plain_by_hand, refused, threads};
+use super::support::{Disk, Manual, control, plain, plain_by_hand, refused, threads};
 use crate::guest::{Context, Need, Test, descriptor, raw, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
@@ -287,8 +287,7 @@ fn queues_apart(context: &mut Context) {
     let control = control();
     let queues = control.info().max_queues;
     assert!(queues >= 2, "needs two CPUs");
-    let disk =
-        Disk::create(&Builder::new("queues").size_bytes(16 * MIB).partition_scan(false).queues(2).depth(4));
+    let disk = Disk::create(&plain("queues").queues(2).depth(4));
     disk.server.start().expect("start");
     let mut server = Manual::new(&disk);
     for queue in [0, 1] {

@@ -117,9 +117,14 @@ pub(crate) fn by_hand(builder: &Builder) -> (Disk, Manual) {
     (disk, manual)
 }
 
-/// The same, of 16 MiB, and nobody reads it on his own account.
+/// A device of 16 MiB, which nobody reads on his own account.
+pub(crate) fn plain(name: &str) -> Builder {
+    Builder::new(name).size_bytes(16 << 20).partition_scan(false)
+}
+
+/// The same, started, to be served by hand.
 pub(crate) fn plain_by_hand(name: &str) -> (Disk, Manual) {
-    by_hand(&Builder::new(name).size_bytes(16 << 20).partition_scan(false))
+    by_hand(&plain(name))
 }
 
 /// Attaches to a device, to serve it by hand.

@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use zosbd2::v2::abi;
-use zosbd2::{Backend, Builder, Control, End, ServeOptions, StopToken};
+use zosbd2::{Backend, Control, End, ServeOptions, StopToken};
 use zosbd2_backends::{FileOptions, Ram};
 
 use super::super::support::{read_in_thread, write_in_thread};
-use super::support::{Disk, Manual, control};
+use super::support::{Disk, Manual, control, plain};
 use crate::guest::raw::{PAGE, Pages};
 use crate::guest::{Context, Mounted, Need, Spawned, Test, run, wait_until};
 
@@ -50,10 +50,6 @@ fn name(index: usize) -> String {
 
 fn path(index: usize) -> PathBuf {
     PathBuf::from("/dev/zosbd2").join(name(index))
-}
-
-fn builder(index: usize) -> Builder {
-    Builder::new(&name(index)).size_bytes(16 * MIB).partition_scan(false)
 }
 
 /// Destroys all at once; each must end within the bound.
@@ -131,7 +127,7 @@ fn serve_one<B: Backend + Send + 'static>(
     backend: B,
     ready: mpsc::Sender<()>,
 ) -> zosbd2::Result<JoinHandle<zosbd2::Result<End>>> {
-    let server = Control::open()?.create(&builder(index).for_backend(&backend))?;
+    let server = Control::open()?.create(&plain(&name(index)).for_backend(&backend))?;
     Ok(std::thread::spawn(move || {
         server.serve_then(&backend, &ServeOptions::default(), &StopToken::new(), || {
             let _main_ended = ready.send(());
@@ -183,7 +179,7 @@ fn faulting(context: &mut Context) {
     let mut servers = Vec::new();
     let mut reads = Vec::new();
     for index in 0..ROUNDS {
-        let disk = Disk::create(&builder(index));
+        let disk = Disk::create(&plain(&name(index)));
         disk.server.start().expect("start");
         let mut manual = Manual::new(&disk);
         reads.push(read_in_thread(path(index), 0, 4096));
@@ -221,7 +217,7 @@ fn scanned(context: &mut Context) {
     context.load_module("");
     let disks: Vec<_> = (0..ROUNDS)
         .map(|index| {
-            let disk = Disk::create(&builder(index).partition_scan(true));
+            let disk = Disk::create(&plain(&name(index)).partition_scan(true));
             disk.server.start().expect("start");
             disk
         })
@@ -238,7 +234,7 @@ fn many_scans(context: &mut Context) {
     context.load_module("max_devices=300");
     let disks: Vec<_> = (0..DISKS)
         .map(|index| {
-            let disk = Disk::create(&builder(index).depth(1).partition_scan(true));
+            let disk = Disk::create(&plain(&name(index)).depth(1).partition_scan(true));
             disk.server.start().expect("start");
             disk
         })
@@ -260,7 +256,7 @@ fn resized(context: &mut Context) {
     context.load_module("");
     let disks: Vec<_> = (0..ROUNDS)
         .map(|index| {
-            let disk = Disk::create(&builder(index));
+            let disk = Disk::create(&plain(&name(index)));
             disk.server.start().expect("start");
             disk
         })
@@ -361,7 +357,7 @@ fn uninterruptible(context: &mut Context) {
 /// Who waits for a destruction can be killed; the destruction goes on.
 fn destroyer_killed(context: &mut Context) {
     context.load_module("");
-    let disk = Disk::create(&builder(0));
+    let disk = Disk::create(&plain(&name(0)));
     disk.server.start().expect("start");
     let read = read_in_thread(path(0), 0, 4096);
     wait_until(20, "the read", || outstanding(0) == 1);
@@ -378,7 +374,7 @@ fn destroyer_killed(context: &mut Context) {
     // The name is the last that becomes free.
     let mut again = None;
     wait_until(20, "the name to be free", || {
-        again = control().create(&builder(0)).ok();
+        again = control().create(&plain(&name(0))).ok();
         again.is_some()
     });
     assert!(!path(0).exists(), "the node is still there");
