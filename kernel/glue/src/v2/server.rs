@@ -89,7 +89,7 @@ pub fn announced(device: &Device, from: Option<u32>, asked: &abi::Attach, user: 
         Ok(opened) => Ok(opened.install()),
         Err(error) => {
             // Another server, or a destruction, may have come between. Memory that cannot be written was not before.
-            let _ = shim::user_write(user, asked);
+            let _ignored = shim::user_write(user, asked);
             Err(error)
         }
     }
