@@ -610,17 +610,32 @@ impl Locked<'_> {
         unsafe { shim::zosbd2_queue_wake_all(self.block.queue) };
     }
 
-    /// Sleeps as a server until woken or signalled, at most for the time `left`, from which the time slept
-    /// is taken; the lock is dropped meanwhile. The engine was told by `wait`.
+    /// Sleeps as a server until there may be work, at most for the time `left`, from which the time slept is
+    /// taken; the lock is dropped meanwhile. Called in the same critical section in which a fetch gave nothing.
     ///
     /// # Errors
     ///
-    /// `EINTR` or `ETIME` when no wake-up came.
+    /// `ETIME`, or `EINTR` for a signal: one that is being killed gets it even when woken, because what a dying server
+    /// fetched would wait for the next one. A wake-up that came with an error was passed on.
     #[inline]
     pub fn sleep(&mut self, left: &mut isize) -> Result<(), Errno> {
+        self.queue().wait();
         // SAFETY: the lock is held, taken with these flags; C gives it back held.
         let code = unsafe { shim::zosbd2_queue_sleep(self.block.queue, &raw mut self.flags, left) };
-        shim::result(code)
+        let mut woken = shim::result(code);
+        if woken.is_ok() {
+            self.queue().arrive();
+            if shim::signal_fatal() {
+                woken = Err(Errno::EINTR);
+            }
+        } else {
+            self.queue().leave();
+        }
+        if woken.is_err() {
+            let wake = self.queue().announce();
+            self.wake(wake);
+        }
+        woken
     }
 }
 

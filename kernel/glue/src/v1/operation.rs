@@ -152,17 +152,7 @@ fn fetch(block: &QueueBlock, user: u64) -> Result<(), Errno> {
             }
             Work::Nothing => {
                 slept = true;
-                locked.queue().wait();
-                let woken = locked.sleep(&mut forever);
-                if woken.is_ok() {
-                    locked.queue().arrive();
-                } else {
-                    locked.queue().leave();
-                }
-                if woken.is_err() || shim::signal_fatal() {
-                    // A request that a dying server fetched would wait for its deadline.
-                    let wake = locked.queue().announce();
-                    locked.wake(wake);
+                if locked.sleep(&mut forever).is_err() {
                     drop(locked);
                     // The error says it all; a buffer that cannot be written changes nothing.
                     let _ignored = write_plain(user, abi::OP_NOTHING, shim::signal_pending());

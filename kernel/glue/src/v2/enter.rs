@@ -168,20 +168,10 @@ impl<'a> Fetch<'a> {
                 continue;
             }
             let left = left.get_or_insert_with(|| self.time_limit());
-            locked.queue().wait();
-            let woken = locked.sleep(left);
-            if woken.is_ok() {
-                locked.queue().arrive();
-            } else {
-                locked.queue().leave();
-            }
-            if woken.is_err() || shim::signal_fatal() {
-                // A request that a dying server fetched would wait for the next one.
-                let wake = locked.queue().announce();
-                locked.wake(wake);
-                let late = woken == Err(Errno::ETIME);
+            if let Err(errno) = locked.sleep(left) {
+                let late = errno == Errno::ETIME;
                 let idle = progress.fetched == 0 && progress.processed == 0;
-                return if idle && !late { Err(Errno::EINTR) } else { Ok(()) };
+                return if idle && !late { Err(errno) } else { Ok(()) };
             }
         }
     }
