@@ -78,64 +78,64 @@ static void end_request(struct zosbd2_queue *queue, struct request *request, blk
 	local_bh_enable();
 }
 
-/* Ends a request that no server is to see. */
-static void refuse(struct zosbd2_queue *queue, struct request *request, blk_status_t status,
-		   bool last)
+/* What the engine is told of a request. Returns false for what no queue offers. */
+static __always_inline bool describe(const struct request *request, enum zosbd2_op *op,
+				     u32 *flags, u64 *offset)
 {
-	end_request(queue, request, status);
-	if (last)
-		zosbd2_rs_queue_announce(queue->engine);
+	*offset = (u64)blk_rq_pos(request) << SECTOR_SHIFT;
+	*flags = request->cmd_flags & REQ_FUA ? ZOSBD2_REQUEST_FUA : 0;
+	switch (req_op(request)) {
+	case REQ_OP_READ:
+		*op = ZOSBD2_READ;
+		return true;
+	case REQ_OP_WRITE:
+		*op = ZOSBD2_WRITE;
+		return true;
+	case REQ_OP_DISCARD:
+		*op = ZOSBD2_DISCARD;
+		return true;
+	case REQ_OP_FLUSH:
+		*op = ZOSBD2_FLUSH;
+		/* It is sent with the position of a write that it has no part in. */
+		*offset = 0;
+		return true;
+	case REQ_OP_WRITE_ZEROES:
+		*op = ZOSBD2_WRITE_ZEROES;
+		if (request->cmd_flags & REQ_NOUNMAP)
+			*flags |= ZOSBD2_REQUEST_NO_UNMAP;
+		return true;
+	case REQ_OP_SECURE_ERASE:
+		*op = ZOSBD2_SECURE_ERASE;
+		return true;
+	default:
+		return false;
+	}
 }
 
 /*
- * Gives a request to the engine, or ends it if that takes no more. @last: no
- * other follows at once.
+ * Starts a request and gives it to the engine. Its deadline runs from there,
+ * and whoever finds it over waits for the lock until the engine knows of the
+ * request. @last: no other follows at once. Returns whether the engine took
+ * it; if not, it is to be refused. Inlined, as is describe(): a call for each
+ * request is what the loop of queue_run() saves.
  */
-static void submit(struct zosbd2_queue *queue, struct request *request, bool last)
+static __always_inline bool submit(struct zosbd2_queue *queue, struct request *request, bool last)
 {
-	u64 offset = (u64)blk_rq_pos(request) << SECTOR_SHIFT;
-	unsigned long irq_flags;
 	enum zosbd2_op op;
-	u32 flags = 0;
+	u64 offset;
 	u64 now_ns;
 	int result;
+	u32 flags;
 	u32 what;
 
-	switch (req_op(request)) {
-	case REQ_OP_READ:
-		op = ZOSBD2_READ;
-		break;
-	case REQ_OP_WRITE:
-		op = ZOSBD2_WRITE;
-		break;
-	case REQ_OP_DISCARD:
-		op = ZOSBD2_DISCARD;
-		break;
-	case REQ_OP_FLUSH:
-		op = ZOSBD2_FLUSH;
-		/* It is sent with the position of a write that it has no part in. */
-		offset = 0;
-		break;
-	case REQ_OP_WRITE_ZEROES:
-		op = ZOSBD2_WRITE_ZEROES;
-		if (request->cmd_flags & REQ_NOUNMAP)
-			flags |= ZOSBD2_REQUEST_NO_UNMAP;
-		break;
-	case REQ_OP_SECURE_ERASE:
-		op = ZOSBD2_SECURE_ERASE;
-		break;
-	default:
-		refuse(queue, request, BLK_STS_NOTSUPP, last);
-		return;
-	}
-	if (request->cmd_flags & REQ_FUA)
-		flags |= ZOSBD2_REQUEST_FUA;
+	lockdep_assert_held(&queue->lock);
+	if (!describe(request, &op, &flags, &offset))
+		return false;
 	queue->requests[request->tag] = request;
 	blk_mq_start_request(request);
 	what = op | flags << ZOSBD2_FLAGS_SHIFT | (last ? ZOSBD2_LAST : 0);
 	/* Not there if the disk's iostats are switched off. */
 	now_ns = request->start_time_ns ?: ktime_get_ns();
-	spin_lock_irqsave(&queue->lock, irq_flags);
 	if (unlikely(request->rq_flags & RQF_FLUSH_SEQ))
 		now_ns = begin_step(queue, request, now_ns);
 	result = zosbd2_rs_queue_submit(queue->engine, request->tag, what, offset,
@@ -144,16 +144,32 @@ static void submit(struct zosbd2_queue *queue, struct request *request, bool las
 		trace_zosbd2_queue(queue, request->tag, op, flags, offset, blk_rq_bytes(request));
 	if (result > 0)
 		zosbd2_queue_wake_one(queue);
-	spin_unlock_irqrestore(&queue->lock, irq_flags);
-	if (unlikely(result < 0))
-		refuse(queue, request, BLK_STS_IOERR, last);
+	return result >= 0;
+}
+
+/* Ends a request that the engine did not take. Those before it may have waited for the last one. */
+static void refuse(struct zosbd2_queue *queue, struct request *request)
+{
+	enum zosbd2_op op;
+	u64 offset;
+	u32 flags;
+
+	end_request(queue, request,
+		    describe(request, &op, &flags, &offset) ? BLK_STS_IOERR : BLK_STS_NOTSUPP);
+	zosbd2_rs_queue_announce(queue->engine);
 }
 
 static blk_status_t queue_rq(struct blk_mq_hw_ctx *hctx, const struct blk_mq_queue_data *data)
 {
 	struct zosbd2_queue *queue = hctx->driver_data;
+	unsigned long irq_flags;
+	bool taken;
 
-	submit(queue, data->rq, data->last);
+	spin_lock_irqsave(&queue->lock, irq_flags);
+	taken = submit(queue, data->rq, data->last);
+	spin_unlock_irqrestore(&queue->lock, irq_flags);
+	if (unlikely(!taken))
+		refuse(queue, data->rq);
 	if (data->last)
 		zosbd2_queue_wake_pollers(queue);
 	return BLK_STS_OK;
@@ -167,22 +183,47 @@ static void commit_rqs(struct blk_mq_hw_ctx *hctx)
 	zosbd2_queue_wake_pollers(queue);
 }
 
+/*
+ * Takes the requests for one queue off the list. A plug holds some tens of
+ * requests, and so long interrupts may be off.
+ */
+static void queue_run(struct blk_mq_hw_ctx *hctx, zosbd2_rq_list *list)
+{
+	struct zosbd2_queue *queue = hctx->driver_data;
+	struct request *refused = NULL;
+	unsigned long irq_flags;
+	bool last;
+
+	spin_lock_irqsave(&queue->lock, irq_flags);
+	do {
+		struct request *request = rq_list_pop(list);
+		struct request *next = zosbd2_rq_list_peek(list);
+
+		last = !next || next->mq_hctx != hctx;
+		/* Older kernels (6.1) leave this to drivers; deadlines go by it. */
+		hctx->tags->rqs[request->tag] = request;
+		if (unlikely(!submit(queue, request, last))) {
+			request->rq_next = refused;
+			refused = request;
+		}
+	} while (!last);
+	spin_unlock_irqrestore(&queue->lock, irq_flags);
+	while (unlikely(refused)) {
+		struct request *request = refused;
+
+		refused = request->rq_next;
+		refuse(queue, request);
+	}
+	zosbd2_queue_wake_pollers(queue);
+}
+
 /* All that a submitter plugged, at once; takes every request off the list. */
 static void queue_rqs(zosbd2_rq_list *list)
 {
 	struct request *request;
 
-	while ((request = rq_list_pop(list))) {
-		struct zosbd2_queue *queue = request->mq_hctx->driver_data;
-		struct request *next = zosbd2_rq_list_peek(list);
-		bool last = !next || next->mq_hctx != request->mq_hctx;
-
-		/* Older kernels (6.1) leave this to drivers; deadlines go by it. */
-		request->mq_hctx->tags->rqs[request->tag] = request;
-		submit(queue, request, last);
-		if (last)
-			zosbd2_queue_wake_pollers(queue);
-	}
+	while ((request = zosbd2_rq_list_peek(list)))
+		queue_run(request->mq_hctx, list);
 }
 
 /* Says which request is late, who has it, and what becomes of it. */
