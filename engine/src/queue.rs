@@ -104,8 +104,7 @@ impl Copied {
 /// What a deadline led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overdue {
-    /// No request is there: the block request was started and is not submitted yet, or was ended just now. Its clock goes
-    /// on, for the former; the latter has none any more.
+    /// No request is there: the block request was ended just now, or is refused and about to be. Its clock may go on.
     NotHere,
     /// The request is about to be over.
     Over,

@@ -2,8 +2,8 @@
 /*
  * A queue: blk-mq on one side, sleeping servers on the other.
  *
- * queue_rq() and commit_rqs() come from submitters in any context that may
- * take a spinlock; the timeout handler comes from kblockd; all else comes from
+ * queue_rq(), queue_rqs() and commit_rqs() come from submitters in any context
+ * that may take a spinlock; the timeout handler comes from kblockd; all else comes from
  * servers in process context.
  */
 #include <linux/blkdev.h>
@@ -120,6 +120,7 @@ static __always_inline bool describe(const struct request *request, enum zosbd2_
  * request is what the loop of queue_run() saves.
  */
 static __always_inline bool submit(struct zosbd2_queue *queue, struct request *request, bool last)
+	__must_hold(&queue->lock)
 {
 	enum zosbd2_op op;
 	u64 offset;
@@ -147,7 +148,10 @@ static __always_inline bool submit(struct zosbd2_queue *queue, struct request *r
 	return result >= 0;
 }
 
-/* Ends a request that the engine did not take. Those before it may have waited for the last one. */
+/*
+ * Ends a request that the engine did not take. If it was the last one, the
+ * caller makes those before it known, which waited for it.
+ */
 static void refuse(struct zosbd2_queue *queue, struct request *request)
 {
 	enum zosbd2_op op;
@@ -156,7 +160,6 @@ static void refuse(struct zosbd2_queue *queue, struct request *request)
 
 	end_request(queue, request,
 		    describe(request, &op, &flags, &offset) ? BLK_STS_IOERR : BLK_STS_NOTSUPP);
-	zosbd2_rs_queue_announce(queue->engine);
 }
 
 static blk_status_t queue_rq(struct blk_mq_hw_ctx *hctx, const struct blk_mq_queue_data *data)
@@ -168,8 +171,11 @@ static blk_status_t queue_rq(struct blk_mq_hw_ctx *hctx, const struct blk_mq_que
 	spin_lock_irqsave(&queue->lock, irq_flags);
 	taken = submit(queue, data->rq, data->last);
 	spin_unlock_irqrestore(&queue->lock, irq_flags);
-	if (unlikely(!taken))
+	if (unlikely(!taken)) {
 		refuse(queue, data->rq);
+		if (data->last)
+			zosbd2_rs_queue_announce(queue->engine);
+	}
 	if (data->last)
 		zosbd2_queue_wake_pollers(queue);
 	return BLK_STS_OK;
@@ -208,11 +214,14 @@ static void queue_run(struct blk_mq_hw_ctx *hctx, zosbd2_rq_list *list)
 		}
 	} while (!last);
 	spin_unlock_irqrestore(&queue->lock, irq_flags);
-	while (unlikely(refused)) {
-		struct request *request = refused;
+	if (unlikely(refused)) {
+		do {
+			struct request *request = refused;
 
-		refused = request->rq_next;
-		refuse(queue, request);
+			refused = request->rq_next;
+			refuse(queue, request);
+		} while (refused);
+		zosbd2_rs_queue_announce(queue->engine);
 	}
 	zosbd2_queue_wake_pollers(queue);
 }

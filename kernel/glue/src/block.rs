@@ -616,7 +616,7 @@ impl Locked<'_> {
     /// # Errors
     ///
     /// `ETIME`, or `EINTR` for a signal: one that is being killed gets it even when woken, because what a dying server
-    /// fetched would wait for the next one. A wake-up that came with an error was passed on.
+    /// fetched would wait for another one, or for its deadline. A wake-up that came with an error was passed on.
     #[inline]
     pub fn sleep(&mut self, left: &mut isize) -> Result<(), Errno> {
         self.queue().wait();

@@ -130,7 +130,7 @@ impl Pages {
     }
 
     /// Makes every page that was used already one that can be read, and whose writers wait until the returned
-    /// descriptor is closed, or they are killed. It can be read while somebody waits.
+    /// descriptor is closed, or they are killed. The descriptor polls readable while somebody waits.
     pub(crate) fn withhold_from_writers(&self) -> Result<OwnedFd, Errno> {
         const UFFDIO_WRITEPROTECT: u64 = 0xc018_aa06;
         const MODE_WP: u64 = 2;

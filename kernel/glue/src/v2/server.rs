@@ -4,6 +4,8 @@
 //! Called in process context; may sleep. The descriptor keeps the device's memory, but not the device: any
 //! call may find it gone.
 
+use core::cell::Cell;
+
 use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
 use zosbd2_engine::device::{Life, Phase};
@@ -80,7 +82,9 @@ pub fn open(
 /// As there; `EFAULT`.
 pub fn announced(device: &Device, from: Option<u32>, asked: &abi::Attach, user: u64) -> Result<i32, Errno> {
     let answer = abi::Attach { handle: device.params().handle, ..*asked };
+    let told = Cell::new(false);
     let announce = |epoch| {
+        told.set(true);
         let mut answer = answer;
         answer.epoch = epoch;
         shim::user_write(user, &answer)
@@ -88,8 +92,10 @@ pub fn announced(device: &Device, from: Option<u32>, asked: &abi::Attach, user: 
     match open(device, from, asked.flags, announce) {
         Ok(opened) => Ok(opened.install()),
         Err(error) => {
-            // Another server, or a destruction, may have come between. Memory that cannot be written was not before.
-            let _ignored = shim::user_write(user, asked);
+            // Another server, or a destruction, came between. Memory that cannot be written any more stays as it is.
+            if told.get() {
+                let _ignored = shim::user_write(user, asked);
+            }
             Err(error)
         }
     }

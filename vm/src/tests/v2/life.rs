@@ -155,7 +155,7 @@ struct Waiting {
     asked: abi::Attach,
     pages: Arc<raw::Pages>,
     keeper: OwnedFd,
-    call: JoinHandle<Result<i32, Errno>>,
+    call: JoinHandle<Result<OwnedFd, Errno>>,
 }
 
 impl Waiting {
@@ -172,7 +172,7 @@ impl Waiting {
             move || {
                 let _kept = pages;
                 let node = File::open(zosbd2_abi::CONTROL_PATH).expect("open the control node");
-                raw::ioctl(node.as_fd(), abi::IOCTL_ATTACH, at)
+                raw::ioctl_for_descriptor(node.as_fd(), abi::IOCTL_ATTACH, at)
             }
         });
         wait_until(20, "the call to wait for its argument", || {
@@ -188,7 +188,7 @@ impl Waiting {
         drop(self.keeper);
         let result = self.call.join().expect("the thread that calls");
         let after = self.pages.get_value(self.pages.at_end(size_of::<abi::Attach>()));
-        (result.map(|fd| Server::from_fd(raw::own(fd)).expect("a server's")), after)
+        (result.map(|fd| Server::from_fd(fd).expect("a server's")), after)
     }
 
     /// Lets it write, and looks that it fails and leaves its argument as it was.
@@ -212,7 +212,8 @@ fn overtaken(context: &mut Context) {
     };
     let (second, after) = late.go();
     let second = second.expect("attach");
-    assert_eq!((after.epoch, control().status("race").expect("status").epoch), (3, 3));
+    let status = control().status("race").expect("status");
+    assert_eq!((after.epoch, status.epoch, after.handle), (3, 3, second.status().expect("status").handle));
     drop((disk, first));
 
     // With nobody there it would have been well.
@@ -230,7 +231,9 @@ fn overtaken(context: &mut Context) {
         disk.destroy(true);
         if flags == abi::ATTACH_OBSERVE {
             // Who looks on may look at what is gone.
-            assert_eq!(late.go().1.epoch, 0);
+            let (observer, after) = late.go();
+            let observer = observer.expect("observe");
+            assert_eq!((after.epoch, after.handle), (0, observer.status().expect("status").handle));
         } else {
             late.fails(Errno::NODEV);
         }
