@@ -3,8 +3,8 @@
  * A queue: blk-mq on one side, sleeping servers on the other.
  *
  * queue_rq(), queue_rqs() and commit_rqs() come from submitters in any context
- * that may take a spinlock; the timeout handler comes from kblockd; all else comes from
- * servers in process context.
+ * that may take a spinlock; the timeout handler comes from kblockd; all else
+ * comes from servers in process context.
  */
 #include <linux/blkdev.h>
 #include <linux/fault-inject-usercopy.h>

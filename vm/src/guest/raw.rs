@@ -136,10 +136,8 @@ impl Pages {
         const MODE_WP: u64 = 2;
         const PROTECT: u64 = 1;
         let fd = self.hand_over_faults(MODE_WP)?;
-        let mut protect = [self.base.addr() as u64, self.bytes as u64, PROTECT];
-        // SAFETY: the call reads three words.
-        let result = unsafe { libc::ioctl(fd.as_raw_fd(), UFFDIO_WRITEPROTECT, protect.as_mut_ptr()) };
-        if result < 0 { Err(last_errno()) } else { Ok(fd) }
+        userfault(&fd, UFFDIO_WRITEPROTECT, [self.base.addr() as u64, self.bytes as u64, PROTECT])?;
+        Ok(fd)
     }
 
     /// Faults of this mode wait for a descriptor that answers none.
@@ -155,16 +153,9 @@ impl Pages {
         }
         // SAFETY: a descriptor just made, owned by nobody else.
         let fd = unsafe { OwnedFd::from_raw_fd(raw) };
-        let mut api = [API, 0, 0];
-        let mut register = [self.base.addr() as u64, self.bytes as u64, mode, 0];
-        // SAFETY: the call reads and writes three words.
-        let result = unsafe { libc::ioctl(raw, UFFDIO_API, api.as_mut_ptr()) };
-        if result < 0 {
-            return Err(last_errno());
-        }
-        // SAFETY: the call reads and writes four words.
-        let result = unsafe { libc::ioctl(raw, UFFDIO_REGISTER, register.as_mut_ptr()) };
-        if result < 0 { Err(last_errno()) } else { Ok(fd) }
+        userfault(&fd, UFFDIO_API, [API, 0, 0])?;
+        userfault(&fd, UFFDIO_REGISTER, [self.base.addr() as u64, self.bytes as u64, mode, 0])?;
+        Ok(fd)
     }
 
     fn check(&self, address: usize, bytes: usize) -> *mut u8 {
@@ -180,6 +171,18 @@ impl Drop for Pages {
         // SAFETY: our mapping, used by nobody any more.
         unsafe { libc::munmap(self.base, self.bytes) };
     }
+}
+
+/// A call of userfaultfd(2) whose argument is so many words, which is what its number says, too.
+fn userfault<const WORDS: usize>(
+    fd: &OwnedFd,
+    command: u64,
+    mut argument: [u64; WORDS],
+) -> Result<(), Errno> {
+    assert_eq!(command >> 16 & 0x3fff, size_of_val(&argument) as u64, "the size in {command:#x}");
+    // SAFETY: the call reads and writes the argument, which is as long as it takes it to be, as just checked.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), command, argument.as_mut_ptr()) };
+    if result < 0 { Err(last_errno()) } else { Ok(()) }
 }
 
 /// Types that are plain bytes: any will do, and none of theirs is padding.

@@ -155,8 +155,7 @@ fn late_tracepoints(context: &mut Context) {
     // enum zosbd2_late_action
     const REQUEUED: u32 = 3;
     context.load_module("");
-    let builder = plain("traced");
-    let builder = builder.deadline(Duration::from_secs(2)).deadline_policy(DeadlinePolicy::Requeue);
+    let builder = plain("traced").deadline(Duration::from_secs(2)).deadline_policy(DeadlinePolicy::Requeue);
     let (disk, mut server) = by_hand(&builder);
     let write = write_in_thread(disk.path(), 8192, 1, 4096);
     let first = server.fetch_one();

@@ -205,28 +205,25 @@ fn overtaken(context: &mut Context) {
     context.load_module("");
     let (disk, first) = by_hand(&plain("race").grace(Duration::from_mins(1)));
     let late = Waiting::begin("race", abi::ATTACH_TAKE_OVER);
-    let (disk, first) = {
-        drop((disk, first));
-        assert_eq!(control().status("race").expect("status").epoch, 1, "nobody was disturbed");
-        attach("race", TakeOver::No)
-    };
-    let (second, after) = late.go();
-    let second = second.expect("attach");
-    let status = control().status("race").expect("status");
-    assert_eq!((after.epoch, status.epoch, after.handle), (3, 3, second.status().expect("status").handle));
     drop((disk, first));
+    assert_eq!(control().status("race").expect("status").epoch, 1, "nobody was disturbed");
+    let second = attach("race", TakeOver::No);
+    let (third, after) = late.go();
+    let third = third.expect("attach");
+    let status = control().status("race").expect("status");
+    assert_eq!((after.epoch, status.epoch, after.handle), (3, 3, third.status().expect("status").handle));
 
     // With nobody there it would have been well.
-    drop(second);
+    drop((second, third));
     assert_eq!(state("race"), State::Orphaned);
     let late = Waiting::begin("race", 0);
-    let (disk, server) = attach("race", TakeOver::No);
+    let (disk, _server) = attach("race", TakeOver::No);
     late.fails(Errno::BUSY);
     let status = control().status("race").expect("status");
     assert_eq!((status.epoch, status.servers), (4, 1), "nobody was disturbed");
 
     for flags in [abi::ATTACH_TAKE_OVER, abi::ATTACH_OBSERVE] {
-        let (disk, server) = plain_by_hand("gone");
+        let (disk, _server) = plain_by_hand("gone");
         let late = Waiting::begin("gone", flags);
         disk.destroy(true);
         if flags == abi::ATTACH_OBSERVE {
@@ -237,10 +234,8 @@ fn overtaken(context: &mut Context) {
         } else {
             late.fails(Errno::NODEV);
         }
-        drop((disk, server));
     }
     disk.destroy(true);
-    drop(server);
 }
 
 fn followed(context: &mut Context) {
