@@ -30,8 +30,8 @@
  */
 
 /*
- * Bytes of a name field; at most ZOSBD2_V1_NAME_BYTES - 1 are used and the last
- * one is forced to NUL.
+ * Bytes of a name field. A name uses at most ZOSBD2_V1_NAME_BYTES - 1 bytes;
+ * the kernel forces the last byte to NUL.
  */
 #define ZOSBD2_V1_NAME_BYTES 32
 
@@ -53,12 +53,13 @@
 /* Most segments of one request; also what max_segments 0 or above means. */
 #define ZOSBD2_V1_MAX_SEGMENTS 256U
 
-/* Largest accepted batch_queue; the field has no effect. */
+/*
+ * Most segments of one request. max_segments 0, or a larger value, means this
+ * limit.
+ */
 #define ZOSBD2_V1_MAX_BATCH_QUEUE 256U
 
-/*
- * Bytes of the data area: the most data that one read or write request moves.
- */
+/* Largest accepted batch_queue. The field has no effect. */
 #define ZOSBD2_V1_MAX_DATA_BYTES 1048576U
 
 /*
@@ -482,19 +483,21 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
  * Interface version 2: all operations, many queues, and one call that answers
  * and fetches in batches.
  *
- * Calls are made on the control node or on a *server descriptor*, which
- * ZOSBD2_V2_IOCTL_CREATE and ZOSBD2_V2_IOCTL_ATTACH return as the result of the
- * ioctl. Holding it is the right to serve the device; it can be polled and
- * passed to other processes, and its last close is the server's death.
+ * A program makes its calls on the control node or on a *server descriptor*,
+ * which ZOSBD2_V2_IOCTL_CREATE and ZOSBD2_V2_IOCTL_ATTACH return as the result
+ * of the ioctl. The holder of a server descriptor may serve the device. A
+ * server descriptor can be polled and passed to other processes. Its last close
+ * is the server's death.
  *
- * Every argument begins with its own size in bytes. A size below the first
- * version's is EINVAL. The kernel takes a longer argument whose unknown tail is
- * zero; any other tail is E2BIG. The size part of an ioctl number is that of
- * the first version, whatever the argument's size is. Unknown flags, and
- * reserved fields that are not zero, are EINVAL. Layouts are the same for
- * 32-bit and 64-bit callers: addresses are 64-bit integers.
+ * Every argument begins with its own size in bytes. A size below that of the
+ * first version fails with EINVAL. The kernel accepts a longer argument if the
+ * bytes that it does not know are zero, and otherwise fails with E2BIG. The
+ * size part of an ioctl number is always the size of the first version. Unknown
+ * flags, and reserved fields that are not zero, fail with EINVAL. Layouts are
+ * the same for 32-bit and 64-bit callers: addresses are 64-bit integers.
  *
  * Offsets and lengths are in bytes. Errors are negative errno values.
+ * docs/glossary.md defines the terms.
  */
 
 /*
@@ -518,69 +521,71 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 #define ZOSBD2_V2_MIN_BLOCK_SIZE 512U
 
 /*
- * Largest logical block, in bytes, on kernels whose page is 4096 bytes; struct
- * zosbd2_v2_info has the actual one.
+ * Largest logical block, in bytes, on kernels with 4096-byte pages; struct
+ * zosbd2_v2_info.max_block_size has the limit of the running kernel.
  */
 #define ZOSBD2_V2_MAX_BLOCK_SIZE 4096U
 
 /* Largest physical block, minimum and optimal I/O size, in bytes. */
 #define ZOSBD2_V2_MAX_PHYSICAL_BLOCK_SIZE 268435456U
 
-/* Largest device, in bytes (8 EiB less one MiB: offsets stay positive). */
+/*
+ * Largest device, in bytes: 8 EiB less 1 MiB, so that every offset is positive.
+ */
 #define ZOSBD2_V2_MAX_SIZE_BYTES 9223372036853727232ULL
 
 /* Most data of one request, in bytes (32 MiB). */
 #define ZOSBD2_V2_MAX_IO_BYTES 33554432U
 
-/* What max_io_bytes 0 means, in bytes (4 MiB). */
+/* Value of max_io_bytes if CREATE passes 0, in bytes (4 MiB). */
 #define ZOSBD2_V2_DEFAULT_IO_BYTES 4194304U
 
 /* Most requests of one queue. */
 #define ZOSBD2_V2_MAX_DEPTH 1024U
 
-/* What depth 0 means. */
+/* Value of depth if CREATE passes 0. */
 #define ZOSBD2_V2_DEFAULT_DEPTH 128U
 
 /*
  * Most tags of one device: the depth, rounded up to a power of two, times the
- * queues.
+ * number of queues.
  */
 #define ZOSBD2_V2_MAX_TAGS 65536U
 
 /* Most entries of each array of one struct zosbd2_v2_enter. */
 #define ZOSBD2_V2_MAX_BATCH 1024U
 
-/* Most pieces of one commit's data. */
+/* Most iovec entries of one commit. */
 #define ZOSBD2_V2_MAX_IOVECS 1024U
 
-/* Longest deadline and grace, in milliseconds (one day). */
+/* Longest deadline and longest grace, in milliseconds (one day). */
 #define ZOSBD2_V2_MAX_MILLISECONDS 86400000U
 
-/* Longest spin before sleeping, in microseconds. */
+/* Longest time that ENTER polls before it sleeps, in microseconds. */
 #define ZOSBD2_V2_MAX_SPIN_US 10000U
 
-/* Reads data: the commit brings it. */
+/* Read: the commit supplies the data. */
 #define ZOSBD2_V2_OP_READ 0U
 
-/* Writes data. */
+/* Write. */
 #define ZOSBD2_V2_OP_WRITE 1U
 
 /*
- * The range's contents are not needed any more; what reads give afterwards is
- * up to the server.
+ * Discard: the contents of the range are no longer needed. The server decides
+ * what later reads return.
  */
 #define ZOSBD2_V2_OP_DISCARD 2U
 
 /*
- * Every write that was committed before this was fetched must be durable before
- * it is committed.
+ * Flush: every write that was committed before the fetch of this flush must be
+ * durable before the flush is committed.
  */
 #define ZOSBD2_V2_OP_FLUSH 3U
 
-/* The range reads as zeros afterwards. */
+/* Write zeros: later reads of the range return zeros. */
 #define ZOSBD2_V2_OP_WRITE_ZEROES 4U
 
-/* The range's contents must not be recoverable afterwards. */
+/* Secure erase: the contents of the range must not be recoverable. */
 #define ZOSBD2_V2_OP_SECURE_ERASE 5U
 
 /* Number of operations. */
@@ -589,33 +594,34 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 /* Number of buckets of each histogram of struct zosbd2_v2_latency. */
 #define ZOSBD2_V2_LATENCY_BUCKETS 32
 
-/* Writes are refused. */
+/* The kernel refuses writes. */
 #define ZOSBD2_V2_CREATE_READ_ONLY 1U
 
-/* The device is advertised as rotational. */
+/* The kernel advertises the device as rotational. */
 #define ZOSBD2_V2_CREATE_ROTATIONAL 2U
 
 /*
- * A committed write may be lost until a flush is committed: flushes are sent.
+ * A committed write may be lost until a flush is committed, so the kernel sends
+ * flushes.
  */
 #define ZOSBD2_V2_CREATE_VOLATILE_CACHE 4U
 
 /*
- * Writes may carry ZOSBD2_V2_REQUEST_FUA; only together with
- * ZOSBD2_V2_CREATE_VOLATILE_CACHE. Without it the kernel sends a flush after
- * such a write.
+ * Writes may carry ZOSBD2_V2_REQUEST_FUA. Allowed only together with
+ * ZOSBD2_V2_CREATE_VOLATILE_CACHE. Without this flag the kernel sends a flush
+ * after such a write.
  */
 #define ZOSBD2_V2_CREATE_FUA 8U
 
 /*
- * Partitions are not looked for when the device starts. They can be asked for
- * (BLKRRPART).
+ * The kernel does not look for partitions when the device starts. BLKRRPART
+ * still can.
  */
 #define ZOSBD2_V2_CREATE_NO_PARTITION_SCAN 16U
 
 /*
- * When the grace is over the device goes. Without it the device stays and fails
- * all I/O until a server attaches.
+ * The kernel destroys the device when the grace ends. Without this flag the
+ * device stays and fails all I/O until a server attaches.
  */
 #define ZOSBD2_V2_CREATE_AUTO_DESTROY 32U
 
@@ -623,49 +629,50 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 #define ZOSBD2_V2_CREATE_FLAGS 63U
 
 /*
- * A request that passes its deadline fails with EIO. For struct
- * zosbd2_v2_create.deadline_policy.
+ * struct zosbd2_v2_create.deadline_policy: a request that passes its deadline
+ * fails with EIO.
  */
 #define ZOSBD2_V2_DEADLINE_FAIL 0U
 
 /*
- * A request that passes its deadline while a server has it goes back into the
- * queue, marked as maybe executed, for another thread or server. It never fails
- * for being late.
+ * struct zosbd2_v2_create.deadline_policy: a request that passes its deadline
+ * while a server holds it returns to the queue, marked as maybe executed, for
+ * another thread or server. No request fails for being late.
  */
 #define ZOSBD2_V2_DEADLINE_REQUEUE 1U
 
 /*
- * When a request passes its deadline the server that has it, or lets it wait,
- * counts as dead: the device does what it does when a server's descriptor is
- * closed.
+ * struct zosbd2_v2_create.deadline_policy: when a request passes its deadline,
+ * the kernel declares the server dead: the server that holds the request, or
+ * that left it in the queue. The device then behaves as if that server had
+ * closed its descriptor.
  */
 #define ZOSBD2_V2_DEADLINE_DECLARE_DEAD 2U
 
 /*
- * Become the server although there is one: it gets no more requests, but may
- * commit those it has.
+ * Become the server although the device has one. The old server gets no more
+ * requests, but may commit those it holds.
  */
 #define ZOSBD2_V2_ATTACH_TAKE_OVER 1U
 
 /*
- * The volatile cache of the server before this one survived, and this one has
- * it. Without it the next flush fails, once, if that server had committed
- * writes that no flush had covered.
+ * This server has the volatile cache of the server before it. Without this
+ * flag, if that server had committed writes that no flush had covered, the next
+ * flush fails, once.
  */
 #define ZOSBD2_V2_ATTACH_CACHE_SURVIVED 2U
 
 /*
- * Only look: the descriptor is of no server. STATUS, STATS, LATENCY, REQUESTS
- * and the reading of BLOB work with it; any other call is EPERM. No other flag
- * may be set; devices of version 1 can be looked at, too.
+ * Return an observer's descriptor, not a server's. STATUS, STATS, LATENCY,
+ * REQUESTS and reading BLOB work on it; any other call fails with EPERM. No
+ * other flag may be set. Devices of version 1 can be observed, too.
  */
 #define ZOSBD2_V2_ATTACH_OBSERVE 4U
 
 /* All flags of struct zosbd2_v2_attach. */
 #define ZOSBD2_V2_ATTACH_FLAGS 7U
 
-/* Destroy whoever has the device open. */
+/* Destroy the device even if it is open. */
 #define ZOSBD2_V2_DESTROY_FORCE 1U
 
 /* All flags of struct zosbd2_v2_destroy. */
@@ -677,71 +684,75 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 /* The range of a write-zeroes must stay allocated. */
 #define ZOSBD2_V2_REQUEST_NO_UNMAP 2U
 
-/* An earlier server had this request and may have executed it. */
+/*
+ * An earlier server, or another thread of this one, held this request and may
+ * have executed it.
+ */
 #define ZOSBD2_V2_REQUEST_MAYBE_EXECUTED 4U
 
 /* The data of this write is in the arena, at struct zosbd2_v2_request.data. */
 #define ZOSBD2_V2_REQUEST_DATA 8U
 
 /*
- * address is that of an array of iovec_count struct zosbd2_v2_iovec, not of the
- * data.
+ * address points to an array of iovec_count struct zosbd2_v2_iovec instead of
+ * the data.
  */
 #define ZOSBD2_V2_COMMIT_IOVEC 1U
 
 /*
- * A read that brings fewer bytes than asked for: the rest is zeros. Without it
- * the read fails.
+ * A read whose result is less than its length succeeds; the kernel fills the
+ * rest with zeros. Without this flag it fails.
  */
 #define ZOSBD2_V2_COMMIT_ZERO_FILL 2U
 
 /*
- * Only copy the data of a write to address; the request stays with the server.
- * result is the room there, in bytes: at least the request's length.
+ * Copy the data of a write to address and do not end the request, which stays
+ * with the server. result is the room at address, in bytes: at least the length
+ * of the request.
  */
 #define ZOSBD2_V2_COMMIT_COPY_ONLY 4U
 
 /* All flags of struct zosbd2_v2_commit. */
 #define ZOSBD2_V2_COMMIT_FLAGS 7U
 
-/* timeout_ms is valid: do not wait longer for minimum requests. */
+/* timeout_ms is valid: ENTER waits no longer than that for minimum requests. */
 #define ZOSBD2_V2_ENTER_TIMEOUT 1U
 
 /* All flags of struct zosbd2_v2_enter. */
 #define ZOSBD2_V2_ENTER_FLAGS 1U
 
-/* Replace what is kept by what the argument has. */
+/* Replace the blob by the bytes of the argument. */
 #define ZOSBD2_V2_BLOB_WRITE 1U
 
 /* All flags of struct zosbd2_v2_blob. */
 #define ZOSBD2_V2_BLOB_FLAGS 1U
 
-/* Most bytes that are kept for the servers of a device. */
+/* Largest blob, in bytes. */
 #define ZOSBD2_V2_BLOB_BYTES 256
 
-/* Waits for a server. */
+/* The request waits in the queue. */
 #define ZOSBD2_V2_OUTSTANDING_QUEUED 1U
 
-/* A server has it. */
+/* A server holds the request. */
 #define ZOSBD2_V2_OUTSTANDING_HELD 2U
 
-/* A server has it, and its data is being copied. */
+/* A server holds the request, and its data is being copied. */
 #define ZOSBD2_V2_OUTSTANDING_COPYING 3U
 
-/* It has failed, and ends when the copy of its data does. */
+/* The request has failed; it ends when the copy of its data stops. */
 #define ZOSBD2_V2_OUTSTANDING_DOOMED 4U
 
-/* Made, but not started: there is no block node yet. */
+/* Created, but not started: the block node does not exist yet. */
 #define ZOSBD2_V2_STATE_CREATED 0U
 
 /* A server is attached. */
 #define ZOSBD2_V2_STATE_LIVE 1U
 
-/* No server is attached; I/O waits for one, as long as the grace lasts. */
+/* No server is attached. I/O waits for one until the grace ends. */
 #define ZOSBD2_V2_STATE_ORPHANED 2U
 
 /*
- * No server is attached and the grace is over: all I/O fails until one
+ * No server is attached and the grace has ended. All I/O fails until a server
  * attaches.
  */
 #define ZOSBD2_V2_STATE_FAILED 3U
@@ -789,16 +800,19 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 #define ZOSBD2_V2_BLOB_ARGUMENT_BYTES 272U
 
 /*
- * Type of all numbers below. Each is direction (read and write) << 30 | size <<
- * 16 | type << 8 | number.
+ * Type of all ioctl numbers below. Each number is direction (read and write) <<
+ * 30 | size << 16 | type << 8 | number.
  */
 #define ZOSBD2_V2_IOCTL_TYPE 189U
 
-/* Control node: what the module can do (struct zosbd2_v2_info, in and out). */
+/*
+ * Control node: get the abilities and limits of the module (struct
+ * zosbd2_v2_info, in and out).
+ */
 #define ZOSBD2_V2_IOCTL_INFO 3227041024U
 
 /*
- * Control node: make a device (struct zosbd2_v2_create, in and out); returns
+ * Control node: create a device (struct zosbd2_v2_create, in and out); returns
  * its server descriptor.
  */
 #define ZOSBD2_V2_IOCTL_CREATE 3230711041U
@@ -822,15 +836,15 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 #define ZOSBD2_V2_IOCTL_LIST 3223371012U
 
 /*
- * Control node: what a device is and how it is (struct zosbd2_v2_status, in and
- * out), by name. Server descriptor: the same of its own device; the name must
- * be empty or that of the device.
+ * Control node: get the properties and the state of a device (struct
+ * zosbd2_v2_status, in and out), by name. Server descriptor: the same for its
+ * own device; the name must be empty or that of the device.
  */
 #define ZOSBD2_V2_IOCTL_STATUS 3232808197U
 
 /*
- * Server descriptor: make the block node (struct zosbd2_v2_start, in). May be
- * called by the only serving thread.
+ * Server descriptor: create the block node (struct zosbd2_v2_start, in). The
+ * call does no I/O on the device, so the only serving thread may make it.
  */
 #define ZOSBD2_V2_IOCTL_START 3221798160U
 
@@ -838,8 +852,8 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 #define ZOSBD2_V2_IOCTL_RESIZE 3222322449U
 
 /*
- * Server descriptor: the counters of one queue (struct zosbd2_v2_stats, in and
- * out).
+ * Server descriptor: get the counters of one queue (struct zosbd2_v2_stats, in
+ * and out).
  */
 #define ZOSBD2_V2_IOCTL_STATS 3233856786U
 
@@ -850,20 +864,20 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 #define ZOSBD2_V2_IOCTL_ENTER 3226516755U
 
 /*
- * Server descriptor: how long the requests of one queue took (struct
+ * Server descriptor: get the latency histograms of one queue (struct
  * zosbd2_v2_latency, in and out).
  */
 #define ZOSBD2_V2_IOCTL_LATENCY 3272654100U
 
 /*
- * Server descriptor: the requests of one queue that are not answered (struct
+ * Server descriptor: list the unanswered requests of one queue (struct
  * zosbd2_v2_requests, in and out).
  */
 #define ZOSBD2_V2_IOCTL_REQUESTS 3223895317U
 
 /*
- * Server descriptor: read or replace what is kept for the device's servers
- * (struct zosbd2_v2_blob, in and out).
+ * Server descriptor: read or replace the blob of the device (struct
+ * zosbd2_v2_blob, in and out).
  */
 #define ZOSBD2_V2_IOCTL_BLOB 3239099670U
 
@@ -871,15 +885,14 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
  * struct zosbd2_v2_info - Argument of ZOSBD2_V2_IOCTL_INFO.
  * @size: Bytes of this argument.
  * @flags: 0.
- * @version: Out: highest version of the interface that the module speaks.
- * @max_devices: Out: devices that can exist at once.
- * @features: Out: optional features; bit numbers are assigned as features come,
- *   none is yet.
- * @operations: Out: bit n is set if operation number n is known.
- * @max_queues: Out: most queues of a device: the number of CPUs.
- * @max_depth: Out: most requests of a queue.
+ * @version: Out: highest interface version that the module supports.
+ * @max_devices: Out: most devices that can exist at once.
+ * @features: Out: bit mask of optional features. No bit is assigned yet.
+ * @operations: Out: bit n is set if the module knows operation number n.
+ * @max_queues: Out: most queues of a device, which is the number of CPUs.
+ * @max_depth: Out: most requests of one queue.
  * @max_block_size: Out: largest logical block, in bytes.
- * @max_io_bytes: Out: most data of a request, in bytes.
+ * @max_io_bytes: Out: most data of one request, in bytes.
  * @max_batch: Out: most entries of each array of an struct zosbd2_v2_enter.
  * @reserved: 0.
  * @module_version: Out: version of the module, NUL padded.
@@ -933,40 +946,41 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_info, module_version) == 56,
  * struct zosbd2_v2_create - Argument of ZOSBD2_V2_IOCTL_CREATE.
  * @size: Bytes of this argument.
  * @flags: CREATE_ flags.
- * @name: Name: letters, digits, ., _, -, + and :, beginning with a letter or
- *   digit, NUL padded.
- * @serial: Serial number, visible in sysfs; printable ASCII, NUL padded, at
- *   most one byte less than the field.
- * @size_bytes: Size, a multiple of the logical block, at least one, at most
- *   ZOSBD2_V2_MAX_SIZE_BYTES.
- * @logical_block_size: Logical block size, a power of two,
+ * @name: Name: letters, digits, ., _, -, + and :. The first character is a
+ *   letter or digit. NUL padded.
+ * @serial: Serial number, visible in sysfs: printable ASCII, at most
+ *   ZOSBD2_V2_SERIAL_BYTES - 1 bytes, NUL padded.
+ * @size_bytes: Size in bytes: a multiple of the logical block, at least one
+ *   block, at most ZOSBD2_V2_MAX_SIZE_BYTES.
+ * @logical_block_size: Logical block size: a power of two,
  *   ZOSBD2_V2_MIN_BLOCK_SIZE to the page size; 0 means 512.
- * @physical_block_size: Physical block size, a power of two and at least the
- *   logical one; 0 means the logical one.
- * @io_min: Smallest I/O that does not cost extra, a multiple of the physical
- *   block; 0 means one such block.
- * @io_opt: Best size of I/O, a multiple of io_min; 0 means that there is none.
- * @max_io_bytes: Most data of a request, a multiple of the logical block, at
+ * @physical_block_size: Physical block size: a power of two, at least the
+ *   logical block size; 0 means the logical block size.
+ * @io_min: Smallest I/O without extra cost: a multiple of the physical block; 0
+ *   means one physical block.
+ * @io_opt: Optimal I/O size: a multiple of io_min; 0 means that no size is
+ *   better than another.
+ * @max_io_bytes: Most data of one request: a multiple of the logical block, at
  *   least a page; 0 means ZOSBD2_V2_DEFAULT_IO_BYTES.
  * @queues: Number of queues, 1 to the number of CPUs; 0 means 1.
- * @depth: Requests of each queue, 1 to ZOSBD2_V2_MAX_DEPTH; 0 means
+ * @depth: Requests per queue, 1 to ZOSBD2_V2_MAX_DEPTH; 0 means
  *   ZOSBD2_V2_DEFAULT_DEPTH.
- * @discard_granularity: Discards are best made in multiples of this, a power of
- *   two; 0 means the physical block.
- * @max_discard_bytes: Longest discard, a multiple of the logical block; 0: not
- *   supported.
+ * @discard_granularity: Preferred unit of discards: a power of two; 0 means the
+ *   physical block.
+ * @max_discard_bytes: Longest discard, a multiple of the logical block; 0 means
+ *   that the device does not support discards.
  * @max_write_zeroes_bytes: Longest write-zeroes, a multiple of the logical
- *   block; 0: not supported, the kernel writes zeros.
+ *   block; 0 means not supported: the kernel then writes zeros.
  * @max_secure_erase_bytes: Longest secure erase, a multiple of the logical
- *   block; 0: not supported.
- * @deadline_ms: deadline_policy is for requests that are not committed so long
- *   after they came, in milliseconds; 0: none is.
- * @grace_ms: How long I/O waits for another server when the last one is gone,
- *   in milliseconds; 0: it fails.
- * @handle: Out: number of the device.
- * @deadline_policy: What happens to a request that passes its deadline: one of
- *   the DEADLINE_ numbers.
- * @reserved: 0.
+ *   block; 0 means not supported.
+ * @deadline_ms: Deadline: how long after its submission a request must be
+ *   committed, in milliseconds; 0 means no deadline.
+ * @grace_ms: Grace: how long I/O waits for a new server after the last one has
+ *   gone, in milliseconds; 0: I/O fails at once.
+ * @handle: Out: handle of the device.
+ * @deadline_policy: What the kernel does with a request that passes its
+ *   deadline: one of the DEADLINE_ numbers.
+ * @reserved: Must be 0.
  */
 struct zosbd2_v2_create {
 	__u32 size;
@@ -1042,8 +1056,9 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_create, reserved) == 140,
  * @size: Bytes of this argument.
  * @flags: ATTACH_ flags.
  * @name: Name of the device.
- * @handle: Out: number of the device.
- * @epoch: Out: which server of the device this is: 1 for the one that made it.
+ * @handle: Out: handle of the device.
+ * @epoch: Out: epoch of this server. The server that created the device has
+ *   epoch 1.
  */
 struct zosbd2_v2_attach {
 	__u32 size;
@@ -1069,8 +1084,8 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_attach, epoch) == 44,
 /**
  * struct zosbd2_v2_destroy - Argument of ZOSBD2_V2_IOCTL_DESTROY.
  * @size: Bytes of this argument.
- * @flags: DESTROY_ flags. Without force the call is EBUSY while anybody has the
- *   block node open.
+ * @flags: DESTROY_ flags. Without force the call fails with EBUSY while the
+ *   block node is open.
  * @name: Name of the device.
  */
 struct zosbd2_v2_destroy {
@@ -1091,12 +1106,12 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_destroy, name) == 8,
 /**
  * struct zosbd2_v2_list - Argument of ZOSBD2_V2_IOCTL_LIST.
  * @size: Bytes of this argument.
- * @flags: 0.
+ * @flags: Must be 0.
  * @entries: Address of an array of struct zosbd2_v2_list_entry.
- * @capacity: Entries that fit there.
+ * @capacity: Entries that fit into the array.
  * @count: Out: entries written, in the order of creation.
- * @total: Out: devices there are.
- * @reserved: 0.
+ * @total: Out: number of existing devices.
+ * @reserved: Must be 0.
  */
 struct zosbd2_v2_list {
 	__u32 size;
@@ -1127,8 +1142,8 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_list, reserved) == 28,
 
 /**
  * struct zosbd2_v2_list_entry - One device in a struct zosbd2_v2_list.
- * @handle: Number of the device.
- * @version: Version of the interface that serves it: 1 or 2.
+ * @handle: Handle of the device.
+ * @version: Interface version of the device: 1 or 2.
  * @name: Name of the device.
  */
 struct zosbd2_v2_list_entry {
@@ -1149,36 +1164,35 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_list_entry, name) == 8,
 /**
  * struct zosbd2_v2_status - Argument of ZOSBD2_V2_IOCTL_STATUS.
  * @size: Bytes of this argument.
- * @flags: 0.
- * @name: In: name of the device. Out: the same.
- * @serial: Out: as created.
- * @size_bytes: Out: present size.
- * @logical_block_size: Out: as created, or what 0 meant; the same holds for the
- *   following.
- * @physical_block_size: Out.
- * @io_min: Out.
- * @io_opt: Out.
- * @max_io_bytes: Out.
- * @queues: Out.
- * @depth: Out.
- * @discard_granularity: Out.
- * @max_discard_bytes: Out.
- * @max_write_zeroes_bytes: Out.
- * @max_secure_erase_bytes: Out.
- * @deadline_ms: Out.
- * @grace_ms: Out.
- * @handle: Out: number of the device.
- * @create_flags: Out: CREATE_ flags.
+ * @flags: Must be 0.
+ * @name: In and out: name of the device.
+ * @serial: Out: as in struct zosbd2_v2_create.
+ * @size_bytes: Out: current size in bytes.
+ * @logical_block_size: Out: as in struct zosbd2_v2_create, with 0 replaced by
+ *   its meaning. So are the following fields.
+ * @physical_block_size: Out: as in struct zosbd2_v2_create.
+ * @io_min: Out: as in struct zosbd2_v2_create.
+ * @io_opt: Out: as in struct zosbd2_v2_create.
+ * @max_io_bytes: Out: as in struct zosbd2_v2_create.
+ * @queues: Out: as in struct zosbd2_v2_create.
+ * @depth: Out: as in struct zosbd2_v2_create.
+ * @discard_granularity: Out: as in struct zosbd2_v2_create.
+ * @max_discard_bytes: Out: as in struct zosbd2_v2_create.
+ * @max_write_zeroes_bytes: Out: as in struct zosbd2_v2_create.
+ * @max_secure_erase_bytes: Out: as in struct zosbd2_v2_create.
+ * @deadline_ms: Out: as in struct zosbd2_v2_create.
+ * @grace_ms: Out: as in struct zosbd2_v2_create.
+ * @handle: Out: handle of the device.
+ * @create_flags: Out: the CREATE_ flags of the device.
  * @state: Out: one of the STATE_ numbers.
- * @epoch: Out: the server that gets requests now or got them last; 0 if none
- *   ever did (version 1).
- * @servers: Out: server descriptors that are open, whether they get requests or
- *   not.
- * @owner_uid: Out: user whose process made the device.
- * @version: Out: version of the interface that serves it: 1 or 2.
- * @major: Out: device number of the block node; 0 and 0 before it is started.
- * @minor: Out: see major.
- * @deadline_policy: Out: as created.
+ * @epoch: Out: epoch of the newest server; 0 if no server ever attached
+ *   (version 1).
+ * @servers: Out: number of open servers, including superseded ones.
+ * @owner_uid: Out: user ID of the process that created the device.
+ * @version: Out: interface version of the device: 1 or 2.
+ * @major: Out: major device number of the block node; 0 before START.
+ * @minor: Out: minor device number of the block node; 0 before START.
+ * @deadline_policy: Out: as in struct zosbd2_v2_create.
  * @lost: Out: 1 if the next flush will fail because answered writes were lost
  *   with a server's cache, else 0.
  */
@@ -1278,7 +1292,7 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, lost) == 172,
 /**
  * struct zosbd2_v2_start - Argument of ZOSBD2_V2_IOCTL_START.
  * @size: Bytes of this argument.
- * @flags: 0.
+ * @flags: Must be 0.
  */
 struct zosbd2_v2_start {
 	__u32 size;
@@ -1293,10 +1307,10 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_start, flags) == 4,
 	      "offset of zosbd2_v2_start.flags");
 
 /**
- * struct zosbd2_v2_resize - Argument of ZOSBD2_V2_IOCTL_RESIZE. Requests that
- * came before may reach behind the new end.
+ * struct zosbd2_v2_resize - Argument of ZOSBD2_V2_IOCTL_RESIZE. Requests
+ * submitted before the call may reach beyond the new end.
  * @size: Bytes of this argument.
- * @flags: 0.
+ * @flags: Must be 0.
  * @size_bytes: New size, as in struct zosbd2_v2_create.
  */
 struct zosbd2_v2_resize {
@@ -1315,26 +1329,27 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_resize, size_bytes) == 8,
 	      "offset of zosbd2_v2_resize.size_bytes");
 
 /**
- * struct zosbd2_v2_stats - Argument of ZOSBD2_V2_IOCTL_STATS. Counters go up
- * from the making of the device and wrap at 64 bits.
+ * struct zosbd2_v2_stats - Argument of ZOSBD2_V2_IOCTL_STATS. Counters start at
+ * the creation of the device and wrap at 64 bits.
  * @size: Bytes of this argument.
- * @flags: 0.
- * @queue: In: which queue.
- * @queued: Out: requests that wait for a server.
- * @held: Out: requests that a server has.
- * @waiting: Out: threads that wait for requests.
- * @fetched: Out: requests of each operation that were fetched.
- * @committed: Out: requests of each operation that ended well.
- * @read_bytes: Out: bytes that reads brought.
- * @written_bytes: Out: bytes that writes took.
+ * @flags: Must be 0.
+ * @queue: In: number of the queue.
+ * @queued: Out: requests that wait in the queue.
+ * @held: Out: requests that a server holds.
+ * @waiting: Out: threads that sleep and wait for requests.
+ * @fetched: Out: requests fetched, by operation.
+ * @committed: Out: requests that succeeded, by operation.
+ * @read_bytes: Out: bytes of successful reads.
+ * @written_bytes: Out: bytes of successful writes.
  * @failed: Out: requests that a server failed.
  * @expired: Out: requests that passed their deadline.
- * @requeued: Out: requests taken back from servers that died.
- * @stale: Out: commits that named no request of the server's.
- * @wakeups: Out: threads woken.
+ * @requeued: Out: requests returned to the queue from a server that died or was
+ *   late.
+ * @stale: Out: commits refused with ESTALE.
+ * @wakeups: Out: wake-ups of sleeping threads.
  * @sleeps: Out: calls of ZOSBD2_V2_IOCTL_ENTER that slept.
- * @lost_flushes: Out: flushes that a server carried out, and that failed
- *   because writes before them were lost with a server's cache.
+ * @lost_flushes: Out: flushes that a server carried out, but that failed
+ *   because earlier writes were lost with a server's cache.
  */
 struct zosbd2_v2_stats {
 	__u32 size;
@@ -1394,18 +1409,19 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_stats, lost_flushes) == 184,
 	      "offset of zosbd2_v2_stats.lost_flushes");
 
 /**
- * struct zosbd2_v2_latency - Argument of ZOSBD2_V2_IOCTL_LATENCY. Requests are
- * counted when an answer is accepted, in each histogram: bucket 0 has those
- * below 1024 ns, bucket n those from 2^(9 + n) to below 2^(10 + n) ns, the last
- * one all others, too. Counts go up from the making of the device and wrap at
- * 64 bits.
+ * struct zosbd2_v2_latency - Argument of ZOSBD2_V2_IOCTL_LATENCY. An accepted
+ * answer counts its request once in each histogram. Bucket 0 counts times below
+ * 1024 ns. Bucket n counts times from 2^(9 + n) to below 2^(10 + n) ns; the
+ * last bucket also counts all longer times. Counts start at the creation of the
+ * device and wrap at 64 bits.
  * @size: Bytes of this argument.
- * @flags: 0.
- * @queue: In: which queue.
- * @reserved: 0.
- * @waiting: Out: from the submission to the fetch by the server that answered.
- * @serving: Out: from that fetch to the answer.
- * @total: Out: from the submission to the answer.
+ * @flags: Must be 0.
+ * @queue: In: number of the queue.
+ * @reserved: Must be 0.
+ * @waiting: Out: time from the submission to the fetch by the server that
+ *   answered.
+ * @serving: Out: time from that fetch to the answer.
+ * @total: Out: time from the submission to the answer.
  */
 struct zosbd2_v2_latency {
 	__u32 size;
@@ -1435,17 +1451,18 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_latency, total) == 528,
 	      "offset of zosbd2_v2_latency.total");
 
 /**
- * struct zosbd2_v2_requests - Argument of ZOSBD2_V2_IOCTL_REQUESTS. The list is
- * made in several steps, between which requests come and go.
+ * struct zosbd2_v2_requests - Argument of ZOSBD2_V2_IOCTL_REQUESTS. The kernel
+ * makes the list in several steps; requests may come and go in between.
  * @size: Bytes of this argument.
- * @flags: 0.
- * @queue: In: which queue.
- * @age_ms: In: only requests that came at least so long ago, in milliseconds.
+ * @flags: Must be 0.
+ * @queue: In: number of the queue.
+ * @age_ms: In: list only requests submitted at least this long ago, in
+ *   milliseconds.
  * @entries: Address of an array of struct zosbd2_v2_outstanding.
- * @capacity: Entries that fit there.
+ * @capacity: Entries that fit into the array.
  * @count: Out: entries written, in the order of their tags.
- * @total: Out: requests of that age there are.
- * @reserved: 0.
+ * @total: Out: number of unanswered requests of that age.
+ * @reserved: Must be 0.
  */
 struct zosbd2_v2_requests {
 	__u32 size;
@@ -1481,20 +1498,21 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_requests, reserved) == 36,
 	      "offset of zosbd2_v2_requests.reserved");
 
 /**
- * struct zosbd2_v2_outstanding - A request that is not answered.
+ * struct zosbd2_v2_outstanding - An unanswered request, as
+ * ZOSBD2_V2_IOCTL_REQUESTS lists it.
  * @offset: First byte on the device.
  * @length: Length in bytes; 0 for a flush.
- * @age_ns: Nanoseconds since it came.
- * @held_ns: Nanoseconds since the server got it; 0 if none has it.
+ * @age_ns: Nanoseconds since the submission.
+ * @held_ns: Nanoseconds since the fetch; 0 if no server holds the request.
  * @op: One of the OP_ numbers.
  * @flags: ZOSBD2_V2_REQUEST_FUA, ZOSBD2_V2_REQUEST_NO_UNMAP,
  *   ZOSBD2_V2_REQUEST_MAYBE_EXECUTED.
  * @state: ZOSBD2_V2_OUTSTANDING_QUEUED, ZOSBD2_V2_OUTSTANDING_HELD,
  *   ZOSBD2_V2_OUTSTANDING_COPYING or ZOSBD2_V2_OUTSTANDING_DOOMED.
- * @tag: Its tag: one request of a queue has it at a time.
- * @epoch: The server that has it; 0 if none has.
- * @thread: The thread that fetched it, as the first pid namespace numbers it; 0
- *   if no server has it.
+ * @tag: Tag: identifies the request among the unanswered requests of its queue.
+ * @epoch: Epoch of the server that holds the request; 0 if none does.
+ * @thread: Thread that fetched the request, in the initial PID namespace; 0 if
+ *   no server holds the request.
  */
 struct zosbd2_v2_outstanding {
 	__aligned_u64 offset;
@@ -1533,15 +1551,15 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_outstanding, thread) == 52,
 	      "offset of zosbd2_v2_outstanding.thread");
 
 /**
- * struct zosbd2_v2_blob - Argument of ZOSBD2_V2_IOCTL_BLOB: bytes that the
- * kernel keeps for the servers of a device, as long as the device is there.
- * They mean nothing to it; an example is where a server has its journal.
+ * struct zosbd2_v2_blob - Argument of ZOSBD2_V2_IOCTL_BLOB. The kernel keeps
+ * the blob for the servers of a device, as long as the device exists, and does
+ * not interpret it. A server may store there where its journal is, for example.
  * @size: Bytes of this argument.
  * @flags: BLOB_ flags.
- * @length: Bytes of bytes that count: at most ZOSBD2_V2_BLOB_BYTES. In with
+ * @length: Used bytes of bytes, at most ZOSBD2_V2_BLOB_BYTES: in with
  *   ZOSBD2_V2_BLOB_WRITE, otherwise out.
- * @reserved: 0.
- * @bytes: The bytes, as length; those behind are 0.
+ * @reserved: Must be 0.
+ * @bytes: The blob: length bytes, then zeros.
  */
 struct zosbd2_v2_blob {
 	__u32 size;
@@ -1567,37 +1585,39 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_blob, bytes) == 16,
 /**
  * struct zosbd2_v2_enter - Argument of ZOSBD2_V2_IOCTL_ENTER.
  *
- * First every commit is carried out, each for itself: an entry that is refused
- * has its status set and leaves its request as it was. Then up to capacity
- * requests are fetched from the queue, waiting until there are minimum.
+ * First the kernel carries out the commits, each independently of the others. A
+ * refused commit gets its status and leaves its request unchanged. Then the
+ * kernel fetches up to capacity requests from the queue, and waits until there
+ * are minimum.
  *
- * The call ends with fewer than minimum when a commit was refused, the time
- * limit passes, or a signal comes after something was committed or fetched. It
- * fails only when nothing was fetched: EINTR for a signal when nothing was
- * committed either, ENODEV when the device is gone, ESHUTDOWN when another
- * server has taken over, and EFAULT when an array cannot be used. processed and
- * refused are valid even then, unless the argument itself cannot be written.
+ * The call returns fewer than minimum requests when a commit was refused, when
+ * the time limit has passed, or when a signal arrives after something was
+ * committed or fetched. The call fails only if it fetched nothing: EINTR for a
+ * signal if it committed nothing either, ENODEV if the device is gone,
+ * ESHUTDOWN if another server has taken over, and EFAULT if an array cannot be
+ * accessed. processed and refused are valid even then, unless the argument
+ * itself cannot be written.
  * @size: Bytes of this argument.
  * @flags: ENTER_ flags.
  * @commits: Address of an array of struct zosbd2_v2_commit.
  * @requests: Address of an array of struct zosbd2_v2_request.
- * @arena: Address of memory for the data of writes; 0: none, and commits name
- *   where their data goes.
- * @arena_bytes: Bytes there. A write that does not fit the rest comes without
- *   its data.
+ * @arena: Address of the arena: memory for the data of writes. 0: no arena; the
+ *   commit of a write says where its data goes.
+ * @arena_bytes: Bytes of the arena. A write that does not fit into the free
+ *   rest comes without its data.
  * @commit_count: Entries of commits, at most ZOSBD2_V2_MAX_BATCH.
  * @capacity: Entries of requests, at most ZOSBD2_V2_MAX_BATCH; 0: fetch
  *   nothing.
- * @queue: Queue to fetch from. Commits may be of any queue.
+ * @queue: Queue to fetch from. The commits may belong to any queue.
  * @minimum: Requests to wait for, at most capacity; 0: do not wait.
- * @spin_us: Time to look for requests before sleeping, in microseconds, at most
+ * @spin_us: Time to poll before sleeping, in microseconds, at most
  *   ZOSBD2_V2_MAX_SPIN_US.
  * @timeout_ms: With ZOSBD2_V2_ENTER_TIMEOUT: longest wait, in milliseconds.
- * @processed: Out: entries of commits that were carried out or refused, from
- *   the first on.
- * @refused: Out: those that were refused.
- * @fetched: Out: requests fetched.
- * @reserved: 0.
+ * @processed: Out: number of commits, from the first on, that were carried out
+ *   or refused.
+ * @refused: Out: number of commits that were refused.
+ * @fetched: Out: number of requests fetched.
+ * @reserved: Must be 0.
  */
 struct zosbd2_v2_enter {
 	__u32 size;
@@ -1654,20 +1674,20 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, reserved) == 76,
 	      "offset of zosbd2_v2_enter.reserved");
 
 /**
- * struct zosbd2_v2_commit - An answer to a request.
- * @handle: The request's handle.
- * @result: Bytes done, or a negative errno (-4095 to -1), which fails the
- *   request. All operations but a read with ZOSBD2_V2_COMMIT_ZERO_FILL fail if
- *   it is less than the request's length; 0 is right for a flush.
- * @address: Read: where the data is. Write: where the data goes, or 0 if it was
- *   taken already. Otherwise 0.
- * @iovec_count: With ZOSBD2_V2_COMMIT_IOVEC: entries of the array at address, 1
- *   to ZOSBD2_V2_MAX_IOVECS. Otherwise 0.
+ * struct zosbd2_v2_commit - An answer to one request.
+ * @handle: Handle of the request.
+ * @result: Number of bytes done, or a negative errno (-4095 to -1) to fail the
+ *   request. A number below the length of the request fails the request, except
+ *   for a read with ZOSBD2_V2_COMMIT_ZERO_FILL. A flush uses 0.
+ * @address: Read: address of the data. Write: address to copy the data to, or 0
+ *   to copy nothing. Other operations: 0.
+ * @iovec_count: With ZOSBD2_V2_COMMIT_IOVEC: number of entries in the array at
+ *   address, 1 to ZOSBD2_V2_MAX_IOVECS. Otherwise 0.
  * @flags: COMMIT_ flags.
- * @status: In: 0. Out, written only when the entry is refused: -ESTALE when the
- *   handle names no request of this server's, -EFAULT when the memory cannot be
- *   used, -EINVAL when the entry makes no sense for the request.
- * @reserved: 0.
+ * @status: In: 0. Out: written only if the commit is refused. -ESTALE: this
+ *   server holds no request of that handle. -EFAULT: the memory cannot be
+ *   accessed. -EINVAL: the commit does not suit the request.
+ * @reserved: Must be 0.
  */
 struct zosbd2_v2_commit {
 	__aligned_u64 handle;
@@ -1697,9 +1717,9 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_commit, reserved) == 36,
 	      "offset of zosbd2_v2_commit.reserved");
 
 /**
- * struct zosbd2_v2_iovec - A piece of a commit's data.
+ * struct zosbd2_v2_iovec - A piece of memory for the data of a commit.
  * @address: Address.
- * @length: Bytes there.
+ * @length: Length in bytes.
  */
 struct zosbd2_v2_iovec {
 	__aligned_u64 address;
@@ -1714,16 +1734,16 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_iovec, length) == 8,
 	      "offset of zosbd2_v2_iovec.length");
 
 /**
- * struct zosbd2_v2_request - A request for the server.
- * @handle: Names the request in commits, until one is accepted. Its bits mean
- *   nothing to servers.
+ * struct zosbd2_v2_request - A request that ENTER fetched.
+ * @handle: Identifies the request in commits until one commit is accepted.
+ *   Servers do not interpret its bits.
  * @offset: First byte on the device.
  * @length: Length in bytes; 0 for a flush.
- * @data: With ZOSBD2_V2_REQUEST_DATA: where in the arena the data is.
+ * @data: With ZOSBD2_V2_REQUEST_DATA: offset of the data in the arena.
  * @op: One of the OP_ numbers.
  * @flags: REQUEST_ flags.
- * @queue: Queue it came from.
- * @reserved: 0.
+ * @queue: Queue of the request.
+ * @reserved: Must be 0.
  */
 struct zosbd2_v2_request {
 	__aligned_u64 handle;

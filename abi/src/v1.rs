@@ -6,7 +6,7 @@
 //!
 //! The `error` fields carry 0 or the *negative* errno that the ioctl also returns.
 
-/// Bytes of a name field; at most `NAME_BYTES - 1` are used and the last one is forced to NUL.
+/// Bytes of a name field. A name uses at most `NAME_BYTES - 1` bytes; the kernel forces the last byte to NUL.
 pub const NAME_BYTES: usize = 32;
 /// The only logical block size, in bytes.
 pub const BLOCK_SIZE: u32 = 4096;
@@ -20,9 +20,9 @@ pub const MIN_TIMEOUT_S: u32 = 1;
 pub const MAX_TIMEOUT_S: u32 = 1200;
 /// Most segments of one request; also what `max_segments` 0 or above means.
 pub const MAX_SEGMENTS: u32 = 256;
-/// Largest accepted `batch_queue`; the field has no effect.
+/// Most segments of one request. `max_segments` 0, or a larger value, means this limit.
 pub const MAX_BATCH_QUEUE: u32 = 256;
-/// Bytes of the data area: the most data that one read or write request moves.
+/// Largest accepted `batch_queue`. The field has no effect.
 pub const MAX_DATA_BYTES: u32 = 1_048_576;
 /// Most bytes of one discard request: the largest multiple of [`BLOCK_SIZE`] that fits 32 bits.
 pub const MAX_DISCARD_BYTES: u32 = !(BLOCK_SIZE - 1);

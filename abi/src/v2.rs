@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Interface version 2: all operations, many queues, and one call that answers and fetches in batches.
 //!
-//! Calls are made on the control node or on a *server descriptor*, which `IOCTL_CREATE` and `IOCTL_ATTACH`
-//! return as the result of the ioctl. Holding it is the right to serve the device; it can be polled and
-//! passed to other processes, and its last close is the server's death.
+//! A program makes its calls on the control node or on a *server descriptor*, which `IOCTL_CREATE` and
+//! `IOCTL_ATTACH` return as the result of the ioctl. The holder of a server descriptor may serve the device.
+//! A server descriptor can be polled and passed to other processes. Its last close is the server's death.
 //!
-//! Every argument begins with its own size in bytes. A size below the first version's is `EINVAL`. The
-//! kernel takes a longer argument whose unknown tail is zero; any other tail is `E2BIG`. The size part of
-//! an ioctl number is that of the first version, whatever the argument's size is. Unknown flags, and
-//! reserved fields that are not zero, are `EINVAL`. Layouts are the same for 32-bit and 64-bit callers:
-//! addresses are 64-bit integers.
+//! Every argument begins with its own size in bytes. A size below that of the first version fails with
+//! `EINVAL`. The kernel accepts a longer argument if the bytes that it does not know are zero, and otherwise
+//! fails with `E2BIG`. The size part of an ioctl number is always the size of the first version. Unknown
+//! flags, and reserved fields that are not zero, fail with `EINVAL`. Layouts are the same for 32-bit and
+//! 64-bit callers: addresses are 64-bit integers.
 //!
-//! Offsets and lengths are in bytes. Errors are negative errno values.
+//! Offsets and lengths are in bytes. Errors are negative errno values. `docs/glossary.md` defines the terms.
 
 /// Bytes of a name field; names are at most [`MAX_NAME_BYTES`] long, and the rest is NUL.
 pub const NAME_BYTES: usize = 32;
@@ -24,86 +24,91 @@ pub const NODE_FOLDER: &str = "/dev/zosbd2";
 
 /// Smallest logical block, in bytes; also the granularity of sizes and offsets.
 pub const MIN_BLOCK_SIZE: u32 = 512;
-/// Largest logical block, in bytes, on kernels whose page is 4096 bytes; `Info` has the actual one.
+/// Largest logical block, in bytes, on kernels with 4096-byte pages; [`Info::max_block_size`] has the limit
+/// of the running kernel.
 pub const MAX_BLOCK_SIZE: u32 = 4096;
 /// Largest physical block, minimum and optimal I/O size, in bytes.
 pub const MAX_PHYSICAL_BLOCK_SIZE: u32 = 268_435_456;
-/// Largest device, in bytes (8 EiB less one MiB: offsets stay positive).
+/// Largest device, in bytes: 8 EiB less 1 MiB, so that every offset is positive.
 pub const MAX_SIZE_BYTES: u64 = 9_223_372_036_853_727_232;
 /// Most data of one request, in bytes (32 MiB).
 pub const MAX_IO_BYTES: u32 = 33_554_432;
-/// What `max_io_bytes` 0 means, in bytes (4 MiB).
+/// Value of `max_io_bytes` if CREATE passes 0, in bytes (4 MiB).
 pub const DEFAULT_IO_BYTES: u32 = 4_194_304;
 /// Most requests of one queue.
 pub const MAX_DEPTH: u32 = 1024;
-/// What `depth` 0 means.
+/// Value of `depth` if CREATE passes 0.
 pub const DEFAULT_DEPTH: u32 = 128;
-/// Most tags of one device: the depth, rounded up to a power of two, times the queues.
+/// Most tags of one device: the depth, rounded up to a power of two, times the number of queues.
 pub const MAX_TAGS: u32 = 65536;
 /// Most entries of each array of one [`Enter`].
 pub const MAX_BATCH: u32 = 1024;
-/// Most pieces of one commit's data.
+/// Most iovec entries of one commit.
 pub const MAX_IOVECS: u32 = 1024;
-/// Longest deadline and grace, in milliseconds (one day).
+/// Longest deadline and longest grace, in milliseconds (one day).
 pub const MAX_MILLISECONDS: u32 = 86_400_000;
-/// Longest spin before sleeping, in microseconds.
+/// Longest time that ENTER polls before it sleeps, in microseconds.
 pub const MAX_SPIN_US: u32 = 10_000;
 
-/// Reads data: the commit brings it.
+/// Read: the commit supplies the data.
 pub const OP_READ: u32 = 0;
-/// Writes data.
+/// Write.
 pub const OP_WRITE: u32 = 1;
-/// The range's contents are not needed any more; what reads give afterwards is up to the server.
+/// Discard: the contents of the range are no longer needed. The server decides what later reads return.
 pub const OP_DISCARD: u32 = 2;
-/// Every write that was committed before this was fetched must be durable before it is committed.
+/// Flush: every write that was committed before the fetch of this flush must be durable before the flush is
+/// committed.
 pub const OP_FLUSH: u32 = 3;
-/// The range reads as zeros afterwards.
+/// Write zeros: later reads of the range return zeros.
 pub const OP_WRITE_ZEROES: u32 = 4;
-/// The range's contents must not be recoverable afterwards.
+/// Secure erase: the contents of the range must not be recoverable.
 pub const OP_SECURE_ERASE: u32 = 5;
 /// Number of operations.
 pub const OPERATIONS: usize = 6;
 /// Number of buckets of each histogram of [`Latency`].
 pub const LATENCY_BUCKETS: usize = 32;
 
-/// Writes are refused.
+/// The kernel refuses writes.
 pub const CREATE_READ_ONLY: u32 = 1;
-/// The device is advertised as rotational.
+/// The kernel advertises the device as rotational.
 pub const CREATE_ROTATIONAL: u32 = 2;
-/// A committed write may be lost until a flush is committed: flushes are sent.
+/// A committed write may be lost until a flush is committed, so the kernel sends flushes.
 pub const CREATE_VOLATILE_CACHE: u32 = 4;
-/// Writes may carry [`REQUEST_FUA`]; only together with [`CREATE_VOLATILE_CACHE`]. Without it the kernel
-/// sends a flush after such a write.
+/// Writes may carry [`REQUEST_FUA`]. Allowed only together with [`CREATE_VOLATILE_CACHE`]. Without this flag
+/// the kernel sends a flush after such a write.
 pub const CREATE_FUA: u32 = 8;
-/// Partitions are not looked for when the device starts. They can be asked for (`BLKRRPART`).
+/// The kernel does not look for partitions when the device starts. `BLKRRPART` still can.
 pub const CREATE_NO_PARTITION_SCAN: u32 = 16;
-/// When the grace is over the device goes. Without it the device stays and fails all I/O until a server
-/// attaches.
+/// The kernel destroys the device when the grace ends. Without this flag the device stays and fails all I/O
+/// until a server attaches.
 pub const CREATE_AUTO_DESTROY: u32 = 32;
 /// All flags of [`Create`].
 pub const CREATE_FLAGS: u32 = 63;
 
-/// A request that passes its deadline fails with `EIO`. For [`Create::deadline_policy`].
+/// [`Create::deadline_policy`]: a request that passes its deadline fails with `EIO`.
 pub const DEADLINE_FAIL: u32 = 0;
-/// A request that passes its deadline while a server has it goes back into the queue, marked as maybe executed,
-/// for another thread or server. It never fails for being late.
+/// [`Create::deadline_policy`]: a request that passes its deadline while a server holds it returns to the
+/// queue, marked as maybe executed, for another thread or server. No request fails for being late.
 pub const DEADLINE_REQUEUE: u32 = 1;
-/// When a request passes its deadline the server that has it, or lets it wait, counts as dead: the device does
-/// what it does when a server's descriptor is closed.
+/// [`Create::deadline_policy`]: when a request passes its deadline, the kernel declares the server dead: the
+/// server that holds the request, or that left it in the queue. The device then behaves as if that server had
+/// closed its descriptor.
 pub const DEADLINE_DECLARE_DEAD: u32 = 2;
 
-/// Become the server although there is one: it gets no more requests, but may commit those it has.
+/// Become the server although the device has one. The old server gets no more requests, but may commit those
+/// it holds.
 pub const ATTACH_TAKE_OVER: u32 = 1;
-/// The volatile cache of the server before this one survived, and this one has it. Without it the next flush fails,
-/// once, if that server had committed writes that no flush had covered.
+/// This server has the volatile cache of the server before it. Without this flag, if that server had
+/// committed writes that no flush had covered, the next flush fails, once.
 pub const ATTACH_CACHE_SURVIVED: u32 = 2;
-/// Only look: the descriptor is of no server. STATUS, STATS, LATENCY, REQUESTS and the reading of BLOB work with it;
-/// any other call is `EPERM`. No other flag may be set; devices of version 1 can be looked at, too.
+/// Return an observer's descriptor, not a server's. STATUS, STATS, LATENCY, REQUESTS and reading BLOB work on
+/// it; any other call fails with `EPERM`. No other flag may be set. Devices of version 1 can be observed,
+/// too.
 pub const ATTACH_OBSERVE: u32 = 4;
 /// All flags of [`Attach`].
 pub const ATTACH_FLAGS: u32 = 7;
 
-/// Destroy whoever has the device open.
+/// Destroy the device even if it is open.
 pub const DESTROY_FORCE: u32 = 1;
 /// All flags of [`Destroy`].
 pub const DESTROY_FLAGS: u32 = 1;
@@ -112,49 +117,50 @@ pub const DESTROY_FLAGS: u32 = 1;
 pub const REQUEST_FUA: u32 = 1;
 /// The range of a write-zeroes must stay allocated.
 pub const REQUEST_NO_UNMAP: u32 = 2;
-/// An earlier server had this request and may have executed it.
+/// An earlier server, or another thread of this one, held this request and may have executed it.
 pub const REQUEST_MAYBE_EXECUTED: u32 = 4;
 /// The data of this write is in the arena, at [`Request::data`].
 pub const REQUEST_DATA: u32 = 8;
 
-/// `address` is that of an array of `iovec_count` [`Iovec`], not of the data.
+/// `address` points to an array of `iovec_count` [`Iovec`] instead of the data.
 pub const COMMIT_IOVEC: u32 = 1;
-/// A read that brings fewer bytes than asked for: the rest is zeros. Without it the read fails.
+/// A read whose `result` is less than its length succeeds; the kernel fills the rest with zeros. Without this
+/// flag it fails.
 pub const COMMIT_ZERO_FILL: u32 = 2;
-/// Only copy the data of a write to `address`; the request stays with the server. `result` is the room
-/// there, in bytes: at least the request's length.
+/// Copy the data of a write to `address` and do not end the request, which stays with the server. `result` is
+/// the room at `address`, in bytes: at least the length of the request.
 pub const COMMIT_COPY_ONLY: u32 = 4;
 /// All flags of [`Commit`].
 pub const COMMIT_FLAGS: u32 = 7;
 
-/// `timeout_ms` is valid: do not wait longer for `minimum` requests.
+/// `timeout_ms` is valid: ENTER waits no longer than that for `minimum` requests.
 pub const ENTER_TIMEOUT: u32 = 1;
 /// All flags of [`Enter`].
 pub const ENTER_FLAGS: u32 = 1;
 
-/// Replace what is kept by what the argument has.
+/// Replace the blob by the bytes of the argument.
 pub const BLOB_WRITE: u32 = 1;
 /// All flags of [`Blob`].
 pub const BLOB_FLAGS: u32 = 1;
-/// Most bytes that are kept for the servers of a device.
+/// Largest blob, in bytes.
 pub const BLOB_BYTES: usize = 256;
 
-/// Waits for a server.
+/// The request waits in the queue.
 pub const OUTSTANDING_QUEUED: u32 = 1;
-/// A server has it.
+/// A server holds the request.
 pub const OUTSTANDING_HELD: u32 = 2;
-/// A server has it, and its data is being copied.
+/// A server holds the request, and its data is being copied.
 pub const OUTSTANDING_COPYING: u32 = 3;
-/// It has failed, and ends when the copy of its data does.
+/// The request has failed; it ends when the copy of its data stops.
 pub const OUTSTANDING_DOOMED: u32 = 4;
 
-/// Made, but not started: there is no block node yet.
+/// Created, but not started: the block node does not exist yet.
 pub const STATE_CREATED: u32 = 0;
 /// A server is attached.
 pub const STATE_LIVE: u32 = 1;
-/// No server is attached; I/O waits for one, as long as the grace lasts.
+/// No server is attached. I/O waits for one until the grace ends.
 pub const STATE_ORPHANED: u32 = 2;
-/// No server is attached and the grace is over: all I/O fails until one attaches.
+/// No server is attached and the grace has ended. All I/O fails until a server attaches.
 pub const STATE_FAILED: u32 = 3;
 /// The device is being destroyed.
 pub const STATE_DESTROYED: u32 = 4;
@@ -186,11 +192,12 @@ pub const REQUESTS_BYTES: u32 = 40;
 /// Bytes of [`Blob`].
 pub const BLOB_ARGUMENT_BYTES: u32 = 272;
 
-/// Type of all numbers below. Each is direction (read and write) << 30 | size << 16 | type << 8 | number.
+/// Type of all ioctl numbers below. Each number is direction (read and write) << 30 | size << 16 | type << 8
+/// | number.
 pub const IOCTL_TYPE: u32 = 0xbd;
-/// Control node: what the module can do ([`Info`], in and out).
+/// Control node: get the abilities and limits of the module ([`Info`], in and out).
 pub const IOCTL_INFO: u32 = (3 << 30) | (INFO_BYTES << 16) | (IOCTL_TYPE << 8);
-/// Control node: make a device ([`Create`], in and out); returns its server descriptor.
+/// Control node: create a device ([`Create`], in and out); returns its server descriptor.
 pub const IOCTL_CREATE: u32 = (3 << 30) | (CREATE_BYTES << 16) | (IOCTL_TYPE << 8) | 1;
 /// Control node: become the server of a device ([`Attach`], in and out); returns a server descriptor.
 pub const IOCTL_ATTACH: u32 = (3 << 30) | (ATTACH_BYTES << 16) | (IOCTL_TYPE << 8) | 2;
@@ -198,22 +205,23 @@ pub const IOCTL_ATTACH: u32 = (3 << 30) | (ATTACH_BYTES << 16) | (IOCTL_TYPE << 
 pub const IOCTL_DESTROY: u32 = (3 << 30) | (DESTROY_BYTES << 16) | (IOCTL_TYPE << 8) | 3;
 /// Control node: list the devices of both versions ([`List`], in and out).
 pub const IOCTL_LIST: u32 = (3 << 30) | (LIST_BYTES << 16) | (IOCTL_TYPE << 8) | 4;
-/// Control node: what a device is and how it is ([`Status`], in and out), by name. Server descriptor: the
-/// same of its own device; the name must be empty or that of the device.
+/// Control node: get the properties and the state of a device ([`Status`], in and out), by name. Server
+/// descriptor: the same for its own device; the name must be empty or that of the device.
 pub const IOCTL_STATUS: u32 = (3 << 30) | (STATUS_BYTES << 16) | (IOCTL_TYPE << 8) | 5;
-/// Server descriptor: make the block node ([`Start`], in). May be called by the only serving thread.
+/// Server descriptor: create the block node ([`Start`], in). The call does no I/O on the device, so the only
+/// serving thread may make it.
 pub const IOCTL_START: u32 = (3 << 30) | (START_BYTES << 16) | (IOCTL_TYPE << 8) | 0x10;
 /// Server descriptor: change the size ([`Resize`], in).
 pub const IOCTL_RESIZE: u32 = (3 << 30) | (RESIZE_BYTES << 16) | (IOCTL_TYPE << 8) | 0x11;
-/// Server descriptor: the counters of one queue ([`Stats`], in and out).
+/// Server descriptor: get the counters of one queue ([`Stats`], in and out).
 pub const IOCTL_STATS: u32 = (3 << 30) | (STATS_BYTES << 16) | (IOCTL_TYPE << 8) | 0x12;
 /// Server descriptor: answer requests, move their data, fetch more ([`Enter`], in and out).
 pub const IOCTL_ENTER: u32 = (3 << 30) | (ENTER_BYTES << 16) | (IOCTL_TYPE << 8) | 0x13;
-/// Server descriptor: how long the requests of one queue took ([`Latency`], in and out).
+/// Server descriptor: get the latency histograms of one queue ([`Latency`], in and out).
 pub const IOCTL_LATENCY: u32 = (3 << 30) | (LATENCY_BYTES << 16) | (IOCTL_TYPE << 8) | 0x14;
-/// Server descriptor: the requests of one queue that are not answered ([`Requests`], in and out).
+/// Server descriptor: list the unanswered requests of one queue ([`Requests`], in and out).
 pub const IOCTL_REQUESTS: u32 = (3 << 30) | (REQUESTS_BYTES << 16) | (IOCTL_TYPE << 8) | 0x15;
-/// Server descriptor: read or replace what is kept for the device's servers ([`Blob`], in and out).
+/// Server descriptor: read or replace the blob of the device ([`Blob`], in and out).
 pub const IOCTL_BLOB: u32 = (3 << 30) | (BLOB_ARGUMENT_BYTES << 16) | (IOCTL_TYPE << 8) | 0x16;
 
 /// Argument of [`IOCTL_INFO`].
@@ -224,21 +232,21 @@ pub struct Info {
     pub size: u32,
     /// 0.
     pub flags: u32,
-    /// Out: highest version of the interface that the module speaks.
+    /// Out: highest interface version that the module supports.
     pub version: u32,
-    /// Out: devices that can exist at once.
+    /// Out: most devices that can exist at once.
     pub max_devices: u32,
-    /// Out: optional features; bit numbers are assigned as features come, none is yet.
+    /// Out: bit mask of optional features. No bit is assigned yet.
     pub features: u64,
-    /// Out: bit n is set if operation number n is known.
+    /// Out: bit n is set if the module knows operation number n.
     pub operations: u64,
-    /// Out: most queues of a device: the number of CPUs.
+    /// Out: most queues of a device, which is the number of CPUs.
     pub max_queues: u32,
-    /// Out: most requests of a queue.
+    /// Out: most requests of one queue.
     pub max_depth: u32,
     /// Out: largest logical block, in bytes.
     pub max_block_size: u32,
-    /// Out: most data of a request, in bytes.
+    /// Out: most data of one request, in bytes.
     pub max_io_bytes: u32,
     /// Out: most entries of each array of an [`Enter`].
     pub max_batch: u32,
@@ -256,44 +264,48 @@ pub struct Create {
     pub size: u32,
     /// `CREATE_` flags.
     pub flags: u32,
-    /// Name: letters, digits, `.`, `_`, `-`, `+` and `:`, beginning with a letter or digit, NUL padded.
+    /// Name: letters, digits, `.`, `_`, `-`, `+` and `:`. The first character is a letter or digit. NUL
+    /// padded.
     pub name: [u8; NAME_BYTES],
-    /// Serial number, visible in sysfs; printable ASCII, NUL padded, at most one byte less than the field.
+    /// Serial number, visible in sysfs: printable ASCII, at most [`SERIAL_BYTES`] - 1 bytes, NUL padded.
     pub serial: [u8; SERIAL_BYTES],
-    /// Size, a multiple of the logical block, at least one, at most [`MAX_SIZE_BYTES`].
+    /// Size in bytes: a multiple of the logical block, at least one block, at most [`MAX_SIZE_BYTES`].
     pub size_bytes: u64,
-    /// Logical block size, a power of two, [`MIN_BLOCK_SIZE`] to the page size; 0 means 512.
+    /// Logical block size: a power of two, [`MIN_BLOCK_SIZE`] to the page size; 0 means 512.
     pub logical_block_size: u32,
-    /// Physical block size, a power of two and at least the logical one; 0 means the logical one.
+    /// Physical block size: a power of two, at least the logical block size; 0 means the logical block size.
     pub physical_block_size: u32,
-    /// Smallest I/O that does not cost extra, a multiple of the physical block; 0 means one such block.
+    /// Smallest I/O without extra cost: a multiple of the physical block; 0 means one physical block.
     pub io_min: u32,
-    /// Best size of I/O, a multiple of `io_min`; 0 means that there is none.
+    /// Optimal I/O size: a multiple of `io_min`; 0 means that no size is better than another.
     pub io_opt: u32,
-    /// Most data of a request, a multiple of the logical block, at least a page; 0 means
+    /// Most data of one request: a multiple of the logical block, at least a page; 0 means
     /// [`DEFAULT_IO_BYTES`].
     pub max_io_bytes: u32,
     /// Number of queues, 1 to the number of CPUs; 0 means 1.
     pub queues: u32,
-    /// Requests of each queue, 1 to [`MAX_DEPTH`]; 0 means [`DEFAULT_DEPTH`].
+    /// Requests per queue, 1 to [`MAX_DEPTH`]; 0 means [`DEFAULT_DEPTH`].
     pub depth: u32,
-    /// Discards are best made in multiples of this, a power of two; 0 means the physical block.
+    /// Preferred unit of discards: a power of two; 0 means the physical block.
     pub discard_granularity: u32,
-    /// Longest discard, a multiple of the logical block; 0: not supported.
+    /// Longest discard, a multiple of the logical block; 0 means that the device does not support discards.
     pub max_discard_bytes: u32,
-    /// Longest write-zeroes, a multiple of the logical block; 0: not supported, the kernel writes zeros.
+    /// Longest write-zeroes, a multiple of the logical block; 0 means not supported: the kernel then writes
+    /// zeros.
     pub max_write_zeroes_bytes: u32,
-    /// Longest secure erase, a multiple of the logical block; 0: not supported.
+    /// Longest secure erase, a multiple of the logical block; 0 means not supported.
     pub max_secure_erase_bytes: u32,
-    /// `deadline_policy` is for requests that are not committed so long after they came, in milliseconds; 0: none is.
+    /// Deadline: how long after its submission a request must be committed, in milliseconds; 0 means no
+    /// deadline.
     pub deadline_ms: u32,
-    /// How long I/O waits for another server when the last one is gone, in milliseconds; 0: it fails.
+    /// Grace: how long I/O waits for a new server after the last one has gone, in milliseconds; 0: I/O fails
+    /// at once.
     pub grace_ms: u32,
-    /// Out: number of the device.
+    /// Out: handle of the device.
     pub handle: u32,
-    /// What happens to a request that passes its deadline: one of the `DEADLINE_` numbers.
+    /// What the kernel does with a request that passes its deadline: one of the `DEADLINE_` numbers.
     pub deadline_policy: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
 }
 
@@ -307,9 +319,9 @@ pub struct Attach {
     pub flags: u32,
     /// Name of the device.
     pub name: [u8; NAME_BYTES],
-    /// Out: number of the device.
+    /// Out: handle of the device.
     pub handle: u32,
-    /// Out: which server of the device this is: 1 for the one that made it.
+    /// Out: epoch of this server. The server that created the device has epoch 1.
     pub epoch: u32,
 }
 
@@ -319,7 +331,7 @@ pub struct Attach {
 pub struct Destroy {
     /// Bytes of this argument.
     pub size: u32,
-    /// `DESTROY_` flags. Without force the call is `EBUSY` while anybody has the block node open.
+    /// `DESTROY_` flags. Without force the call fails with `EBUSY` while the block node is open.
     pub flags: u32,
     /// Name of the device.
     pub name: [u8; NAME_BYTES],
@@ -331,17 +343,17 @@ pub struct Destroy {
 pub struct List {
     /// Bytes of this argument.
     pub size: u32,
-    /// 0.
+    /// Must be 0.
     pub flags: u32,
     /// Address of an array of [`ListEntry`].
     pub entries: u64,
-    /// Entries that fit there.
+    /// Entries that fit into the array.
     pub capacity: u32,
     /// Out: entries written, in the order of creation.
     pub count: u32,
-    /// Out: devices there are.
+    /// Out: number of existing devices.
     pub total: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
 }
 
@@ -349,9 +361,9 @@ pub struct List {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ListEntry {
-    /// Number of the device.
+    /// Handle of the device.
     pub handle: u32,
-    /// Version of the interface that serves it: 1 or 2.
+    /// Interface version of the device: 1 or 2.
     pub version: u32,
     /// Name of the device.
     pub name: [u8; NAME_BYTES],
@@ -363,59 +375,59 @@ pub struct ListEntry {
 pub struct Status {
     /// Bytes of this argument.
     pub size: u32,
-    /// 0.
+    /// Must be 0.
     pub flags: u32,
-    /// In: name of the device. Out: the same.
+    /// In and out: name of the device.
     pub name: [u8; NAME_BYTES],
-    /// Out: as created.
+    /// Out: as in [`Create`].
     pub serial: [u8; SERIAL_BYTES],
-    /// Out: present size.
+    /// Out: current size in bytes.
     pub size_bytes: u64,
-    /// Out: as created, or what 0 meant; the same holds for the following.
+    /// Out: as in [`Create`], with 0 replaced by its meaning. So are the following fields.
     pub logical_block_size: u32,
-    /// Out.
+    /// Out: as in [`Create`].
     pub physical_block_size: u32,
-    /// Out.
+    /// Out: as in [`Create`].
     pub io_min: u32,
-    /// Out.
+    /// Out: as in [`Create`].
     pub io_opt: u32,
-    /// Out.
+    /// Out: as in [`Create`].
     pub max_io_bytes: u32,
-    /// Out.
+    /// Out: as in [`Create`].
     pub queues: u32,
-    /// Out.
+    /// Out: as in [`Create`].
     pub depth: u32,
-    /// Out.
+    /// Out: as in [`Create`].
     pub discard_granularity: u32,
-    /// Out.
+    /// Out: as in [`Create`].
     pub max_discard_bytes: u32,
-    /// Out.
+    /// Out: as in [`Create`].
     pub max_write_zeroes_bytes: u32,
-    /// Out.
+    /// Out: as in [`Create`].
     pub max_secure_erase_bytes: u32,
-    /// Out.
+    /// Out: as in [`Create`].
     pub deadline_ms: u32,
-    /// Out.
+    /// Out: as in [`Create`].
     pub grace_ms: u32,
-    /// Out: number of the device.
+    /// Out: handle of the device.
     pub handle: u32,
-    /// Out: `CREATE_` flags.
+    /// Out: the `CREATE_` flags of the device.
     pub create_flags: u32,
     /// Out: one of the `STATE_` numbers.
     pub state: u32,
-    /// Out: the server that gets requests now or got them last; 0 if none ever did (version 1).
+    /// Out: epoch of the newest server; 0 if no server ever attached (version 1).
     pub epoch: u32,
-    /// Out: server descriptors that are open, whether they get requests or not.
+    /// Out: number of open servers, including superseded ones.
     pub servers: u32,
-    /// Out: user whose process made the device.
+    /// Out: user ID of the process that created the device.
     pub owner_uid: u32,
-    /// Out: version of the interface that serves it: 1 or 2.
+    /// Out: interface version of the device: 1 or 2.
     pub version: u32,
-    /// Out: device number of the block node; 0 and 0 before it is started.
+    /// Out: major device number of the block node; 0 before START.
     pub major: u32,
-    /// Out: see `major`.
+    /// Out: minor device number of the block node; 0 before START.
     pub minor: u32,
-    /// Out: as created.
+    /// Out: as in [`Create`].
     pub deadline_policy: u32,
     /// Out: 1 if the next flush will fail because answered writes were lost with a server's cache, else 0.
     pub lost: u32,
@@ -427,110 +439,111 @@ pub struct Status {
 pub struct Start {
     /// Bytes of this argument.
     pub size: u32,
-    /// 0.
+    /// Must be 0.
     pub flags: u32,
 }
 
-/// Argument of [`IOCTL_RESIZE`]. Requests that came before may reach behind the new end.
+/// Argument of [`IOCTL_RESIZE`]. Requests submitted before the call may reach beyond the new end.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Resize {
     /// Bytes of this argument.
     pub size: u32,
-    /// 0.
+    /// Must be 0.
     pub flags: u32,
     /// New size, as in [`Create`].
     pub size_bytes: u64,
 }
 
-/// Argument of [`IOCTL_STATS`]. Counters go up from the making of the device and wrap at 64 bits.
+/// Argument of [`IOCTL_STATS`]. Counters start at the creation of the device and wrap at 64 bits.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Bytes of this argument.
     pub size: u32,
-    /// 0.
+    /// Must be 0.
     pub flags: u32,
-    /// In: which queue.
+    /// In: number of the queue.
     pub queue: u32,
-    /// Out: requests that wait for a server.
+    /// Out: requests that wait in the queue.
     pub queued: u32,
-    /// Out: requests that a server has.
+    /// Out: requests that a server holds.
     pub held: u32,
-    /// Out: threads that wait for requests.
+    /// Out: threads that sleep and wait for requests.
     pub waiting: u32,
-    /// Out: requests of each operation that were fetched.
+    /// Out: requests fetched, by operation.
     pub fetched: [u64; OPERATIONS],
-    /// Out: requests of each operation that ended well.
+    /// Out: requests that succeeded, by operation.
     pub committed: [u64; OPERATIONS],
-    /// Out: bytes that reads brought.
+    /// Out: bytes of successful reads.
     pub read_bytes: u64,
-    /// Out: bytes that writes took.
+    /// Out: bytes of successful writes.
     pub written_bytes: u64,
     /// Out: requests that a server failed.
     pub failed: u64,
     /// Out: requests that passed their deadline.
     pub expired: u64,
-    /// Out: requests taken back from servers that died.
+    /// Out: requests returned to the queue from a server that died or was late.
     pub requeued: u64,
-    /// Out: commits that named no request of the server's.
+    /// Out: commits refused with `ESTALE`.
     pub stale: u64,
-    /// Out: threads woken.
+    /// Out: wake-ups of sleeping threads.
     pub wakeups: u64,
     /// Out: calls of [`IOCTL_ENTER`] that slept.
     pub sleeps: u64,
-    /// Out: flushes that a server carried out, and that failed because writes before them were lost with a server's
-    /// cache.
+    /// Out: flushes that a server carried out, but that failed because earlier writes were lost with a
+    /// server's cache.
     pub lost_flushes: u64,
 }
 
-/// Argument of [`IOCTL_LATENCY`]. Requests are counted when an answer is accepted, in each histogram: bucket 0 has
-/// those below 1024 ns, bucket n those from 2^(9 + n) to below 2^(10 + n) ns, the last one all others, too.
-/// Counts go up from the making of the device and wrap at 64 bits.
+/// Argument of [`IOCTL_LATENCY`]. An accepted answer counts its request once in each histogram. Bucket 0
+/// counts times below 1024 ns. Bucket n counts times from 2^(9 + n) to below 2^(10 + n) ns; the last bucket
+/// also counts all longer times. Counts start at the creation of the device and wrap at 64 bits.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Latency {
     /// Bytes of this argument.
     pub size: u32,
-    /// 0.
+    /// Must be 0.
     pub flags: u32,
-    /// In: which queue.
+    /// In: number of the queue.
     pub queue: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
-    /// Out: from the submission to the fetch by the server that answered.
+    /// Out: time from the submission to the fetch by the server that answered.
     pub waiting: [u64; LATENCY_BUCKETS],
-    /// Out: from that fetch to the answer.
+    /// Out: time from that fetch to the answer.
     pub serving: [u64; LATENCY_BUCKETS],
-    /// Out: from the submission to the answer.
+    /// Out: time from the submission to the answer.
     pub total: [u64; LATENCY_BUCKETS],
 }
 
-/// Argument of [`IOCTL_REQUESTS`]. The list is made in several steps, between which requests come and go.
+/// Argument of [`IOCTL_REQUESTS`]. The kernel makes the list in several steps; requests may come and go in
+/// between.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Requests {
     /// Bytes of this argument.
     pub size: u32,
-    /// 0.
+    /// Must be 0.
     pub flags: u32,
-    /// In: which queue.
+    /// In: number of the queue.
     pub queue: u32,
-    /// In: only requests that came at least so long ago, in milliseconds.
+    /// In: list only requests submitted at least this long ago, in milliseconds.
     pub age_ms: u32,
     /// Address of an array of [`Outstanding`].
     pub entries: u64,
-    /// Entries that fit there.
+    /// Entries that fit into the array.
     pub capacity: u32,
     /// Out: entries written, in the order of their tags.
     pub count: u32,
-    /// Out: requests of that age there are.
+    /// Out: number of unanswered requests of that age.
     pub total: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
 }
 
-/// A request that is not answered.
+/// An unanswered request, as [`IOCTL_REQUESTS`] lists it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outstanding {
@@ -538,9 +551,9 @@ pub struct Outstanding {
     pub offset: u64,
     /// Length in bytes; 0 for a flush.
     pub length: u64,
-    /// Nanoseconds since it came.
+    /// Nanoseconds since the submission.
     pub age_ns: u64,
-    /// Nanoseconds since the server got it; 0 if none has it.
+    /// Nanoseconds since the fetch; 0 if no server holds the request.
     pub held_ns: u64,
     /// One of the `OP_` numbers.
     pub op: u32,
@@ -548,16 +561,16 @@ pub struct Outstanding {
     pub flags: u32,
     /// `OUTSTANDING_QUEUED`, `OUTSTANDING_HELD`, `OUTSTANDING_COPYING` or `OUTSTANDING_DOOMED`.
     pub state: u32,
-    /// Its tag: one request of a queue has it at a time.
+    /// Tag: identifies the request among the unanswered requests of its queue.
     pub tag: u32,
-    /// The server that has it; 0 if none has.
+    /// Epoch of the server that holds the request; 0 if none does.
     pub epoch: u32,
-    /// The thread that fetched it, as the first pid namespace numbers it; 0 if no server has it.
+    /// Thread that fetched the request, in the initial PID namespace; 0 if no server holds the request.
     pub thread: u32,
 }
 
-/// Argument of [`IOCTL_BLOB`]: bytes that the kernel keeps for the servers of a device, as long as the device is
-/// there. They mean nothing to it; an example is where a server has its journal.
+/// Argument of [`IOCTL_BLOB`]. The kernel keeps the blob for the servers of a device, as long as the device
+/// exists, and does not interpret it. A server may store there where its journal is, for example.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blob {
@@ -565,11 +578,11 @@ pub struct Blob {
     pub size: u32,
     /// `BLOB_` flags.
     pub flags: u32,
-    /// Bytes of `bytes` that count: at most [`BLOB_BYTES`]. In with [`BLOB_WRITE`], otherwise out.
+    /// Used bytes of `bytes`, at most [`BLOB_BYTES`]: in with [`BLOB_WRITE`], otherwise out.
     pub length: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
-    /// The bytes, as `length`; those behind are 0.
+    /// The blob: `length` bytes, then zeros.
     pub bytes: [u8; BLOB_BYTES],
 }
 
@@ -581,15 +594,15 @@ impl Default for Blob {
 
 /// Argument of [`IOCTL_ENTER`].
 ///
-/// First every commit is carried out, each for itself: an entry that is refused has its `status` set and
-/// leaves its request as it was. Then up to `capacity` requests are fetched from the queue, waiting until
-/// there are `minimum`.
+/// First the kernel carries out the commits, each independently of the others. A refused commit gets its
+/// `status` and leaves its request unchanged. Then the kernel fetches up to `capacity` requests from the
+/// queue, and waits until there are `minimum`.
 ///
-/// The call ends with fewer than `minimum` when a commit was refused, the time limit passes, or a signal
-/// comes after something was committed or fetched. It fails only when nothing was fetched: `EINTR` for a signal when nothing was
-/// committed either, `ENODEV` when the device is gone, `ESHUTDOWN` when another server has taken over, and
-/// `EFAULT` when an array cannot be used. `processed` and `refused` are valid even then, unless the
-/// argument itself cannot be written.
+/// The call returns fewer than `minimum` requests when a commit was refused, when the time limit has passed,
+/// or when a signal arrives after something was committed or fetched. The call fails only if it fetched
+/// nothing: `EINTR` for a signal if it committed nothing either, `ENODEV` if the device is gone, `ESHUTDOWN`
+/// if another server has taken over, and `EFAULT` if an array cannot be accessed. `processed` and `refused`
+/// are valid even then, unless the argument itself cannot be written.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Enter {
@@ -601,83 +614,85 @@ pub struct Enter {
     pub commits: u64,
     /// Address of an array of [`Request`].
     pub requests: u64,
-    /// Address of memory for the data of writes; 0: none, and commits name where their data goes.
+    /// Address of the arena: memory for the data of writes. 0: no arena; the commit of a write says where its
+    /// data goes.
     pub arena: u64,
-    /// Bytes there. A write that does not fit the rest comes without its data.
+    /// Bytes of the arena. A write that does not fit into the free rest comes without its data.
     pub arena_bytes: u64,
     /// Entries of `commits`, at most [`MAX_BATCH`].
     pub commit_count: u32,
     /// Entries of `requests`, at most [`MAX_BATCH`]; 0: fetch nothing.
     pub capacity: u32,
-    /// Queue to fetch from. Commits may be of any queue.
+    /// Queue to fetch from. The commits may belong to any queue.
     pub queue: u32,
     /// Requests to wait for, at most `capacity`; 0: do not wait.
     pub minimum: u32,
-    /// Time to look for requests before sleeping, in microseconds, at most [`MAX_SPIN_US`].
+    /// Time to poll before sleeping, in microseconds, at most [`MAX_SPIN_US`].
     pub spin_us: u32,
     /// With [`ENTER_TIMEOUT`]: longest wait, in milliseconds.
     pub timeout_ms: u32,
-    /// Out: entries of `commits` that were carried out or refused, from the first on.
+    /// Out: number of `commits`, from the first on, that were carried out or refused.
     pub processed: u32,
-    /// Out: those that were refused.
+    /// Out: number of commits that were refused.
     pub refused: u32,
-    /// Out: requests fetched.
+    /// Out: number of requests fetched.
     pub fetched: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
 }
 
-/// An answer to a request.
+/// An answer to one request.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Commit {
-    /// The request's handle.
+    /// Handle of the request.
     pub handle: u64,
-    /// Bytes done, or a negative errno (-4095 to -1), which fails the request. All operations but a read
-    /// with [`COMMIT_ZERO_FILL`] fail if it is less than the request's length; 0 is right for a flush.
+    /// Number of bytes done, or a negative errno (-4095 to -1) to fail the request. A number below the length
+    /// of the request fails the request, except for a read with [`COMMIT_ZERO_FILL`]. A flush uses 0.
     pub result: i64,
-    /// Read: where the data is. Write: where the data goes, or 0 if it was taken already. Otherwise 0.
+    /// Read: address of the data. Write: address to copy the data to, or 0 to copy nothing. Other operations:
+    /// 0.
     pub address: u64,
-    /// With [`COMMIT_IOVEC`]: entries of the array at `address`, 1 to [`MAX_IOVECS`]. Otherwise 0.
+    /// With [`COMMIT_IOVEC`]: number of entries in the array at `address`, 1 to [`MAX_IOVECS`]. Otherwise 0.
     pub iovec_count: u32,
     /// `COMMIT_` flags.
     pub flags: u32,
-    /// In: 0. Out, written only when the entry is refused: -`ESTALE` when the handle names no request of this server's,
-    /// -`EFAULT` when the memory cannot be used, -`EINVAL` when the entry makes no sense for the request.
+    /// In: 0. Out: written only if the commit is refused. -`ESTALE`: this server holds no request of that
+    /// handle. -`EFAULT`: the memory cannot be accessed. -`EINVAL`: the commit does not suit the request.
     pub status: i32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
 }
 
-/// A piece of a commit's data.
+/// A piece of memory for the data of a commit.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Iovec {
     /// Address.
     pub address: u64,
-    /// Bytes there.
+    /// Length in bytes.
     pub length: u64,
 }
 
-/// A request for the server.
+/// A request that ENTER fetched.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Request {
-    /// Names the request in commits, until one is accepted. Its bits mean nothing to servers.
+    /// Identifies the request in commits until one commit is accepted. Servers do not interpret its bits.
     pub handle: u64,
     /// First byte on the device.
     pub offset: u64,
     /// Length in bytes; 0 for a flush.
     pub length: u64,
-    /// With [`REQUEST_DATA`]: where in the arena the data is.
+    /// With [`REQUEST_DATA`]: offset of the data in the arena.
     pub data: u64,
     /// One of the `OP_` numbers.
     pub op: u32,
     /// `REQUEST_` flags.
     pub flags: u32,
-    /// Queue it came from.
+    /// Queue of the request.
     pub queue: u32,
-    /// 0.
+    /// Must be 0.
     pub reserved: u32,
 }
 
