@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The errors of this crate: each names the operation and the object.
+//! The errors of this crate. Each error names the operation and the object.
 //!
-//! Messages leave out their cause, which is `source()`; print the chain (`{:#}` of `anyhow`) to see both.
+//! A message does not repeat its cause, which is `source()`. Print the whole chain (`{:#}` of `anyhow`) to
+//! see both.
 
 use crate::Errno;
 use std::path::PathBuf;
@@ -17,18 +18,18 @@ pub enum Error {
         path: PathBuf,
         /// What the user may do about it, in parentheses, or nothing.
         hint: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: Errno,
     },
-    /// A node exists but is not what this library expects there.
+    /// A node exists but is not of the expected kind.
     #[error("open {}: {problem}", path.display())]
     WrongNode {
         /// The node.
         path: PathBuf,
-        /// What it should be and is not.
+        /// What is wrong with it.
         problem: &'static str,
     },
-    /// A device name cannot be passed to the kernel.
+    /// The kernel would not accept this device name.
     #[error("device name {name:?} {problem}")]
     Name {
         /// The name as given.
@@ -36,14 +37,14 @@ pub enum Error {
         /// What is wrong with it.
         problem: &'static str,
     },
-    /// An option is outside its range; the kernel was not asked.
+    /// An option is outside its range. The kernel was not asked.
     #[error("{operation} device {name}: {option} {value} is outside {min}..={max}")]
     Range {
-        /// What was asked for.
+        /// The operation that failed.
         operation: &'static str,
         /// Name of the device.
         name: String,
-        /// Which option.
+        /// The option.
         option: &'static str,
         /// Its value.
         value: u64,
@@ -52,36 +53,36 @@ pub enum Error {
         /// Largest accepted value.
         max: u64,
     },
-    /// An option makes no sense, alone or with another one; the kernel was not asked.
+    /// An option is not valid, alone or together with another one. The kernel was not asked.
     #[error("{operation} device {name}: {option} {value} {problem}")]
     Option {
-        /// What was asked for.
+        /// The operation that failed.
         operation: &'static str,
         /// Name of the device.
         name: String,
-        /// Which option.
+        /// The option.
         option: &'static str,
         /// Its value.
         value: String,
         /// What is wrong with it.
         problem: String,
     },
-    /// A descriptor that was handed to this process is not what this library expects.
+    /// A descriptor that came from another process is not of the expected kind.
     #[error("take over descriptor: {problem}")]
     WrongDescriptor {
-        /// What it should be and is not.
+        /// What is wrong with it.
         problem: &'static str,
     },
     /// A call on the control node or on a server descriptor failed.
     #[error("{operation} {object}{hint}")]
     Control {
-        /// What was asked for.
+        /// The operation that failed.
         operation: &'static str,
-        /// Of which device.
+        /// The device or node.
         object: String,
-        /// What it means for this operation, in parentheses, or nothing.
+        /// What the error means for this operation, in parentheses, or empty.
         hint: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: Errno,
     },
     /// The call that answers a request and fetches the next one failed.
@@ -89,10 +90,10 @@ pub enum Error {
     Fetch {
         /// Name of the device.
         device: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: Errno,
     },
-    /// The kernel sent a request that makes no sense. The request can still be answered.
+    /// The kernel sent an invalid request. The request can still be answered.
     #[error("request {op_id} of device {device}")]
     Request {
         /// Name of the device.
@@ -102,34 +103,34 @@ pub enum Error {
         /// What is wrong with it.
         source: BadRequest,
     },
-    /// The kernel did not take the answer to a request, which was failed then.
+    /// The kernel refused the answer to a request. The library then failed the request.
     #[error("answer request {handle:#x} of device {device}")]
     Refused {
         /// Name of the device.
         device: String,
         /// The request's handle.
         handle: u64,
-        /// What the kernel said.
+        /// The kernel's error.
         source: Errno,
     },
-    /// A backend named a region of another length than it was asked for; the request failed.
+    /// The backend returned a region of the wrong length. The request failed.
     #[error("backend of device {device} named {given} bytes of memory for {length} at {offset}")]
     Region {
         /// Name of the device.
         device: String,
         /// First byte on the device.
         offset: u64,
-        /// Bytes asked for.
+        /// Requested length in bytes.
         length: usize,
-        /// Bytes named.
+        /// Length of the region in bytes.
         given: usize,
     },
-    /// The backend panicked; the request it was given failed with an I/O error.
+    /// The backend panicked. Its request failed with an I/O error.
     #[error("backend of device {device} panicked in a {operation}")]
     BackendPanicked {
         /// Name of the device.
         device: String,
-        /// In which of its functions, or in what kind of request.
+        /// The function of the backend, or the operation of the request.
         operation: &'static str,
     },
     /// A serving thread has no memory for its buffers.
@@ -137,29 +138,29 @@ pub enum Error {
     Buffers {
         /// Name of the device.
         device: String,
-        /// Why.
+        /// The cause.
         source: MemoryError,
     },
-    /// The CPUs of a serving thread could not be set; it serves on any.
+    /// A serving thread could not be bound to its CPUs. It serves on any CPU.
     #[error("bind a serving thread of device {device} to its CPUs")]
     Cpus {
         /// Name of the device.
         device: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: Errno,
     },
     /// The memory of the process could not be locked.
     #[error("lock the memory of the process{hint}")]
     LockMemory {
-        /// What the user may do about it, in parentheses, or nothing.
+        /// What the user can do about it, in parentheses, or empty.
         hint: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: Errno,
     },
     /// SIGINT and SIGTERM could not be caught.
     #[error("catch signals")]
     Signals {
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// A worker thread could not be started.
@@ -167,7 +168,7 @@ pub enum Error {
     Spawn {
         /// Name of the device.
         device: String,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
 }
@@ -176,14 +177,14 @@ pub enum Error {
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadRequest {
-    /// The operation code is none that the interface names.
+    /// The interface does not define this operation code.
     #[error("operation code {0} is unknown")]
     Opcode(u32),
     /// The number of segments is 0 or above the limit.
     #[error("segment count {0} is outside 1..=256")]
     SegmentCount(u32),
-    /// A segment is empty or does not begin where the one before ended.
-    #[error("segment {index} ({start}+{length}) is empty, wraps or does not follow the one before")]
+    /// A segment is empty, or does not begin where the segment before it ends.
+    #[error("segment {index} ({start}+{length}) is empty, wraps or does not follow the segment before it")]
     Segment {
         /// Its position in the array.
         index: usize,
@@ -192,12 +193,12 @@ pub enum BadRequest {
         /// Its length.
         length: u64,
     },
-    /// The segments do not add up to the stated total.
+    /// The sum of the segments' lengths is not the stated total.
     #[error("segments sum up to {sum} bytes, not to {total}")]
     Total {
         /// Sum of the lengths.
         sum: u64,
-        /// What the request states.
+        /// The stated total.
         total: u64,
     },
     /// A read or write is larger than the data area.
@@ -213,25 +214,25 @@ pub enum BadRequest {
         /// The logical block size.
         block: u64,
     },
-    /// A read or write is longer than the device was created for.
-    #[error("{length} bytes are more than the {max} of the longest request")]
+    /// A read or write is longer than the device allows.
+    #[error("{length} bytes exceed the longest request of {max} bytes")]
     TooLong {
         /// Length.
         length: u64,
         /// Longest length.
         max: u64,
     },
-    /// The data of a write is said to be outside the arena.
+    /// The data of a write is not inside the arena.
     #[error("{length} bytes of data at {at} are not in the arena of {arena} bytes")]
     OutOfArena {
-        /// Where it is said to begin.
+        /// Offset of the data in the arena.
         at: u64,
         /// Length.
         length: u64,
         /// Size of the arena.
         arena: u64,
     },
-    /// The request ends behind the end of the device.
+    /// The request ends beyond the end of the device.
     #[error("bytes {start}..{end} are not on the device of {size} bytes")]
     OutOfDevice {
         /// First byte.
@@ -255,17 +256,17 @@ pub enum MemoryError {
     Map {
         /// Size of the mapping.
         bytes: u64,
-        /// What the kernel said.
+        /// The kernel's error.
         source: Errno,
     },
-    /// The file whose memory it was to be cannot be used.
+    /// The file behind the memory cannot be used.
     #[error("{operation} the file of a memory of {bytes} bytes")]
     File {
-        /// What was tried.
+        /// The failed operation.
         operation: &'static str,
         /// Size of the memory.
         bytes: u64,
-        /// What the kernel said.
+        /// The kernel's error.
         source: Errno,
     },
     /// The range is not inside the memory.

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Implement Linux block devices in userspace, on top of the zosbd2 kernel module.
 //!
-//! A program implements a [`Backend`] and calls [`Builder::serve`]: the device is made, served until it is
-//! destroyed, by a signal or by anyone else, and the call returns. [`Server::serve`] is the same for programs
-//! that do their own control flow, and [`Server::enter`] is the call below for those with a loop of their
-//! own. [`SparseMemory`] is a store for RAM disks and tests. Interface version 1, that of the original zosbd2, is
-//! in [`v1`].
+//! A program implements a [`Backend`] and calls [`Builder::serve`]. The call creates the device and serves
+//! it until a signal or another process destroys it. [`Server::serve`] does the same for programs that create
+//! or attach to a device themselves. [`Server::enter`] is the single call below that, for programs with their
+//! own loop. [`SparseMemory`] is a store for RAM disks and tests. Interface version 1, that of the original
+//! zosbd2, is in [`v1`].
 //!
-//! All calls block the calling thread; nothing here needs a runtime. Offsets and lengths are in bytes.
-//! No function panics on what the kernel says: every request is checked against the size of the device
+//! All calls block the calling thread, and need no async runtime. Offsets and lengths are in bytes. No
+//! function panics on data from the kernel: the library checks every request against the size of the device
 //! and of the buffer before a backend sees it.
 //!
 //! ```no_run

@@ -1,38 +1,39 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What serving threads have in common, whichever interface they serve: what each does first, and how they are
-//! counted, so that whoever started them can wait for their end.
+//! What the serving threads of both interface versions share: how a thread prepares itself, and the count of
+//! running threads, by which the caller waits for their end.
 
 use crate::StopToken;
 use rustix::process::{configure_io_flusher_behavior, is_io_flusher};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The threads that serve. Who waits until there are none does so with the [`StopToken`] that each wakes in the end.
+/// Counts the serving threads. The last thread to end wakes the [`StopToken`] on which the caller waits.
 #[derive(Debug, Default)]
 pub(crate) struct Running(AtomicUsize);
 
 impl Running {
-    /// A thread is about to be started: nobody may take it for ended before it has begun.
+    /// Counts a thread before it is started, so that [`none`](Self::none) cannot be true before the thread
+    /// runs.
     pub(crate) fn begin(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The thread that was about to be started was not.
+    /// Undoes [`begin`](Self::begin) because the thread could not be started.
     pub(crate) fn cancel(&self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// What the thread keeps until it ends in any way.
+    /// Counts the calling thread out when the result is dropped.
     pub(crate) const fn count_out<'a>(&'a self, stop: &'a StopToken) -> CountOut<'a> {
         CountOut { running: self, stop }
     }
 
-    /// Whether all have ended. What they did before is then seen.
+    /// Whether all threads have ended. Everything that they wrote is visible afterwards.
     pub(crate) fn none(&self) -> bool {
         self.0.load(Ordering::Acquire) == 0
     }
 }
 
-/// Counts a thread out when it is dropped, and wakes who waits for that.
+/// Counts a thread out when it is dropped, and wakes the waiting caller.
 #[derive(Debug)]
 pub(crate) struct CountOut<'a> {
     running: &'a Running,
@@ -46,7 +47,8 @@ impl Drop for CountOut<'_> {
     }
 }
 
-/// Makes the calling thread fit to serve a disk. Failures are told to the log: serving works without.
+/// Prepares the calling thread to serve a disk. Failures only cause a log entry, because serving works
+/// without.
 pub(crate) fn prepare_thread(device: &str) {
     become_io_flusher(device);
     if let Err(error) = crate::sys::schedule::wake_without_preempting() {
@@ -54,8 +56,8 @@ pub(crate) fn prepare_thread(device: &str) {
     }
 }
 
-/// Tells the kernel that this thread serves a disk: memory that it needs must not wait for write-back,
-/// which may be waiting for this thread. Serving works without, except when memory is short.
+/// Marks this thread as an I/O flusher: allocations on its behalf do not wait for write-back, which may
+/// itself be waiting for this thread. Serving works without, except when memory is short.
 fn become_io_flusher(device: &str) {
     match configure_io_flusher_behavior(true).and_then(|()| is_io_flusher()) {
         Ok(true) => {}
@@ -79,7 +81,7 @@ mod tests {
     use tracing::field::{Field, Visit};
     use tracing::{Event, Level, Metadata, Subscriber, span};
 
-    /// Keeps what is told at least as a warning: fields one after the other.
+    /// A log that keeps warnings and errors as text.
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<String>>);
 
@@ -113,7 +115,7 @@ mod tests {
 
     #[test]
     fn who_cannot_become_an_io_flusher_says_so_and_goes_on() {
-        // Capabilities and the log are the thread's own.
+        // Capabilities and the log are per thread.
         let log = Log::default();
         let told = log.0.clone();
         let thread = std::thread::spawn(move || {
@@ -127,7 +129,7 @@ mod tests {
         thread.join().unwrap();
         let told = told.lock().unwrap();
         for part in ["device=\"humble\"", "error=", "PR_SET_IO_FLUSHER failed", "CAP_SYS_RESOURCE"] {
-            assert!(told.contains(part), "{part} is not in: {told}");
+            assert!(told.contains(part), "missing in the log: {part}; the log has: {told}");
         }
     }
 }

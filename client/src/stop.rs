@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A request to stop serving, from any thread.
 //!
-//! A token is cheap to clone; all clones are one. Not to be used inside a signal handler (it takes a lock):
-//! let a thread wait for signals and call it. Requests are remembered, so one that comes before serving
-//! begins is not lost.
+//! A token is cheap to clone, and all clones share one state. Do not use it inside a signal handler, because
+//! it takes a lock: let a thread wait for signals and call it. A request that comes before serving begins is
+//! not lost.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Asks those who serve with it to destroy their device and return: see [`Server::serve`] and
+/// Asks the serve loop that uses this token to destroy its device and return: see [`Server::serve`] and
 /// [`v1::serve`](crate::v1::serve).
 ///
 /// [`Server::serve`]: crate::Server::serve
@@ -24,32 +24,33 @@ struct Shared {
 }
 
 impl StopToken {
-    /// A token that nobody has used yet.
+    /// A token without a request.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Asks to stop. Asking again makes [`v1::serve`](crate::v1::serve) try again if the destroy failed, and
-    /// [`Server::serve`](crate::Server::serve) destroy by force.
+    /// Requests a stop. A second request makes [`v1::serve`](crate::v1::serve) retry a failed destroy, and
+    /// makes [`Server::serve`](crate::Server::serve) destroy the device by force.
     pub fn request(&self) {
         let mut requests = self.lock();
         *requests = requests.saturating_add(1);
         self.shared.changed.notify_all();
     }
 
-    /// Whether anybody asked.
+    /// Whether a stop was requested.
     #[must_use]
     pub fn is_requested(&self) -> bool {
         self.requests() != 0
     }
 
-    /// How often somebody asked.
+    /// Number of requests so far.
     pub(crate) fn requests(&self) -> u64 {
         *self.lock()
     }
 
-    /// Sleeps until `done` or until there are requests that the caller has not seen; returns their number.
+    /// Sleeps until `done` returns true or there are more than `seen` requests. Returns the number of
+    /// requests.
     pub(crate) fn wait(&self, seen: u64, done: impl Fn() -> bool) -> u64 {
         let requests = self.lock();
         *self
@@ -59,7 +60,7 @@ impl StopToken {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// As [`wait`](Self::wait), for at most `time`.
+    /// Like [`wait`](Self::wait), but sleeps for at most `time`.
     pub(crate) fn wait_for(&self, time: Duration, seen: u64, done: impl Fn() -> bool) -> u64 {
         let requests = self.lock();
         let waited =
@@ -67,12 +68,12 @@ impl StopToken {
         *waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Sleeps for `time`, or less when somebody asks to stop.
+    /// Sleeps for `time`, or until the next request.
     pub(crate) fn pause(&self, time: Duration) {
         self.pause_unless(time, || false);
     }
 
-    /// Sleeps for `time`, or until somebody asks to stop or until `done`.
+    /// Sleeps for `time`, or until the next request, or until `done` returns true.
     pub(crate) fn pause_unless(&self, time: Duration, done: impl Fn() -> bool) {
         let end = Instant::now() + time;
         let mut requests = self.lock();
@@ -87,7 +88,7 @@ impl StopToken {
         }
     }
 
-    /// Makes the sleepers look at their condition again.
+    /// Makes the sleepers check their condition again.
     pub(crate) fn wake(&self) {
         let _requests = self.lock();
         self.shared.changed.notify_all();

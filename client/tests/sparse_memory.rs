@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The sparse memory against a plain vector, under threads, and against the system's accounts.
+//! The sparse memory against a plain vector, with several threads, and against the system's memory
+//! accounting.
 
 use proptest::prelude::*;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ enum Step {
     Discard(usize, usize),
 }
 
-/// Ranges inside the memory, many of which cross pages and the boundaries of the locks.
+/// Ranges inside the memory. Many cross pages and the boundaries of the locks.
 fn range() -> impl Strategy<Value = (usize, usize)> {
     let place =
         prop_oneof![0..SIZE, (1..4_usize, 0..9000_usize).prop_map(|(mib, near)| mib * MIB + near - 4500)];
@@ -80,7 +81,7 @@ fn sizes_that_cannot_exist_are_refused() {
     assert!(matches!(SparseMemory::new(1 << 60), Err(MemoryError::Map { .. })));
 }
 
-/// Resident bytes of the mapping that contains most of the address space of this test.
+/// Resident KiB of the mapping with this size.
 fn resident_kib_of_mapping(size_kib: u64) -> u64 {
     let smaps = std::fs::read_to_string("/proc/self/smaps").expect("smaps");
     let number = |line: &str| line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok());
@@ -96,9 +97,9 @@ fn resident_kib_of_mapping(size_kib: u64) -> u64 {
 
 #[test]
 fn memory_is_taken_as_written_and_given_back() {
-    // An unusual size, to find the mapping.
+    // An unusual size, by which `/proc/self/smaps` shows the mapping.
     let kib = 64 * 1024 * 1024 + 4 * 1237;
-    let memory = SparseMemory::new(kib * 1024).expect("64 GiB of nothing");
+    let memory = SparseMemory::new(kib * 1024).expect("map 64 GiB without using them");
     let block = [7; 4096];
     for index in 0..100_u64 {
         memory.write_at(index * 400 * MIB as u64, &block).expect("in range");

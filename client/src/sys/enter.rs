@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The call that answers requests, moves their data and fetches more, made safe.
+//! The ENTER call, made safe: it answers requests, moves their data and fetches more.
 //!
-//! The kernel reads and writes memory at addresses that answers carry, as many bytes as the request has. So
-//! an answer with memory is made from borrowed memory, which stays borrowed until the call is over
-//! ([`Batch`]), and from the [`Request`] itself, which only the kernel can make and which names the server it
-//! came from: its length is what the kernel will move. A request that was answered before has a handle that
-//! the kernel does not accept again.
+//! The kernel copies data from and to the addresses in the answers, as many bytes as the request has. Two
+//! rules make that safe. The memory of an answer is borrowed until the call is over ([`Batch`]). The length
+//! comes from a [`Request`], which only the kernel can make and which records its server. A request that was
+//! answered before has a stale handle, which the kernel refuses.
 
 use crate::Errno;
 use crate::sys::memory::Region;
@@ -15,7 +14,7 @@ use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU32, Ordering};
 use zosbd2_abi::v2;
 
-/// Tells the servers of this process apart.
+/// Identifies a server within this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerId(u32);
 
@@ -26,15 +25,15 @@ impl ServerId {
     }
 }
 
-/// A request of the kernel's, as fetched by [`Server::enter`](crate::Server::enter).
+/// A request that [`Server::enter`](crate::Server::enter) fetched.
 ///
-/// It stays with the server until an answer is accepted, from whichever thread.
+/// The server holds it until the kernel accepts an answer, from any thread.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug)]
 pub struct Request(v2::Request);
 
 impl Request {
-    /// A place for a request.
+    /// An empty entry for [`Fetch::requests`].
     pub const EMPTY: Self = Self(v2::Request {
         handle: 0,
         offset: 0,
@@ -46,7 +45,7 @@ impl Request {
         reserved: 0,
     });
 
-    /// Names it in messages; the bits mean nothing.
+    /// Identifies the request in messages. Its bits have no meaning.
     #[must_use]
     pub fn handle(&self) -> u64 {
         self.0.handle
@@ -76,25 +75,25 @@ impl Request {
         self.0.length
     }
 
-    /// Where in the arena the data of a write is, with `REQUEST_DATA`.
+    /// Offset of a write's data in the arena, with `REQUEST_DATA`.
     #[must_use]
     pub fn data(&self) -> u64 {
         self.0.data
     }
 
-    /// Queue it came from.
+    /// Queue of the request.
     #[must_use]
     pub fn queue(&self) -> u32 {
         self.0.queue
     }
 
-    /// Notes that the data of a write now is at `data` of the arena.
+    /// Records that the data of the write is at offset `data` of the arena.
     pub(crate) fn set_data(&mut self, data: u64) {
         self.0.data = data;
         self.0.flags |= v2::REQUEST_DATA;
     }
 
-    /// A request as the kernel would make it.
+    /// A request as the kernel makes it.
     #[cfg(test)]
     pub(crate) fn forge(mut raw: v2::Request, server: ServerId) -> Self {
         raw.reserved = server.0;
@@ -102,30 +101,30 @@ impl Request {
     }
 }
 
-/// Memory for the answers of one thread, used again for each call.
+/// Memory for the answers of one thread, reused for each call.
 #[derive(Debug)]
 pub struct Answers {
     entries: Vec<v2::Commit>,
 }
 
 impl Answers {
-    /// Room for `count` answers; it grows when more are given.
+    /// Room for `count` answers; it grows on demand.
     #[must_use]
     pub fn with_capacity(count: usize) -> Self {
         Self { entries: Vec::with_capacity(count) }
     }
 
-    /// Begins a batch of answers to requests of this server; earlier ones are forgotten.
+    /// Begins a batch of answers to requests of this server. Drops all earlier answers.
     pub(crate) fn begin(&mut self, server: ServerId) -> Batch<'_> {
         self.entries.clear();
         Batch { entries: &mut self.entries, processed: 0, server, memory: PhantomData }
     }
 }
 
-/// Answers to be given in one call, and the memory they name.
+/// The answers of one call, and the memory that they borrow.
 ///
-/// Requests must be of the server that the batch was made for. Functions that take memory panic when they are
-/// not, and when the memory is shorter than the request.
+/// Every request must belong to the server of the batch. Functions that take memory panic if the request
+/// belongs to another server, or if the memory is shorter than the request.
 #[derive(Debug)]
 pub struct Batch<'a> {
     entries: &'a mut Vec<v2::Commit>,
@@ -135,52 +134,53 @@ pub struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// Number of answers, given or not.
+    /// Number of answers, processed or not.
     #[must_use]
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there is none.
+    /// Whether the batch is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Whether the kernel has looked at all of them.
+    /// Whether the kernel has processed all answers.
     #[must_use]
     pub fn is_processed(&self) -> bool {
         self.processed >= self.entries.len()
     }
 
-    /// The request is done; a write whose data came in the arena, or anything without data.
+    /// Completes a request that moves no data: a write whose data is in the arena, or an operation without
+    /// data.
     #[inline]
     pub fn done(&mut self, request: &Request) {
         self.push(request, request.0.length.cast_signed(), 0, 0);
     }
 
-    /// The request fails.
+    /// Fails the request.
     #[inline]
     pub fn fail(&mut self, request: &Request, error: Errno) {
         self.push(request, i64::from(-error.raw_os_error()), 0, 0);
     }
 
-    /// The read is done; `data` is what it brings.
+    /// Completes a read with `data`.
     #[inline]
     pub fn read(&mut self, request: &Request, data: &'a [u8]) {
         self.check(request, data.len());
         self.push(request, request.0.length.cast_signed(), data.as_ptr().expose_provenance(), 0);
     }
 
-    /// The read is done; what it brings is in `region`.
+    /// Completes a read with the bytes of `region`.
     #[inline]
     pub fn read_region(&mut self, request: &Request, region: Region<'a>) {
         self.check(request, region.length());
         self.push(request, request.0.length.cast_signed(), region.address().expose_provenance(), 0);
     }
 
-    /// Only `done` bytes of the request are; of a read, they are in `data`. The kernel fails it when that is less than
-    /// its length.
+    /// Answers that only `done` bytes of the request are done; a read has them in `data`. The kernel fails
+    /// the request if `done` is less than its length.
     pub(crate) fn short(&mut self, request: &Request, done: u64, data: Option<&'a [u8]>) {
         let address = data.filter(|_| done != 0).map_or(0, |data| {
             self.check(request, data.len());
@@ -189,21 +189,21 @@ impl<'a> Batch<'a> {
         self.push(request, done.min(request.0.length).cast_signed(), address, 0);
     }
 
-    /// The write is done when its data has been copied to `target`.
+    /// Copies the data of the write to `target` and completes the write.
     #[inline]
     pub fn write(&mut self, request: &Request, target: &'a mut [u8]) {
         self.check(request, target.len());
         self.push(request, request.0.length.cast_signed(), target.as_mut_ptr().expose_provenance(), 0);
     }
 
-    /// The write is done when its data has been copied to `target`.
+    /// Copies the data of the write to `target` and completes the write.
     #[inline]
     pub fn write_region(&mut self, request: &Request, target: Region<'a>) {
         self.check(request, target.length());
         self.push(request, request.0.length.cast_signed(), target.address().expose_provenance(), 0);
     }
 
-    /// The data of the write is copied to `target`; the request still wants its answer.
+    /// Copies the data of the write to `target`. The request still needs an answer.
     #[inline]
     pub fn copy(&mut self, request: &Request, target: &'a mut [u8]) {
         self.check(request, target.len());
@@ -211,14 +211,14 @@ impl<'a> Batch<'a> {
         self.push(request, request.0.length.cast_signed(), address, v2::COMMIT_COPY_ONLY);
     }
 
-    /// The answers that the kernel refused, as (handle, why).
+    /// The answers that the kernel refused, as (handle, error).
     pub fn refused(&self) -> impl Iterator<Item = (u64, Errno)> {
         let seen = &self.entries[..self.processed.min(self.entries.len())];
         seen.iter().filter(|entry| entry.status != 0).map(|entry| (entry.handle, status(entry)))
     }
 
-    /// Makes of each answer that was refused with anything but `ESTALE` one that fails the request, and
-    /// forgets all others. Those that said so already are forgotten too.
+    /// Keeps the answers that the kernel refused with an error other than `ESTALE`, and turns them into
+    /// answers that fail their requests. Drops all others, and those that failed their request already.
     pub(crate) fn fail_refused(&mut self, error: Errno) {
         let result = i64::from(-error.raw_os_error());
         self.entries.retain_mut(|entry| {
@@ -232,7 +232,7 @@ impl<'a> Batch<'a> {
     #[inline]
     fn check(&self, request: &Request, length: usize) {
         assert!(length as u64 >= request.0.length, "the memory is shorter than the request");
-        assert!(self.server.0 == request.0.reserved, "the request is another server's");
+        assert!(self.server.0 == request.0.reserved, "the request belongs to another server");
     }
 
     #[inline]
@@ -242,10 +242,10 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// The kernel's side, for a double of it.
+/// The kernel's side, for the fake kernel of the tests.
 #[cfg(test)]
 impl Batch<'_> {
-    /// The next answer that was not looked at.
+    /// The next unprocessed answer.
     pub(crate) fn next(&self) -> Option<v2::Commit> {
         self.entries.get(self.processed).copied()
     }
@@ -256,22 +256,22 @@ impl Batch<'_> {
         self.processed += 1;
     }
 
-    /// Copies `length` bytes from where the next answer says.
+    /// Copies `length` bytes from the memory of the next answer.
     pub(crate) fn copy_from_server(&self, length: usize) -> Vec<u8> {
         let address = usize::try_from(self.entries[self.processed].address).expect("an address");
         let mut bytes = vec![0; length];
         let source = std::ptr::with_exposed_provenance::<u8>(address);
-        // SAFETY: the answer was made from memory that is borrowed as long as the batch; the double names the
-        // length of the request, which is not above that of the memory.
+        // SAFETY: the answer was made from memory that is borrowed as long as the batch. The fake passes the
+        // length of the request, and the memory is at least that long.
         unsafe { std::ptr::copy_nonoverlapping(source, bytes.as_mut_ptr(), length) };
         bytes
     }
 
-    /// Copies `bytes` to where the next answer says; for answers to writes.
+    /// Copies `bytes` into the memory of the next answer, which answers a write.
     pub(crate) fn copy_to_server(&mut self, bytes: &[u8]) {
         let address = usize::try_from(self.entries[self.processed].address).expect("an address");
         let target = std::ptr::with_exposed_provenance_mut::<u8>(address);
-        // SAFETY: as above; for writes the memory was borrowed exclusively or is a region.
+        // SAFETY: as above. The memory of an answer to a write is borrowed exclusively or is a region.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
     }
 }
@@ -280,18 +280,18 @@ fn status(entry: &v2::Commit) -> Errno {
     Errno::from_raw_os_error(entry.status.saturating_neg())
 }
 
-/// What is to be fetched, and how long to wait for it.
+/// What to fetch, and how long to wait for it.
 #[derive(Debug, Default)]
 pub struct Fetch<'a> {
-    /// Where requests go; empty: nothing is fetched.
+    /// Receives the requests; empty: fetch nothing.
     pub requests: &'a mut [Request],
-    /// Where the data of writes goes; empty: it does not come with the requests.
+    /// Receives the data of writes; empty: writes come without data.
     pub arena: &'a mut [u8],
     /// Queue to fetch from.
     pub queue: u32,
-    /// Requests to wait for.
+    /// Number of requests to wait for.
     pub minimum: u32,
-    /// Time to look for requests before sleeping, in microseconds.
+    /// Time to poll before sleeping, in microseconds.
     pub spin_us: u32,
     /// Longest wait, in milliseconds.
     pub timeout_ms: Option<u32>,
@@ -304,21 +304,21 @@ impl Fetch<'_> {
         Self::default()
     }
 
-    /// The same once more.
+    /// Reborrows this value for another call.
     pub(crate) fn again(&mut self) -> Fetch<'_> {
         Fetch { requests: &mut *self.requests, arena: &mut *self.arena, ..*self }
     }
 }
 
-/// What a call of [`Server::enter`](crate::Server::enter) did.
+/// Result of a call of [`Server::enter`](crate::Server::enter).
 #[must_use]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Entered {
-    /// Answers that were carried out or refused, from the first one on that had been neither.
+    /// Number of answers that the kernel carried out or refused, counted from the first unprocessed one.
     pub processed: usize,
-    /// Those that were refused: see [`Batch::refused`].
+    /// Number of refused answers: see [`Batch::refused`].
     pub refused: usize,
-    /// Requests fetched.
+    /// Number of fetched requests.
     pub fetched: usize,
     /// Why nothing was fetched: see `Enter` in [`abi`](crate::v2::abi).
     pub error: Option<Errno>,
@@ -344,8 +344,8 @@ impl ServerFd {
         self.fd
     }
 
-    /// Gives the answers of `batch` that were not given yet, and fetches. A batch for another server is
-    /// `EINVAL`, and the kernel is not called.
+    /// Passes the unprocessed answers of `batch` to the kernel, and fetches. A batch of another server fails
+    /// with `EINVAL` without a call of the kernel.
     #[inline]
     pub(crate) fn enter(&self, batch: &mut Batch<'_>, fetch: Fetch<'_>) -> Entered {
         if batch.server != self.id {
@@ -370,9 +370,9 @@ impl ServerFd {
             ..v2::Enter::default()
         };
         // SAFETY: the kernel reads and writes the argument, `commit_count` commits, `capacity` requests (both
-        // plain integers) and `arena_bytes` bytes, all borrowed exclusively here. Through the commits it
-        // reads and writes memory that the batch has borrowed for longer than this call: `Batch` made sure
-        // that each piece is as long as the request of this server that it is for.
+        // plain integers) and `arena_bytes` bytes, all borrowed exclusively here. It also reads and writes
+        // the memory that the commits name. The batch borrows that memory for longer than this call, and
+        // `Batch` checked that each piece is as long as its request.
         let call = unsafe { Updater::<{ v2::IOCTL_ENTER as Opcode }, v2::Enter>::new(&mut argument) };
         // SAFETY: as above.
         let error = unsafe { ioctl(self.fd.as_fd(), call) }.err();
@@ -391,7 +391,7 @@ impl AsFd for ServerFd {
     }
 }
 
-/// The kernel refuses more than [`v2::MAX_BATCH`].
+/// The kernel refuses more than [`v2::MAX_BATCH`] entries.
 fn count(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }

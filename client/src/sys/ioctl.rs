@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The ioctls of interface version 1, one function each.
 //!
-//! Called by [`crate::v1`] on descriptors whose node was checked when it was opened: a control node
-//! (character device that answers the ping) or a block node of ours. The argument belongs to the kernel
-//! during the call and to the caller again afterwards, with or without an error; after an error it may
-//! have been changed in part, which is harmless because every bit pattern of it is valid.
+//! [`crate::v1`] calls them on descriptors whose node it checked when it opened them: a control node (a
+//! character device that answers the ping) or a block node of this project. The argument belongs to the
+//! kernel during the call and to the caller afterwards, also after an error. After an error the kernel may
+//! have changed a part of it, which is harmless because every bit pattern is valid.
 
 use rustix::fd::BorrowedFd;
 use rustix::io::{Errno, Result};
@@ -18,7 +18,8 @@ macro_rules! updating {
             // SAFETY: the kernel reads and writes at most the bytes of this `repr(C)` struct of plain
             // integers, for which the interface defines this number; the reference is exclusive.
             let call = unsafe { Updater::<{ v1::$number as Opcode }, $argument>::new(argument) };
-            // SAFETY: see above; the callers of this module checked that the node is one of ours.
+            // SAFETY: see above; the callers of this module checked that the node belongs to the module
+            // zosbd2.
             unsafe { ioctl(node, call) }
         }
     };
@@ -29,11 +30,11 @@ updating!(
     create, IOCTL_CREATE, v1::Create
 );
 updating!(
-    /// Destroys one device, named by its handle.
+    /// Destroys one device by its handle.
     destroy_by_handle, IOCTL_DESTROY_BY_HANDLE, v1::DestroyByHandle
 );
 updating!(
-    /// Destroys one device, named by its name.
+    /// Destroys one device by its name.
     destroy_by_name, IOCTL_DESTROY_BY_NAME, v1::DestroyByName
 );
 updating!(
@@ -49,13 +50,13 @@ updating!(
     list, IOCTL_LIST, v1::List
 );
 updating!(
-    /// Asks for the status of one device.
+    /// Gets the status of one device.
     status, IOCTL_STATUS, v1::Status
 );
 
 /// Pings a control node.
 pub(crate) fn ping(node: BorrowedFd<'_>) -> Result<()> {
-    // SAFETY: the call carries no pointer, so that even a foreign driver can touch no memory of ours.
+    // SAFETY: the call carries no pointer, so even a foreign driver cannot access memory of this process.
     let call = unsafe { NoArg::<{ v1::IOCTL_PING as Opcode }>::new() };
     // SAFETY: as above.
     unsafe { ioctl(node, call) }
@@ -63,19 +64,19 @@ pub(crate) fn ping(node: BorrowedFd<'_>) -> Result<()> {
 
 /// Pings a block node.
 pub(crate) fn block_ping(node: BorrowedFd<'_>) -> Result<()> {
-    // SAFETY: the call carries no pointer, so that even a foreign driver can touch no memory of ours.
+    // SAFETY: the call carries no pointer, so even a foreign driver cannot access memory of this process.
     let call = unsafe { NoArg::<{ v1::IOCTL_BLOCK_PING as Opcode }>::new() };
     // SAFETY: as above.
     unsafe { ioctl(node, call) }
 }
 
-/// Answers and fetches. `buffer` must have at least [`v1::OPERATION_BYTES`], otherwise `EINVAL` comes
-/// back and the kernel was not called.
+/// Answers and fetches. Fails with `EINVAL`, without a call of the kernel, if `buffer` is shorter than
+/// [`v1::OPERATION_BYTES`].
 pub(crate) fn operation(node: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<()> {
     let bytes = buffer.first_chunk_mut::<{ v1::OPERATION_BYTES }>().ok_or(Errno::INVAL)?;
     // SAFETY: the kernel reads and writes at most `OPERATION_BYTES` bytes behind this exclusive
     // reference, and every value of a byte is valid.
     let call = unsafe { Updater::<{ v1::IOCTL_OPERATION as Opcode }, [u8; v1::OPERATION_BYTES]>::new(bytes) };
-    // SAFETY: see above; the callers of this module checked that the node is one of ours.
+    // SAFETY: see above; the callers of this module checked that the node belongs to the module zosbd2.
     unsafe { ioctl(node, call) }
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The ioctls of interface version 2, one function each; answering and fetching is in [`super::enter`].
+//! The ioctls of interface version 2, one function each. ENTER is in [`super::enter`].
 //!
-//! Called by [`crate::v2`] on a control node that answered the ping, or on what is or claims to be a server
-//! descriptor. The numbers carry the sizes of their arguments, so that a foreign driver that happens to
-//! know one touches no more memory than ours would. The argument belongs to the kernel during the call and
-//! to the caller again afterwards; after an error it may have been changed in part, which is harmless
-//! because every bit pattern of it is valid.
+//! [`crate::v2`] calls them on a control node that answered the ping, or on a server descriptor, or on a
+//! descriptor that another process passed as one. The numbers carry the sizes of their arguments, so a
+//! foreign driver that defines the same number accesses no more memory than the module does. The argument
+//! belongs to the kernel during the call and to the caller afterwards. After an error the kernel may have
+//! changed a part of it, which is harmless because every bit pattern is valid.
 
 use rustix::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Result;
@@ -21,15 +21,15 @@ macro_rules! updating {
             // SAFETY: the kernel reads and writes at most the bytes of this `repr(C)` struct of plain
             // integers, as its first field says; the reference is exclusive.
             let call = unsafe { Updater::<{ v2::$number as Opcode }, v2::$argument>::new(argument) };
-            // SAFETY: see above; the number stands for this call on nodes and descriptors of ours, and the
-            // module's header says why it is harmless elsewhere.
+            // SAFETY: see above. On nodes and descriptors of the module the number stands for this call; the
+            // module's header says why it is harmless on others.
             unsafe { ioctl(node, call) }
         }
     };
 }
 
 updating!(
-    /// What the module can do.
+    /// Gets the abilities and limits of the module.
     info, IOCTL_INFO, Info, INFO_BYTES
 );
 updating!(
@@ -37,11 +37,11 @@ updating!(
     destroy, IOCTL_DESTROY, Destroy, DESTROY_BYTES
 );
 updating!(
-    /// What a device is and how it is.
+    /// Gets the properties and the state of a device.
     status, IOCTL_STATUS, Status, STATUS_BYTES
 );
 updating!(
-    /// Makes the block node.
+    /// Creates the block node.
     start, IOCTL_START, Start, START_BYTES
 );
 updating!(
@@ -49,21 +49,21 @@ updating!(
     resize, IOCTL_RESIZE, Resize, RESIZE_BYTES
 );
 updating!(
-    /// The counters of one queue.
+    /// Gets the counters of one queue.
     stats, IOCTL_STATS, Stats, STATS_BYTES
 );
 
 updating!(
-    /// How long the requests of one queue took.
+    /// Gets the latency histograms of one queue.
     latency, IOCTL_LATENCY, Latency, LATENCY_BYTES
 );
 updating!(
-    /// What is kept for the servers.
+    /// Reads or replaces the blob.
     blob, IOCTL_BLOB, Blob, BLOB_ARGUMENT_BYTES
 );
 
-/// Requests of a queue that came at least so long ago into `entries`; returns how many were written and how many there
-/// are.
+/// Lists the requests of a queue that were submitted at least `age_ms` ago into `entries`. Returns the number
+/// of written entries and the number of such requests.
 pub(crate) fn requests(
     node: BorrowedFd<'_>,
     queue: u32,
@@ -86,7 +86,7 @@ pub(crate) fn requests(
     Ok((argument.count as usize, argument.total as usize))
 }
 
-/// Makes a device; returns its server descriptor.
+/// Creates a device; returns its server descriptor.
 pub(crate) fn create(node: BorrowedFd<'_>, argument: &mut v2::Create) -> Result<OwnedFd> {
     argument.size = v2::CREATE_BYTES;
     // SAFETY: `Opening` passes this struct, for which the number is defined; see `updating`.
@@ -100,7 +100,7 @@ pub(crate) fn attach(node: BorrowedFd<'_>, argument: &mut v2::Attach) -> Result<
     unsafe { ioctl(node, Opening { number: v2::IOCTL_ATTACH, argument }) }
 }
 
-/// Lists devices into `entries`; returns how many were written and how many there are.
+/// Lists devices into `entries`. Returns the number of written entries and the number of devices.
 pub(crate) fn list(node: BorrowedFd<'_>, entries: &mut [v2::ListEntry]) -> Result<(usize, usize)> {
     let mut argument = v2::List {
         size: v2::LIST_BYTES,
@@ -116,15 +116,15 @@ pub(crate) fn list(node: BorrowedFd<'_>, entries: &mut [v2::ListEntry]) -> Resul
     Ok((argument.count as usize, argument.total as usize))
 }
 
-/// A call whose result is a new descriptor.
+/// An ioctl whose result is a new descriptor.
 struct Opening<'a, T> {
     number: u32,
     argument: &'a mut T,
 }
 
-// SAFETY: `argument` is valid and exclusive during the call, which is said to change it. Both users of this
-// type in this module pair a number with the argument it is defined for, and their calls return a new
-// descriptor that nobody else owns.
+// SAFETY: `argument` is valid and exclusive during the call, and `IS_MUTATING` says that the call changes it.
+// Both users of this type in this module pair a number with the argument that it is defined for, and their
+// calls return a new descriptor that nobody else owns.
 unsafe impl<T> Ioctl for Opening<'_, T> {
     type Output = OwnedFd;
     const IS_MUTATING: bool = true;
@@ -138,7 +138,7 @@ unsafe impl<T> Ioctl for Opening<'_, T> {
     }
 
     unsafe fn output_from_ptr(result: IoctlOutput, _: *mut c_void) -> Result<OwnedFd> {
-        // SAFETY: the call succeeded, so its result is a descriptor that was just made for us.
+        // SAFETY: the call succeeded, so its result is a new descriptor that nobody else owns.
         Ok(unsafe { OwnedFd::from_raw_fd(result) })
     }
 }

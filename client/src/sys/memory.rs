@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Mappings: a large sparse memory that threads, or processes, share, and plain buffers.
 //!
-//! [`SparseMemory`]: any thread may call any function at any time. The bytes are never lent out: they are
-//! copied in and out under a lock that covers their part of the address space, so that no two threads touch
-//! a byte at the same time unless both read. After an error nothing was changed. [`Region`] names bytes for
-//! the kernel to copy, which takes none of these locks. [`Buffer`] belongs to one owner, like a box. Dropping
-//! a mapping returns all of it.
+//! [`SparseMemory`]: any thread may call any function at any time. No function lends the bytes out. The
+//! functions copy bytes in and out under a lock for that part of the address space, so two threads access the
+//! same byte at the same time only if both read it. A function that fails has changed nothing. A [`Region`]
+//! names bytes that the kernel copies without these locks. A [`Buffer`] has one owner, like a box. Dropping a
+//! mapping unmaps all of it.
 
 use crate::{Errno, MemoryError};
 use rustix::fs::{FallocateFlags, fallocate, fstat, ftruncate};
@@ -17,31 +17,32 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicU8;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Bytes of the address space that one lock covers at a stretch.
+/// Bytes of the address space that one lock covers without a break.
 const STRIPE: usize = 1 << 20;
 /// Number of locks; stripe `n` is covered by lock `n % LOCKS`.
 const LOCKS: usize = 128;
 
-/// One lock on a cache line of its own, so that neighbours do not slow each other down.
+/// One lock per cache line, so that threads on neighbouring locks do not slow each other down.
 #[repr(align(64))]
 #[derive(Default)]
 struct Stripe(RwLock<()>);
 
-/// A memory of fixed size, all zeros at first, that occupies only what was written and not discarded.
+/// A memory of fixed size, zeroed at first. It occupies only pages that were written and not discarded.
 ///
-/// It is the process's own, or that of a file in memory (`/dev/shm`), and then outlives the process: whoever maps the
-/// file next has the same bytes. Locks hold between threads, not between processes: those who have the same file at
-/// the same time, as two servers during a take-over, must not work on the same bytes.
+/// The memory is private to the process, or it is that of a file in memory (`/dev/shm`) and outlives the
+/// process: the next process that maps the file has the same bytes. The locks work between threads, not
+/// between processes. Two processes that map the same file at the same time, such as two servers during a
+/// take-over, must not access the same bytes.
 ///
 /// An operation is atomic within each aligned MiB and not beyond: a reader may see one part of a larger
-/// concurrent write and not the other, as on a disk. The kernel's copies to and from a [`Region`] are not
-/// covered by the locks: concurrent requests that overlap may mix byte by byte, as on a disk.
+/// concurrent write and not the other, as on a disk. The kernel's copies to and from a [`Region`] take no
+/// lock: concurrent requests that overlap may mix byte by byte, as on a disk.
 pub struct SparseMemory {
     base: NonNull<u8>,
     bytes: usize,
     page: usize,
     locks: Box<[Stripe]>,
-    /// Whose memory it is, if not ours.
+    /// The mapped file, unless the memory is private.
     file: Option<File>,
 }
 
@@ -58,28 +59,28 @@ impl std::fmt::Debug for SparseMemory {
 }
 
 impl SparseMemory {
-    /// A memory of `bytes` zeros, at least 1. Fails when the address space has no room for it, or when the
-    /// system is set to never overcommit and has less free memory.
+    /// Maps `bytes` zeros, at least 1. Fails if the address space has no room, or if the system never
+    /// overcommits and has less free memory.
     pub fn new(bytes: u64) -> Result<Self, MemoryError> {
         let length = length(bytes)?;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         let base = map(length, flags)?;
-        // A huge page would take 2 MiB for one written block. A kernel without huge pages refuses the
-        // advice and needs none.
+        // A huge page would take 2 MiB for one written block. A kernel without huge pages refuses the advice
+        // and needs none.
         // SAFETY: the range is the mapping just made; the advice changes no content.
         let _ = unsafe { madvise(base.as_ptr().cast(), length, Advice::LinuxNoHugepage) };
         let locks = std::iter::repeat_with(Stripe::default).take(LOCKS).collect();
         Ok(Self { base, bytes: length, page: rustix::param::page_size(), locks, file: None })
     }
 
-    /// The memory of a file, which becomes `bytes` long if it is empty. It must be on a file system in memory that
-    /// can punch holes, such as `/dev/shm`: elsewhere the bytes are written back to a disk as the kernel likes. Whoever
-    /// makes the file shorter kills this process when it touches what is gone.
+    /// Maps a file. An empty file becomes `bytes` long. The file must be on a file system in memory that can
+    /// punch holes, such as `/dev/shm`; elsewhere the kernel writes the bytes back to a disk when it likes.
+    /// If another process shortens the file, access to the missing part kills this process.
     ///
     /// # Errors
     ///
-    /// [`MemoryError::File`] when the file has another size, or something fails; [`MemoryError::Size`] and
-    /// [`MemoryError::Map`] as for [`new`](Self::new).
+    /// [`MemoryError::File`] if the file has another size, or if a call on it fails; [`MemoryError::Size`]
+    /// and [`MemoryError::Map`] as for [`new`](Self::new).
     pub fn in_file(file: File, bytes: u64) -> Result<Self, MemoryError> {
         let length = length(bytes)?;
         let failed = |operation: &'static str| move |source| MemoryError::File { operation, bytes, source };
@@ -90,8 +91,8 @@ impl SparseMemory {
             return Err(failed("find the same size in")(Errno::INVAL));
         }
         let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: with a null hint the kernel chooses a range that nothing else uses. Other processes may change the
-        // bytes: no reference to them is ever made.
+        // SAFETY: with a null hint the kernel chooses an unused range. Other processes may change the bytes,
+        // but no reference to the bytes is ever made.
         let base = unsafe { mmap(std::ptr::null_mut(), length, protection, MapFlags::SHARED, &file, 0) }
             .map_err(|source| MemoryError::Map { bytes, source })?;
         let base = NonNull::new(base.cast::<u8>()).ok_or(MemoryError::Size(bytes))?;
@@ -144,7 +145,7 @@ impl SparseMemory {
         Ok(())
     }
 
-    /// Makes `length` bytes from `offset` on read as zeros. Whole pages go back to the system.
+    /// Makes `length` bytes from `offset` on read as zeros, and frees whole pages.
     pub fn discard(&self, offset: u64, length: u64) -> Result<(), MemoryError> {
         let mut at = self.check("discard", offset, length)?;
         // `check` made sure that the range fits a `usize`.
@@ -163,7 +164,7 @@ impl SparseMemory {
         Ok(())
     }
 
-    /// Makes `length` bytes from `offset` on zeros and keeps their pages.
+    /// Overwrites `length` bytes from `offset` on with zeros, and keeps their pages.
     pub fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), MemoryError> {
         let mut at = self.check("write of zeros", offset, length)?;
         // `check` made sure that the range fits a `usize`.
@@ -178,7 +179,7 @@ impl SparseMemory {
         Ok(())
     }
 
-    /// Names `length` bytes from `offset` on for the kernel to copy to and from.
+    /// Names `length` bytes from `offset` on for direct copies by the kernel.
     #[inline]
     pub fn region(&self, offset: u64, length: usize) -> Result<Region<'_>, MemoryError> {
         let at = self.check("region", offset, length as u64)?;
@@ -187,7 +188,7 @@ impl SparseMemory {
         Ok(Region { start, length, owner: PhantomData })
     }
 
-    /// Returns whole pages `first..last` to the system; they read as zeros afterwards.
+    /// Frees the whole pages `first..last`, which then read as zeros.
     fn give_back(&self, guard: &RwLockWriteGuard<'_, ()>, first: usize, last: usize) {
         if first == last {
             return;
@@ -199,20 +200,20 @@ impl SparseMemory {
             }
             return;
         }
-        // SAFETY: the callers' range was checked to be inside the mapping.
+        // SAFETY: the callers checked that the range is inside the mapping.
         let start = unsafe { self.base.add(first) };
         // SAFETY: page-aligned range inside our private mapping, whose lock the caller holds; the bytes
         // become zeros, which is a valid value.
         let given = unsafe { madvise(start.as_ptr().cast(), last - first, Advice::LinuxDontNeed) };
         if given.is_err() {
-            // The pages are locked into memory (mlockall), so they stay and only their content goes.
+            // The pages are locked into memory (mlockall) and stay, so their content is overwritten.
             self.zero(guard, first, last);
         }
     }
 
     /// Fills `first..last` with zeros.
     fn zero(&self, _guard: &RwLockWriteGuard<'_, ()>, first: usize, last: usize) {
-        // SAFETY: the callers' range was checked to be inside the mapping.
+        // SAFETY: the callers checked that the range is inside the mapping.
         let start = unsafe { self.base.add(first) };
         // SAFETY: as above, and the caller holds the stripe's lock exclusively, as the guard shows.
         unsafe { start.write_bytes(0, last - first) };
@@ -228,7 +229,8 @@ impl SparseMemory {
         usize::try_from(offset).map_err(|_| outside)
     }
 
-    // A poisoned lock means that a thread panicked between bytes that are valid in any mixture.
+    // A poisoned lock means that a thread panicked while it changed bytes. Any mixture of old and new bytes
+    // is valid.
     fn read_lock(&self, at: usize) -> RwLockReadGuard<'_, ()> {
         self.locks[at / STRIPE % LOCKS].0.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -240,13 +242,13 @@ impl SparseMemory {
 
 impl Drop for SparseMemory {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `new` with this size and nobody can use it after `drop`.
-        // An error is impossible for such a range, and there would be nothing to do about it.
+        // SAFETY: `new` made the mapping with this size, and nobody can use it after `drop`. `munmap` cannot
+        // fail for such a range.
         let _ = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
     }
 }
 
-/// The size of a mapping, if there can be one.
+/// The size of a mapping, if such a mapping is possible.
 fn length(bytes: u64) -> Result<usize, MemoryError> {
     usize::try_from(bytes)
         .ok()
@@ -254,7 +256,7 @@ fn length(bytes: u64) -> Result<usize, MemoryError> {
         .ok_or(MemoryError::Size(bytes))
 }
 
-/// How many of `length` bytes from `at` on are covered by the lock of `at`.
+/// How many of the `length` bytes from `at` on the lock of `at` covers.
 fn within_stripe(at: usize, length: usize) -> usize {
     length.min(STRIPE - at % STRIPE)
 }
@@ -262,15 +264,15 @@ fn within_stripe(at: usize, length: usize) -> usize {
 /// Maps `length` fresh zeros, readable and writable.
 fn map(length: usize, flags: MapFlags) -> Result<NonNull<u8>, MemoryError> {
     let protection = ProtFlags::READ | ProtFlags::WRITE;
-    // SAFETY: with a null hint the kernel chooses a range that nothing else uses.
+    // SAFETY: with a null hint the kernel chooses an unused range.
     let base = unsafe { mmap_anonymous(std::ptr::null_mut(), length, protection, flags) }
         .map_err(|source| MemoryError::Map { bytes: length as u64, source })?;
     NonNull::new(base.cast::<u8>()).ok_or(MemoryError::Size(length as u64))
 }
 
-/// Bytes of a backend that the kernel copies to and from, while others may use them too.
+/// Bytes of a backend that the kernel copies from and to, while others may access them too.
 ///
-/// They are never lent as references. The memory stays as long as `'a`.
+/// The bytes are never lent out as references. The memory stays mapped for `'a`.
 #[derive(Clone, Copy)]
 pub struct Region<'a> {
     start: NonNull<u8>,
@@ -278,7 +280,7 @@ pub struct Region<'a> {
     owner: PhantomData<&'a [AtomicU8]>,
 }
 
-// SAFETY: a region gives no access to its bytes but through the kernel, as `&[AtomicU8]` would.
+// SAFETY: a region gives access to its bytes only through the kernel, like `&[AtomicU8]`.
 unsafe impl Send for Region<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Region<'_> {}
@@ -288,8 +290,8 @@ impl Region<'_> {
     ///
     /// # Safety
     ///
-    /// For as long as `'a`, `length` bytes from `start` on can be read and written, and no reference to them
-    /// exists except to atomics and cells.
+    /// For the lifetime `'a`, the `length` bytes from `start` on are readable and writable, and no reference
+    /// to them exists except to atomics and cells.
     #[must_use]
     pub const unsafe fn from_raw(start: NonNull<u8>, length: usize) -> Self {
         Self { start, length, owner: PhantomData }
@@ -318,7 +320,7 @@ impl std::fmt::Debug for Region<'_> {
     }
 }
 
-/// A page-aligned buffer of its own mapping, all zeros at first.
+/// A page-aligned buffer with its own mapping, zeroed at first.
 pub struct Buffer {
     base: NonNull<u8>,
     bytes: usize,
@@ -330,7 +332,7 @@ unsafe impl Send for Buffer {}
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
-    /// A buffer of `bytes`, at least 1. With `populated` all pages are taken now, not when they are used.
+    /// Maps `bytes`, at least 1. With `populated` the pages are allocated now, not on first use.
     pub fn new(bytes: usize, populated: bool) -> Result<Self, MemoryError> {
         if bytes == 0 || isize::try_from(bytes).is_err() {
             return Err(MemoryError::Size(bytes as u64));
@@ -345,7 +347,7 @@ impl Deref for Buffer {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: the mapping is this long, initialised, and changed through `&mut self` only.
+        // SAFETY: the mapping is this long, initialised, and changes only through `&mut self`.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.bytes) }
     }
 }
@@ -366,8 +368,8 @@ impl std::fmt::Debug for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `new` with this size and nobody can use it after `drop`.
-        // An error is impossible for such a range, and there would be nothing to do about it.
+        // SAFETY: `new` made the mapping with this size, and nobody can use it after `drop`. `munmap` cannot
+        // fail for such a range.
         let _ = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
     }
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The memory that one thread passes to the operation call.
 //!
-//! It belongs to one thread at a time; the kernel uses it only during the call. Nothing here interprets
-//! the content, and no accessor can reach outside. Between two calls only the fields that are set change.
+//! A buffer belongs to one thread at a time, and the kernel uses it only during the call. This module does
+//! not interpret the content, and no accessor reaches outside the buffer. Between two calls only the setters
+//! change fields.
 
 use std::mem::offset_of;
 use zosbd2_abi::v1::{self, Operation, OperationHead, OperationTail, Segment};
@@ -19,9 +20,9 @@ const COUNT: usize = offset_of!(OperationHead, segment_count);
 const ERROR: usize = offset_of!(Operation, tail) + offset_of!(OperationTail, error);
 const OP_ID: usize = offset_of!(Operation, tail) + offset_of!(OperationTail, op_id);
 
-/// 1052728 bytes: head, 256 segments, tail and 1 MiB of data, all zeros at first.
+/// 1052728 bytes: head, 256 segments, tail and 1 MiB of data, zeroed at first.
 ///
-/// Getters give what is there, whether the kernel or a setter put it there.
+/// Getters return the content, whether the kernel or a setter put it there.
 pub struct OperationBuffer {
     storage: Box<[u8]>,
     start: usize,
@@ -47,7 +48,7 @@ impl Default for OperationBuffer {
 }
 
 impl OperationBuffer {
-    /// A buffer of zeros; the system gives its pages when they are used.
+    /// A zeroed buffer. The system allocates its pages on first use.
     #[must_use]
     pub fn new() -> Self {
         let storage = vec![0; v1::OPERATION_BYTES + PAGE].into_boxed_slice();
@@ -56,13 +57,13 @@ impl OperationBuffer {
         Self { storage, start }
     }
 
-    /// All of it, as the kernel sees it.
+    /// All bytes, as the kernel sees them.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.storage[self.start..self.start + v1::OPERATION_BYTES]
     }
 
-    /// All of it, as the kernel sees it.
+    /// All bytes, as the kernel sees them.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.storage[self.start..self.start + v1::OPERATION_BYTES]
     }
@@ -143,7 +144,7 @@ impl OperationBuffer {
         u64::from_ne_bytes(self.get(DATA_SIZE))
     }
 
-    /// Pending signal, together with `EINTR`; 0 when the kernel does not say.
+    /// Pending signal, together with `EINTR`; 0 if unknown.
     #[must_use]
     pub fn signal(&self) -> u32 {
         u32::from_ne_bytes(self.get(SIGNAL))
@@ -155,13 +156,13 @@ impl OperationBuffer {
         u64::from_ne_bytes(self.get(TOTAL))
     }
 
-    /// Segments of the request, as stated.
+    /// Number of segments, as the kernel states it.
     #[must_use]
     pub fn segment_count(&self) -> u32 {
         u32::from_ne_bytes(self.get(COUNT))
     }
 
-    /// Fills in what the kernel would: for fake kernels.
+    /// Fills in a request, as the kernel does. For fake kernels.
     #[cfg(test)]
     pub(super) fn set_request(&mut self, op_id: u32, opcode: u32, total: u64, segments: &[Segment]) {
         self.set_handle(0);
@@ -177,7 +178,7 @@ impl OperationBuffer {
         }
     }
 
-    /// Fills in a signal number as the kernel would: for fake kernels.
+    /// Fills in a signal number, as the kernel does. For fake kernels.
     #[cfg(test)]
     pub(super) fn set_signal(&mut self, signal: u32) {
         self.set(SIGNAL, signal.to_ne_bytes());
@@ -211,7 +212,7 @@ impl<'a> Segments<'a> {
         self.bytes.len() / size_of::<Segment>()
     }
 
-    /// Whether there is none.
+    /// Whether there are no segments.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The control node: creates, finds, lists and destroys devices.
+//! The control node of version 1: creates, finds, lists and destroys devices.
 //!
-//! Any thread may call any function; calls are independent of each other. Devices belong to the system,
-//! not to the `Control`: they outlive it and the process.
+//! Any thread may call any function; calls are independent of each other. Devices belong to the system, not
+//! to the `Control`: they outlive it and the process.
 
 use super::{CreateOptions, DeviceName, DeviceStatus, Handle};
 use crate::sys::ioctl;
@@ -24,7 +24,7 @@ impl Control {
         Self::open_at(Path::new(zosbd2_abi::CONTROL_PATH))
     }
 
-    /// As [`open`](Self::open), with another path to the node, such as a bind mount in a container.
+    /// Like [`open`](Self::open), with another path to the node, such as a bind mount in a container.
     pub fn open_at(path: &Path) -> Result<Self> {
         let node =
             rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|source| {
@@ -43,34 +43,34 @@ impl Control {
         Ok(Self { node })
     }
 
-    /// Asks the module whether it is there.
+    /// Checks that the module answers.
     pub fn ping(&self) -> Result<()> {
         ioctl::ping(self.fd()).map_err(|source| failed("ping", "the control node", source))
     }
 
-    /// Creates a device. When this returns, `/dev/NAME` exists and queues requests until a server fetches
-    /// them or their timeout is over.
+    /// Creates a device. On return `/dev/NAME` exists and queues requests until a server fetches them or
+    /// their timeout expires.
     pub fn create(&self, options: &CreateOptions) -> Result<Handle> {
         let mut raw = options.to_raw()?;
         self.create_raw(&mut raw).map_err(|source| failed("create device", options.name(), source))?;
         Ok(Handle::from_raw(raw.handle))
     }
 
-    /// Destroys one device. Without `force` it fails with `EBUSY` while anyone has the device open, which
-    /// includes its server. With `force` all requests left fail with I/O errors.
+    /// Destroys one device. Without `force` it fails with `EBUSY` while the device is open; its server
+    /// counts, too. With `force` all remaining requests fail with I/O errors.
     pub fn destroy(&self, handle: Handle, force: bool) -> Result<()> {
         let mut raw = v1::DestroyByHandle { handle: handle.raw(), error: 0, force: force.into() };
         self.destroy_by_handle_raw(&mut raw)
             .map_err(|source| failed("destroy device with handle", &handle, source))
     }
 
-    /// As [`destroy`](Self::destroy), by name.
+    /// Like [`destroy`](Self::destroy), by name.
     pub fn destroy_by_name(&self, name: &DeviceName, force: bool) -> Result<()> {
         let mut raw = v1::DestroyByName { name: name.field(), error: 0, force: force.into() };
         self.destroy_by_name_raw(&mut raw).map_err(|source| failed("destroy device", name, source))
     }
 
-    /// Destroys all devices, whoever made them; succeeds when there is none.
+    /// Destroys all devices, no matter which process created them. Succeeds if there are none.
     pub fn destroy_all(&self, force: bool) -> Result<()> {
         let mut raw = v1::DestroyAll { force: force.into() };
         ioctl::destroy_all(self.fd(), &mut raw).map_err(|source| failed("destroy", "all devices", source))
@@ -94,8 +94,7 @@ impl Control {
     /// The properties of a device.
     pub fn status(&self, handle: Handle) -> Result<DeviceStatus> {
         let mut raw = v1::Status { query: handle.raw(), ..v1::Status::default() };
-        self.status_raw(&mut raw)
-            .map_err(|source| failed("ask for the status of handle", &handle, source))?;
+        self.status_raw(&mut raw).map_err(|source| failed("get the status of handle", &handle, source))?;
         Ok(DeviceStatus::from(&raw))
     }
 
@@ -104,7 +103,7 @@ impl Control {
     }
 }
 
-/// The calls themselves, with nothing checked or translated: for tests and tools.
+/// The raw calls, without checks or translation, for tests and tools.
 impl Control {
     /// The create call.
     pub fn create_raw(&self, argument: &mut v1::Create) -> Result<(), Errno> {
@@ -137,7 +136,7 @@ impl Control {
     }
 }
 
-/// An error of a control call, with what the number means here.
+/// An error of a control call, with the meaning of the number for this operation.
 fn failed(operation: &'static str, object: &(impl ToString + ?Sized), source: Errno) -> Error {
     let hint = match source {
         Errno::EXIST => " (a device or node of that name exists)",

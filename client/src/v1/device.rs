@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! An open block node, to serve it.
+//! An open block node, for serving it.
 //!
-//! Any number of threads may use one `Device` at a time. Holding it open keeps an unforced destroy away;
-//! dropping it says nothing to the kernel about the requests that were fetched.
+//! Any number of threads may use one `Device` at a time. While it is open, a destroy without force fails.
+//! Dropping it does not return fetched requests to the kernel.
 
 use super::{Control, DeviceName, Handle, OperationBuffer};
 use crate::sys::ioctl;
@@ -12,15 +12,15 @@ use rustix::fs::{FileType, Mode, OFlags};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Time between two looks for a node that is not there yet.
+/// Time between two attempts to open a node that does not exist yet.
 const POLL: Duration = Duration::from_millis(5);
 
-/// Where a [`Worker`](super::Worker) answers and fetches: a [`Device`], or a double of it in tests.
+/// Where a [`Worker`](super::Worker) answers and fetches: a [`Device`], or a fake in tests.
 pub trait Channel: Sync {
-    /// The one call of a server: answers what `buffer` says, sleeps until there is a request, and puts it
-    /// into `buffer`. `ENOENT` means that the device is gone for good.
+    /// The one call of a server: answers what `buffer` says, sleeps until there is a request, and puts that
+    /// request into `buffer`. `ENOENT` means that the device is gone for good.
     fn operation(&self, buffer: &mut OperationBuffer) -> Result<(), Errno>;
-    /// Handle of the device, to be put into each call.
+    /// Handle of the device, which each call carries.
     fn handle(&self) -> Handle;
     /// Name of the device, for messages.
     fn name(&self) -> &DeviceName;
@@ -38,8 +38,8 @@ pub struct Device {
 }
 
 impl Device {
-    /// Opens `/dev/NAME` of the device with this handle for reading and writing. While the node is missing
-    /// or access to it is denied (udev may be about to change that), tries again for `patience`.
+    /// Opens `/dev/NAME` of the device with this handle for reading and writing. Retries for `patience` while
+    /// the node is missing or access is denied, because udev may still be working on it.
     pub fn open(control: &Control, handle: Handle, patience: Duration) -> Result<Self> {
         let status = control.status(handle)?;
         let path = status.name.path();
@@ -53,7 +53,7 @@ impl Device {
         Ok(Self { node, name: status.name, handle, size_bytes: status.size_bytes })
     }
 
-    /// Opens a device that exists, by name: how a new server takes over.
+    /// Opens an existing device by name. A new server takes over that way.
     pub fn open_by_name(control: &Control, name: &DeviceName, patience: Duration) -> Result<Self> {
         Self::open(control, control.handle_by_name(name)?, patience)
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A double of the kernel for the tests of worker and serve loop.
+//! A fake kernel for the tests of worker and serve loop.
 //!
-//! It hands out a script, first in first out, and then sleeps until it is destroyed, after which every
-//! call ends: threads asleep get the goodbye, later ones `ENOENT`. It records each answer.
+//! It hands out a script in order, then sleeps until it is destroyed. After that every call ends: sleeping
+//! threads get the goodbye, later calls `ENOENT`. It records each answer.
 
 use super::{Channel, DeviceName, Handle, OperationBuffer};
 use crate::Errno;
@@ -12,15 +12,15 @@ use zosbd2_abi::v1::{self, Segment};
 
 pub(super) const SIZE: u64 = 4 << 20;
 
-/// What a call of the script does.
+/// One step of the script.
 pub(super) enum Step {
-    /// A request with this number, code and range; writes carry bytes of this value.
+    /// A request with this number, opcode and range. The data of a write consists of the byte `fill`.
     Request { op_id: u32, opcode: u32, start: u64, length: u64, fill: u8 },
-    /// Whatever a broken kernel might say.
+    /// An arbitrary reply, as a broken kernel might give.
     Raw { opcode: u32, total: u64, segments: Vec<Segment> },
-    /// `EINTR`, with the buffer changed as the interface says.
+    /// `EINTR`, with the buffer changed as the interface defines.
     Interrupt { signal: u32 },
-    /// An error that leaves the buffer as it was.
+    /// An error that leaves the buffer unchanged.
     Fail(Errno),
     /// The goodbye.
     Gone,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Interface version 1, that of the original zosbd2.
 //!
-//! [`Control`] creates, finds, lists and destroys devices. [`Device`] is an open block node. [`serve`]
-//! runs a [`Backend`] on it; [`Worker`] is one thread's side of the protocol below that, and
-//! [`OperationBuffer`] with [`Channel`] is the single call itself, for tests that break the rules.
+//! [`Control`] creates, finds, lists and destroys devices. [`Device`] is an open block node. [`serve`] runs a
+//! [`Backend`] on it. [`Worker`] is one thread's side of the protocol. [`OperationBuffer`] and [`Channel`]
+//! are the single call, for tests that break the rules.
 
 mod backend;
 mod buffer;

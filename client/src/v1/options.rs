@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Names, handles and options: values that were checked before the kernel sees them.
+//! Names, handles and options, checked before the kernel sees them.
 
 use crate::{Error, Result};
 use std::fmt;
@@ -7,12 +7,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 use zosbd2_abi::v1;
 
-/// Number of a device, given by the kernel at create. Never 0, and not reused until 2^32 creates later.
+/// Number of a device, assigned by the kernel at create. It is never 0, and is reused only after 2^32
+/// creates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Handle(u32);
 
 impl Handle {
-    /// A handle that was printed or stored before.
+    /// A handle that was printed or stored earlier.
     #[must_use]
     pub const fn from_raw(handle: u32) -> Self {
         Self(handle)
@@ -31,7 +32,7 @@ impl fmt::Display for Handle {
     }
 }
 
-/// A device name: 1 to 31 bytes without NUL. The kernel would cut a longer one silently.
+/// A device name: 1 to 31 bytes without NUL. The kernel would silently cut a longer name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DeviceName(String);
 
@@ -62,7 +63,7 @@ impl DeviceName {
         PathBuf::from(format!("/dev/{}", self.0))
     }
 
-    /// The field as the interface wants it: NUL-padded.
+    /// The name as a NUL-padded field.
     pub(super) fn field(&self) -> [u8; v1::NAME_BYTES] {
         let mut field = [0; v1::NAME_BYTES];
         for (to, from) in field.iter_mut().zip(self.0.bytes()) {
@@ -71,7 +72,7 @@ impl DeviceName {
         field
     }
 
-    /// Reads a field that the kernel filled; bytes that are not UTF-8 become U+FFFD.
+    /// Reads a field that the kernel filled. Bytes that are not UTF-8 become U+FFFD.
     pub(super) fn from_field(field: &[u8; v1::NAME_BYTES]) -> Self {
         let used = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
         Self(String::from_utf8_lossy(&field[..used]).into_owned())
@@ -84,7 +85,7 @@ impl fmt::Display for DeviceName {
     }
 }
 
-/// What a new device shall be like.
+/// Options for a new device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreateOptions {
     name: DeviceName,
@@ -101,15 +102,15 @@ impl CreateOptions {
         Ok(Self { name, block_count, timeout: Duration::from_secs(30), max_segments: 0 })
     }
 
-    /// Time after which an unanswered request fails with an I/O error: 1 to 1200 s; parts of a second
-    /// are rounded up.
+    /// Time after which an unanswered request fails with an I/O error: 1 to 1200 s. Parts of a second are
+    /// rounded up.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Most segments of one request; 0, the default, and all above 256 mean 256.
+    /// Most segments of one request; 0, the default, and values above 256 mean 256.
     #[must_use]
     pub fn max_segments(mut self, max_segments: u32) -> Self {
         self.max_segments = max_segments;
@@ -122,13 +123,13 @@ impl CreateOptions {
         &self.name
     }
 
-    /// Size of the device in bytes; meaningless when the block count is out of range.
+    /// Size of the device in bytes; meaningless if the block count is out of range.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         self.block_count.saturating_mul(u64::from(v1::BLOCK_SIZE))
     }
 
-    /// The kernel's struct, or which option is out of range.
+    /// The kernel's struct, or an error that names the option out of range.
     pub(super) fn to_raw(&self) -> Result<v1::Create> {
         let range = |option, value, min, max| {
             let name = self.name.to_string();
@@ -155,23 +156,23 @@ impl CreateOptions {
     }
 }
 
-/// What the kernel says about a device.
+/// Status of a device.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceStatus {
-    /// Its handle.
+    /// Handle.
     pub handle: Handle,
-    /// Its name.
+    /// Name.
     pub name: DeviceName,
-    /// Its size in bytes.
+    /// Size in bytes.
     pub size_bytes: u64,
-    /// Its size in blocks.
+    /// Size in blocks.
     pub block_count: u64,
-    /// Its logical block size in bytes.
+    /// Logical block size in bytes.
     pub block_size: u32,
     /// Most segments of one request.
     pub max_segments: u32,
-    /// Its request timeout.
+    /// Request timeout.
     pub timeout: Duration,
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Checks a request from the kernel before anyone relies on it.
+//! Checks a request from the kernel before other code relies on it.
 //!
-//! Called by [`Worker`](super::Worker) on each fetched read, write and discard. Pure: reads the buffer,
+//! [`Worker`](super::Worker) calls it on each fetched read, write and discard. Pure: it reads the buffer and
 //! changes nothing.
 
 use super::OperationBuffer;
@@ -17,8 +17,8 @@ pub(super) struct Extent {
     pub(super) length: u64,
 }
 
-/// The range of the request in `buffer`, on a device of `size` bytes. Reads and writes (`has_data`) must
-/// fit the data area.
+/// The range of the request in `buffer`, on a device of `size` bytes. Reads and writes (`has_data`) must fit
+/// the data area.
 pub(super) fn extent(buffer: &OperationBuffer, size: u64, has_data: bool) -> Result<Extent, BadRequest> {
     let count = buffer.segment_count();
     if count == 0 || count > v1::MAX_SEGMENTS {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Runs a backend on a device until the device is gone.
+//! Runs a backend on a device of version 1 until the device is gone.
 //!
-//! The calling thread waits; workers run beside it and have all ended when it returns. A stop request
-//! makes the calling thread destroy the device while the workers still serve, so that the kernel can write
-//! out what is dirty; then the kernel says goodbye to every worker. When the process dies instead, the
-//! device stays and another process may open it by name and serve on.
+//! The calling thread waits; the workers have all ended when it returns. On a stop request the calling thread
+//! destroys the device while the workers still serve, so that the kernel can write out dirty data. The kernel
+//! then says goodbye to every worker. If the process dies, the device stays, and another process may open it
+//! by name and serve it.
 
 use super::{Backend, Channel, Control, Device, Event, StopToken, Worker};
 use crate::serving::{Running, prepare_thread};
@@ -14,16 +14,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// How often in a row a fetch may fail before its worker gives up.
+/// Number of consecutive failed fetches after which a worker gives up.
 const MAX_FAILURES: u32 = 20;
 /// Time between a failed fetch and the next one.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves `device` with `threads` workers until it is gone, whoever destroys it.
+/// Serves `device` with `threads` workers until it is gone, no matter who destroys it.
 ///
-/// A request on `stop` destroys it by force through `control`. Returns the first thing that went wrong, if
-/// any, after all workers have ended: the device is gone then, unless every worker gave up because the
-/// kernel refused its calls ([`Error::Fetch`]).
+/// A request on `stop` destroys it by force through `control`. Returns the first error, if any, after all
+/// workers have ended. The device is gone then, unless every worker gave up because the kernel refused its
+/// calls ([`Error::Fetch`]).
 pub fn serve<B>(
     control: &Control,
     device: &Device,
@@ -37,8 +37,8 @@ where
     serve_with(device, backend, threads, stop, || control.destroy(device.handle(), true))
 }
 
-/// As [`serve`], on any channel; `destroy` is called on the calling thread for each stop request, until
-/// the workers have ended.
+/// Like [`serve`], on any channel. The calling thread calls `destroy` for each stop request until the workers
+/// have ended.
 pub fn serve_with<C, B>(
     channel: &C,
     backend: &B,
@@ -59,7 +59,7 @@ where
                 std::thread::Builder::new().name(name).spawn_scoped(scope, || session.thread())
             {
                 session.running.cancel();
-                // Those that run suffice to serve; the caller hears of it in the end.
+                // The running threads suffice to serve. The caller gets the error in the end.
                 session.note(Error::Spawn { device: channel.name().to_string(), source });
                 break;
             }
@@ -80,7 +80,7 @@ struct Session<'a, C: ?Sized, B: ?Sized> {
 }
 
 impl<C: Channel + ?Sized, B: Backend + ?Sized> Session<'_, C, B> {
-    /// Waits for the workers' end and turns stop requests into a destroy.
+    /// Waits until the workers have ended, and destroys the device on stop requests.
     fn wait(&self, destroy: impl Fn() -> Result<()>) {
         let ended = || self.running.none();
         let mut seen = 0;
@@ -90,7 +90,7 @@ impl<C: Channel + ?Sized, B: Backend + ?Sized> Session<'_, C, B> {
                 return;
             }
             match destroy() {
-                // Somebody else was faster.
+                // Another process destroyed the device first.
                 Ok(()) | Err(Error::Control { source: Errno::NOENT, .. }) => {}
                 Err(error) => self.note(error),
             }
@@ -138,14 +138,14 @@ impl<C: Channel + ?Sized, B: Backend + ?Sized> Session<'_, C, B> {
                     if failures >= MAX_FAILURES {
                         return Err(error);
                     }
-                    tracing::warn!(%error, failures, "will fetch again");
+                    tracing::warn!(%error, failures, "fetch will be retried");
                     self.stop.pause(PAUSE);
                 }
             }
         }
     }
 
-    /// Runs one request; a panic of the backend fails that request alone.
+    /// Runs one request. A panic of the backend fails only that request.
     fn guard(&self, operation: &'static str, run: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
         catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
             self.note(Error::BackendPanicked { device: self.channel.name().to_string(), operation });

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Worker and serve loop against a fake kernel.
+//! The worker and the serve loop against a fake kernel.
 
 use super::fake::{Answer, Fake, SIZE, Step, request};
 use super::{Backend, Event, StopToken, Worker, serve_with};
@@ -13,9 +13,9 @@ fn threads(count: usize) -> NonZeroUsize {
     NonZeroUsize::new(count).expect("not 0")
 }
 
-/// Serves until the script's own end.
+/// Serves until the script ends.
 fn serve_script(fake: &Fake, backend: &impl Backend) -> Result<()> {
-    serve_with(fake, backend, threads(1), &StopToken::new(), || panic!("nobody asked to stop"))
+    serve_with(fake, backend, threads(1), &StopToken::new(), || panic!("no stop was requested"))
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn a_failed_fetch_is_tried_again() {
     assert_eq!(fake.answers().len(), 1);
 }
 
-/// Panics on reads and has no discard.
+/// Panics on reads and does not support discard.
 struct Broken(AtomicUsize);
 
 impl Backend for Broken {
@@ -223,7 +223,7 @@ fn workers_share_the_requests_and_survive_signals() {
     assert!(answered.into_iter().eq(0..2000), "each request is answered once");
 }
 
-/// Numbers around the edges of what makes sense.
+/// Numbers around the limits of the valid ranges.
 fn number() -> impl Strategy<Value = u64> {
     let edges =
         vec![0, 1, 512, 4096, 1 << 20, SIZE - 4096, SIZE, u64::from(u32::MAX), u64::MAX - 4095, u64::MAX];

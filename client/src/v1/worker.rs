@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One thread's side of the protocol: answer a request and fetch the next, in one call.
+//! One thread's side of the protocol: it answers a request and fetches the next one, in one call.
 //!
-//! A `Worker` belongs to one thread and owns its buffer. A request handed out by a fetch is the worker's
-//! until it is answered; one that is never answered fails after the device's timeout. When the device is
-//! gone, every further call says so at once and without asking the kernel.
+//! A `Worker` belongs to one thread and owns its buffer. The worker holds a fetched request until the request
+//! is answered. A request that is never answered fails after the device's timeout. Once the device is gone,
+//! every further call returns so at once, without asking the kernel.
 
 use super::request::{self, Extent};
 use super::{Channel, OperationBuffer, Segments};
 use crate::{BadRequest, Errno, Error, Result};
 use zosbd2_abi::v1;
 
-/// What a fetch brought.
+/// Result of a fetch.
 #[non_exhaustive]
 #[derive(Debug)]
 pub enum Event<'a> {
@@ -20,9 +20,9 @@ pub enum Event<'a> {
         op_id: u32,
         /// First byte on the device.
         offset: u64,
-        /// The pieces of memory that the kernel will fill: of interest to tests alone.
+        /// The pieces of memory that the kernel will fill. Only tests use them.
         segments: Segments<'a>,
-        /// Where the bytes go. It holds older data until it is filled.
+        /// Receives the bytes. It holds older data until it is filled.
         buffer: &'a mut [u8],
     },
     /// Store `data` at `offset`, then answer.
@@ -31,40 +31,40 @@ pub enum Event<'a> {
         op_id: u32,
         /// First byte on the device.
         offset: u64,
-        /// The pieces of memory that the data came from: of interest to tests alone.
+        /// The pieces of memory that the data came from. Only tests use them.
         segments: Segments<'a>,
         /// The bytes.
         data: &'a [u8],
     },
-    /// `length` bytes from `offset` on are of no use any more; answer.
+    /// Discard `length` bytes from `offset` on, then answer.
     Discard {
         /// Number of the request.
         op_id: u32,
         /// First byte on the device.
         offset: u64,
-        /// Number of bytes; may be up to 4 GiB - 4096.
+        /// Number of bytes, up to 4 GiB - 4096.
         length: u64,
     },
-    /// Some server asked for a shutdown. No answer; fetch on.
+    /// Some server asked for a shutdown notice. It needs no answer; fetch again.
     ShutdownNotice,
-    /// A signal interrupted the sleep. Fetch on; if the kernel did not take the answer that the call
-    /// carried, the worker gives it again by itself.
+    /// A signal interrupted the sleep; fetch again. If the kernel did not take the answer of this call, the
+    /// worker repeats the answer by itself.
     Interrupted {
-        /// The signal, 0 when the kernel does not say.
+        /// The signal; 0 if unknown.
         signal: u32,
     },
     /// The device is gone for good.
     Gone,
 }
 
-/// A request that was handed out and not answered.
+/// A fetched request that is not answered yet.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     op_id: u32,
     answer: u32,
 }
 
-/// One server thread.
+/// One serving thread.
 #[derive(Debug)]
 pub struct Worker<'c, C: Channel + ?Sized> {
     channel: &'c C,
@@ -75,28 +75,28 @@ pub struct Worker<'c, C: Channel + ?Sized> {
 }
 
 impl<'c, C: Channel + ?Sized> Worker<'c, C> {
-    /// A worker with a buffer of its own.
+    /// A worker with its own buffer.
     #[must_use]
     pub fn new(channel: &'c C) -> Self {
         Self { channel, buffer: OperationBuffer::new(), pending: None, resend: false, gone: false }
     }
 
-    /// Sleeps until there is something to do. A request that was not answered stays unanswered.
+    /// Sleeps until there is an event. An unanswered request stays unanswered.
     ///
-    /// [`Error::Request`] means a request that makes no sense; it can be answered with an error.
+    /// [`Error::Request`] means an invalid request. It can be answered with an error.
     pub fn fetch(&mut self) -> Result<Event<'_>> {
         self.pending = None;
-        // An interrupted call whose answer the kernel did not acknowledge is made again as it was.
+        // If the kernel did not acknowledge the answer of an interrupted call, the same call is made again.
         if !self.resend {
             self.buffer.set_opcode(v1::OP_FETCH);
         }
         self.call()
     }
 
-    /// Answers the request of the last fetch (an error becomes `EIO` there) and sleeps until there is
-    /// something to do. Without such a request it only fetches.
+    /// Answers the request of the last fetch (any error becomes `EIO`) and sleeps until there is an event.
+    /// Without such a request it only fetches.
     ///
-    /// The data of a read must be in the event's buffer by now.
+    /// The data of a read must be in the event's buffer before the call.
     pub fn answer_and_fetch(&mut self, result: Result<(), Errno>) -> Result<Event<'_>> {
         let Some(pending) = self.pending.take() else {
             return self.fetch();
@@ -108,7 +108,7 @@ impl<'c, C: Channel + ?Sized> Worker<'c, C> {
         self.call()
     }
 
-    /// Makes the call with opcode, number and result in place.
+    /// Makes the call. Opcode, number and result are already in the buffer.
     fn call(&mut self) -> Result<Event<'_>> {
         if self.gone {
             return Ok(Event::Gone);
@@ -127,7 +127,7 @@ impl<'c, C: Channel + ?Sized> Worker<'c, C> {
         }
     }
 
-    /// Looks at what the kernel put into the buffer.
+    /// Decodes what the kernel put into the buffer.
     fn event(&mut self) -> Result<Event<'_>> {
         let op_id = self.buffer.op_id();
         match self.buffer.opcode() {
@@ -152,7 +152,7 @@ impl<'c, C: Channel + ?Sized> Worker<'c, C> {
         }
     }
 
-    /// Remembers the request, and gives its range if it makes sense.
+    /// Remembers the request, and returns its range if the request is valid.
     fn take(&mut self, op_id: u32, answer: u32) -> Result<Extent> {
         self.pending = Some(Pending { op_id, answer });
         let has_data = answer != v1::OP_ANSWER_DISCARD;
@@ -170,7 +170,7 @@ impl<'c, C: Channel + ?Sized> Worker<'c, C> {
     }
 }
 
-/// The first `length` bytes, of which `extent` made sure that they are there.
+/// The first `length` bytes. `extent` checked that they exist.
 fn prefix_mut(data: &mut [u8], length: u64) -> &mut [u8] {
     let length = usize::try_from(length).unwrap_or(usize::MAX).min(data.len());
     &mut data[..length]

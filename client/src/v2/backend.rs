@@ -1,132 +1,137 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What stores the bytes of a device.
+//! The storage behind a device.
 
 use super::FaultPlan;
 use crate::sys::memory::Region;
 use crate::{Errno, SparseMemory};
 
-/// Storage behind a device, called by [`serve`](super::Server::serve) from its serving threads.
+/// Storage behind a device. The serving threads of [`serve`](super::Server::serve) call it.
 ///
-/// Offsets and lengths are in bytes, multiples of the logical block, and inside the device; reads and writes
-/// are never empty. Each call is one request, whose submitter waits until the call returns. An error
-/// reaches him as an I/O error; a panic does too, and the thread lives on.
+/// Offsets and lengths are in bytes, multiples of the logical block, and inside the device. Reads and writes
+/// are never empty. Each call is one request, and its submitter waits until the call returns. An error
+/// reaches the submitter as an I/O error. So does a panic, and the thread continues.
 ///
-/// What is not overridden is either not offered to the kernel ([`Capabilities`]) or emulated by it.
+/// An operation that a backend does not implement is either not offered ([`Capabilities`]) or emulated by the
+/// kernel.
 ///
 /// # What a backend may not do
 ///
-/// A serving thread may be all that lets the system free memory: dirty pages of its own device are written
-/// by it. So while it works on a request it must not wait for I/O on its own device, directly or through a
-/// file system on it, nor for a process that does. Each serving thread is an I/O flusher
-/// (`PR_SET_IO_FLUSHER`), which keeps the kernel from such waits in allocations on its behalf.
+/// The system may depend on a serving thread to free memory, because the serving thread writes the dirty
+/// pages of its own device. While a serving thread carries out a request, it must not wait for I/O on its own
+/// device, directly or through a file system on it, nor for a process that does such I/O. Each serving thread
+/// is an I/O flusher (`PR_SET_IO_FLUSHER`), so the kernel does not wait for such I/O in allocations on its
+/// behalf.
 pub trait Backend: Sync {
-    /// Size of the device in bytes. Asked when the device is made, after each
-    /// [`Server::resize`](super::Server::resize), and every second by the thread that called
-    /// [`Server::serve`](super::Server::serve), whatever the [`ThreadModel`]: when it has changed, the device
-    /// is resized. One that grows must be ready for requests behind the old end before it says so.
+    /// Size of the device in bytes. The library asks for it when it creates the device, after each
+    /// [`Server::resize`](super::Server::resize), and every second on the thread that called
+    /// [`Server::serve`](super::Server::serve), whatever the [`ThreadModel`]. If the size has changed, the
+    /// library resizes the device. A backend that grows must accept requests beyond the old end before it
+    /// returns the new size.
     fn size(&self) -> u64;
 
-    /// What it can do. Asked once, when the device is made.
+    /// Capabilities of the backend. Called once, when the device is created.
     fn capabilities(&self) -> Capabilities {
         Capabilities::default()
     }
 
-    /// Fills all of `buffer`, which holds unrelated older data at first, with the bytes from `offset` on.
+    /// Fills all of `buffer` with the bytes from `offset` on. The buffer holds unrelated older data at first.
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Errno>;
 
-    /// Stores `data` at `offset`. With `fua`, which only comes if [`Capabilities::fua`] is declared, it must
-    /// be durable on return.
+    /// Stores `data` at `offset`. With `fua` the data must be durable on return. `fua` is only set if
+    /// [`Capabilities::fua`] is declared.
     fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno>;
 
-    /// Makes durable every write, discard and write-zeroes whose call had returned when this one began.
-    /// Only called if [`Capabilities::volatile_cache`] is declared.
+    /// Makes durable every write, discard and write-zeroes whose call returned before this call began. Only
+    /// called if [`Capabilities::volatile_cache`] is declared.
     fn flush(&self) -> Result<(), Errno> {
         Err(Errno::OPNOTSUPP)
     }
 
-    /// The bytes are of no use any more; what reads of them give afterwards is up to the backend. Only
-    /// called if [`Capabilities::discard`] is declared.
+    /// Discards bytes that are no longer needed. The backend decides what later reads return. Only called if
+    /// [`Capabilities::discard`] is declared.
     fn discard(&self, offset: u64, length: u64) -> Result<(), Errno> {
         let _ = (offset, length);
         Err(Errno::OPNOTSUPP)
     }
 
-    /// The bytes read as zeros afterwards; unless `zero.unmap`, their space must stay allocated. Only called
-    /// if [`Capabilities::write_zeroes`] is declared.
+    /// Makes the bytes read as zeros. Unless `zero.unmap` is set, their space must stay allocated. Only
+    /// called if [`Capabilities::write_zeroes`] is declared.
     fn write_zeroes(&self, offset: u64, length: u64, zero: Zero) -> Result<(), Errno> {
         let _ = (offset, length, zero);
         Err(Errno::OPNOTSUPP)
     }
 
-    /// The bytes cannot be recovered afterwards. Only called if [`Capabilities::secure_erase`] is declared.
+    /// Makes the bytes unrecoverable. Only called if [`Capabilities::secure_erase`] is declared.
     fn secure_erase(&self, offset: u64, length: u64) -> Result<(), Errno> {
         let _ = (offset, length);
         Err(Errno::OPNOTSUPP)
     }
 
-    /// Where the bytes are, for backends that keep all of them in memory: the kernel then copies between
-    /// there and the submitter, and neither [`read`](Self::read) nor [`write`](Self::write) is called for
-    /// this request. Must be [`Region::length`] = `length`. Asked for every read and every write without FUA;
-    /// for writes only when it named the first block before serving began, because their data comes with
-    /// them otherwise.
+    /// The memory that holds the bytes, for backends that keep all bytes in memory. The kernel then copies
+    /// directly between this memory and the submitter, and the library calls neither [`read`](Self::read) nor
+    /// [`write`](Self::write) for this request. [`Region::length`] must be `length`. Called for every read,
+    /// and for every write without FUA. For writes it is only called if it returned a region for the first
+    /// block before serving began, because the data of writes comes with the requests otherwise.
     fn region(&self, offset: u64, length: usize) -> Option<Region<'_>> {
         let _ = (offset, length);
         None
     }
 
-    /// What is to go wrong while it is served, for tests: see [`Faulty`](super::Faulty). Asked once, when serving
-    /// begins.
+    /// The faults to inject while the backend is served, for tests: see [`Faulty`](super::Faulty). Called
+    /// once, when serving begins.
     fn faults(&self) -> Option<&FaultPlan> {
         None
     }
 }
 
-/// How zeros are to be written.
+/// How to write zeros.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Zero {
-    /// The space may be given back.
+    /// The space may be freed.
     pub unmap: bool,
-    /// Must be durable on return; only if [`Capabilities::fua`] is declared.
+    /// The zeros must be durable on return; only set if [`Capabilities::fua`] is declared.
     pub fua: bool,
 }
 
-/// What a backend can do; what it cannot do is not offered, or done by the kernel in another way.
+/// The capabilities of a backend. The kernel does not offer a missing capability, or emulates it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "they are independent of each other")]
+#[expect(clippy::struct_excessive_bools, reason = "the flags are independent of each other")]
 #[non_exhaustive]
 pub struct Capabilities {
-    /// A write that was answered may be lost until [`Backend::flush`] returns. Without it the kernel sends
-    /// no flushes: what [`Backend::write`] stored is as durable as it will ever be.
+    /// An answered write may be lost until [`Backend::flush`] returns. Without this flag the kernel sends no
+    /// flushes: when [`Backend::write`] returns, the data is as durable as it will ever be.
     pub volatile_cache: bool,
-    /// What was answered outlives the process: a backend that is opened anew has every write that the one before it
-    /// answered, flushed or not. So it is if the volatile cache is that of the kernel or of another machine. Without it,
-    /// and with a volatile cache, the kernel fails the next flush when a server is followed that had answered writes
-    /// which no flush had covered ([`Control::attach_for`](super::Control::attach_for)).
+    /// Answered writes outlive the process: a backend that is opened anew has every write that its
+    /// predecessor answered, flushed or not. That holds if the volatile cache is that of the kernel or of
+    /// another machine. If a device has a volatile cache and this flag is not set, and a server goes with
+    /// answered writes that no flush covered, the next flush fails
+    /// ([`Control::attach_for`](super::Control::attach_for)).
     pub cache_survives: bool,
-    /// [`Backend::write`] can make one write durable. Without it the kernel sends a flush afterwards.
+    /// [`Backend::write`] can make one write durable. Without this flag the kernel sends a flush after such a
+    /// write.
     pub fua: bool,
     /// [`Backend::discard`] works.
     pub discard: bool,
-    /// [`Backend::write_zeroes`] works. Without it the kernel writes zeros.
+    /// [`Backend::write_zeroes`] works. Without this flag the kernel writes zeros.
     pub write_zeroes: bool,
     /// [`Backend::secure_erase`] works.
     pub secure_erase: bool,
-    /// Writes are refused by the kernel.
+    /// The kernel refuses writes.
     pub read_only: bool,
     /// Seeking costs time.
     pub rotational: bool,
     /// Smallest unit that can be read or written, in bytes: a power of two, 512 to the page size.
     pub logical_block_size: u32,
-    /// Smallest unit that is written without reading first, in bytes; 0: the logical block.
+    /// Smallest unit that can be written without a read before, in bytes; 0: the logical block.
     pub physical_block_size: u32,
-    /// Best size of I/O, in bytes; 0: none.
+    /// Optimal I/O size, in bytes; 0: none.
     pub io_opt: u32,
-    /// Which threads may call it.
+    /// Which threads may call the backend.
     pub threads: ThreadModel,
 }
 
 impl Default for Capabilities {
-    /// Reads and writes of blocks of 512 bytes, durable at once, by any number of threads.
+    /// Reads and writes in blocks of 512 bytes, durable at once, by any number of threads.
     fn default() -> Self {
         Self {
             volatile_cache: false,
@@ -148,16 +153,16 @@ impl Default for Capabilities {
 /// Which threads may call a backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ThreadModel {
-    /// Any number at once.
+    /// Any number of threads at once.
     #[default]
     Any,
-    /// One for each queue, at once.
+    /// At most one thread per queue at once.
     OnePerQueue,
-    /// One in all.
+    /// Only one thread.
     One,
 }
 
-/// A RAM disk of blocks of 512 bytes; what does not fill the last one is left out.
+/// A RAM disk with blocks of 512 bytes. A last, incomplete block is left out.
 impl Backend for SparseMemory {
     fn size(&self) -> u64 {
         SparseMemory::size(self) / 512 * 512

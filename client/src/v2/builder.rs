@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a new device shall be like.
+//! The description of a new device.
 //!
-//! Values are checked when the device is made, against the interface and the module's limits, before the
-//! kernel is asked. What is not set comes from the backend, if one was named, or is the interface's default.
+//! Values are checked when the device is created, against the interface and the module's limits, before the
+//! kernel is asked. A value that is not set comes from the backend, if there is one, or is the interface's
+//! default.
 
 use super::{Backend, Capabilities, Control, DeadlinePolicy, Info, ServeOptions, name};
 use crate::{Error, Result, StopToken};
@@ -12,10 +13,10 @@ use std::path::Path;
 use std::time::Duration;
 use zosbd2_abi::v2;
 
-/// As a limit: as much as the kernel can send at once.
+/// For limits: as much as the kernel can send at once.
 pub const UNLIMITED: u32 = u32::MAX;
 
-/// How long I/O waits for another server unless [`Builder::grace`] says otherwise.
+/// Default of [`Builder::grace`].
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 /// Smallest `max_io_bytes`: a page.
 const MIN_IO_BYTES: u32 = 4096;
@@ -62,8 +63,8 @@ macro_rules! setters {
 }
 
 impl Builder {
-    /// A device `/dev/zosbd2/NAME`. A name has 1 to 24 letters, digits and `._-+:`, and begins with a letter
-    /// or digit.
+    /// Describes a device `/dev/zosbd2/NAME`. A name has 1 to 24 letters, digits and `._-+:`, and begins with
+    /// a letter or digit.
     #[must_use]
     pub fn new(name: &str) -> Self {
         Self {
@@ -95,7 +96,8 @@ impl Builder {
         }
     }
 
-    /// Takes size and capabilities from the backend, where nothing else is or will be set here.
+    /// Takes the size and the capabilities from the backend. Values that are set on the builder, before or
+    /// after, win.
     #[must_use]
     pub fn for_backend<B: Backend + ?Sized>(mut self, backend: &B) -> Self {
         self.backend = Some((backend.size(), backend.capabilities()));
@@ -107,48 +109,50 @@ impl Builder {
         size_bytes: u64 => Some(size_bytes);
         /// Smallest unit of I/O, in bytes: a power of two, 512 to the page size.
         logical_block_size: u32 => Some(logical_block_size);
-        /// Smallest unit that is written without reading first, in bytes: a power of two; 0: the logical
+        /// Smallest unit that is written without a read before, in bytes: a power of two; 0: the logical
         /// block.
         physical_block_size: u32 => Some(physical_block_size);
-        /// Smallest I/O that does not cost extra, in bytes: a multiple of the physical block; 0: that block.
+        /// Smallest I/O without extra cost, in bytes: a multiple of the physical block; 0: one physical
+        /// block.
         io_min: u32 => io_min;
-        /// Best size of I/O, in bytes: a multiple of `io_min`; 0: none.
+        /// Optimal I/O size, in bytes: a multiple of `io_min`; 0: none.
         io_opt: u32 => Some(io_opt);
-        /// Most data of a request, in bytes: a multiple of the logical block, a page to 32 MiB; 0: 4 MiB.
+        /// Most data of one request, in bytes: a multiple of the logical block, a page to 32 MiB; 0: 4 MiB.
         /// Each serving thread has two buffers of this size.
         max_io_bytes: u32 => max_io_bytes;
         /// Number of queues, 1 to the number of CPUs.
         queues: u32 => queues;
-        /// Requests of each queue, 1 to 1024; 0: 128.
+        /// Requests per queue, 1 to 1024; 0: 128.
         depth: u32 => depth;
-        /// Writes are refused.
+        /// The kernel refuses writes.
         read_only: bool => Some(read_only);
         /// Seeking costs time.
         rotational: bool => Some(rotational);
-        /// A write may be lost until a flush: flushes are sent.
+        /// An answered write may be lost until a flush, so the kernel sends flushes.
         volatile_cache: bool => Some(volatile_cache);
-        /// Single writes can be made durable; only with a volatile cache.
+        /// Single writes can be made durable. Needs a volatile cache.
         fua: bool => Some(fua);
-        /// Partitions are looked for when the device starts; so by default.
+        /// Whether the kernel looks for partitions when the device starts. True by default.
         partition_scan: bool => partition_scan;
-        /// The device goes when the grace is over, instead of failing all I/O until a server attaches.
+        /// The kernel destroys the device when the grace ends, instead of failing all I/O until a server
+        /// attaches.
         auto_destroy: bool => auto_destroy;
-        /// Discards are best made in multiples of this, in bytes: a power of two; 0: the physical block.
+        /// Preferred unit of discards, in bytes: a power of two; 0: the physical block.
         discard_granularity: u32 => discard_granularity;
         /// Longest discard, in bytes: a multiple of the logical block, or [`UNLIMITED`]; 0: not supported.
         max_discard_bytes: u32 => Some(max_discard_bytes);
-        /// Longest write-zeroes: as for discards; 0: the kernel writes zeros.
+        /// Longest write-zeroes, as for discards; 0: the kernel writes zeros.
         max_write_zeroes_bytes: u32 => Some(max_write_zeroes_bytes);
-        /// Longest secure erase: as for discards.
+        /// Longest secure erase, as for discards.
         max_secure_erase_bytes: u32 => Some(max_secure_erase_bytes);
-        /// How long a request may take, 1 ms to one day; by default there is no limit. Parts of a millisecond are
-        /// rounded up.
+        /// Deadline of a request, 1 ms to one day. No deadline by default. Parts of a millisecond are rounded
+        /// up.
         deadline: Duration => Some(deadline);
-        /// What happens to a request that passes its deadline; it fails by default.
+        /// What the kernel does with a request that passes its deadline. The request fails by default.
         deadline_policy: DeadlinePolicy => deadline_policy;
-        /// How long I/O waits for another server when the last one is gone, up to one day; 30 s by default.
+        /// How long I/O waits for a new server after the last one has gone, up to one day; 30 s by default.
         grace: Duration => grace;
-        /// How [`serve`](Self::serve) does it.
+        /// Options of [`serve`](Self::serve).
         serving: ServeOptions => serving;
     }
 
@@ -165,17 +169,18 @@ impl Builder {
         &self.name
     }
 
-    /// Makes the device and serves it until it is gone or another server has taken over: the whole of a
-    /// simple program.
+    /// Creates the device and serves it until it is gone or another server has taken over. This is the whole
+    /// of a simple program.
     ///
-    /// SIGINT and SIGTERM destroy the device as soon as nobody has it open, after what is dirty was
-    /// written; a second one destroys it by force. Size and capabilities come from the backend, as with
-    /// [`for_backend`](Self::for_backend). If serving fails for good, the device stays without a server.
+    /// On SIGINT or SIGTERM the library writes out dirty data and destroys the device as soon as it is not
+    /// open; on a second signal it destroys the device by force. Size and capabilities come from the backend,
+    /// as with [`for_backend`](Self::for_backend). If serving fails for good, the device stays without a
+    /// server.
     pub fn serve<B: Backend + ?Sized>(self, backend: &B) -> Result<()> {
         self.serve_then(backend, |_| {})
     }
 
-    /// As [`serve`](Self::serve); calls `ready` with the path of the block node when it is there.
+    /// Like [`serve`](Self::serve). Calls `ready` with the path of the block node when the node exists.
     pub fn serve_then<B: Backend + ?Sized>(self, backend: &B, ready: impl FnOnce(&Path)) -> Result<()> {
         let stop = StopToken::new();
         let signals = SignalWatch::new(&stop)?;
@@ -184,8 +189,7 @@ impl Builder {
         served
     }
 
-    /// As [`serve_then`](Self::serve_then), but no signal is caught: others use `stop`, which works like
-    /// them.
+    /// Like [`serve_then`](Self::serve_then), but catches no signals: `stop` takes their place.
     pub fn serve_until<B: Backend + ?Sized>(
         self,
         backend: &B,
@@ -199,13 +203,13 @@ impl Builder {
         let path = server.path();
         let result = server.serve_then(backend, &builder.serving, stop, || ready(&path));
         if result.is_err() && server.status().is_ok_and(|status| status.device_number.is_none()) {
-            // Nobody has used it, and nobody will. The first error counts.
+            // The device was never used and never will be. The first error is the one to report.
             let _ = control.destroy(&builder.name, true);
         }
         result.map(drop)
     }
 
-    /// The kernel's struct, or what is wrong.
+    /// The kernel's struct, or an error that names the invalid option.
     pub(super) fn to_raw(&self, info: &Info) -> Result<v2::Create> {
         let name = name::new_field(&self.name)?;
         let (backend_size, capabilities) = self.backend.unwrap_or_default();
@@ -247,7 +251,7 @@ impl Builder {
         };
         let max_discard_bytes = limit("longest discard", self.max_discard_bytes, capabilities.discard)?;
         if max_discard_bytes > 0 {
-            // The block layer can say no less.
+            // The block layer cannot have a smaller limit.
             let least = physical.max(self.discard_granularity);
             self.range("longest discard", max_discard_bytes.into(), least.into(), u32::MAX.into())?;
         }
@@ -389,7 +393,7 @@ impl Drop for SignalWatch {
     fn drop(&mut self) {
         self.handle.close();
         if let Some(thread) = self.thread.take() {
-            // It cannot panic, and what it did is done.
+            // The thread cannot panic, so there is no result to check.
             let _ = thread.join();
         }
     }

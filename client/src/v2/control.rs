@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The control node: makes, finds, lists and destroys devices.
+//! The control node: creates, finds, lists and destroys devices.
 //!
-//! Any thread may call any function; calls are independent of each other. Devices belong to the system,
-//! not to the `Control`: they outlive it, and the process.
+//! Any thread may call any function; calls are independent of each other. Devices belong to the system, not
+//! to the `Control`: they outlive it and the process.
 
 use super::{Backend, Builder, Info, Listed, Observer, Server, Status, name};
 use crate::sys::{ioctl, ioctl2};
@@ -12,13 +12,13 @@ use rustix::fs::{FileType, Mode, OFlags};
 use std::path::Path;
 use zosbd2_abi::v2;
 
-/// Whether to become the server of a device that has one.
+/// Whether an attach may take over from a live server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TakeOver {
-    /// No: `EBUSY`.
+    /// Fail with `EBUSY` if the device has a server.
     #[default]
     No,
-    /// Yes. The other one gets no more requests, but may answer those it has.
+    /// Take over. The old server gets no more requests, but may answer those it holds.
     Yes,
 }
 
@@ -30,17 +30,17 @@ pub struct Control {
 }
 
 impl Control {
-    /// Opens `/dev/zosbd2ctl` and checks that it is the control node of a module that speaks version 2.
+    /// Opens `/dev/zosbd2ctl` and checks that it is the control node of a module with interface version 2.
     pub fn open() -> Result<Self> {
         Self::open_at(Path::new(zosbd2_abi::CONTROL_PATH))
     }
 
-    /// As [`open`](Self::open), with another path to the node, such as a bind mount in a container.
+    /// Like [`open`](Self::open), with another path to the node, such as a bind mount in a container.
     pub fn open_at(path: &Path) -> Result<Self> {
         let node = open_node(path)?;
         let wrong = |problem| Error::WrongNode { path: path.to_owned(), problem };
         let kind = rustix::fs::fstat(&node).map(|stat| FileType::from_raw_mode(stat.st_mode));
-        // The ping comes first: it carries no pointer, so that it is harmless with a foreign driver.
+        // The ping comes first: it carries no pointer, so it is harmless with a foreign driver.
         if kind != Ok(FileType::CharacterDevice) || ioctl::ping(node.as_fd()).is_err() {
             return Err(wrong("it is not a control node of zosbd2"));
         }
@@ -50,17 +50,17 @@ impl Control {
             Ok(()) | Err(Errno::NOTTY | Errno::INVAL) => {
                 Err(wrong("the kernel module zosbd2 is too old for interface version 2"))
             }
-            Err(source) => Err(failed("ask what", "the module can do", source)),
+            Err(source) => Err(failed("get the limits of", "the kernel module zosbd2", source)),
         }
     }
 
-    /// What the module can do, as of when this was opened.
+    /// Abilities and limits of the module, read when the node was opened.
     #[must_use]
     pub fn info(&self) -> &Info {
         &self.info
     }
 
-    /// Makes a device. It has no block node until [`Server::start`] or [`Server::serve`].
+    /// Creates a device. It has no block node until [`Server::start`] or [`Server::serve`].
     pub fn create(&self, builder: &Builder) -> Result<Server> {
         let mut raw = builder.to_raw(&self.info)?;
         let fd = ioctl2::create(self.fd(), &mut raw)
@@ -68,17 +68,16 @@ impl Control {
         Server::from_fd(fd)
     }
 
-    /// Becomes the server of a device: requests that no server answered come again, marked
-    /// `REQUEST_MAYBE_EXECUTED`.
+    /// Becomes the server of a device. Unanswered requests come again, marked `REQUEST_MAYBE_EXECUTED`.
     ///
-    /// If the device has a volatile cache, the cache of the server before this one counts as lost; see
+    /// If the device has a volatile cache, the cache of its last server counts as lost; see
     /// [`attach_for`](Self::attach_for).
     pub fn attach(&self, name: &str, take_over: TakeOver) -> Result<Server> {
         self.attach_with(name, take_over, false)
     }
 
-    /// As [`attach`](Self::attach), to serve this backend: whether the cache survived is what its
-    /// [`Capabilities::cache_survives`](super::Capabilities::cache_survives) says.
+    /// Like [`attach`](Self::attach), to serve this backend.
+    /// [`Capabilities::cache_survives`](super::Capabilities::cache_survives) says whether the cache survived.
     pub fn attach_for<B: Backend + ?Sized>(
         &self,
         name: &str,
@@ -88,16 +87,17 @@ impl Control {
         self.attach_with(name, take_over, backend.capabilities().cache_survives)
     }
 
-    /// As [`attach`](Self::attach). `cache_survived` states that every write which an earlier server answered is in the
-    /// cache or the storage of this one. Otherwise the next flush fails, once, if such writes were not flushed.
+    /// Like [`attach`](Self::attach). `cache_survived` states that this server's cache or storage has every
+    /// write that an earlier server answered. Otherwise, if such writes were not flushed, the next flush
+    /// fails, once.
     pub fn attach_with(&self, name: &str, take_over: TakeOver, cache_survived: bool) -> Result<Server> {
         let take_over = if take_over == TakeOver::Yes { v2::ATTACH_TAKE_OVER } else { 0 };
         let survived = if cache_survived { v2::ATTACH_CACHE_SURVIVED } else { 0 };
         Server::from_fd(self.attached(name, take_over | survived)?)
     }
 
-    /// Looks at a device of either version without becoming its server. Only for its owner and for who has
-    /// `CAP_SYS_ADMIN`, as attaching.
+    /// Returns an observer of a device of either version. As for an attach, the caller must own the device or
+    /// have `CAP_SYS_ADMIN`.
     pub fn observe(&self, name: &str) -> Result<Observer> {
         Ok(Observer::new(self.attached(name, v2::ATTACH_OBSERVE)?, name))
     }
@@ -113,9 +113,9 @@ impl Control {
         })
     }
 
-    /// Destroys a device of either version and returns when it is gone. Without `force` it fails with
-    /// `EBUSY` while anybody has the block node open; what is dirty is written by the server first. With it,
-    /// what cannot be written in bounded time fails with I/O errors.
+    /// Destroys a device of either version and returns when it is gone. Without `force` the call fails with
+    /// `EBUSY` while the block node is open, and the server writes out all dirty data first. With `force`,
+    /// dirty data that cannot be written in bounded time fails with I/O errors.
     pub fn destroy(&self, name: &str, force: bool) -> Result<()> {
         let flags = if force { v2::DESTROY_FORCE } else { 0 };
         let mut raw = v2::Destroy { flags, name: name::field(name)?, ..v2::Destroy::default() };
@@ -132,16 +132,16 @@ impl Control {
             if total <= room {
                 return Ok(entries.iter().take(count).map(Listed::from).collect());
             }
-            // More may come while we ask again.
+            // Leaves room for devices that are created between the two calls.
             room = total.saturating_add(16);
         }
     }
 
-    /// What a device of either version is and how it is.
+    /// Properties and state of a device of either version.
     pub fn status(&self, name: &str) -> Result<Status> {
         let mut raw = v2::Status { name: name::field(name)?, ..v2::Status::default() };
         ioctl2::status(self.fd(), &mut raw)
-            .map_err(|source| failed("ask for the status of device", name, source))?;
+            .map_err(|source| failed("get the status of device", name, source))?;
         Ok(Status::from(&raw))
     }
 
@@ -168,7 +168,7 @@ fn open_node(path: &Path) -> Result<OwnedFd> {
     })
 }
 
-/// An error of a control call, with what the number means here.
+/// An error of a control call, with the meaning of the number for this operation.
 pub(super) fn failed(operation: &'static str, object: &str, source: Errno) -> Error {
     Error::Control { operation, object: object.to_owned(), hint: hint(source), source }
 }

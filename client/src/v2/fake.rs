@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A double of the kernel for the tests of the serve loop.
+//! A fake kernel for the tests of the serve loop.
 //!
-//! It hands out a script and then says that the device is gone, or sleeps until it is destroyed. It moves
-//! data as the kernel does, checks every answer against the interface, and records it. A write carries its
-//! fill byte in all of its bytes.
+//! It hands out a script, and then reports that the device is gone, or sleeps until it is destroyed. It moves
+//! data as the kernel does, checks every answer against the interface, and records it. The data of a write
+//! consists of its fill byte.
 
 use super::serve::Channel;
 use super::{Batch, Entered, Fetch, Request, ServerId, Status};
@@ -22,11 +22,11 @@ pub(super) struct Spec {
     pub(super) flags: u32,
     pub(super) offset: u64,
     pub(super) length: u64,
-    /// Contents of a write.
+    /// Fill byte of a write.
     pub(super) fill: u8,
-    /// The data of a write does not come with it, although it would fit.
+    /// The data of a write does not come with the request, although it would fit.
     pub(super) withheld: bool,
-    /// Why the first answer is refused.
+    /// The error with which the fake refuses the first answer.
     pub(super) refuse: Option<Errno>,
 }
 
@@ -40,20 +40,20 @@ impl Spec {
     }
 }
 
-/// What a call of the script does.
+/// One step of the script.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
-    /// Looks at all answers and gives these requests; those without room come in the next call.
+    /// Processes all answers and returns these requests. Requests without room come in the next call.
     Requests(Vec<Spec>),
-    /// Looks at no answer and fails.
+    /// Processes no answer and fails.
     Fail(Errno),
-    /// Looks at this many answers and no more, and fetches nothing.
+    /// Processes this many answers, and fetches nothing.
     Partial(usize),
-    /// Looks at all answers and fails.
+    /// Processes all answers and fails.
     FailAfterAnswers(Errno),
 }
 
-/// An answer as the kernel saw it, by the request's place in the script.
+/// An answer as the kernel saw it. `index` is the request's place in the script.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Answer {
     pub(super) index: u64,
@@ -75,12 +75,12 @@ struct State {
     fetched: u64,
     held: HashMap<u64, Held>,
     answers: Vec<Answer>,
-    /// Number of answers in each call that had any, and whether it fetched.
+    /// Number of answers in each call that had any, and whether the call fetched.
     calls: Vec<(usize, bool)>,
     /// Bytes of the arena in each call that fetched.
     arenas: Vec<usize>,
     destroyed: bool,
-    /// It was left, as often as this; and what was returned then was not dropped yet.
+    /// How often the server left the device, and whether the last placeholder still exists.
     left: usize,
     kept: Arc<AtomicBool>,
     asleep: usize,
@@ -91,22 +91,23 @@ pub(super) struct Fake {
     id: ServerId,
     status: Status,
     size: AtomicU64,
-    /// What asking for the size gives.
+    /// The size that the kernel returns when asked.
     pub(super) true_size: AtomicU64,
     sleeps: bool,
     /// Calls that fetch from this queue fail.
     broken_queue: Option<u32>,
-    /// Threads whose names begin so get no memory, as the status that they see has no size for it.
+    /// Threads whose names begin with this text get no memory, because the status that they see is too large
+    /// for it.
     poor: Option<(&'static str, Status)>,
-    /// Attempts to leave it that fail.
+    /// Number of failing attempts to leave the device.
     stuck: AtomicUsize,
-    /// Answers may say that less was done.
+    /// Answers may state a shorter length.
     pub(super) short: bool,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-/// Handles have nothing to do with places, and have their topmost bit set.
+/// A handle that differs from the place in the script and has its highest bit set.
 fn handle(index: u64) -> u64 {
     (1 << 63) | (index << 20) | 0xABCDE
 }
@@ -144,25 +145,25 @@ impl Fake {
         self
     }
 
-    /// Calls that fetch from this queue fail.
+    /// Makes calls fail that fetch from this queue.
     pub(super) fn without_fetches_from(mut self, queue: u32) -> Self {
         self.broken_queue = Some(queue);
         self
     }
 
-    /// Threads whose names begin so get no memory.
+    /// Denies memory to threads whose names begin with this text.
     pub(super) fn without_memory_for(mut self, threads: &'static str) -> Self {
         self.poor = Some((threads, Status { max_io_bytes: 0, ..self.status.clone() }));
         self
     }
 
-    /// So many attempts to leave it fail.
+    /// Makes this many attempts to leave the device fail.
     pub(super) fn stuck(self, attempts: usize) -> Self {
         self.stuck.store(attempts, Ordering::Relaxed);
         self
     }
 
-    /// How often it was left.
+    /// How often the server left the device.
     pub(super) fn left_to_others(&self) -> usize {
         self.state.lock().expect("state").left
     }
@@ -172,24 +173,24 @@ impl Fake {
         self.changed.notify_all();
     }
 
-    /// Waits until this many threads are asleep in a call, for a minute at most.
+    /// Waits, for at most a minute, until this many threads sleep in a call.
     pub(super) fn wait_asleep(&self, count: usize) {
         let state = self.state.lock().expect("state");
         let limit = Duration::from_mins(1);
         let fewer = |state: &mut State| state.asleep < count;
         let (state, waited) = self.changed.wait_timeout_while(state, limit, fewer).expect("state");
         drop(state);
-        assert!(!waited.timed_out(), "there are not {count} threads asleep");
+        assert!(!waited.timed_out(), "fewer than {count} threads sleep");
     }
 
-    /// Waits until the device has this size, for a minute at most.
+    /// Waits, for at most a minute, until the device has this size.
     pub(super) fn wait_size(&self, size: u64) {
         let state = self.state.lock().expect("state");
         let other = |_: &mut State| self.size.load(Ordering::Relaxed) != size;
         let limit = Duration::from_mins(1);
         let (state, waited) = self.changed.wait_timeout_while(state, limit, other).expect("state");
         drop(state);
-        assert!(!waited.timed_out(), "the device does not get the size {size}");
+        assert!(!waited.timed_out(), "the device did not get the size {size}");
     }
 
     /// The answers, in the order of the script.
@@ -199,7 +200,7 @@ impl Fake {
         answers
     }
 
-    /// The results alone.
+    /// The results only.
     pub(super) fn results(&self) -> Vec<(u64, i64)> {
         self.answers().iter().map(|answer| (answer.index, answer.result)).collect()
     }
@@ -212,19 +213,19 @@ impl Fake {
         self.state.lock().expect("state").arenas.clone()
     }
 
-    /// Answers to what was not there.
+    /// Number of answers with an unknown handle.
     pub(super) fn stale(&self) -> usize {
         self.state.lock().expect("state").stale
     }
 
-    /// Requests that were fetched and never answered.
+    /// Number of requests that were fetched and never answered.
     pub(super) fn left(&self) -> usize {
         self.state.lock().expect("state").held.len()
     }
 }
 
 impl State {
-    /// Looks at up to `most` answers.
+    /// Processes up to `most` answers.
     fn process(&mut self, batch: &mut Batch<'_>, most: usize, short: bool) -> Entered {
         let mut entered = Entered::default();
         while let Some(commit) = batch.next().filter(|_| entered.processed < most) {
@@ -259,14 +260,14 @@ impl State {
         if short && (0..length.cast_signed()).contains(&commit.result) {
             assert_eq!(commit.address != 0, op == v2::OP_READ && commit.result != 0);
         } else if commit.result >= 0 {
-            assert_eq!(commit.result.cast_unsigned(), length, "nothing is done in part");
+            assert_eq!(commit.result.cast_unsigned(), length, "the answer must not be short");
             match op {
                 v2::OP_READ => {
                     assert_ne!(commit.address, 0);
                     data = batch.copy_from_server(bytes);
                 }
                 v2::OP_WRITE => {
-                    assert_eq!(held.given, commit.address == 0, "data goes one way");
+                    assert_eq!(held.given, commit.address == 0, "an answer moves data in one direction");
                     if commit.address != 0 {
                         batch.copy_to_server(&vec![fill; bytes]);
                     }
@@ -282,7 +283,7 @@ impl State {
         Ok(())
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "as it was given")]
+    #[expect(clippy::needless_pass_by_value, reason = "mirrors the signature of the real call")]
     fn fetch(&mut self, specs: &mut VecDeque<Spec>, id: ServerId, fetch: Fetch<'_>) -> usize {
         assert_eq!(fetch.minimum, 1);
         self.arenas.push(fetch.arena.len());
@@ -356,12 +357,15 @@ impl Channel for Fake {
                 let limit = Duration::from_mins(1);
                 let (mut state, waited) =
                     self.changed.wait_timeout_while(state, limit, asleep).expect("state");
-                assert!(!waited.timed_out(), "nobody makes this call end");
+                assert!(!waited.timed_out(), "nothing will end this call");
                 state.asleep -= 1;
                 entered.error = Some(if state.destroyed { Errno::NODEV } else { Errno::SHUTDOWN });
-                assert!(state.destroyed || state.kept.load(Ordering::Relaxed), "the next server came early");
+                assert!(
+                    state.destroyed || state.kept.load(Ordering::Relaxed),
+                    "the next server attached while threads were still running"
+                );
             }
-            // The last answer was refused: as if a signal came.
+            // The last answer was refused, so the call returns as if interrupted by a signal.
             _ if !state.held.is_empty() => {}
             _ => entered.error = Some(Errno::NODEV),
         }
@@ -415,7 +419,7 @@ impl Channel for Fake {
     }
 }
 
-/// What has the fake when it was left.
+/// Holds the device after the server has left it.
 pub(super) struct Placeholder(Arc<AtomicBool>);
 
 impl Drop for Placeholder {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Faults that a test wants: which requests they are for, and what goes wrong with these.
+//! Faults for tests: which requests they hit, and what goes wrong with those requests.
 //!
-//! Pure, but for counters. The serve loop asks the plan of its backend once for each request it fetched, and
-//! does what it is told (`serve::inject`); the backend itself knows nothing of it. So the direct copies of
-//! [`Backend::region`] can go wrong too, and answers can be lost or given twice, which no backend could do.
+//! Pure, except for counters. The serve loop asks the plan of its backend once for each fetched request and
+//! injects what the plan says (`serve::inject`). The backend does not know of the plan. So direct copies of
+//! [`Backend::region`] can fail, too, and answers can be lost or given twice, which no backend could do.
 //!
-//! Which requests a fault hits depends on the seed and on how many matched before, on nothing else: the same
+//! Which requests a fault hits depends only on the seed and on the number of earlier matches: the same
 //! sequence of requests has the same faults.
 
 mod text;
@@ -49,25 +49,25 @@ pub struct Faulty<B> {
 }
 
 impl<B: Backend> Faulty<B> {
-    /// Nothing goes wrong yet. The seed decides which requests are hit by a [`Fault::share`].
+    /// A backend without faults. The seed decides which requests a [`Fault::share`] hits.
     pub fn new(backend: B, seed: u64) -> Self {
         Self { backend, plan: FaultPlan::new(seed) }
     }
 
-    /// This goes wrong, too.
+    /// Adds a fault.
     #[must_use]
     pub fn with(mut self, fault: Fault) -> Self {
         self.plan = self.plan.with(fault);
         self
     }
 
-    /// What goes wrong, and how often it did.
+    /// The faults, and how often each was injected.
     #[must_use]
     pub fn plan(&self) -> &FaultPlan {
         &self.plan
     }
 
-    /// The backend.
+    /// The wrapped backend.
     #[must_use]
     pub fn backend(&self) -> &B {
         &self.backend
@@ -116,7 +116,7 @@ impl<B: Backend> Backend for Faulty<B> {
     }
 }
 
-/// An operation that a fault is for.
+/// An operation that a fault can hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Operation {
@@ -135,7 +135,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// By their numbers.
+    /// All operations, ordered by number.
     const ALL: [Self; v2::OPERATIONS] =
         [Self::Read, Self::Write, Self::Discard, Self::Flush, Self::WriteZeroes, Self::SecureErase];
 
@@ -151,12 +151,12 @@ impl Operation {
     }
 }
 
-/// Before or after the backend has carried the request out.
+/// Whether something happens before or after the backend carries out the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// The backend never hears of it.
+    /// The backend never gets the request.
     Before,
-    /// It is done, and nobody is told.
+    /// The backend carries out the request, but its result is dropped.
     After,
 }
 
@@ -164,25 +164,24 @@ pub enum Moment {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
-    /// The request is carried out so much later, or as soon as somebody asks to stop; its thread does nothing
-    /// meanwhile, so all that it fetched together is late.
+    /// Delays the request by this time, or until a stop is requested. The thread does nothing meanwhile, so
+    /// all requests of the same batch are late.
     Delay(Duration),
-    /// The request is not carried out, and fails. What the block layer has no word for comes as `EIO`.
+    /// Fails the request without carrying it out. An error that the block layer does not have becomes `EIO`.
     Errno(Errno),
-    /// The first half, in whole logical blocks, is carried out, and the answer says so. The kernel makes `EIO`
-    /// of that for the submitter of whichever operation: a write is torn. A flush, which has no length, is
-    /// never short.
+    /// Carries out the first half, in whole logical blocks, and answers with the shorter length. The kernel
+    /// turns that into `EIO` for the submitter, so a write is torn. A flush has no length and is never short.
     Short,
-    /// The request is never answered. It ends by the device's deadline, or with its server.
+    /// Never answers the request. It ends with the device's deadline or with its server.
     Drop(Moment),
-    /// The request is carried out and answered twice. The kernel refuses the second answer and counts it
+    /// Carries out the request and answers twice. The kernel refuses the second answer and counts it
     /// ([`Stats::stale`](super::Stats::stale)).
     Duplicate,
-    /// The process kills itself (`SIGKILL`) with this request, and all others that it has, unanswered.
+    /// Kills the process (`SIGKILL`) with this request, and all others that it holds, unanswered.
     Die(Moment),
 }
 
-/// Which of the requests that match are hit.
+/// Which of the matching requests a fault hits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum When {
     Always,
@@ -203,33 +202,33 @@ enum When {
 /// | action | `delay=TIME` (`s`, `ms`, `us`, `ns`), `errno=NAME` or its number, `short`, `drop`, `drop=after`, `duplicate`, `die`, `die=after` |
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Fault {
-    /// Bits of [`Operation`]; 0: all.
+    /// Bit mask of [`Operation`]; 0: all.
     operations: u32,
-    /// From the first byte to behind the last; `u64::MAX`: no end.
+    /// First byte and end of the range; an end of `u64::MAX` means no end.
     range: Option<(u64, u64)>,
     when: When,
     action: Action,
 }
 
 impl Fault {
-    /// This goes wrong with every request.
+    /// A fault that hits every request.
     #[must_use]
     pub const fn new(action: Action) -> Self {
         Self { operations: 0, range: None, when: When::Always, action }
     }
 
-    /// Only with requests of this operation, and those of earlier calls.
+    /// Restricts the fault to this operation. Further calls add operations.
     #[must_use]
     pub const fn on(mut self, operation: Operation) -> Self {
         self.operations |= operation.bit();
         self
     }
 
-    /// Only with requests that have any of these bytes; so with no flush.
+    /// Restricts the fault to requests that touch any of these bytes. A flush touches none.
     ///
     /// # Panics
     ///
-    /// When the range is empty.
+    /// If the range is empty.
     #[must_use]
     pub fn range(mut self, bytes: impl RangeBounds<u64>) -> Self {
         let from = match bytes.start_bound() {
@@ -242,16 +241,16 @@ impl Fault {
             Bound::Excluded(to) => *to,
             Bound::Unbounded => u64::MAX,
         };
-        assert!(from < to, "a fault for no bytes");
+        assert!(from < to, "the range of the fault is empty");
         self.range = Some((from, to));
         self
     }
 
-    /// Only with the nth request that matches, from 1 on.
+    /// Hits only the nth matching request, counted from 1.
     ///
     /// # Panics
     ///
-    /// When it is 0.
+    /// If `n` is 0.
     #[must_use]
     pub fn nth(mut self, number: u64) -> Self {
         assert!(number != 0, "the first request is number 1");
@@ -259,11 +258,11 @@ impl Fault {
         self
     }
 
-    /// Only with about this share, 0 to 1, of the requests that match. Which of them it is depends on the seed.
+    /// Hits about this share of the matching requests, 0 to 1. The seed decides which ones.
     ///
     /// # Panics
     ///
-    /// When it is not in 0 to 1.
+    /// If `share` is not in 0 to 1.
     #[must_use]
     pub fn share(mut self, share: f64) -> Self {
         assert!((0.0..=1.0).contains(&share), "a share is from 0 to 1");
@@ -287,12 +286,13 @@ impl Fault {
     }
 }
 
-/// How often a fault had the chance, and how often it was taken.
+/// How often a fault matched, and how often it was injected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FaultCounts {
-    /// Requests that matched. One that comes again, after its deadline or another server's death, counts again.
+    /// Matching requests. A request that comes again, after its deadline or the death of a server, counts
+    /// again.
     pub matched: u64,
-    /// Requests that this went wrong with.
+    /// Requests that the fault hit.
     pub injected: u64,
 }
 
@@ -303,10 +303,10 @@ struct Planned {
     injected: AtomicU64,
 }
 
-/// What goes wrong with the requests of a backend: see [`Faulty`] and [`Backend::faults`].
+/// The faults of a backend: see [`Faulty`] and [`Backend::faults`].
 ///
-/// Each fault counts the requests that it is for, whatever the others do. When several hit a request their
-/// delays are added up, and of the rest the first one happens.
+/// Each fault counts its matching requests independently of the other faults. If several faults hit a
+/// request, their delays add up, and of the other actions only the first one happens.
 #[derive(Debug)]
 pub struct FaultPlan {
     seed: u64,
@@ -318,37 +318,37 @@ pub struct FaultPlan {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Verdict {
     pub(super) delay: Duration,
-    /// Not a delay.
+    /// The action besides the delay.
     pub(super) action: Option<Action>,
 }
 
 impl FaultPlan {
-    /// Nothing goes wrong yet; armed.
+    /// A plan without faults, armed.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self { seed, armed: AtomicBool::new(true), faults: Vec::new() }
     }
 
-    /// This goes wrong, too.
+    /// Adds a fault.
     #[must_use]
     pub fn with(mut self, fault: Fault) -> Self {
         self.faults.push(Planned { fault, matched: AtomicU64::new(0), injected: AtomicU64::new(0) });
         self
     }
 
-    /// As it was given.
+    /// The seed.
     #[must_use]
     pub const fn seed(&self) -> u64 {
         self.seed
     }
 
-    /// While it is not armed nothing goes wrong and nothing is counted: for the time in which a test makes a
-    /// file system, or looks at what is left of it.
+    /// Arms or disarms the plan. While it is disarmed, nothing goes wrong and nothing is counted. A test can
+    /// so make a file system first, or check the damage afterwards.
     pub fn arm(&self, armed: bool) {
         self.armed.store(armed, Ordering::Release);
     }
 
-    /// The faults in their order, and how often each happened.
+    /// The faults in their order, with their counts.
     pub fn counts(&self) -> impl Iterator<Item = (&Fault, FaultCounts)> {
         self.faults.iter().map(|planned| {
             let [matched, injected] =
@@ -357,13 +357,13 @@ impl FaultPlan {
         })
     }
 
-    /// How often anything happened. A request counts once for each fault that it had.
+    /// Number of injected faults. A request counts once for each fault that hit it.
     #[must_use]
     pub fn injected(&self) -> u64 {
         self.counts().map(|(_, counts)| counts.injected).sum()
     }
 
-    /// What goes wrong with this request. To be asked once.
+    /// What goes wrong with this request. Call it once per request, because it counts.
     pub(super) fn judge(&self, request: &Request) -> Verdict {
         let mut verdict = Verdict::default();
         if !self.armed.load(Ordering::Acquire) {
@@ -384,7 +384,7 @@ impl FaultPlan {
                 _ if !hit => continue,
                 Action::Delay(time) => verdict.delay = verdict.delay.saturating_add(time),
                 action if verdict.action.is_none() => verdict.action = Some(action),
-                // Another one was first.
+                // An earlier fault has already chosen the action.
                 _ => continue,
             }
             planned.injected.fetch_add(1, Ordering::Relaxed);
@@ -394,7 +394,7 @@ impl FaultPlan {
     }
 }
 
-/// A number from 0 to below 1 that depends on all three.
+/// A number from 0 to below 1 that depends on all three values.
 fn draw(seed: u64, fault: u64, number: u64) -> f64 {
     let [seed, fault] = [seed, fault].map(|word| scramble(word.wrapping_add(0x9e37_79b9_7f4a_7c15)));
     let word = scramble(seed ^ fault.rotate_left(32) ^ scramble(number));
@@ -420,7 +420,8 @@ mod tests {
         Request::forge(raw, ServerId::next())
     }
 
-    /// The numbers, from 1 on, of those among `count` reads of the first block that are hit.
+    /// The numbers, counted from 1, of the requests that the plan hits among `count` reads of the first
+    /// block.
     fn hit(plan: &FaultPlan, count: u64) -> Vec<u64> {
         let read = request(v2::OP_READ, 0, 512);
         (1..=count).filter(|_| plan.judge(&read).action.is_some()).collect()
@@ -525,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "a fault for no bytes")]
+    #[should_panic(expected = "the range of the fault is empty")]
     fn an_empty_range_is_refused() {
         let _ = Fault::new(Action::Short).range(5..5);
     }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Looking at a device: what servers, and those who only look on, can ask of a descriptor.
+//! Calls that look at a device, for servers and observers.
 //!
-//! Nothing here changes anything, and nothing waits for servers or requests: it works on a device that is stuck, too.
+//! Nothing here changes the device, and nothing waits for servers or requests, so the calls also work on a
+//! stuck device.
 
 use super::control::failed;
 use super::{Latency, Outstanding, Stats, Status};
@@ -11,8 +12,8 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 use zosbd2_abi::v2;
 
-/// The right to look at a device of either version, from [`Control::observe`](super::Control::observe). It keeps no
-/// device, and is no server: when all servers are gone, it does not matter.
+/// The right to look at a device of either version, from [`Control::observe`](super::Control::observe). An
+/// observer does not keep the device alive and is no server.
 #[derive(Debug)]
 pub struct Observer {
     fd: OwnedFd,
@@ -30,7 +31,7 @@ impl Observer {
         &self.name
     }
 
-    /// What the device is and how it is.
+    /// Properties and state of the device.
     pub fn status(&self) -> Result<Status> {
         status(self.fd.as_fd(), &self.name)
     }
@@ -40,17 +41,17 @@ impl Observer {
         stats(self.fd.as_fd(), &self.name, queue)
     }
 
-    /// How long the requests of one queue took.
+    /// The latency histograms of one queue.
     pub fn latency(&self, queue: u32) -> Result<Latency> {
         latency(self.fd.as_fd(), &self.name, queue)
     }
 
-    /// The requests of one queue that are not answered and came at least so long ago.
+    /// The unanswered requests of one queue that were submitted at least `age` ago.
     pub fn requests(&self, queue: u32, age: Duration) -> Result<Vec<Outstanding>> {
         requests(self.fd.as_fd(), &self.name, queue, age)
     }
 
-    /// What is kept for the device's servers.
+    /// The blob of the device.
     pub fn blob(&self) -> Result<Vec<u8>> {
         blob(self.fd.as_fd(), &self.name)
     }
@@ -65,20 +66,19 @@ impl AsFd for Observer {
 
 pub(super) fn status(fd: BorrowedFd<'_>, name: &str) -> Result<Status> {
     let mut raw = v2::Status::default();
-    ioctl2::status(fd, &mut raw).map_err(|source| failed("ask for the status of device", name, source))?;
+    ioctl2::status(fd, &mut raw).map_err(|source| failed("get the status of device", name, source))?;
     Ok(Status::from(&raw))
 }
 
 pub(super) fn stats(fd: BorrowedFd<'_>, name: &str, queue: u32) -> Result<Stats> {
     let mut raw = v2::Stats { queue, ..v2::Stats::default() };
-    ioctl2::stats(fd, &mut raw).map_err(|source| failed("ask for the counters of device", name, source))?;
+    ioctl2::stats(fd, &mut raw).map_err(|source| failed("get the counters of device", name, source))?;
     Ok(Stats::from(&raw))
 }
 
 pub(super) fn latency(fd: BorrowedFd<'_>, name: &str, queue: u32) -> Result<Latency> {
     let mut raw = v2::Latency { queue, ..v2::Latency::default() };
-    ioctl2::latency(fd, &mut raw)
-        .map_err(|source| failed("ask for the latencies of device", name, source))?;
+    ioctl2::latency(fd, &mut raw).map_err(|source| failed("get the latencies of device", name, source))?;
     Ok(Latency::from(&raw))
 }
 
@@ -93,19 +93,18 @@ pub(super) fn requests(
     loop {
         let mut entries = vec![v2::Outstanding::default(); room];
         let (count, total) = ioctl2::requests(fd, queue, age_ms, &mut entries)
-            .map_err(|source| failed("ask for the requests of device", name, source))?;
+            .map_err(|source| failed("list the requests of device", name, source))?;
         if total <= room {
             return Ok(entries.iter().take(count).map(Outstanding::from).collect());
         }
-        // More may come while we ask again.
+        // Leaves room for requests that come between the two calls.
         room = total.saturating_add(128);
     }
 }
 
 pub(super) fn blob(fd: BorrowedFd<'_>, name: &str) -> Result<Vec<u8>> {
     let mut raw = v2::Blob::default();
-    ioctl2::blob(fd, &mut raw)
-        .map_err(|source| failed("read what is kept for the servers of device", name, source))?;
+    ioctl2::blob(fd, &mut raw).map_err(|source| failed("read the blob of device", name, source))?;
     Ok(raw.bytes.iter().take(raw.length as usize).copied().collect())
 }
 
@@ -113,7 +112,7 @@ pub(super) fn set_blob(fd: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> Result<(
     let mut raw = v2::Blob { flags: v2::BLOB_WRITE, ..v2::Blob::default() };
     let Some(place) = raw.bytes.get_mut(..bytes.len()) else {
         return Err(Error::Range {
-            operation: "keep bytes for the servers of",
+            operation: "write the blob of",
             name: name.to_owned(),
             option: "number of bytes",
             value: bytes.len() as u64,
@@ -123,5 +122,5 @@ pub(super) fn set_blob(fd: BorrowedFd<'_>, name: &str, bytes: &[u8]) -> Result<(
     };
     place.copy_from_slice(bytes);
     raw.length = u32::try_from(bytes.len()).unwrap_or(0);
-    ioctl2::blob(fd, &mut raw).map_err(|source| failed("keep bytes for the servers of device", name, source))
+    ioctl2::blob(fd, &mut raw).map_err(|source| failed("write the blob of device", name, source))
 }

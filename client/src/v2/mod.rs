@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Interface version 2: many queues, all operations, and servers that may come and go.
+//! Interface version 2: many queues, all operations, and servers that can be replaced.
 //!
-//! [`Builder`] describes a device, and [`Builder::serve`] is a whole program. [`Control`] makes, finds,
-//! lists and destroys devices. [`Server`] is the right to serve one: [`Server::serve`] runs a [`Backend`]
-//! on it, and [`Server::enter`] is the call below that, for programs with a loop of their own.
+//! [`Builder`] describes a device, and [`Builder::serve`] is a whole program. [`Control`] creates, finds,
+//! lists and destroys devices. [`Server`] is the right to serve one device: [`Server::serve`] runs a
+//! [`Backend`] on it, and [`Server::enter`] is the single call, for programs with their own loop.
 //!
-//! All of it is at the root of the crate too.
+//! The root of the crate exports all of it, too.
 
 mod backend;
 mod builder;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Names and serial numbers: checked before the kernel sees them, read back without trust.
+//! Names and serial numbers: checked before the kernel sees them, and decoded without trust.
 
 use crate::{Error, Result};
 use zosbd2_abi::v2;
 
-/// The field of a name for a new device.
+/// The name field for a new device.
 pub(super) fn new_field(name: &str) -> Result<[u8; v2::NAME_BYTES]> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-+:".contains(&byte);
     let problem = if name.is_empty() {
@@ -21,7 +21,7 @@ pub(super) fn new_field(name: &str) -> Result<[u8; v2::NAME_BYTES]> {
     Err(Error::Name { name: name.to_owned(), problem })
 }
 
-/// The field of the name of a device that exists, of either version.
+/// The name field of an existing device of either version.
 pub(super) fn field(name: &str) -> Result<[u8; v2::NAME_BYTES]> {
     let problem = if name.is_empty() {
         "is empty"
@@ -36,7 +36,7 @@ pub(super) fn field(name: &str) -> Result<[u8; v2::NAME_BYTES]> {
     Err(Error::Name { name: name.to_owned(), problem })
 }
 
-/// The text, NUL padded, if it is short enough for one NUL at least.
+/// The NUL-padded text, if there is room for at least one NUL.
 pub(super) fn padded<const BYTES: usize>(text: &str) -> Option<[u8; BYTES]> {
     let mut field = [0; BYTES];
     let place = field.get_mut(..text.len()).filter(|_| text.len() < BYTES)?;
@@ -44,7 +44,7 @@ pub(super) fn padded<const BYTES: usize>(text: &str) -> Option<[u8; BYTES]> {
     Some(field)
 }
 
-/// Reads a field that the kernel filled; bytes that are not UTF-8 become U+FFFD.
+/// Decodes a field that the kernel filled. Bytes that are not UTF-8 become U+FFFD.
 pub(super) fn text(field: &[u8]) -> String {
     let used = field.iter().position(|byte| *byte == 0).unwrap_or(field.len());
     String::from_utf8_lossy(&field[..used]).into_owned()

@@ -1,32 +1,32 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the kernel tells about itself and about devices.
+//! What the kernel reports about the module and its devices.
 
 use super::name;
 use std::path::PathBuf;
 use std::time::Duration;
 use zosbd2_abi::v2;
 
-/// What the module can do.
+/// Abilities and limits of the module.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Info {
-    /// Highest version of the interface that it speaks.
+    /// Highest interface version that the module supports.
     pub version: u32,
     /// Version of the module.
     pub module_version: String,
-    /// Optional features, by bit number.
+    /// Bit mask of optional features.
     pub features: u64,
-    /// Bit n: operation number n is known.
+    /// Bit n is set if the module knows operation number n.
     pub operations: u64,
-    /// Devices that can exist at once.
+    /// Most devices that can exist at once.
     pub max_devices: u32,
     /// Most queues of a device.
     pub max_queues: u32,
-    /// Most requests of a queue.
+    /// Most requests of one queue.
     pub max_depth: u32,
     /// Largest logical block, in bytes.
     pub max_block_size: u32,
-    /// Most data of a request, in bytes.
+    /// Most data of one request, in bytes.
     pub max_io_bytes: u32,
     /// Most answers, and most requests, of one call.
     pub max_batch: u32,
@@ -49,15 +49,15 @@ impl From<&v2::Info> for Info {
     }
 }
 
-/// A device in a list.
+/// An entry of the list of devices.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
-    /// Its number.
+    /// Handle.
     pub handle: u32,
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// Version of the interface that serves it.
+    /// Interface version.
     pub version: u32,
 }
 
@@ -67,19 +67,19 @@ impl From<&v2::ListEntry> for Listed {
     }
 }
 
-/// How a device is.
+/// State of a device.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Made, but not started: there is no block node yet.
+    /// Created, but not started: the block node does not exist yet.
     Created,
     /// A server is attached.
     Live,
-    /// No server is attached; I/O waits for one, as long as the grace lasts.
+    /// No server is attached. I/O waits for one until the grace ends.
     Orphaned,
-    /// No server is attached and the grace is over: all I/O fails until one attaches.
+    /// No server is attached and the grace has ended. All I/O fails until a server attaches.
     Failed,
-    /// It is being destroyed.
+    /// The device is being destroyed.
     Destroyed,
     /// A state that this library does not know.
     Unknown(u32),
@@ -98,43 +98,43 @@ impl From<u32> for State {
     }
 }
 
-/// What a device is and how it is.
+/// Properties and state of a device.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// Its number.
+    /// Handle.
     pub handle: u32,
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// Its serial number.
+    /// Serial number.
     pub serial: String,
-    /// How it is.
+    /// State.
     pub state: State,
-    /// Version of the interface that serves it.
+    /// Interface version.
     pub version: u32,
-    /// The server that gets requests now or got them last: 1 for the one that made the device.
+    /// Epoch of the newest server. The server that created the device has epoch 1.
     pub epoch: u32,
-    /// Server descriptors that are open.
+    /// Number of open servers, including superseded ones.
     pub servers: u32,
-    /// User whose process made the device.
+    /// User ID of the process that created the device.
     pub owner_uid: u32,
-    /// Present size in bytes.
+    /// Current size in bytes.
     pub size_bytes: u64,
     /// Logical block size in bytes.
     pub logical_block_size: u32,
     /// Physical block size in bytes.
     pub physical_block_size: u32,
-    /// Smallest I/O that does not cost extra, in bytes.
+    /// Smallest I/O without extra cost, in bytes.
     pub io_min: u32,
-    /// Best size of I/O, in bytes; 0: none.
+    /// Optimal I/O size, in bytes; 0: none.
     pub io_opt: u32,
-    /// Most data of a request, in bytes.
+    /// Most data of one request, in bytes.
     pub max_io_bytes: u32,
     /// Number of queues.
     pub queues: u32,
-    /// Requests of each queue.
+    /// Requests per queue.
     pub depth: u32,
-    /// Discards are best made in multiples of this, in bytes.
+    /// Preferred unit of discards, in bytes.
     pub discard_granularity: u32,
     /// Longest discard, in bytes; 0: not supported.
     pub max_discard_bytes: u32,
@@ -142,17 +142,17 @@ pub struct Status {
     pub max_write_zeroes_bytes: u32,
     /// Longest secure erase, in bytes; 0: not supported.
     pub max_secure_erase_bytes: u32,
-    /// Time after which a request fails; `None`: never.
+    /// Deadline of a request; `None`: no deadline.
     pub deadline: Option<Duration>,
-    /// What happens to a request that passes its deadline.
+    /// What the kernel does with a request that passes its deadline.
     pub deadline_policy: DeadlinePolicy,
-    /// How long I/O waits for another server.
+    /// How long I/O waits for a new server after the last one has gone.
     pub grace: Duration,
     /// The next flush will fail, because answered writes were lost with a server's cache.
     pub lost: bool,
     /// `CREATE_` flags of [`abi`](super::abi).
     pub create_flags: u32,
-    /// Device number of the block node, major and minor, once it is started.
+    /// Major and minor device number of the block node; `None` before it is started.
     pub device_number: Option<(u32, u32)>,
 }
 
@@ -164,7 +164,7 @@ impl Status {
     }
 }
 
-/// Path of the block node of a device of this version of the interface.
+/// Path of the block node of a device of this interface version.
 pub(super) fn node_path(name: &str, version: u32) -> PathBuf {
     let folder = if version == 1 { "/dev" } else { v2::NODE_FOLDER };
     PathBuf::from(format!("{folder}/{name}"))
@@ -208,41 +208,42 @@ impl From<&v2::Status> for Status {
 /// The counters of one operation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OperationCounts {
-    /// Requests that were fetched.
+    /// Requests fetched.
     pub fetched: u64,
-    /// Requests that ended well.
+    /// Requests that succeeded.
     pub committed: u64,
 }
 
-/// The counters of one queue. They begin with the device and wrap at 64 bits.
+/// The counters of one queue. They start at the creation of the device and wrap at 64 bits.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Requests that wait for a server.
+    /// Requests that wait in the queue.
     pub queued: u32,
-    /// Requests that a server has.
+    /// Requests that a server holds.
     pub held: u32,
-    /// Threads that wait for requests.
+    /// Threads that sleep and wait for requests.
     pub waiting: u32,
     /// By operation number: the `OP_` numbers of [`abi`](super::abi).
     pub operations: [OperationCounts; v2::OPERATIONS],
-    /// Bytes that reads brought.
+    /// Bytes of successful reads.
     pub read_bytes: u64,
-    /// Bytes that writes took.
+    /// Bytes of successful writes.
     pub written_bytes: u64,
     /// Requests that a server failed.
     pub failed: u64,
     /// Requests that passed their deadline.
     pub expired: u64,
-    /// Requests taken back from servers that died.
+    /// Requests returned to the queue from a server that died or was late.
     pub requeued: u64,
-    /// Answers that named no request of the server's.
+    /// Answers refused with `ESTALE`.
     pub stale: u64,
-    /// Threads woken.
+    /// Wake-ups of sleeping threads.
     pub wakeups: u64,
     /// Calls that slept.
     pub sleeps: u64,
-    /// Flushes that a server carried out, and that failed because writes before them were lost with a server's cache.
+    /// Flushes that a server carried out, but that failed because earlier writes were lost with a server's
+    /// cache.
     pub lost_flushes: u64,
 }
 
@@ -267,17 +268,18 @@ impl From<&v2::Stats> for Stats {
     }
 }
 
-/// What happens to a request that passes the device's deadline.
+/// What the kernel does with a request that passes its deadline.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeadlinePolicy {
-    /// It fails.
+    /// Fail the request.
     #[default]
     Fail,
-    /// It is taken from its thread and given to another one, or another server, marked as maybe executed. It never
+    /// Return the request to the queue, marked as maybe executed, for another thread or server. No request
     /// fails for being late.
     Requeue,
-    /// The server that has it, or lets it wait, counts as dead: another one may follow it within the grace.
+    /// Declare the server dead that holds the request, or left it in the queue. Another server may follow
+    /// within the grace.
     DeclareDead,
     /// A policy that this library does not know.
     Unknown(u32),
@@ -305,22 +307,22 @@ impl From<DeadlinePolicy> for u32 {
     }
 }
 
-/// How long the requests of one queue took, as histograms: bucket 0 has those below 1024 ns, bucket n those from
-/// 2^(9 + n) to below 2^(10 + n) ns, the last one all others, too. A request counts when its answer is accepted. Counts
-/// begin with the device and wrap at 64 bits.
+/// Latency histograms of one queue. Bucket 0 counts times below 1024 ns. Bucket n counts times from 2^(9 + n)
+/// to below 2^(10 + n) ns; the last bucket also counts all longer times. An accepted answer counts its
+/// request once in each histogram. Counts start at the creation of the device and wrap at 64 bits.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Latency {
-    /// From the submission to the fetch by the server that answered.
+    /// Time from the submission to the fetch by the server that answered.
     pub waiting: [u64; v2::LATENCY_BUCKETS],
-    /// From that fetch to the answer.
+    /// Time from that fetch to the answer.
     pub serving: [u64; v2::LATENCY_BUCKETS],
-    /// From the submission to the answer.
+    /// Time from the submission to the answer.
     pub total: [u64; v2::LATENCY_BUCKETS],
 }
 
 impl Latency {
-    /// The end of a bucket: it has times below this one. `None`: all.
+    /// Upper limit of a bucket, which counts times below it; `None`: no limit.
     #[must_use]
     pub fn bound(bucket: usize) -> Option<Duration> {
         (bucket + 1 < v2::LATENCY_BUCKETS).then(|| Duration::from_nanos(1 << (bucket + 10)))
@@ -333,17 +335,17 @@ impl From<&v2::Latency> for Latency {
     }
 }
 
-/// Where a request is that is not answered.
+/// State of an unanswered request.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestState {
-    /// It waits for a server.
+    /// The request waits in the queue.
     Queued,
-    /// A server has it.
+    /// A server holds the request.
     Held,
-    /// A server has it, and its data is being copied.
+    /// A server holds the request, and its data is being copied.
     Copying,
-    /// It has failed, and ends when the copy of its data does.
+    /// The request has failed; it ends when the copy of its data stops.
     Doomed,
     /// A state that this library does not know.
     Unknown(u32),
@@ -361,22 +363,22 @@ impl From<u32> for RequestState {
     }
 }
 
-/// Who has a request.
+/// The server and thread that hold a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Holder {
     /// The server's epoch; 0 with version 1.
     pub epoch: u32,
-    /// The thread that fetched it, as the first pid namespace numbers it.
+    /// The thread that fetched the request, in the initial PID namespace.
     pub thread: u32,
-    /// How long ago.
+    /// Time since the fetch.
     pub since: Duration,
 }
 
-/// A request that is not answered.
+/// An unanswered request.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outstanding {
-    /// Its tag: one request of a queue has it at a time.
+    /// Tag: identifies the request among the unanswered requests of its queue.
     pub tag: u32,
     /// One of the `OP_` numbers of [`abi`](super::abi).
     pub op: u32,
@@ -386,11 +388,11 @@ pub struct Outstanding {
     pub offset: u64,
     /// Length in bytes; 0 for a flush.
     pub length: u64,
-    /// Where it is.
+    /// State of the request.
     pub state: RequestState,
-    /// How long ago it came.
+    /// Time since the submission.
     pub age: Duration,
-    /// Who has it, if anybody.
+    /// The server and thread that hold the request, if any.
     pub holder: Option<Holder>,
 }
 

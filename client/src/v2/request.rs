@@ -1,30 +1,30 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Checks a request from the kernel before a backend sees it.
 //!
-//! Pure. The geometry is that of the device as created, but for the size.
+//! Pure. The geometry is that of the created device; only the size may change later.
 
 use super::Request;
 use crate::BadRequest;
 use zosbd2_abi::v2;
 
-/// What requests must fit.
+/// The limits that requests must fit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Geometry {
     /// Size of the device in bytes.
     pub(super) size: u64,
     /// Logical block size in bytes: a power of two.
     pub(super) block: u64,
-    /// Most data of a request, and size of the arena, in bytes.
+    /// Most data of one request, and size of the arena, in bytes.
     pub(super) max_io: u64,
 }
 
-/// What a request wants. Ranges are inside the device and made of whole blocks.
+/// A checked request. Its range is inside the device and consists of whole blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     Read,
-    /// The data is at this place of the arena.
+    /// The data is at this offset of the arena.
     Write(usize),
-    /// The data is still with the kernel.
+    /// The data is still in the kernel.
     WriteWithoutData,
     Discard,
     Flush,
@@ -33,7 +33,7 @@ pub(super) enum Wanted {
 }
 
 impl Geometry {
-    /// What `request` wants, if it makes sense.
+    /// Checks `request`.
     #[inline]
     pub(super) fn look(&self, request: &Request) -> Result<Wanted, BadRequest> {
         let wanted = match request.op() {
@@ -65,7 +65,7 @@ impl Geometry {
                 if at > arena || length > arena - at {
                     return Err(BadRequest::OutOfArena { at, length, arena });
                 }
-                // The arena is in memory.
+                // The arena is in memory, so the offset fits a `usize`.
                 usize::try_from(at).map(Wanted::Write).map_err(|_| BadRequest::OutOfArena {
                     at,
                     length,
@@ -77,7 +77,7 @@ impl Geometry {
     }
 }
 
-/// How the operation is called in messages.
+/// Name of the operation in messages.
 pub(super) fn operation_name(op: u32) -> &'static str {
     match op {
         v2::OP_READ => "read",

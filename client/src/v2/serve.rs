@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Runs a backend on a device: threads that answer a batch of requests and fetch the next in one call.
+//! Runs a backend on a device: threads that answer a batch of requests and fetch the next batch in one call.
 //!
-//! The calling thread waits; serving threads run beside it and have all ended when it returns. Each has its
-//! own buffers, made before the device is started; serving a request allocates nothing. A stop request makes
-//! the device be destroyed while the threads still serve, so that the kernel can write out what is dirty.
+//! The calling thread waits; the serving threads have all ended when it returns. Each serving thread has its
+//! own buffers, allocated before the device is started: serving a request allocates nothing. On a stop
+//! request the device is destroyed while the threads still serve, so that the kernel can write out dirty
+//! data.
 
 mod inject;
 
@@ -24,13 +25,13 @@ use std::thread::Scope;
 use std::time::Duration;
 use zosbd2_abi::v2;
 
-/// How often in a row a call may fail before its thread gives up.
+/// Number of consecutive failed calls after which a thread gives up.
 const MAX_FAILURES: u32 = 20;
 /// Time between a failed call and the next one.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Time between two looks whether the backend has another size.
+/// Time between two looks at the backend's size.
 const SIZE_PAUSE: Duration = Duration::from_secs(1);
-/// Time between two looks whether a device that shall go is still in use.
+/// Time between two attempts to destroy a device that is in use.
 const BUSY_PAUSE: Duration = Duration::from_millis(500);
 
 /// How a device is served.
@@ -43,23 +44,24 @@ pub struct ServeOptions {
     spin: Duration,
 }
 
-/// Which memory of the process must stay in memory.
+/// Which memory of the process is locked.
 ///
-/// A process that serves a disk on which the system swaps, or whose dirty pages fill the memory, may be
-/// needed for any of its own pages to come back. Needs `CAP_IPC_LOCK` or a high enough `RLIMIT_MEMLOCK`.
+/// If the system swaps to the disk that a process serves, or if dirty pages of that disk fill the memory, the
+/// kernel may need any page of the process to free memory. Needs `CAP_IPC_LOCK` or a high enough
+/// `RLIMIT_MEMLOCK`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MemoryLock {
     /// None.
     #[default]
     None,
-    /// What is or will be in memory. Right for a backend with large mappings that it uses in part.
+    /// Pages that are, or will be, in memory. Right for a backend that uses only a part of large mappings.
     Present,
-    /// All that is or will be mapped; it is brought in at once.
+    /// All mappings, present and future. The kernel brings them in at once.
     All,
 }
 
 impl Default for ServeOptions {
-    /// One thread for each queue, on any CPU, up to 32 requests at a time, no spinning.
+    /// One thread per queue, on any CPU, up to 32 requests at a time, no polling.
     fn default() -> Self {
         Self {
             threads_per_queue: 1,
@@ -72,44 +74,46 @@ impl Default for ServeOptions {
 }
 
 impl ServeOptions {
-    /// Threads for each queue, 1 to 1024.
+    /// Threads per queue, 1 to 1024.
     #[must_use]
     pub fn threads_per_queue(mut self, threads: usize) -> Self {
         self.threads_per_queue = threads;
         self
     }
 
-    /// CPUs of each thread: the first list is for the first thread of the first queue, and so on; when there
-    /// are fewer lists than threads they are used again. None, the default: any CPU.
+    /// CPUs of each thread. The first list is for the first thread of the first queue, and so on. If there
+    /// are fewer lists than threads, the lists are reused from the first one on. Without lists, the default,
+    /// a thread runs on any CPU.
     #[must_use]
     pub fn cpus(mut self, cpus: Vec<Vec<usize>>) -> Self {
         self.cpus = cpus;
         self
     }
 
-    /// Locks the memory of the process before serving begins, and leaves it so.
+    /// Locks the memory of the process before serving begins. It stays locked afterwards.
     #[must_use]
     pub fn memory_lock(mut self, memory_lock: MemoryLock) -> Self {
         self.memory_lock = memory_lock;
         self
     }
 
-    /// Most requests that a thread takes at a time, 1 to 1024. It answers them together when the last is
-    /// done: a backend that waits for something wants small batches and many threads.
+    /// Most requests that a thread takes at a time, 1 to 1024. The thread answers them together when the last
+    /// one is done: a backend that waits for something needs small batches and many threads.
     #[must_use]
     pub fn batch(mut self, batch: usize) -> Self {
         self.batch = batch;
         self
     }
 
-    /// Time that a thread looks for requests before it sleeps, up to 10 ms. Costs CPU, saves latency.
+    /// Time that a thread polls for requests before it sleeps, up to 10 ms. Polling costs CPU time and saves
+    /// latency.
     #[must_use]
     pub fn spin(mut self, spin: Duration) -> Self {
         self.spin = spin;
         self
     }
 
-    /// Whether a device of that name can be served so.
+    /// Checks these options for a device of that name.
     pub(super) fn check(&self, name: &str, queues: u32, threads: ThreadModel) -> Result<()> {
         let range = |option, value, min, max| {
             if (min..=max).contains(&value) {
@@ -134,13 +138,15 @@ impl ServeOptions {
             }
         }
         match threads {
-            ThreadModel::One if queues > 1 => {
-                wrong("number of queues", queues.to_string(), "does not suit a backend for one thread in all")
-            }
+            ThreadModel::One if queues > 1 => wrong(
+                "number of queues",
+                queues.to_string(),
+                "is too many: the backend allows only one thread",
+            ),
             ThreadModel::One | ThreadModel::OnePerQueue if self.threads_per_queue > 1 => wrong(
                 "threads per queue",
                 self.threads_per_queue.to_string(),
-                "does not suit a backend for one thread",
+                "is too many: the backend allows only one thread",
             ),
             ThreadModel::Any | ThreadModel::OnePerQueue | ThreadModel::One => Ok(()),
         }
@@ -176,31 +182,32 @@ pub enum End {
     TakenOver,
 }
 
-/// Where a thread answers and fetches: a [`Server`](super::Server), or a double of it in tests.
+/// Where a thread answers and fetches: a [`Server`](super::Server), or a fake in tests.
 pub(super) trait Channel: Sync {
     fn enter(&self, batch: &mut Batch<'_>, fetch: Fetch<'_>) -> Entered;
     fn id(&self) -> ServerId;
-    /// What does not change about the device.
+    /// Status of the device when serving began; only its constant properties count.
     fn status(&self) -> &Status;
-    /// Size of the device as last heard.
+    /// Size of the device, as last heard.
     fn size(&self) -> u64;
     /// Asks the kernel for the size.
     fn refresh_size(&self) -> Result<u64>;
     /// Changes the size.
     fn resize(&self, size_bytes: u64) -> Result<()>;
-    /// Makes all calls of `enter` end, also those that sleep, and leaves the device to the next server, which can attach
-    /// when what is returned is dropped. Nothing if they end anyway.
+    /// Ends all calls of `enter`, including those that sleep, and leaves the device to the next server, which
+    /// can attach when the returned placeholder is dropped. Returns `None` if the calls end anyway.
     fn leave(&self) -> Result<Option<Self::Placeholder>>;
-    /// Has the device and serves nothing.
+    /// Keeps the device and serves nothing.
     type Placeholder;
 }
 
-/// Serves `channel` until it is gone or taken over. `start` is called once when all threads are ready; if it
-/// fails the device is destroyed by force. `destroy` is told whether to use force.
+/// Serves `channel` until it is gone or taken over. Calls `start` once when all threads are ready; if `start`
+/// fails, the device is destroyed by force. The argument of `destroy` says whether to use force.
 ///
-/// No queue is without a thread, since nobody would ever answer its requests: if one has none to begin with, nothing is
-/// fetched or started, so that the device is the next server's or goes with this one; if the last one of a
-/// queue fails later, all leave the device to the next server. If that fails for long it is destroyed by force.
+/// Every queue needs a thread, because nobody else answers its requests. If a queue has no thread to begin
+/// with, nothing is fetched or started, and the device goes to the next server or is destroyed with this one.
+/// If the last thread of a queue fails later, all threads leave the device to the next server. If they cannot
+/// leave it for some seconds, the device is destroyed by force.
 pub(super) fn serve_with<C, B>(
     channel: &C,
     backend: &B,
@@ -242,7 +249,7 @@ where
             }
         }
         drop(ready);
-        // Ends when every thread has dropped its end, ready or not.
+        // The loop ends when every thread has dropped its sender, ready or not.
         for () in all_ready {}
         let all_manned = session.crews.iter().all(|crew| crew.load(Ordering::Relaxed) > 0);
         session.all_manned.get_or_init(|| all_manned);
@@ -277,14 +284,14 @@ struct Session<'a, C, B: ?Sized> {
     backend: &'a B,
     options: &'a ServeOptions,
     stop: &'a StopToken,
-    /// The kernel copies to and from the backend's memory: no arena for writes.
+    /// The kernel copies directly from and to the backend's memory, so writes need no arena.
     regions: bool,
-    /// What is to go wrong.
+    /// Faults to inject.
     faults: Option<&'a FaultPlan>,
     running: Running,
-    /// Threads of each queue that serve, or could.
+    /// For each queue: threads that serve it, or may do so.
     crews: Vec<AtomicUsize>,
-    /// Whether each queue has a thread, when all were tried.
+    /// Whether each queue has a thread, once all threads were tried.
     all_manned: OnceLock<bool>,
     /// The last thread of a queue has failed.
     deserted: AtomicBool,
@@ -292,7 +299,7 @@ struct Session<'a, C, B: ?Sized> {
     first: Mutex<Option<Error>>,
 }
 
-/// A thread of a queue's crew; leaves it when it ends in any way but with the device.
+/// A thread's membership in the crew of a queue. Dropping it leaves the crew, unless the device is gone.
 struct Member<'a> {
     crew: &'a AtomicUsize,
     deserted: &'a AtomicBool,
@@ -327,7 +334,7 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
         let run = move || self.thread(queue, index, ready);
         if let Err(source) = std::thread::Builder::new().name(name).spawn_scoped(scope, run) {
             self.running.cancel();
-            // If the queue has others they suffice; the caller hears of it in the end.
+            // The other threads of the queue suffice. The caller gets the error in the end.
             self.note(Error::Spawn { device: self.device(), source });
         }
     }
@@ -341,7 +348,7 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
             Err(error) => return self.note(error),
         };
         let worker = Worker::new(self, queue);
-        // Dropped before the thread is counted out, which is when others look.
+        // Dropped before the thread is counted out, because other threads look at the crews then.
         let mut member = Member::join(&self.crews[queue as usize], &self.deserted);
         drop(ready);
         if !self.all_manned.wait() {
@@ -359,7 +366,7 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
         }
     }
 
-    /// Binds the calling thread to its CPUs, if it has any.
+    /// Binds the calling thread to its CPUs, if it has a list.
     fn bind(&self, thread: usize) {
         let lists = &self.options.cpus;
         let Some(cpus) = thread.checked_rem(lists.len()).and_then(|list| lists.get(list)) else {
@@ -374,8 +381,8 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
         }
     }
 
-    /// Waits for the end of all threads, sends them away when a queue has none left, turns stop requests into
-    /// destroys and lets the device have the size of the backend when that changes.
+    /// Waits for the end of all threads. Meanwhile it sends the threads away if a queue has none left, turns
+    /// stop requests into destroys, and resizes the device if the backend's size changes.
     fn wait<'scope, D>(
         &'scope self,
         scope: &'scope Scope<'scope, '_>,
@@ -385,7 +392,8 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
         D: Fn(bool) -> Result<()> + Sync,
     {
         let mut seen = 0;
-        // Kept until all threads have ended: the next server must not work beside them unless it wants to.
+        // Kept until all threads have ended, so that the next server does not work beside them unless it
+        // takes over.
         let mut left = None;
         let mut failures = 0;
         loop {
@@ -406,13 +414,17 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
                 match self.channel.leave() {
                     Ok(placeholder) => {
                         let device = self.device();
-                        tracing::error!(device, "a queue has no thread left: all end");
+                        tracing::error!(device, "a queue has no thread left: all threads end");
                         left = Some(placeholder);
                     }
                     Err(error) => {
                         failures = MAX_FAILURES.min(failures + 1);
                         let error = &error as &dyn std::error::Error;
-                        tracing::warn!(error, failures, "a queue has no thread left, but the others stay");
+                        tracing::warn!(
+                            error,
+                            failures,
+                            "a queue has no thread left, but the other threads cannot leave the device"
+                        );
                     }
                 }
                 if failures == MAX_FAILURES && left.is_none() {
@@ -428,7 +440,7 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
                 self.destroy(destroy, true);
                 continue;
             }
-            // Beside this thread, which listens for the request to use force.
+            // A thread of its own, because the calling thread must listen for the request to use force.
             let name = "zosbd2-stop".to_owned();
             let run = || self.destroy_when_unused(destroy);
             if let Err(source) = std::thread::Builder::new().name(name).spawn_scoped(scope, run) {
@@ -438,29 +450,40 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
         }
     }
 
-    /// Size of the backend; nothing when it panics, which is noted.
+    /// Size of the backend. `None` if the backend panics; the panic is noted.
     fn backend_size(&self) -> Option<u64> {
         self.guard("size", || self.backend.size()).ok()
     }
 
-    /// Resizes the device if the backend has another size than the one that was `known`.
+    /// Resizes the device if the size of the backend is no longer the `known` one.
     fn follow(&self, known: &mut Option<u64>) {
         let Some(size) = self.backend_size().filter(|size| *known != Some(*size)) else { return };
         *known = Some(size);
         match self.channel.resize(size) {
-            Ok(()) => tracing::info!(device = self.device(), size, "resized, as the backend was"),
+            Ok(()) => tracing::info!(
+                device = self.device(),
+                size,
+                "resized the device, because the size of the backend has changed"
+            ),
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the backend has another size");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot resize the device to the size of the backend"
+                );
             }
         }
     }
 
-    /// Destroys the device without force, as soon as nobody has it open; gives up when force is asked for.
+    /// Destroys the device without force as soon as it is not open. Gives up when a second stop request asks
+    /// for force.
     fn destroy_when_unused(&self, destroy: &impl Fn(bool) -> Result<()>) {
         let mut told = false;
         while self.destroy(destroy, false) && self.stop.requests() < 2 {
             if !told {
-                tracing::warn!(device = self.device(), "in use: will be destroyed when it is closed");
+                tracing::warn!(
+                    device = self.device(),
+                    "the device is in use: it will be destroyed when it is closed"
+                );
                 told = true;
             }
             self.stop.pause_unless(BUSY_PAUSE, || self.ended());
@@ -470,10 +493,10 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
         }
     }
 
-    /// Destroys the device; true if somebody has it open.
+    /// Destroys the device. Returns true if the device is open.
     fn destroy(&self, destroy: &impl Fn(bool) -> Result<()>, force: bool) -> bool {
         match destroy(force) {
-            // Somebody else was faster.
+            // Another process destroyed the device first.
             Ok(()) | Err(Error::Control { source: Errno::NOENT | Errno::NODEV, .. }) => false,
             Err(Error::Control { source: Errno::BUSY, .. }) if !force => true,
             Err(error) => {
@@ -487,24 +510,26 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
         self.running.none()
     }
 
-    /// Whether the backend keeps all in memory, as far as its first block shows.
+    /// Whether the backend offers a region for its first block; the library takes that as an answer for all
+    /// blocks.
     fn offers_regions(&self) -> bool {
         let block = self.channel.status().logical_block_size as usize;
         let offered = self.guard("region", || self.backend.region(0, block).is_some());
         offered.unwrap_or(false)
     }
 
-    /// What the backend wants to go wrong.
+    /// The faults of the backend.
     fn fault_plan(&self) -> Option<&'a FaultPlan> {
         let backend = self.backend;
         let plan = self.guard("faults", || backend.faults()).ok().flatten();
         if let Some(plan) = plan {
-            tracing::warn!(device = self.device(), seed = plan.seed(), "serving with faults");
+            tracing::warn!(device = self.device(), seed = plan.seed(), "serving with injected faults");
         }
         plan
     }
 
-    /// Size that the backend and the kernel agree about, when the kernel says `size`.
+    /// The size up to which requests are valid for both the backend and the kernel, if the kernel's size is
+    /// `size`.
     fn agreed_size(&self, size: u64) -> u64 {
         self.guard("size", || self.backend.size()).map_or(0, |own| own.min(size))
     }
@@ -538,15 +563,15 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
 struct Memory {
     requests: Vec<Request>,
     answers: Answers,
-    /// What reads bring; it is the kernel's until the answers are given.
+    /// Results of reads. The kernel uses it until the answers are given.
     reads: Buffer,
-    /// Where the data of writes comes, with the requests or asked for.
+    /// Data of writes, whether it comes with the requests or later.
     arena: Buffer,
 }
 
 impl Memory {
     fn new(status: &Status, options: &ServeOptions, regions: bool) -> Result<Self> {
-        // With regions the buffers are for exceptions: they take no memory until there is one.
+        // With regions the buffers are rarely used, so their pages are allocated on first use.
         let buffer = || {
             Buffer::new(status.max_io_bytes as usize, !regions)
                 .map_err(|source| Error::Buffers { device: status.name.clone(), source })
@@ -560,7 +585,7 @@ impl Memory {
     }
 }
 
-/// What is left of a buffer.
+/// The unused rest of a buffer.
 struct Room<'b> {
     free: &'b mut [u8],
 }
@@ -579,11 +604,11 @@ enum Taken<'b> {
     Data(&'b [u8]),
     Source(Region<'b>),
     Target(Region<'b>),
-    /// It wants room for what it reads, or its data.
+    /// The request waits for room in the buffer for reads, or for its data.
     Later,
 }
 
-/// What came of giving a batch.
+/// Result of giving a batch of answers.
 #[derive(Clone, Copy)]
 struct Given {
     fetched: usize,
@@ -597,7 +622,7 @@ struct Worker<'s, C, B: ?Sized> {
     queue: u32,
     spin_us: u32,
     geometry: Geometry,
-    /// What the channel said when `geometry.size` was set.
+    /// Size of the channel when `geometry.size` was set.
     told_size: u64,
     failures: u32,
     /// Another server gets the requests now.
@@ -617,11 +642,11 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
         Self { session, queue, spin_us, geometry, told_size, failures: 0, taken_over: false }
     }
 
-    /// Serves until there is nothing to serve.
+    /// Serves until the device is gone or taken over.
     ///
-    /// In each round every request that is at hand is answered or kept. Once none is kept, the call that
-    /// gives the answers fetches more. Otherwise it makes room in the buffer for reads and gets the data of
-    /// writes that came without; so at least one more is answered in the next round.
+    /// In each round the thread answers or keeps every request that it holds. If it keeps none, the call that
+    /// gives the answers also fetches. Otherwise the call makes room in the buffer for reads and gets missing
+    /// data of writes, so the next round answers at least one more request.
     fn work(mut self, memory: Memory) -> Result<End> {
         let Memory { mut requests, mut answers, mut reads, mut arena } = memory;
         let mut pending = 0;
@@ -668,7 +693,7 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
         }
     }
 
-    /// Answers what can be answered; moves the others to the front and returns their number.
+    /// Answers the requests that can be answered now. Moves the others to the front and returns their number.
     #[inline]
     fn round<'b>(
         &mut self,
@@ -717,7 +742,7 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
         let session = self.session;
         let backend: &'s B = session.backend;
         let (offset, long) = (request.offset(), request.length());
-        // Of reads and writes, whose length was compared with that of a buffer.
+        // The lengths of reads and writes were compared with the length of a buffer.
         #[expect(clippy::cast_possible_truncation, reason = "see above; others use `long`")]
         let length = long as usize;
         let flag = |flag| request.flags() & flag != 0;
@@ -755,7 +780,7 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
             .unwrap_or_else(|_| Taken::Failed(session.panicked(operation_name(request.op()))))
     }
 
-    /// A request that seems to make no sense: perhaps the device has grown without our knowing.
+    /// Checks an invalid request again, because the device may have grown meanwhile.
     #[cold]
     fn look_again(&mut self, request: &Request, bad: BadRequest) -> Result<Wanted, Errno> {
         let device = self.session.device();
@@ -769,7 +794,7 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
             Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "while serving"),
         }
         self.geometry.look(request).map_err(|bad| {
-            // It may have come before the device shrank.
+            // The request may have been submitted before the device shrank.
             tracing::debug!(device, %bad, "request failed");
             Errno::IO
         })
@@ -781,7 +806,7 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
         self.geometry.size = self.session.agreed_size(size);
     }
 
-    /// Gives all answers and fetches, whatever interrupts it.
+    /// Gives all answers and fetches, and retries interrupted calls.
     #[inline]
     fn give(&mut self, batch: &mut Batch<'_>, mut fetch: Fetch<'_>) -> Result<Given> {
         let entered = self.session.channel.enter(batch, fetch.again());
@@ -792,7 +817,7 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
         self.give_rest(batch, fetch, entered)
     }
 
-    /// Goes on after a call that failed or did not do all.
+    /// Continues after a call that failed or was incomplete.
     #[cold]
     fn give_rest(
         &mut self,
@@ -804,7 +829,7 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
         loop {
             given.refused += entered.refused;
             if entered.fetched > 0 {
-                // What was fetched stays where it is while the rest of the answers is given.
+                // The fetched requests stay in place while the remaining answers are given.
                 given.fetched = entered.fetched;
                 fetch = Fetch::nothing();
             }
@@ -830,7 +855,7 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
         }
     }
 
-    /// Waits after a call that failed for no good reason, or gives up.
+    /// After a failed call: waits before the next attempt, or gives up after too many.
     fn failed(&mut self, source: Errno) -> Result<()> {
         let error = Error::Fetch { device: self.session.device(), source };
         self.failures += 1;
@@ -838,13 +863,13 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
             return Err(error);
         }
         let failures = self.failures;
-        tracing::warn!(error = &error as &dyn std::error::Error, failures, "will fetch again");
+        tracing::warn!(error = &error as &dyn std::error::Error, failures, "fetch will be retried");
         self.session.stop.pause(PAUSE);
         Ok(())
     }
 
-    /// Fails the requests whose answers were refused, unless they are not ours any more. With `kept` they
-    /// may be among `pending`, and are taken out; returns how many are left.
+    /// Fails the requests whose answers were refused, unless they are stale. With `kept` set, those requests
+    /// may be among `pending`, and are removed from it. Returns the number of remaining requests.
     #[cold]
     fn refused(&mut self, batch: &mut Batch<'_>, pending: &mut [Request], kept: bool) -> Result<usize> {
         let mut left = pending.len();
@@ -870,7 +895,7 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
         for (handle, source) in batch.refused() {
             let device = self.session.device();
             if source == Errno::STALE {
-                // It passed its deadline, or the device is being destroyed.
+                // The request has passed its deadline, or the device is being destroyed.
                 tracing::debug!(device, handle, "answer came too late");
             } else {
                 self.session.note(Error::Refused { device, handle, source });
@@ -891,7 +916,7 @@ impl<C: Channel, B: Backend + ?Sized> Session<'_, C, B> {
     }
 }
 
-/// Asks for the data of as many writes as the arena has room for.
+/// Requests the data of as many writes as fit into the arena.
 fn ask_for_data<'b>(requests: &mut [Request], arena: &'b mut [u8], batch: &mut Batch<'b>) {
     let mut room = Room { free: arena };
     let mut at = 0;

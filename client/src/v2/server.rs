@@ -2,9 +2,9 @@
 //! The right to serve a device.
 //!
 //! Any number of threads may use one `Server` at a time. Its descriptor can be passed to another process
-//! ([`AsFd`], `OwnedFd::from`), which makes a `Server` of it again with [`Server::from_fd`]. When the last
-//! one is closed the server is dead: requests it had come to the next server, and I/O waits for that as
-//! long as the device's grace lasts.
+//! ([`AsFd`], `OwnedFd::from`), which turns it into a `Server` with [`Server::from_fd`]. When the last
+//! descriptor is closed, the server is dead: the next server gets its requests, and I/O waits for that server
+//! until the device's grace ends.
 
 use super::control::failed;
 use super::report::node_path;
@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use zosbd2_abi::v2;
 
-/// A server descriptor and what does not change about its device.
+/// A server descriptor and the constant properties of its device.
 #[derive(Debug)]
 pub struct Server {
     fd: ServerFd,
@@ -31,7 +31,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Takes a descriptor that came from another process, and checks that it is one of a server.
+    /// Takes a descriptor that came from another process, and checks that it is a server descriptor.
     pub fn from_fd(fd: OwnedFd) -> Result<Self> {
         let mut raw = v2::Status::default();
         match ioctl2::status(fd.as_fd(), &mut raw) {
@@ -40,9 +40,7 @@ impl Server {
                 let size = AtomicU64::new(created.size_bytes);
                 Ok(Self { fd: ServerFd::new(fd), created, size })
             }
-            Err(source @ Errno::NODEV) => {
-                Err(failed("ask for the status of", "the descriptor's device", source))
-            }
+            Err(source @ Errno::NODEV) => Err(failed("get the status of", "the descriptor's device", source)),
             Ok(()) | Err(_) => {
                 Err(Error::WrongDescriptor { problem: "it is not a server descriptor of zosbd2" })
             }
@@ -55,33 +53,33 @@ impl Server {
         &self.created.name
     }
 
-    /// Path of the block node, which is there once the device is started.
+    /// Path of the block node, which exists once the device is started.
     #[must_use]
     pub fn path(&self) -> PathBuf {
         node_path(self.name(), 2)
     }
 
-    /// Size of the device in bytes, as far as this `Server` was told.
+    /// Size of the device in bytes, as this `Server` last heard.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         self.size.load(Ordering::Acquire)
     }
 
-    /// What the device was when this `Server` was made; all but state, size and the counts of servers
-    /// stays so.
+    /// Status of the device when this `Server` was made. State, size and server counts may have changed
+    /// since.
     #[must_use]
     pub fn created(&self) -> &Status {
         &self.created
     }
 
-    /// Makes the block node. Somebody should be serving soon: the kernel looks for partitions.
+    /// Creates the block node. A thread should serve soon, because the kernel looks for partitions.
     pub fn start(&self) -> Result<()> {
         let mut raw = v2::Start::default();
         ioctl2::start(self.as_fd(), &mut raw).map_err(|source| failed("start device", self.name(), source))
     }
 
-    /// Changes the size. A backend must have grown before, and may shrink after; requests that came
-    /// before may reach behind the new end, and fail when this `Server` serves them.
+    /// Changes the size. A backend must grow before this call, and may shrink after it. Requests submitted
+    /// before the call may reach beyond the new end; this `Server` fails them.
     pub fn resize(&self, size_bytes: u64) -> Result<()> {
         let block = u64::from(self.created.logical_block_size).max(1);
         let range = |min, max| Error::Range {
@@ -104,16 +102,16 @@ impl Server {
                 problem: format!("is not a multiple of the logical block of {block}"),
             });
         }
-        // Requests for what is new may come before the call returns.
+        // Requests for the new part may come before the call returns.
         self.size.fetch_max(size_bytes, Ordering::AcqRel);
         let mut raw = v2::Resize { size_bytes, ..v2::Resize::default() };
         let resized = ioctl2::resize(self.as_fd(), &mut raw);
-        // What holds now is for the kernel to say: others may resize too, and this may have failed.
+        // Ask the kernel for the current size: other servers may resize too, and this resize may have failed.
         let _ = self.refresh_size();
         resized.map_err(|source| failed("resize device", self.name(), source))
     }
 
-    /// What the device is and how it is.
+    /// Properties and state of the device.
     pub fn status(&self) -> Result<Status> {
         inspect::status(self.as_fd(), self.name())
     }
@@ -123,54 +121,55 @@ impl Server {
         inspect::stats(self.as_fd(), self.name(), queue)
     }
 
-    /// How long the requests of one queue took.
+    /// The latency histograms of one queue.
     pub fn latency(&self, queue: u32) -> Result<Latency> {
         inspect::latency(self.as_fd(), self.name(), queue)
     }
 
-    /// The requests of one queue that are not answered and came at least so long ago.
+    /// The unanswered requests of one queue that were submitted at least `age` ago.
     pub fn requests(&self, queue: u32, age: Duration) -> Result<Vec<Outstanding>> {
         inspect::requests(self.as_fd(), self.name(), queue, age)
     }
 
-    /// What an earlier call of [`set_blob`](Self::set_blob), by this server or another one, left for the servers of
-    /// this device; empty if there was none.
+    /// The blob that an earlier call of [`set_blob`](Self::set_blob), by this or another server, left; empty
+    /// if there was none.
     pub fn blob(&self) -> Result<Vec<u8>> {
         inspect::blob(self.as_fd(), self.name())
     }
 
-    /// Leaves up to 256 bytes for the servers that come, instead of what was kept. They mean nothing to the kernel, which
-    /// keeps them as long as there is the device.
+    /// Replaces the blob: up to 256 bytes for the servers that follow. The kernel keeps the blob as long as
+    /// the device exists and does not interpret it.
     pub fn set_blob(&self, bytes: &[u8]) -> Result<()> {
         inspect::set_blob(self.as_fd(), self.name(), bytes)
     }
 
-    /// Begins a batch of answers for [`enter`](Self::enter), in memory that is used again.
+    /// Begins a batch of answers for [`enter`](Self::enter) in reused memory.
     pub fn batch<'a>(&self, answers: &'a mut Answers) -> Batch<'a> {
         answers.begin(self.fd.id())
     }
 
-    /// The one call of a server: gives the answers of `batch` that were not given yet, then fetches. See
-    /// `Enter` in [`abi`](super::abi).
+    /// The one call of a server: gives the unprocessed answers of `batch`, then fetches. See `Enter` in
+    /// [`abi`](super::abi).
     #[inline]
     pub fn enter(&self, batch: &mut Batch<'_>, fetch: Fetch<'_>) -> Entered {
         self.fd.enter(batch, fetch)
     }
 
-    /// Serves the device with threads of its own until it is gone or another server has taken over. The
-    /// device is started if it is not yet.
+    /// Serves the device with its own threads until the device is gone or another server has taken over.
+    /// Starts the device if it is not started yet.
     ///
-    /// The first request on `stop` destroys the device as soon as nobody has it open; what is dirty is
-    /// written out first. Another one destroys it by force. To stop serving and leave the device to
-    /// somebody else, attach to it with [`TakeOver::Yes`](super::TakeOver::Yes).
+    /// The first request on `stop` destroys the device as soon as it is not open; dirty data is written out
+    /// first. A second request destroys it by force. To stop serving and leave the device to another server,
+    /// attach to it with [`TakeOver::Yes`](super::TakeOver::Yes).
     ///
-    /// When the backend says another size than before, which it is asked every second, the device is resized.
+    /// The library asks the backend for its size every second, and resizes the device if the size has
+    /// changed.
     ///
-    /// Each queue needs a thread: if one gets none, nothing is started. If all threads of a queue fail later, the others
-    /// end too and the device waits for another server, as if this one had been closed; if it cannot be left so, it
-    /// is destroyed by force.
+    /// Each queue needs a thread. If one queue gets none, the device is not started. If all threads of a
+    /// queue fail later, the other threads end too, and the device waits for another server as if this one
+    /// had been closed. If the device cannot be left to another server, it is destroyed by force.
     ///
-    /// Returns the first thing that went wrong, if any, when all threads have ended.
+    /// Returns the first error, if any, when all threads have ended.
     pub fn serve<B: Backend + ?Sized>(
         &self,
         backend: &B,
@@ -180,7 +179,7 @@ impl Server {
         self.serve_then(backend, options, stop, || {})
     }
 
-    /// As [`serve`](Self::serve); calls `ready` on the calling thread when the block node is there.
+    /// Like [`serve`](Self::serve). Calls `ready` on the calling thread when the block node exists.
     pub fn serve_then<B: Backend + ?Sized>(
         &self,
         backend: &B,
@@ -233,14 +232,14 @@ impl Channel for Server {
 
     type Placeholder = Server;
 
-    /// Takes over from itself, which alone ends calls that sleep and destroys nothing.
+    /// Takes over from this server, the only way to end its sleeping calls without destroying the device.
     fn leave(&self) -> Result<Option<Server>> {
-        // Asked of its own descriptor, which takes neither rights nor the control node, and never disturbs whoever has
-        // taken over. The cache is still there; whether it survives is for the next server to say.
+        // Attaching on the server's own descriptor needs neither rights nor the control node, and fails if
+        // another server has taken over. The cache still exists; the next server says whether it survived.
         let flags = v2::ATTACH_TAKE_OVER | v2::ATTACH_CACHE_SURVIVED;
         match ioctl2::attach(self.as_fd(), &mut v2::Attach { flags, ..v2::Attach::default() }) {
             Ok(fd) => Server::from_fd(fd).map(Some),
-            // Taken over, declared dead, or being destroyed: each sends the threads away.
+            // Taken over, declared dead, or being destroyed: each of these sends the threads away by itself.
             Err(Errno::SHUTDOWN | Errno::NODEV) => Ok(None),
             Err(source) => Err(failed("leave device", self.name(), source)),
         }

@@ -19,21 +19,21 @@ const SIZE: u64 = 1 << 20;
 const MAX_IO: u32 = 16384;
 const EIO: i64 = -5;
 
-/// Serves until the script's own end, which nobody has to bring about.
+/// Serves until the script ends.
 fn serve(fake: &Fake, backend: &impl Backend) -> Result<End> {
     serve_in_batches(fake, backend, 32)
 }
 
 fn serve_in_batches(fake: &Fake, backend: &impl Backend, batch: usize) -> Result<End> {
     let options = ServeOptions::default().batch(batch);
-    serve_with(fake, backend, &options, &StopToken::new(), || Ok(()), |_| panic!("nobody asked to stop"))
+    serve_with(fake, backend, &options, &StopToken::new(), || Ok(()), |_| panic!("no stop was requested"))
 }
 
 fn requests(specs: &[Spec]) -> Step {
     Step::Requests(specs.to_vec())
 }
 
-/// A store that names no memory, and keeps a diary.
+/// A store without regions that records its calls.
 struct Plain {
     bytes: Mutex<Vec<u8>>,
     diary: Mutex<Vec<String>>,
@@ -108,7 +108,7 @@ fn one_call_answers_a_batch_and_fetches_the_next() {
         assert_eq!(fake.answers()[2].data, [7; 512]);
         assert_eq!(fake.answers()[3].data, [[8; 512], [0; 512]].concat());
         assert_eq!(fake.calls(), [(2, true), (2, true)]);
-        // Who names memory wants no data with the requests.
+        // A backend with regions needs no arena for writes.
         let arena = if backend { 0 } else { MAX_IO as usize };
         assert_eq!(fake.arenas(), [arena; 2]);
     }
@@ -175,7 +175,7 @@ fn data_that_did_not_fit_is_asked_for() {
     }
 }
 
-/// Names memory for the first half only, and too much of it at 4096.
+/// Offers a region for the first half only, and a too long one at 4096.
 struct Half {
     memory: SparseMemory,
     writes: AtomicUsize,
@@ -278,7 +278,7 @@ fn a_request_behind_the_end_is_no_error_of_ours() {
     assert_eq!(fake.results(), [(0, EIO)]);
 }
 
-/// Has the size it is told.
+/// A backend whose size a test can change.
 struct Growing(AtomicU64, SparseMemory);
 
 impl Backend for Growing {
@@ -404,7 +404,7 @@ fn failed_calls_are_made_again_and_given_up_in_the_end() {
     assert!(matches!(error, Error::Fetch { source: Errno::NOMEM, .. }), "{error}");
 }
 
-/// Destroys the fake as a `Control` would: not while it is in use.
+/// Destroys the fake as a `Control` does: it fails while the device is open.
 fn busy(device: &str) -> Error {
     Error::Control { operation: "destroy device", object: device.to_owned(), hint: "", source: Errno::BUSY }
 }
@@ -466,7 +466,7 @@ fn a_device_that_does_not_start_is_destroyed() {
     assert!(matches!(error, Error::Control { .. }), "{error}");
 }
 
-/// Else nobody would answer the requests of that queue, and the threads of the others would wait for ever.
+/// Otherwise nobody answers the requests of that queue, and the threads of other queues wait for ever.
 #[test]
 fn a_device_with_a_queue_that_lost_its_threads_is_left_to_the_next_server() {
     let fake = Fake::new(SIZE, MAX_IO, []).sleeping(3).without_fetches_from(1).stuck(2);
@@ -521,7 +521,7 @@ fn nothing_begins_when_a_queue_has_no_thread() {
     let error =
         serve_with(&fake, &Plain::new(), &options, &StopToken::new(), start, destroy).expect_err("no memory");
     assert!(matches!(error, Error::Buffers { .. }), "{error}");
-    // Whoever made the device removes it, and who attached closes it.
+    // A device that this process created is removed; an attached one is closed.
     assert_eq!((started.into_inner(), destroyed.into_inner(), fake.left_to_others()), (0, 0, 0));
     assert_eq!((fake.arenas(), fake.results()), (vec![], vec![]));
 }
@@ -536,7 +536,7 @@ fn a_queue_with_fewer_threads_than_asked_for_is_served() {
         Ok(())
     };
     let options = ServeOptions::default().threads_per_queue(2);
-    let destroy = |_| panic!("nobody asked to stop");
+    let destroy = |_| panic!("no stop was requested");
     let error = serve_with(&fake, &Plain::new(), &options, &StopToken::new(), start, destroy)
         .expect_err("a thread had no memory");
     assert!(matches!(error, Error::Buffers { .. }), "{error}");
@@ -599,9 +599,9 @@ fn thread_models_are_kept() {
     assert!(check(ThreadModel::Any, 3, 2).is_ok());
     assert!(check(ThreadModel::OnePerQueue, 3, 1).is_ok());
     assert!(check(ThreadModel::One, 1, 1).is_ok());
-    let queues = "serve device fake: number of queues 2 does not suit a backend for one thread in all";
+    let queues = "serve device fake: number of queues 2 is too many: the backend allows only one thread";
     assert_eq!(check(ThreadModel::One, 2, 1).expect_err("two threads"), queues);
-    let threads = "serve device fake: threads per queue 2 does not suit a backend for one thread";
+    let threads = "serve device fake: threads per queue 2 is too many: the backend allows only one thread";
     assert_eq!(check(ThreadModel::OnePerQueue, 3, 2).expect_err("two threads"), threads);
     assert!(check(ThreadModel::One, 1, 2).is_err());
     assert!(check(ThreadModel::Any, 1, 0).is_err());
@@ -725,7 +725,7 @@ fn what_makes_no_sense_is_named() {
     assert!(matches!(Builder::new("a/b").to_raw(&info()), Err(Error::Name { .. })));
 }
 
-/// Numbers around the edges of what makes sense.
+/// Numbers around the limits of the valid ranges.
 fn number() -> impl Strategy<Value = u64> {
     let edges = vec![0, 1, 512, 4096, 16384, SIZE - 512, SIZE, u64::from(u32::MAX), u64::MAX - 511, u64::MAX];
     prop_oneof![proptest::sample::select(edges), any::<u64>(), (0..2 * SIZE / 512).prop_map(|n| n * 512)]
@@ -770,10 +770,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..12)
 }
 
-/// Place in the script, result and data, if that is known.
+/// Place in the script, result, and data if known.
 type Expected = (u64, i64, Option<Vec<u8>>);
 
-/// What the answers must be, and the contents afterwards as far as they are known.
+/// The expected answers, and the known contents afterwards.
 fn model(steps: &[Step]) -> (Vec<Expected>, Vec<Option<u8>>) {
     let mut bytes = vec![Some(0_u8); 1 << 20];
     let mut answers = Vec::new();
@@ -786,7 +786,7 @@ fn model(steps: &[Step]) -> (Vec<Expected>, Vec<Option<u8>>) {
         let fill = if spec.op == v2::OP_WRITE { spec.fill } else { 0 };
         let known: Option<Vec<u8>> = bytes[range.clone()].iter().copied().collect();
         if matches!(spec.op, v2::OP_WRITE | v2::OP_WRITE_ZEROES) {
-            // Whether a write that failed was carried out is not known.
+            // It is unknown whether a failed write was carried out.
             bytes[range].fill(if spec.refuse.is_none() { Some(fill) } else { None });
         }
         let data = if spec.op == v2::OP_READ { known } else { Some(Vec::new()) };
@@ -819,7 +819,7 @@ fn check_against_model(steps: Vec<Step>, backend: &impl Backend, batch: usize) -
     Ok(())
 }
 
-/// As `Half`, but honest.
+/// Like `Half`, but with correct lengths.
 struct Honest(Half);
 
 impl Backend for Honest {

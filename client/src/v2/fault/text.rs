@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Faults in words, as command lines have them. What is displayed is parsed to the same fault.
+//! Faults as text, for command lines. Parsing the displayed text returns the same fault.
 
 use super::{Action, Fault, Moment, Operation, When};
 use crate::Errno;
@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// The words are no [`Fault`].
+/// The text is not a valid [`Fault`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("fault \"{fault}\": \"{part}\" {problem}")]
 pub struct ParseFaultError {
@@ -17,7 +17,7 @@ pub struct ParseFaultError {
 }
 
 impl ParseFaultError {
-    /// The part that is wrong; all of it when something is missing.
+    /// The invalid part, or all of the text if something is missing.
     #[must_use]
     pub fn part(&self) -> &str {
         &self.part
@@ -27,7 +27,7 @@ impl ParseFaultError {
 /// What is wrong with a part.
 type Problem = &'static str;
 
-/// The errors that the block layer tells apart, and a few of which it makes `EIO`.
+/// The errors that the block layer tells apart, and a few that it turns into `EIO`.
 const ERRNOS: [(&str, Errno); 24] = [
     ("EIO", Errno::IO),
     ("ENOSPC", Errno::NOSPC),
@@ -59,10 +59,10 @@ const SIZES: [(&str, u32); 6] = [("E", 60), ("P", 50), ("T", 40), ("G", 30), ("M
 const TIMES: [(&str, u128); 4] = [("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1000), ("ns", 1)];
 const ANY: &str = "any";
 
-const NO_ERRNO: Problem = "is no error: a name such as EIO is, or a number from 1 to 4095";
-const NO_MOMENT: Problem = "is no moment: before and after are";
-const NO_TIME: Problem = "is no time: a number and one of s, ms, us, ns is";
-const NO_SIZE: Problem = "is no number of bytes: a number and perhaps one of K, M, G, T, P, E is";
+const NO_ERRNO: Problem = "is not an error: use a name such as EIO, or a number from 1 to 4095";
+const NO_MOMENT: Problem = "is not a moment: use before or after";
+const NO_TIME: Problem = "is not a time: use a number and one of s, ms, us, ns";
+const NO_SIZE: Problem = "is not a number of bytes: use a number, optionally with one of K, M, G, T, P, E";
 
 impl Operation {
     const fn word(self) -> &'static str {
@@ -115,7 +115,7 @@ impl fmt::Display for Action {
         match self {
             Self::Delay(time) => {
                 let nanos = time.as_nanos();
-                // The last one divides everything.
+                // The last unit divides every time.
                 let fits = TIMES.into_iter().find(|(_, unit)| nanos.is_multiple_of(*unit));
                 let (word, unit) = fits.unwrap_or(("ns", 1));
                 write!(formatter, "delay={}{word}", nanos / unit)
@@ -158,7 +158,7 @@ impl FromStr for Fault {
         if words != ANY {
             for word in words.split('+') {
                 let known = Operation::ALL.into_iter().find(|operation| operation.word() == word);
-                operations |= known.ok_or_else(|| wrong(word, "is no operation"))?.bit();
+                operations |= known.ok_or_else(|| wrong(word, "is not an operation"))?.bit();
             }
         }
         let (mut range, mut when, mut action) = (None, None, None);
@@ -175,9 +175,12 @@ impl FromStr for Fault {
                 (key, value) => action.replace(act(key, value)).is_some(),
             };
             if second {
-                return Err(wrong(part, "comes second: one range, one choice and one action is allowed"));
+                return Err(wrong(
+                    part,
+                    "is repeated: only one range, one choice and one action are allowed",
+                ));
             }
-            // Each at its place, so that the first wrong part is named.
+            // Stored in order, so that the error names the first wrong part.
             let problem =
                 range.and_then(Result::err).or(when.and_then(Result::err)).or(action.and_then(Result::err));
             if let Some(problem) = problem {
@@ -192,7 +195,7 @@ impl FromStr for Fault {
 }
 
 fn bytes(part: &str) -> Result<(u64, u64), Problem> {
-    let (from, to) = part.split_once('-').ok_or("is no range: FROM-TO or FROM- is")?;
+    let (from, to) = part.split_once('-').ok_or("is not a range: use FROM-TO or FROM-")?;
     let from = size(from)?;
     let to = if to.is_empty() { u64::MAX } else { size(to)? };
     if from < to { Ok((from, to)) } else { Err("is an empty range") }
@@ -204,7 +207,7 @@ fn size(text: &str) -> Result<u64, Problem> {
     number(digits).and_then(|count: u64| count.checked_mul(1 << shift)).ok_or(NO_SIZE)
 }
 
-/// Nothing but digits.
+/// Accepts digits only.
 fn number<T: FromStr>(digits: &str) -> Option<T> {
     digits.bytes().all(|byte| byte.is_ascii_digit()).then_some(())?;
     digits.parse().ok()
@@ -213,10 +216,10 @@ fn number<T: FromStr>(digits: &str) -> Option<T> {
 fn choice(key: &str, value: &str) -> Result<When, Problem> {
     if key == "nth" {
         let number = number(value).filter(|number| *number != 0);
-        return number.map(When::Nth).ok_or("is no number of a request: 1 is the first");
+        return number.map(When::Nth).ok_or("is not a request number: numbers start at 1");
     }
     let share = value.parse().ok().filter(|share| (0.0..=1.0).contains(share));
-    share.map(When::Share).ok_or("is no share: numbers from 0 to 1 are")
+    share.map(When::Share).ok_or("is not a share: use a number from 0 to 1")
 }
 
 fn act(key: &str, value: Option<&str>) -> Result<Action, Problem> {
@@ -233,7 +236,7 @@ fn act(key: &str, value: Option<&str>) -> Result<Action, Problem> {
         ("drop", _) => moment().map(Action::Drop),
         ("die", _) => moment().map(Action::Die),
         ("short" | "duplicate", Some(_)) => Err("takes no value"),
-        _ => Err("is neither range, choice nor action"),
+        _ => Err("is not a range, choice or action"),
     }
 }
 
@@ -284,7 +287,7 @@ mod tests {
             assert_eq!(text.parse(), Ok(fault), "{text}");
             assert_eq!(fault.to_string(), text);
         }
-        // Other words for the same, and another order.
+        // The same fault in other words and another order.
         let fault: Fault = "read+read:drop=before:nth=2:512-1024".parse().expect("a fault");
         assert_eq!(fault.to_string(), "read:512-1K:nth=2:drop");
     }
@@ -292,21 +295,21 @@ mod tests {
     #[test]
     fn the_part_that_is_wrong_is_named() {
         for (text, part, problem) in [
-            ("", "", "is no operation"),
-            ("reed:short", "reed", "is no operation"),
-            ("read+any:short", "any", "is no operation"),
+            ("", "", "is not an operation"),
+            ("reed:short", "reed", "is not an operation"),
+            ("read+any:short", "any", "is not an operation"),
             ("read", "read", "has no action"),
             ("read:0-1M:nth=3", "read:0-1M:nth=3", "has no action"),
-            ("read::short", "", "is neither range, choice nor action"),
-            ("read:long", "long", "is neither range, choice nor action"),
-            ("read:5:short", "5", "is no range: FROM-TO or FROM- is"),
+            ("read::short", "", "is not a range, choice or action"),
+            ("read:long", "long", "is not a range, choice or action"),
+            ("read:5:short", "5", "is not a range: use FROM-TO or FROM-"),
             ("read:4K-1K:short", "4K-1K", "is an empty range"),
             ("read:0-1X:short", "0-1X", NO_SIZE),
             ("read:0-16E:short", "0-16E", NO_SIZE),
-            ("read:nth=0:short", "nth=0", "is no number of a request: 1 is the first"),
-            ("read:nth=+1:short", "nth=+1", "is no number of a request: 1 is the first"),
-            ("read:share=1.5:short", "share=1.5", "is no share: numbers from 0 to 1 are"),
-            ("read:share=NaN:short", "share=NaN", "is no share: numbers from 0 to 1 are"),
+            ("read:nth=0:short", "nth=0", "is not a request number: numbers start at 1"),
+            ("read:nth=+1:short", "nth=+1", "is not a request number: numbers start at 1"),
+            ("read:share=1.5:short", "share=1.5", "is not a share: use a number from 0 to 1"),
+            ("read:share=NaN:short", "share=NaN", "is not a share: use a number from 0 to 1"),
             ("read:errno=EWHAT", "errno=EWHAT", NO_ERRNO),
             ("read:errno=0", "errno=0", NO_ERRNO),
             ("read:errno", "errno", NO_ERRNO),
@@ -315,11 +318,11 @@ mod tests {
             ("read:delay=99999999999999999999s", "delay=99999999999999999999s", NO_TIME),
             ("read:die=never", "die=never", NO_MOMENT),
             ("read:short=5", "short=5", "takes no value"),
-            ("read:short:drop", "drop", "comes second: one range, one choice and one action is allowed"),
+            ("read:short:drop", "drop", "is repeated: only one range, one choice and one action are allowed"),
             (
                 "read:nth=1:share=0.5:drop",
                 "share=0.5",
-                "comes second: one range, one choice and one action is allowed",
+                "is repeated: only one range, one choice and one action are allowed",
             ),
         ] {
             let error = text.parse::<Fault>().expect_err(text);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Does to requests what a [`FaultPlan`] says, before the others that were fetched with them are served.
+//! Injects the faults of a [`FaultPlan`] into fetched requests, before the other requests of the batch are
+//! served.
 //!
-//! Each request that goes wrong is taken out and has calls of its own, with the reads' buffer for its data, which
-//! nothing else is in at that time. No region is asked for: what is done in part, or done and not told, is done
-//! by the backend's own functions. Nothing here is called for a backend without a plan.
+//! Each faulty request is taken out of the batch and gets calls of its own. Its data uses the buffer for
+//! reads, which is empty at that time. Regions are not used: the functions of the backend carry out a request
+//! in part, or without telling the submitter. Backends without a plan never get here.
 
 use super::{Channel, Worker};
 use crate::v2::request::{Wanted, operation_name};
@@ -12,16 +13,16 @@ use crate::{Errno, Result};
 use rustix::process::{Signal, getpid, kill_process};
 use zosbd2_abi::v2;
 
-/// What is there for the data of requests.
+/// Memory for the data of requests.
 pub(super) struct Places<'a> {
-    /// What came with the requests.
+    /// The data that came with the requests.
     pub(super) arena: &'a [u8],
     /// Room for one request.
     pub(super) scratch: &'a mut [u8],
 }
 
 impl<C: Channel, B: Backend + ?Sized> Worker<'_, C, B> {
-    /// Judges requests that were just fetched. Moves those that are still to be served to the front and returns
+    /// Judges the fetched requests. Moves the requests that are still to be served to the front and returns
     /// their number.
     #[cold]
     pub(super) fn inject(
@@ -63,7 +64,7 @@ impl<C: Channel, B: Backend + ?Sized> Worker<'_, C, B> {
             Action::Drop(Moment::After) => self.carry_out(request, all, places, answers).map(drop),
             Action::Die(Moment::Before) => die(),
             Action::Die(Moment::After) => {
-                // Nobody is told how it ended.
+                // The result is dropped on purpose.
                 let _ = self.carry_out(request, all, places, answers)?;
                 die()
             }
@@ -75,12 +76,12 @@ impl<C: Channel, B: Backend + ?Sized> Worker<'_, C, B> {
                 Err(error) => self.tell(answers, |batch| batch.fail(request, error)),
             },
             Action::Duplicate => self.serve_apart(request, 2, places, answers),
-            // The plan makes one pause of all delays; so this is not asked for.
+            // The plan merges all delays into one pause, so this action does not occur here.
             Action::Delay(_) => self.serve_apart(request, 1, places, answers),
         }
     }
 
-    /// Carries a request out and answers so often.
+    /// Carries a request out and answers it `times` times.
     fn serve_apart(
         &mut self,
         request: &Request,
@@ -101,7 +102,8 @@ impl<C: Channel, B: Backend + ?Sized> Worker<'_, C, B> {
         })
     }
 
-    /// Lets the backend do the first `length` bytes of a request. What a read brings is in the scratch afterwards.
+    /// Lets the backend do the first `length` bytes of a request. The result of a read is in the scratch
+    /// buffer afterwards.
     fn carry_out(
         &mut self,
         request: &Request,
@@ -122,7 +124,7 @@ impl<C: Channel, B: Backend + ?Sized> Worker<'_, C, B> {
             batch.copy(request, &mut places.scratch[..bytes(request.length())]);
             let given = self.give(&mut batch, Fetch::nothing())?;
             if given.gone || given.refused != 0 {
-                // It is not ours any more, or fails.
+                // The request is stale, or the copy of its data failed.
                 return Ok(Err(Errno::IO));
             }
         }
@@ -160,9 +162,9 @@ impl<C: Channel, B: Backend + ?Sized> Worker<'_, C, B> {
     }
 }
 
-/// As with `kill -9` from outside: nothing is unwound or flushed.
+/// Like `kill -9` from outside: nothing is unwound or flushed.
 fn die() -> ! {
-    // It cannot fail for the process itself.
+    // The kill of the own process cannot fail.
     let _ = kill_process(getpid(), Signal::KILL);
     loop {
         std::thread::park();
@@ -239,7 +241,7 @@ mod tests {
         assert_eq!(end.expect("served"), End::Gone);
     }
 
-    /// Serves these requests to the end, where nothing is left.
+    /// Serves these requests to the end, and checks that none is left.
     fn answers(faulty: &Faulty<Store>, specs: &[Spec]) -> Vec<Answer> {
         let mut fake = Fake::new(SIZE, 16384, [Step::Requests(specs.to_vec())]);
         fake.short = true;
@@ -275,7 +277,7 @@ mod tests {
             let faulty = faulty(direct, &[Fault::new(Action::Short)]);
             let specs = [
                 Spec { withheld, ..Spec::write(0, 1536, 7) },
-                // One block has no half.
+                // One block cannot be halved.
                 Spec { withheld, ..Spec::write(8192, 512, 7) },
                 Spec::new(v2::OP_READ, 0, 1024),
                 Spec::new(v2::OP_FLUSH, 0, 0),
@@ -283,13 +285,13 @@ mod tests {
             ];
             let answers = answers(&faulty, &specs);
             assert_eq!(results(&answers), [512, 0, 512, 0, 512]);
-            assert_eq!(answers[2].data, [], "the kernel brings nothing of it");
+            assert_eq!(answers[2].data, [], "a short read copies nothing");
             assert_eq!(
                 [0, 512, 8192].map(|at| faulty.backend().byte(at)),
                 [0, 0, 0],
-                "discarded, not written"
+                "the write was discarded"
             );
-            assert_eq!(injected(&faulty), [4], "a flush has no half");
+            assert_eq!(injected(&faulty), [4], "a flush is never short");
         }
     }
 
@@ -319,7 +321,7 @@ mod tests {
             let stop = StopToken::new();
             std::thread::scope(|scope| {
                 scope.spawn(|| serve(&fake, &faulty, &stop));
-                // It asks for more, with all others answered.
+                // The server fetches again when all others are answered.
                 fake.wait_asleep(1);
                 assert_eq!(fake.left(), 2);
                 fake.destroy();
@@ -341,7 +343,7 @@ mod tests {
                 Spec::new(v2::OP_FLUSH, 0, 0),
                 Spec::new(v2::OP_DISCARD, 1024, 512),
                 Spec::new(v2::OP_READ, 0, 512),
-                // Behind the end: fails twice.
+                // Beyond the end of the device: the request fails in both attempts.
                 Spec::new(v2::OP_DISCARD, SIZE, 512),
             ];
             let mut fake = Fake::new(SIZE, 16384, [Step::Requests(specs.to_vec())]);
