@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /*
- * A fixed script of calls, one line of output for each: the 32-bit and the 64-bit build of this file must
- * print the same. A line ends with `unexpected` when the outcome is not the one that the interface promises.
- * Needs a machine with no other device. The last line is `end`.
+ * A fixed script of calls with one line of output each. The 32-bit and the 64-bit build of this
+ * file must print the same. A line ends with `unexpected` if the outcome is not the one that the
+ * interface promises. Needs a machine without other devices. The last line is `end`.
  *
- * cc -std=c11 -pedantic -Wall -Wextra -Werror -O2 -static -m32 -I abi/include -o abi32 examples/c/abi32.c
+ * cc -std=c11 -pedantic -Wall -Wextra -Werror -O2 -static -m32 -I abi/include -o abi32
+ * examples/c/abi32.c
  *
- * What may differ from run to run is not printed: numbers of devices, counters of wakeups, handles.
+ * Values that differ from run to run are not printed: device numbers, wake-up counters, handles.
  */
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64
@@ -30,7 +31,10 @@
 #define NODE ZOSBD2_V2_NODE_FOLDER "/" NAME
 #define MIB (1U << 20)
 #define BLOCK 4096
-/* Set in the address of something static: nothing is there, unless the kernel cuts it to 32 bits. */
+/*
+ * Bit set in the address of a static object: an unmapped address, unless the kernel cuts it to 32
+ * bits.
+ */
 #define FAR (1ULL << 44)
 #define TIMEOUT_MS 30000
 
@@ -43,7 +47,7 @@ static const char *errno_name(int number)
 	return name ? name : "?";
 }
 
-/* One line: what was called, its errno or 0, what it should be, and what it brought. */
+/* Prints one line: the call, its errno or 0, the expected errno, and the output of the call. */
 __attribute__((format(printf, 4, 5)))
 static void line(const char *name, int got, int wanted, const char *format, ...)
 {
@@ -68,7 +72,7 @@ static int failure(int result)
 	return result < 0 ? errno : 0;
 }
 
-/* A call that brings nothing, or nothing that matters. Returns what it returned. */
+/* A call without output, or whose output does not matter. Returns the call's result. */
 static int call(const char *name, int fd, unsigned long number, void *argument, int wanted)
 {
 	int result = ioctl(fd, number, argument);
@@ -82,11 +86,11 @@ static __u64 address_of(const void *at)
 	return (uintptr_t)at;
 }
 
-/* Calls with sizes that are refused; the argument is right otherwise. */
+/* Calls with sizes that are refused. The argument is valid otherwise. */
 static void sizes(const char *name, int fd, unsigned long number, const void *argument, __u32 bytes)
 {
-	static const char *const kinds[] = { "size 0", "short", "long, not zero at its end",
-					     "long, not zero at once" };
+	static const char *const kinds[] = { "size 0", "short", "longer, last byte not zero",
+					     "longer, first byte not zero" };
 	_Alignas(8) unsigned char longer[256];
 	char text[64];
 	int kind;
@@ -104,7 +108,10 @@ static void sizes(const char *name, int fd, unsigned long number, const void *ar
 	}
 }
 
-/* A longer argument than the kernel knows, zero at the end. `argument` gets what came back. */
+/*
+ * An argument that is longer than the kernel knows, with zeros at the end. `argument` receives the
+ * result.
+ */
 static int longer(int fd, unsigned long number, void *argument, __u32 bytes)
 {
 	_Alignas(8) unsigned char buffer[256] = { 0 };
@@ -159,7 +166,7 @@ static void info_calls(void)
 	call("enter on the control node", control, ZOSBD2_V2_IOCTL_ENTER, &good, ENOTTY);
 }
 
-/* The device of all that follows. */
+/* The device of all following calls. */
 static const struct zosbd2_v2_create disk = {
 	.size = sizeof(disk), .name = NAME, .serial = "0123456789 abcdef", .size_bytes = MIB,
 	.logical_block_size = 512, .physical_block_size = 4096, .io_opt = 65536, .depth = 4, .max_discard_bytes = MIB,
@@ -167,7 +174,7 @@ static const struct zosbd2_v2_create disk = {
 	.flags = ZOSBD2_V2_CREATE_VOLATILE_CACHE | ZOSBD2_V2_CREATE_FUA | ZOSBD2_V2_CREATE_NO_PARTITION_SCAN |
 		 ZOSBD2_V2_CREATE_AUTO_DESTROY };
 
-/* A device that is refused: the one above, but for one field. */
+/* Tries to create the device above with one invalid field. */
 #define REFUSED(field, value, wanted) \
 	do { \
 		struct zosbd2_v2_create create = disk; \
@@ -351,7 +358,7 @@ static void enter_line(const char *name, struct zosbd2_v2_enter argument, int wa
 
 #define ENTER(text, wanted, ...) \
 	enter_line("enter, " text, (struct zosbd2_v2_enter){ __VA_ARGS__ }, wanted)
-/* Where their requests go. */
+/* Where ENTER puts the requests. */
 #define HERE .requests = address_of(requests)
 
 /* One commit, in an ENTER that fetches nothing. */
@@ -368,7 +375,7 @@ static void commit_line(const char *name, struct zosbd2_v2_commit commit, int wa
 	plain(", status", -(commit.status == before ? 0 : commit.status), wanted);
 }
 
-/* Calls while there is nothing to serve. */
+/* Calls while there is no request. */
 static void idle_calls(void)
 {
 	static struct zosbd2_v2_request requests[4];
@@ -406,7 +413,7 @@ static void idle_calls(void)
 	line("poll", failure(ready), 0, ", %d events 0x%x", ready, (unsigned int)readiness.revents);
 }
 
-/* Memory of the server and of the child, each its own after the fork. */
+/* Memory of the server and of the child; after the fork each has its own copy. */
 static _Alignas(BLOCK) unsigned char memory[2][BLOCK];
 
 static void fill(unsigned char *to, unsigned char with)
@@ -425,14 +432,16 @@ static int filled(const unsigned char *from, unsigned char with)
 	return from[BLOCK - 1] == (unsigned char)~with;
 }
 
-/* What the child expects of a step: the number of bytes, or an error. */
+/* What the child expects of a step: a number of bytes, or an error. */
 static void expect(int step, long long got, long long wanted)
 {
 	if (got != (wanted < 0 ? -1 : wanted) || (wanted < 0 && errno != -wanted))
 		_exit(step);
 }
 
-/* The child: submits one request after the other, and exits with 0 or the number of the step that failed. */
+/*
+ * The child: submits one request after another, and exits with 0 or the number of the failed step.
+ */
 static void submit(void)
 {
 	unsigned char *data = memory[0];
@@ -470,7 +479,7 @@ static void submit(void)
 	_exit(0);
 }
 
-/* Waits for the child's next request. The last ENTER's commits are through by then. */
+/* Waits for the child's next request. The commits of the last ENTER are carried out by then. */
 static struct zosbd2_v2_request next(__u32 op, void *arena)
 {
 	static const char *const names[] = { "read", "write", "discard", "flush", "write zeroes", "secure erase" };
@@ -569,7 +578,7 @@ static void serve_others(void)
 	struct zosbd2_v2_enter argument = { .capacity = 1, .minimum = 1, .requests = address_of(&none) | FAR,
 		.flags = ZOSBD2_V2_ENTER_TIMEOUT, .timeout_ms = TIMEOUT_MS };
 
-	/* Waits until the request is there, and cannot tell of it. */
+	/* Waits until the request exists; ENTER then cannot report it. */
 	line("fetch far away", enter(&argument), EFAULT, ", processed %u fetched %u", argument.processed,
 	     argument.fetched);
 	request = next(ZOSBD2_V2_OP_FLUSH, memory[1]);

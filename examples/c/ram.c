@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /*
- * RAM disk in C, on interface version 2: `ram NAME SIZE_MIB [QUEUES [DEPTH]]` makes /dev/zosbd2/NAME and
- * serves it, one thread per queue, until it is destroyed: by SIGINT or SIGTERM, unless it is in use, or by
- * anyone. Exits with 0 then. The kernel destroys it if this process dies. Memory is taken as it is written.
+ * RAM disk in C, on interface version 2: `ram NAME SIZE_MIB [QUEUES [DEPTH]]` creates and serves
+ * /dev/zosbd2/NAME, one thread per queue. It exits with 0 when the device is destroyed. SIGINT and
+ * SIGTERM destroy it unless it is in use, and so does the death of this process.
  *
  * cc -std=c11 -pedantic -Wall -Wextra -Werror -O2 -pthread -I abi/include -o ram examples/c/ram.c
  */
@@ -35,7 +35,7 @@ _Noreturn static void fail(const char *what)
 	exit(1);
 }
 
-/* Clears memory; whole pages are given back unless they must stay. */
+/* Clears memory, and frees whole pages unless they must stay allocated. */
 static void clear(unsigned char *from, size_t length, int stay)
 {
 	size_t head = -(uintptr_t)from & (page - 1);
@@ -47,7 +47,7 @@ static void clear(unsigned char *from, size_t length, int stay)
 	memset(from + head + whole, 0, length - head - whole);
 }
 
-/* The answer to a request, which never reaches over the end. The kernel moves the data: one copy. */
+/* The answer to a request. The kernel copies the data, and keeps requests inside the disk. */
 static struct zosbd2_v2_commit answer(const struct zosbd2_v2_request *request)
 {
 	struct zosbd2_v2_commit commit = { .handle = request->handle, .result = (__s64)request->length };
@@ -57,7 +57,7 @@ static struct zosbd2_v2_commit answer(const struct zosbd2_v2_request *request)
 	else if (request->op == ZOSBD2_V2_OP_DISCARD || request->op == ZOSBD2_V2_OP_WRITE_ZEROES)
 		clear(disk + request->offset, request->length, request->flags & ZOSBD2_V2_REQUEST_NO_UNMAP);
 	else
-		commit.result = -EOPNOTSUPP; /* none that was announced */
+		commit.result = -EOPNOTSUPP; /* the device does not offer others */
 	return commit;
 }
 
@@ -70,20 +70,20 @@ static void *serve(void *queue)
 		.requests = (uintptr_t)requests, .capacity = BATCH, .minimum = 1, .commits = (uintptr_t)commits };
 	__u32 i;
 
-	/* Getting memory must not wait for I/O, which may be this disk's own. */
+	/* Allocations must not wait for I/O, because that I/O may be to this disk. */
 	if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0)
 		fail("prctl(PR_SET_IO_FLUSHER)");
 	for (;;) {
 		if (ioctl(server, ZOSBD2_V2_IOCTL_ENTER, &enter) != 0) {
 			if (errno == EINTR)
-				continue; /* nothing was committed: the same again */
+				continue; /* nothing was committed: repeat the call */
 			if (errno == ENODEV || errno == ESHUTDOWN)
 				break;
 			fail("serve");
 		}
 		for (i = 0; i < enter.processed && enter.refused != 0; i++) {
 			errno = -commits[i].status;
-			if (errno == ESTALE) /* the request is not ours any more */
+			if (errno == ESTALE) /* the handle is stale */
 				fprintf(stderr, "ram: a commit came too late\n");
 			else if (errno != 0)
 				fail("commit");
@@ -93,7 +93,7 @@ static void *serve(void *queue)
 		enter.commit_count = enter.fetched;
 	}
 	serving--;
-	kill(getpid(), SIGUSR1); /* for main to look */
+	kill(getpid(), SIGUSR1); /* main will see the signal */
 	return NULL;
 }
 
@@ -126,7 +126,7 @@ int main(int argc, char **argv)
 	sigaddset(&signals, SIGINT);
 	sigaddset(&signals, SIGTERM);
 	sigaddset(&signals, SIGUSR1);
-	pthread_sigmask(SIG_BLOCK, &signals, NULL); /* of all threads: the loop below takes them */
+	pthread_sigmask(SIG_BLOCK, &signals, NULL); /* in all threads: the loop below receives them */
 	server = ioctl(control, ZOSBD2_V2_IOCTL_CREATE, &create);
 	if (server < 0)
 		fail("create");

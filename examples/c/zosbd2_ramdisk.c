@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /*
- * RAM disk in C: creates /dev/zosbd2ramdisk (4 GiB, memory taken as written), serves it with -t N threads,
- * and exits with 0 when it is destroyed: by -d in another terminal, by SIGINT or SIGTERM, or by anyone.
+ * RAM disk in C, on interface version 1: creates /dev/zosbd2ramdisk (4 GiB, memory allocated as it
+ * is written) and serves it with -t N threads. It exits with 0 when the device is destroyed: by -d
+ * in another terminal, by SIGINT or SIGTERM, or by another program.
  *
- * cc -Wall -Wextra -Werror -O2 -pthread -I abi/include -o zosbd2_ramdisk examples/c/zosbd2_ramdisk.c
+ * cc -Wall -Wextra -Werror -O2 -pthread -I abi/include -o zosbd2_ramdisk
+ * examples/c/zosbd2_ramdisk.c
  *
- * Proves the interface from another language than the library's: nothing but the generated header and
- * ioctl(2). Concurrent requests to one block are not ordered, as on any disk.
+ * It uses only the generated header and ioctl(2). Concurrent requests to one block are not ordered,
+ * as on any disk.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -36,7 +38,7 @@ static int fail(const char *what)
 	return 1;
 }
 
-/* Range of the request, or 0 if it is not on the disk or does not fit the data area. */
+/* Length of the request, or 0 if it is outside the disk or does not fit the data area. */
 static int range(const struct zosbd2_v1_operation *op, __u64 *start, __u64 *length)
 {
 	__u32 i;
@@ -54,7 +56,7 @@ static int range(const struct zosbd2_v1_operation *op, __u64 *start, __u64 *leng
 	return op->head.opcode == ZOSBD2_V1_OP_DISCARD || *length <= ZOSBD2_V1_MAX_DATA_BYTES;
 }
 
-/* Does what the request in op asks for and turns op into the answer. */
+/* Carries out the request in op and turns op into the answer. */
 static void answer(struct zosbd2_v1_operation *op)
 {
 	unsigned char *data = (unsigned char *)op + ZOSBD2_V1_OPERATION_DATA_OFFSET;
@@ -73,7 +75,7 @@ static void answer(struct zosbd2_v1_operation *op)
 		op->head.opcode = ZOSBD2_V1_OP_ANSWER_WRITE;
 		break;
 	case ZOSBD2_V1_OP_DISCARD:
-		/* Device blocks are pages on every machine that this sample supports. */
+		/* Blocks of the device are pages on every machine that this sample supports. */
 		good = good && madvise(disk + start, length, MADV_DONTNEED) == 0;
 		op->head.opcode = ZOSBD2_V1_OP_ANSWER_DISCARD;
 		break;
@@ -84,7 +86,7 @@ static void answer(struct zosbd2_v1_operation *op)
 	op->tail.error = good ? 0 : -EIO;
 }
 
-/* One server thread: returns NULL when the device is gone, anything else after an error. */
+/* One serving thread. Returns NULL when the device is gone, and something else after an error. */
 static void *serve(void *unused)
 {
 	struct zosbd2_v1_operation *op = calloc(1, ZOSBD2_V1_OPERATION_BYTES);
@@ -103,7 +105,9 @@ static void *serve(void *unused)
 		} else if (errno != EINTR) {
 			break;
 		} else if (op->head.opcode == ZOSBD2_V1_OP_NOTHING) {
-			/* The answer was taken; an untouched buffer goes again as it is. */
+			/*
+			 * The kernel took the answer. An unchanged buffer is sent again as it is.
+			 */
 			op->head.opcode = ZOSBD2_V1_OP_FETCH;
 		}
 	}
@@ -123,7 +127,7 @@ static void *watch(void *signals)
 		errno = sigwait(signals, &number);
 		if (errno) {
 			fail("wait for signals");
-			break; /* -d still destroys */
+			break; /* -d can still destroy the device */
 		}
 		destroy.handle = handle;
 		if (ioctl(control, ZOSBD2_V1_IOCTL_DESTROY_BY_HANDLE, &destroy) != 0 && errno != ENOENT)
@@ -186,16 +190,17 @@ int main(int argc, char **argv)
 	disk = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (disk == MAP_FAILED)
 		return fail("get memory for the disk");
-	madvise(disk, SIZE, MADV_NOHUGEPAGE); /* a refusal means that there are none */
+	madvise(disk, SIZE, MADV_NOHUGEPAGE); /* fails only without huge pages */
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGINT);
 	sigaddset(&signals, SIGTERM);
-	pthread_sigmask(SIG_BLOCK, &signals, NULL); /* before the device exists: none can leave it behind */
+	/* Blocked before the device exists, so that no signal can leave the device behind. */
+	pthread_sigmask(SIG_BLOCK, &signals, NULL);
 	if (ioctl(control, ZOSBD2_V1_IOCTL_CREATE, &create) != 0)
 		return fail("create " NAME);
 	handle = destroy.handle = create.handle;
 	status = serve_all(threads, &signals);
-	if (status) /* without its server the device is of no use */
+	if (status) /* the device is useless without its server */
 		ioctl(control, ZOSBD2_V1_IOCTL_DESTROY_BY_HANDLE, &destroy);
 	return status;
 }

@@ -67,7 +67,7 @@ class Ram:
                           requests=ctypes.addressof(self.requests), capacity=BATCH, minimum=int(queues == 1))
 
     def clear(self, start, length, stay):
-        """Clears memory; whole pages are given back unless they must stay."""
+        """Clears memory, and frees whole pages unless they must stay allocated."""
         head = -start % mmap.PAGESIZE
         whole = 0 if stay else max(length - head, 0) // mmap.PAGESIZE * mmap.PAGESIZE
         if whole > 0:
@@ -78,7 +78,7 @@ class Ram:
         ctypes.memset(self.address + start + head + whole, 0, length - head - whole)
 
     def answer(self, request, commit):
-        """The answer to a request, which never reaches over the end. The kernel moves the data: one copy."""
+        """The answer to a request. The kernel copies the data, and keeps requests inside the disk."""
         address, result = 0, request.length
         if request.op in (OP_READ, OP_WRITE):
             address = self.address + request.offset
@@ -89,7 +89,7 @@ class Ram:
         commit.handle, commit.result, commit.address, commit.status = request.handle, result, address, 0
 
     def call(self, queue):
-        """One ENTER: commits what the last one fetched, and fetches from this queue."""
+        """One ENTER: commits the requests of the last call, and fetches from this queue."""
         enter = self.enter
         enter.queue = queue
         try:
@@ -110,7 +110,7 @@ class Ram:
         poll = select.poll()
         poll.register(self.server, select.POLLIN)
         try:
-            # Getting memory must not wait for I/O, which may be this disk's own.
+            # Allocations must not wait for I/O, because that I/O may be to this disk.
             if ctypes.CDLL(None).prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0:
                 raise PermissionError("prctl(PR_SET_IO_FLUSHER)")
             while True:

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the sample RAM disk says where there is no kernel module; the rest needs one and runs in `vm/`.
+//! Messages of the sample RAM disk without the kernel module. The tests that need the module run in
+//! `vm/`.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -15,7 +16,7 @@ fn stderr(output: &Output) -> String {
 #[test]
 fn a_missing_module_is_named_by_both_modes() {
     if Path::new("/dev/zosbd2ctl").exists() {
-        // The module is loaded here: running the sample would make a device or destroy all.
+        // The module is loaded here, so the sample would create a device or destroy all devices.
         return;
     }
     for arguments in [&[][..], &["-d"], &["-d", "--name", "disk"], &["-t", "4"]] {

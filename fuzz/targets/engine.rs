@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! See `sim/src/fuzz/engine.rs`.
+//! The fuzz target `engine`; its body is `sim/src/fuzz/engine.rs`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| zosbd2_sim::fuzz::engine(data));

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The device as the kernel's glue keeps it: the engine's state, the servers that sleep, and all that is done with the
-//! device's lock held, one queue's lock at a time.
+//! The device as the kernel's glue keeps it: the engine's state, the sleeping servers, and all work
+//! under the device lock, which takes one queue lock at a time.
 //!
-//! The order of calls is that of `kernel/glue/src/v2/server.rs`, `entry.rs` and `block.rs`, and of the teardown in
-//! `kernel/shim/disk.c`. Between two critical sections anything else may happen.
+//! The order of calls is that of `kernel/glue/src/v2/server.rs`, `entry.rs` and `block.rs`, and of
+//! the teardown in `kernel/shim/disk.c`. Anything else may happen between two critical sections.
 
 use crate::settings::{Defect, Settings};
 use crate::world::World;
@@ -20,21 +20,21 @@ pub(crate) struct QueueBlock {
     pub(crate) state: QueueState,
     pub(crate) slots: Vec<Slot>,
     latencies: Latencies,
-    /// Threads that sleep, the last one last.
+    /// Sleeping threads; the last one in the list fell asleep last.
     pub(crate) waiters: Vec<usize>,
-    /// Tags that are QUEUED, as they must be fetched.
+    /// Tags that are QUEUED, in the order in which they must be fetched.
     pub(crate) fifo: VecDeque<u16>,
-    /// When the tag's request was fetched, in steps.
+    /// Step in which the request of the tag was fetched.
     pub(crate) fetched: Vec<u64>,
-    /// Which tenure of the tag's a server was told of last.
+    /// Newest tenure of the tag that a server was told of.
     pub(crate) told: Vec<u32>,
-    /// When the newest server got it.
+    /// When the newest server got the queue.
     pub(crate) attached_ns: u64,
-    /// When a write was answered last that may be in a cache only.
+    /// When the last write was answered that may be only in a cache.
     pub(crate) written: u64,
-    /// Such writes that are not ended.
+    /// Answered writes, maybe only in a cache, whose block requests have not ended.
     pub(crate) unended: u32,
-    /// Servers from this one on share a cache.
+    /// Servers from this epoch on share a cache.
     pub(crate) cache_from: u32,
 }
 
@@ -45,49 +45,49 @@ pub(crate) struct Device {
     pub(crate) life: Life,
     cache: Option<Cache>,
     pub(crate) size_bytes: u64,
-    /// Which work has the lock.
+    /// The work that holds the device lock.
     lock: Option<u64>,
     works: Vec<Work>,
     next_work: u64,
     grace_ns: Option<u64>,
     tick_ns: Option<u64>,
-    /// The newest server to be declared dead, and whether that is still to be done.
+    /// The newest epoch that is to be declared dead, and whether that has yet to happen.
     dead: u32,
     bury: bool,
     pub(crate) sealed: bool,
     pub(crate) teardown: Teardown,
     pub(crate) destroyed_ns: u64,
-    /// A flush that was fetched before this step, and succeeded, covers what is older.
+    /// A flush that was fetched before this step and succeeded covers older writes.
     pub(crate) covered: u64,
-    /// When the last write was answered that may be lost, and of which nobody was told; 0: none.
+    /// When the last lost write was answered that no flush has reported; 0: none.
     pub(crate) lost: u64,
-    /// Writes that may be lost, and are not ended.
+    /// Writes that may be lost and whose block requests have not ended.
     pub(crate) unended: u32,
 }
 
-/// Where the teardown is.
+/// Progress of the teardown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Teardown {
-    /// Nobody asked for it.
+    /// No teardown.
     No,
     Drain,
     /// The grace's work is cancelled.
     NoGrace,
-    /// What is dirty is written.
+    /// Dirty data is written out.
     WriteBack,
     Freeze,
     /// The drain's and the bury's work are cancelled.
     NoWork,
     Gone,
-    /// Its last work is under way.
+    /// The last work of the teardown is running.
     Last,
     Done,
 }
 
-/// What is done with the device's lock.
+/// Work under the device lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
-    /// A server becomes one; its number among the servers, whether it takes over, whether the cache survived.
+    /// A process attaches: its number, whether it takes over, whether the cache survived.
     Attach(usize, bool, bool),
     Start(usize),
     Detach(u32),
@@ -99,15 +99,15 @@ pub(crate) enum Task {
     Resize(u64),
 }
 
-/// How far it is.
+/// Progress of a work.
 #[derive(Clone, Copy, Debug)]
 enum Stage {
     Waits,
-    /// What the task does to each queue.
+    /// The task has reached this queue.
     Queue(usize),
-    /// Tells who polls.
+    /// Wakes pollers.
     Tell(usize),
-    /// The phase is passed on.
+    /// The phase is passed on to the queues.
     Phase(usize, Change),
     /// Requests are ended, from this tag of this queue on.
     Fail(usize, u16, Change),
@@ -124,7 +124,7 @@ struct Work {
 }
 
 impl Device {
-    /// A new one.
+    /// A new device.
     #[must_use]
     pub(crate) fn new(settings: &Settings) -> Self {
         let depth = usize::from(settings.depth);
@@ -176,19 +176,19 @@ impl Device {
         self.works.iter().any(|work| wanted(work.task))
     }
 
-    /// Whether nothing is under way.
+    /// Whether no work is pending.
     #[must_use]
     pub(crate) fn idle(&self) -> bool {
         self.works.is_empty()
     }
 
-    /// When something is to be done that nobody else starts.
+    /// Time of the next delayed work that nobody else starts.
     #[must_use]
     pub(crate) fn next_ns(&self) -> u64 {
         self.grace_ns.unwrap_or(u64::MAX).min(self.tick_ns.unwrap_or(u64::MAX))
     }
 
-    /// The numbers of the works that can go on.
+    /// Adds the numbers of the works that can run.
     pub(crate) fn ready(&self, works: &mut Vec<usize>) {
         for (number, work) in self.works.iter().enumerate() {
             if self.lock.is_none() || self.lock == Some(work.id) {
@@ -199,12 +199,12 @@ impl Device {
 }
 
 impl World {
-    /// The engine's queue, as who has the lock sees it.
+    /// The engine's queue, as the holder of the lock sees it.
     pub(crate) fn queue(&mut self, queue: usize) -> Queue<'_> {
         self.queue_for(queue, 0)
     }
 
-    /// The same for a thread.
+    /// The engine's queue, as a thread with the lock sees it.
     pub(crate) fn queue_for(&mut self, queue: usize, thread: u32) -> Queue<'_> {
         let moment = Moment { now_ns: self.now_ns, thread };
         let cache = self.device.cache.as_ref();
@@ -213,7 +213,7 @@ impl World {
         Queue::new(&mut block.state, &mut block.slots).within(around)
     }
 
-    /// As the shim does it: the one that slept last.
+    /// Wakes the thread that fell asleep last, as the shim does.
     pub(crate) fn wake_one(&mut self, queue: usize) {
         match self.device.queues[queue].waiters.pop() {
             Some(thread) => self.woken(thread),
@@ -228,13 +228,13 @@ impl World {
         }
     }
 
-    /// Asks for something to be done.
+    /// Starts a work.
     pub(crate) fn ask(&mut self, task: Task) {
         self.say(|| format!("asked for: {task:?}"));
         self.device.add(task);
     }
 
-    /// A server is to be declared dead.
+    /// Asks for this server to be declared dead.
     pub(crate) fn bury(&mut self, epoch: u32) {
         self.device.dead = self.device.dead.max(epoch);
         if !self.device.bury {
@@ -244,7 +244,7 @@ impl World {
         }
     }
 
-    /// The destruction begins, if nobody began it before.
+    /// Begins the destruction, unless it has begun.
     pub(crate) fn destroy(&mut self) {
         if self.device.sealed {
             return;
@@ -256,7 +256,7 @@ impl World {
         self.ask(Task::Drain);
     }
 
-    /// Delayed works whose time has come.
+    /// Starts delayed works whose time has come.
     pub(crate) fn timers(&mut self) {
         if self.device.grace_ns.is_some_and(|at| at <= self.now_ns) {
             self.device.grace_ns = None;
@@ -270,7 +270,7 @@ impl World {
         }
     }
 
-    /// The teardown goes on, if it can.
+    /// Continues the teardown if possible.
     pub(crate) fn step_teardown(&mut self) {
         let started = self.device.life.started();
         self.device.teardown = match self.device.teardown {
@@ -292,7 +292,7 @@ impl World {
             }
             Teardown::Freeze if self.block.quiet() => {
                 self.device.tick_ns = None;
-                // What has not begun is cancelled.
+                // Works that have not begun are cancelled.
                 self.device.works.retain(|work| {
                     let cancelled = matches!(work.task, Task::Tick | Task::DeclareDead(_));
                     !(cancelled && matches!(work.stage, Stage::Waits))
@@ -324,7 +324,7 @@ impl World {
         self.now_ns / 1_000_000
     }
 
-    /// One of the works goes on.
+    /// Continues one of the works.
     pub(crate) fn step_work(&mut self, number: usize) {
         let mut work = self.device.works[number];
         if let Some((queue, end)) = work.end.take() {
@@ -374,7 +374,7 @@ impl World {
         }
     }
 
-    /// The lock is just taken.
+    /// Begins a work that just took the lock.
     fn begin(&mut self, work: &mut Work) -> Stage {
         let now_ms = self.now_ms();
         let task = work.task;
@@ -384,7 +384,7 @@ impl World {
                 match self.device.life.attach(take_over) {
                     Ok(epoch) => {
                         work.epoch = epoch;
-                        // It makes sure of its disk before it attaches.
+                        // A server makes sure of its disk before it attaches.
                         self.takes_disk(process, take_over, survived);
                         Stage::Queue(0)
                     }
@@ -403,7 +403,7 @@ impl World {
             Task::Detach(_) => Stage::Queue(0),
             Task::DeclareDead(_) => {
                 self.device.bury = false;
-                // The newest that the timer named until now.
+                // The newest epoch that the timer has named until now.
                 work.task = Task::DeclareDead(self.device.dead);
                 Stage::Queue(0)
             }
@@ -504,7 +504,7 @@ impl World {
         Stage::Phase(0, change)
     }
 
-    /// The rest of `carry_out`, and of who called it.
+    /// The rest of `carry_out`, and of its callers.
     fn phase_passed_on(&mut self, work: &Work, change: Change) -> Stage {
         match change {
             Change::Grace(ms) => {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The bodies of the fuzz targets: each takes bytes, which are anything, and panics when something is wrong.
+//! The bodies of the fuzz targets. Each takes arbitrary bytes and panics if it finds a defect.
 //!
-//! `fuzz/` makes programs of them, for libFuzzer; `tests/corpus.rs` runs them over the inputs that it found.
+//! `fuzz/` builds them for libFuzzer; `tests/corpus.rs` runs them over the stored inputs.
 
 mod decode;
 mod engine;
@@ -9,13 +9,13 @@ mod engine;
 pub use decode::decode;
 pub use engine::engine;
 
-/// A target: its name, and what it does with bytes.
+/// A target: its name and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
 pub const TARGETS: [Target; 2] = [("decode", decode), ("engine", engine)];
 
-/// Takes numbers from bytes; zeros when there are no more.
+/// Takes numbers from bytes, and zeros when the bytes are used up.
 #[derive(Debug)]
 struct Bytes<'a>(&'a [u8]);
 

@@ -35,14 +35,14 @@ use random::Random;
 use settings::Defect;
 use world::{Counts, Failure, episode};
 
-/// The episode that fails, and why.
+/// A failed episode.
 #[derive(Clone, Debug)]
 pub struct Found {
     /// Its seed.
     pub seed: u64,
-    /// How many steps were taken before it.
+    /// Number of steps before it.
     pub steps: u64,
-    /// What is wrong.
+    /// The failure.
     pub failure: Failure,
 }
 
@@ -56,11 +56,11 @@ impl std::fmt::Display for Found {
     }
 }
 
-/// Runs episodes until so many steps are taken. The first episode has the seed itself.
+/// Runs episodes until `steps` steps are done. The first episode has the seed itself.
 ///
 /// # Errors
 ///
-/// The first episode that fails, traced.
+/// The first failing episode, with a trace.
 pub fn run(seed: u64, steps: u64, defect: Option<Defect>) -> Result<(u64, Counts), Box<Found>> {
     let mut seeds = Random::new(seed);
     let (mut counts, mut episodes, mut next) = (Counts::default(), 0, seed);
@@ -68,7 +68,7 @@ pub fn run(seed: u64, steps: u64, defect: Option<Defect>) -> Result<(u64, Counts
         match episode(next, defect, false) {
             Ok(more) => counts.add(&more),
             Err(failure) => {
-                // Once more, with its steps.
+                // Run the episode again, with a trace.
                 let failure = episode(next, defect, true).err().unwrap_or(failure);
                 return Err(Box::new(Found { seed: next, steps: counts.steps, failure }));
             }

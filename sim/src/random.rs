@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Repeatable random numbers: splitmix64. Good enough to choose what happens next, and nothing else.
+//! Repeatable random numbers (splitmix64). Good enough to choose the next event, and for nothing
+//! else.
 
 /// A stream of random numbers.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// A stream of its own for every seed.
+    /// A stream that depends on the seed only.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self(seed)
@@ -21,22 +22,22 @@ impl Random {
         word ^ (word >> 31)
     }
 
-    /// A number below `end`, which is not 0.
+    /// A number below `end`. `end` must not be 0.
     pub const fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 
-    /// An index of something of this length, which is not 0.
+    /// An index below `length`. `length` must not be 0.
     pub fn index(&mut self, length: usize) -> usize {
         usize::try_from(self.below(length as u64)).unwrap_or(0)
     }
 
-    /// Once in so many times.
+    /// True once in `times` calls, on average.
     pub const fn one_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }
 
-    /// One of these.
+    /// One of the items.
     pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.index(of.len())]
     }

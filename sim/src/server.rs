@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The fake servers: processes with several threads, what they carry out, and how they die.
+//! The fake servers: processes with several threads, how they carry out requests, and how they die.
 //!
-//! They are honest unless a defect is planted, and know their business: a request marked as maybe executed is not
-//! carried out by whoever had it before, too; a server that takes a disk from another one sees to it that the
-//! other one, if it is dead or their caches differ, does not touch it any more. What a replaced server still answers is
-//! then an error, or a write that its cache swallows.
+//! They are honest unless a defect is planted. A server does not carry out a request marked as
+//! maybe executed while an earlier server may still do so. A server that takes over a disk fences
+//! the earlier server if that one is dead or has another cache, so that it no longer writes to the
+//! disk. A replaced server then answers with an error, or its cache swallows the write.
 
 use crate::device::Task as Work;
 use crate::settings::{BLOCK, Defect};
@@ -15,7 +15,7 @@ use zosbd2_engine::device::Phase;
 use zosbd2_engine::queue::Fetched;
 use zosbd2_engine::request::{FUA, MAYBE_EXECUTED, Op, Request};
 
-/// A request that a server has.
+/// A request that a server holds.
 #[derive(Clone, Debug)]
 pub(crate) struct Task {
     pub(crate) raw: u64,
@@ -24,46 +24,46 @@ pub(crate) struct Task {
     pub(crate) tag: u16,
     generation: u32,
     pub(crate) request: Request,
-    /// Which thread got it.
+    /// The thread that fetched the request.
     thread: usize,
-    /// Of a write: its data, if the server has it. Of a read that was carried out: what it read.
+    /// Write: the data, if the server has it. Read that was carried out: the data read.
     pub(crate) data: Option<Vec<u64>>,
-    /// It was carried out; whether well.
+    /// Whether it succeeded, once it was carried out.
     pub(crate) done: Option<bool>,
-    /// Another server has it, so it must not be carried out any more.
+    /// Another server holds the request, so it must not be carried out any more.
     void: bool,
 }
 
-/// A process that serves.
+/// A server process.
 #[derive(Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a thing that happened, or did not")]
+#[expect(clippy::struct_excessive_bools, reason = "each flag records an independent event")]
 pub(crate) struct Process {
     pub(crate) epoch: u32,
     pub(crate) cache: usize,
     pub(crate) killed: bool,
     closed: bool,
     attached: bool,
-    /// It must not touch the disk any more.
+    /// Fenced: it must not write to the disk any more.
     fenced: bool,
-    /// What was in its cache is lost.
+    /// The content of its cache is lost.
     emptied: bool,
-    /// Something was, or is as good as that.
+    /// Its cache has swallowed a write, or may have.
     pub(crate) swallowed: bool,
     pub(crate) hung_until: u64,
     /// Its threads never sleep in ENTER: they poll.
     pub(crate) polls: bool,
     pub(crate) tasks: Vec<Task>,
-    /// Names that it had.
+    /// Handles that it held.
     history: Vec<u64>,
 }
 
-/// A commit, with what only the simulation knows of it.
+/// A commit, with data that only the simulator knows.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) commit: abi::Commit,
-    /// The server's memory that it names.
+    /// The server's memory that the commit names.
     pub(crate) data: Vec<u64>,
-    /// What the server says.
+    /// The op id of the answer.
     pub(crate) op_id: u32,
     pub(crate) op: Op,
 }
@@ -74,7 +74,7 @@ pub(crate) fn blocks(request: &Request) -> (usize, usize) {
 }
 
 impl World {
-    /// A new process; it asks to attach.
+    /// Starts a process, which asks to attach.
     pub(crate) fn start_server(&mut self, take_over: bool, mut survived: bool) {
         let number = self.processes.len();
         let cache = self.store.add_cache();
@@ -100,12 +100,13 @@ impl World {
             self.start_threads(number);
             return;
         }
-        // Who comes first has nobody's cache.
+        // The first server has no predecessor whose cache could survive.
         survived &= self.device.life.epoch() > 0;
         self.ask(Work::Attach(number, take_over, survived));
     }
 
-    /// A server is sure of its disk from now on, and of the cache of the one before, or of nobody touching it.
+    /// From now on the server relies on its disk: on the cache of its predecessor, or on no other
+    /// server writing to the disk.
     pub(crate) fn takes_disk(&mut self, number: usize, take_over: bool, survived: bool) {
         let really = survived && !self.planted(Defect::LosesCache);
         let before = self.on_disk.replace(number);
@@ -152,7 +153,7 @@ impl World {
             }
         }
         let swallowed = self.processes[number].swallowed;
-        // Those who share it lost the same.
+        // Servers that share the cache lost the same data.
         for process in self.processes.iter_mut().filter(|process| process.cache == cache) {
             process.swallowed |= swallowed;
         }
@@ -160,7 +161,7 @@ impl World {
         self.check_disk();
     }
 
-    /// The kernel has attached it, or refused to if the epoch is 0.
+    /// The kernel attached it, or refused to if the epoch is 0.
     pub(crate) fn attached(&mut self, number: usize, epoch: u32) {
         let process = &mut self.processes[number];
         if epoch == 0 {
@@ -192,7 +193,7 @@ impl World {
         !orphaned && (threads.peek().is_none() || threads.any(|thread| !thread.sent_away))
     }
 
-    /// A thread of it is gone for good.
+    /// One of its threads is gone for good.
     pub(crate) fn thread_gone(&mut self, number: usize) {
         let gone =
             self.threads.iter().all(|thread| thread.process != number || matches!(thread.state, State::Out));
@@ -244,21 +245,21 @@ impl World {
             thread,
             data,
             done: None,
-            // It took so long to get here that somebody else has it already.
+            // The thread took so long to get here that another server already holds the request.
             void: void && !not_fenced,
         });
     }
 
-    /// Whether a thread has requests that it is not about to answer.
+    /// Whether a thread holds requests that it is not about to answer.
     pub(crate) fn has_task(&self, thread: usize, answers: usize) -> bool {
         let tasks = &self.processes[self.threads[thread].process].tasks;
         tasks.iter().filter(|task| task.thread == thread).count() > answers
     }
 
-    /// Carries out one of the requests that a thread has, if there is one.
+    /// Carries out one of the requests that a thread holds, if any.
     pub(crate) fn carry_out_one(&mut self, thread: usize) -> bool {
         let number = self.threads[thread].process;
-        // Most threads carry out what they got.
+        // Most threads carry out their own requests.
         let any = self.random.one_in(8);
         let wanted = |task: &Task| {
             let has_data = task.request.op != Op::Write || task.data.is_some() || task.void;
@@ -278,7 +279,7 @@ impl World {
         true
     }
 
-    /// Whether it went well.
+    /// Carries out a request. Returns whether it succeeded.
     fn carry_out(&mut self, number: usize, task: &mut Task) -> bool {
         if task.void {
             return false;
@@ -288,7 +289,7 @@ impl World {
         let volatile = self.settings.volatile;
         if fenced {
             let harmless = task.request.op == Op::Flush && !swallowed;
-            // What a cache swallows.
+            // Writes that a cache swallows.
             let writes = matches!(task.request.op, Op::Write | Op::WriteZeroes | Op::SecureErase);
             let cached = writes && volatile && emptied && task.request.flags & FUA == 0;
             self.processes[number].swallowed |= cached;
@@ -319,7 +320,7 @@ impl World {
         true
     }
 
-    /// A copy of a write's data lands in the server's memory, which is its store.
+    /// A copy of a write's data has arrived in the server's memory, which is its store.
     pub(crate) fn lands(&mut self, number: usize, request: &Request, done: usize, values: &[u64]) {
         let Process { cache, emptied, .. } = self.processes[number];
         if emptied {
@@ -331,14 +332,14 @@ impl World {
         (first..).zip(values).for_each(|(block, value)| self.store.write(cache, block, *value, through));
     }
 
-    /// Whether what this server answers well is nowhere.
+    /// Whether this server's successful answers are stored nowhere.
     pub(crate) fn swallows(&self, number: usize, request: &Request) -> bool {
         let writes = matches!(request.op, Op::Write | Op::WriteZeroes | Op::SecureErase);
         let cached = writes && request.flags & FUA == 0;
         cached && self.processes[number].emptied && self.processes[number].swallowed
     }
 
-    /// What a thread answers next, with some of it wrong.
+    /// The next answers of a thread, some of them invalid.
     pub(crate) fn answers(&mut self, thread: usize) -> Vec<Entry> {
         let number = self.threads[thread].process;
         let any = self.random.one_in(4);
@@ -356,7 +357,7 @@ impl World {
             }
         }
         if self.random.one_in(20) {
-            // Twice.
+            // The first one twice.
             entries.extend(entries.first().cloned());
         }
         if self.random.one_in(20) {
@@ -364,7 +365,8 @@ impl World {
             let history = &self.processes[number].history;
             let old = history[history.len().saturating_sub(30)..].to_vec();
             let raw = if old.is_empty() || self.random.one_in(2) { invented } else { self.random.pick(&old) };
-            // One that is current would be answered wrongly, which is no fault of the engine's.
+            // A handle that is still valid would give a wrong answer, which would not be the
+            // engine's fault.
             if !self.processes[number].tasks.iter().any(|task| task.raw == raw) {
                 let commit = abi::Commit { handle: raw, ..abi::Commit::default() };
                 let op_id = u32::try_from(raw & 0xffff_ffff).unwrap_or(0);
@@ -386,7 +388,7 @@ impl World {
             }
             (Op::Write, None) if task.data.is_none() && !task.void => {
                 commit.address = 1;
-                // Copied is not yet durable.
+                // Copied data is not durable yet.
                 if task.request.flags & FUA != 0 || self.random.one_in(4) {
                     commit.flags = abi::COMMIT_COPY_ONLY;
                 }
@@ -395,13 +397,13 @@ impl World {
             (_, Some(true)) => {}
         }
         if commit.flags == 0 && self.random.one_in(60) {
-            // It makes no sense.
+            // An invalid combination of flags.
             commit.flags = abi::COMMIT_COPY_ONLY | abi::COMMIT_ZERO_FILL;
         }
         Some(Entry { commit, data, op_id: task.op_id, op: task.request.op })
     }
 
-    /// A server's answer was taken, or refused for good: it has the request no more.
+    /// A server's answer was accepted, or refused for good: the server no longer holds the request.
     pub(crate) fn forget(&mut self, number: usize, raw: u64) {
         self.processes[number].tasks.retain(|task| task.raw != raw);
     }

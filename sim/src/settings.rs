@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! What one episode is made of: the device, who uses it, and how much goes wrong.
+//! The settings of one episode: the device, its users, and the rate of faults.
 
 use crate::random::Random;
 use zosbd2_engine::device::Policy;
@@ -7,18 +7,18 @@ use zosbd2_engine::device::Policy;
 /// Bytes of a block.
 pub const BLOCK: u32 = 512;
 
-/// Something that is wrong on purpose, for the checks to find.
+/// A defect that is planted on purpose, so that the checks must find it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Defect {
     /// A server answers flushes without writing its cache to its disk.
     LiesAboutFlush,
-    /// A server answers durable writes that are in its cache only.
+    /// A server answers FUA writes that are only in its cache.
     LiesAboutFua,
-    /// A server says that the cache of the one before it survived, and has lost it.
+    /// A server states that its predecessor's cache survived, and has lost it.
     LosesCache,
-    /// A server answers reads with what was there before.
+    /// A server answers reads with older data.
     StaleReads,
-    /// A server that was replaced goes on to write to the disk.
+    /// A replaced server continues to write to the disk.
     NotFenced,
     /// The block layer's request of one tag is ended twice.
     EndsTwice,
@@ -26,27 +26,27 @@ pub enum Defect {
     ForgetsEnd,
     /// A wake-up that the engine asked for is not carried out.
     ForgetsWake,
-    /// Who was woken leaves without passing the wake-up on.
+    /// A woken thread leaves without passing the wake-up on.
     ForgetsAnnounce,
-    /// What a dead server had is not taken back.
+    /// Requests of a dead server are not requeued.
     ForgetsTakeBack,
-    /// What could not be given to a server goes back in the wrong order.
+    /// Requests that could not be given to a server return in the wrong order.
     WrongOrder,
     /// A request is ended while its data is copied.
     EndsCopying,
-    /// A destruction does not look after its server.
+    /// A teardown does not check on its server.
     ForgetsTick,
-    /// Those who poll are not told when a copy stops and its request, whose server was declared dead meanwhile, is
-    /// queued again.
+    /// Pollers are not woken when a copy stops and its request is queued again because its server
+    /// was declared dead.
     ForgetsPollers,
-    /// A flush counts as old as it is, and not as those who wait for it.
+    /// A flush counts as submitted at its own time, not at that of the oldest flush it answers.
     YoungFlushes,
-    /// A flush counts as made when it comes to the driver.
+    /// A flush counts as made when it reaches the driver.
     LateFlushes,
 }
 
 impl Defect {
-    /// All of them.
+    /// All defects.
     pub const ALL: [Self; 16] = [
         Self::LiesAboutFlush,
         Self::LiesAboutFua,
@@ -67,46 +67,46 @@ impl Defect {
     ];
 }
 
-/// What an episode is made of.
+/// The settings of an episode.
 #[derive(Clone, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is chosen for itself")]
+#[expect(clippy::struct_excessive_bools, reason = "the flags are chosen independently")]
 pub struct Settings {
-    /// Of the interface: 1 or 2.
+    /// Interface version: 1 or 2.
     pub version: u32,
     /// Queues of the device.
     pub queues: usize,
-    /// Tags of each.
+    /// Tags per queue.
     pub depth: u16,
     /// Blocks of the device.
     pub blocks: usize,
-    /// Threads of each server.
+    /// Threads per server.
     pub threads: usize,
-    /// Those who read and write.
+    /// Number of submitters.
     pub submitters: usize,
-    /// Most requests that one of them submits at once.
+    /// Most requests that one submitter submits at once.
     pub batch: usize,
-    /// Servers have a cache that a crash may cost.
+    /// Servers have a cache that a crash can lose.
     pub volatile: bool,
-    /// Writes may ask to be durable.
+    /// Writes may carry FUA.
     pub fua: bool,
-    /// What happens to requests that are late.
+    /// What happens to late requests.
     pub policy: Policy,
-    /// When they are; 0: never.
+    /// Deadline of a request; 0: none.
     pub deadline_ms: u32,
-    /// How long a device waits for a server.
+    /// Grace of the device.
     pub grace_ms: u32,
-    /// Whether it goes after that.
+    /// Whether the device is destroyed when the grace ends.
     pub auto_destroy: bool,
     /// Steps before the destruction.
     pub steps: u64,
-    /// One fault in so many steps.
+    /// One fault in this many steps, on average.
     pub faults: u64,
     /// Whether the destruction waits for the submitters.
     pub polite: bool,
 }
 
 impl Settings {
-    /// Settings of which everything is possible.
+    /// Random settings.
     #[must_use]
     pub fn random(random: &mut Random) -> Self {
         let version = if random.one_in(5) { 1 } else { 2 };

@@ -1,26 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Where servers keep the data: one disk, and a cache that servers may share. Blocks are values of the account.
+//! Where servers keep data: one disk, and caches that servers may share. A block is a value of the
+//! account.
 
-/// A cache: the blocks that are not on the disk.
+/// A cache: blocks that are not on the disk.
 pub(crate) type Cache = Vec<Option<u64>>;
 
 /// The disk and the caches.
 #[derive(Debug)]
 pub(crate) struct Store {
-    /// What a power failure leaves.
+    /// The data that survives a power failure.
     pub(crate) disk: Vec<u64>,
-    /// Servers name theirs by number.
+    /// Caches by number.
     pub(crate) caches: Vec<Cache>,
 }
 
 impl Store {
-    /// All zeros.
+    /// A store of zeros.
     #[must_use]
     pub(crate) fn new(blocks: usize) -> Self {
         Self { disk: vec![0; blocks], caches: Vec::new() }
     }
 
-    /// A new cache, empty. Returns its number.
+    /// Adds an empty cache. Returns its number.
     pub(crate) fn add_cache(&mut self) -> usize {
         self.caches.push(vec![None; self.disk.len()]);
         self.caches.len() - 1
@@ -32,7 +33,7 @@ impl Store {
         self.caches[cache][block].unwrap_or(self.disk[block])
     }
 
-    /// Writes a block, into the cache or through it.
+    /// Writes a block into the cache, or through it to the disk.
     pub(crate) fn write(&mut self, cache: usize, block: usize, value: u64, through: bool) {
         if through {
             self.caches[cache][block] = None;
@@ -42,7 +43,7 @@ impl Store {
         }
     }
 
-    /// Writes what is in the cache to the disk.
+    /// Writes the content of the cache to the disk.
     pub(crate) fn flush(&mut self, cache: usize) {
         for (disk, cached) in self.disk.iter_mut().zip(&mut self.caches[cache]) {
             if let Some(value) = cached.take() {

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! One episode: a device from its first server to its end, step by step, and the checks after each step.
+//! One episode: a device from its first server to its end, step by step, with checks after each
+//! step.
 //!
-//! Who goes next is chosen among all who can. Time passes a little with every step, and jumps when everybody waits
-//! for it. After the given number of steps the device is destroyed, and the episode ends when everybody is gone.
+//! Each step chooses among all actors that can run. The clock advances a little with every step,
+//! and jumps if every actor waits for it. After the given number of steps the device is destroyed,
+//! and the episode ends when every actor is gone.
 
 use crate::account::Account;
 use crate::block::{Block, Part};
@@ -14,43 +16,43 @@ use crate::store::Store;
 use crate::thread::{State, Thread};
 use std::collections::VecDeque;
 
-/// Lines of a trace that are kept.
+/// Number of trace lines that are kept.
 const TRACE: usize = 2000;
-/// Steps without an end that are too many.
+/// An episode with more steps than this counts as endless.
 const ENDLESS: u64 = 150_000;
 
-/// Everything.
+/// The whole state of an episode.
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) settings: Settings,
     defect: Option<Defect>,
     pub(crate) random: Random,
     pub(crate) now_ns: u64,
-    /// The time of the account.
+    /// Number of steps, which is the time of the account.
     pub(crate) steps: u64,
     pub(crate) device: Device,
     pub(crate) block: Block,
     pub(crate) account: Account,
     pub(crate) store: Store,
-    /// The cache that shows.
+    /// The cache whose content is visible.
     pub(crate) cache: usize,
     pub(crate) processes: Vec<Process>,
     pub(crate) threads: Vec<Thread>,
-    /// The process that was sure of its disk last.
+    /// The process that last relied on its disk.
     pub(crate) on_disk: Option<usize>,
-    /// The process that was started last.
+    /// The newest process.
     pub(crate) newest: Option<usize>,
-    /// When somebody sees to it that there is a server.
+    /// When the operator next makes sure that there is a server.
     operator_ns: u64,
     resizing: bool,
-    /// The next thread that copies has no CPU for a while.
+    /// The next thread that copies loses its CPU for a while.
     stalls: bool,
     ending: bool,
     violation: Option<String>,
     trace: Option<VecDeque<String>>,
 }
 
-/// Who can go on.
+/// The actors.
 #[derive(Clone, Copy, Debug)]
 enum Actor {
     Thread(usize),
@@ -60,29 +62,29 @@ enum Actor {
     Operator,
 }
 
-/// How an episode went.
+/// Counts of an episode.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
-    /// Steps it took.
+    /// Steps.
     pub steps: u64,
     /// Requests of submitters that ended.
     pub finished: u64,
-    /// Those of them that failed.
+    /// Requests of submitters that failed.
     pub failed: u64,
     /// Servers that attached.
     pub servers: u64,
-    /// Requests taken back.
+    /// Requests returned to a queue.
     pub requeued: u64,
-    /// Answers that came too late, twice or for nothing.
+    /// Answers that were late, repeated or for no request.
     pub stale: u64,
     /// Flushes that failed because a cache was lost.
     pub lost_flushes: u64,
-    /// Requests that were late.
+    /// Late requests.
     pub expired: u64,
 }
 
 impl Counts {
-    /// Adds up.
+    /// Adds other counts.
     pub const fn add(&mut self, other: &Self) {
         self.steps += other.steps;
         self.finished += other.finished;
@@ -98,13 +100,13 @@ impl Counts {
 /// What is wrong, and the last steps if they were traced.
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// What is wrong.
+    /// The violated rule.
     pub what: String,
-    /// What happened before.
+    /// The last steps.
     pub trace: Vec<String>,
 }
 
-/// Runs the episode of a seed. With `traced`, a failure has the last steps.
+/// Runs the episode of a seed. With `traced`, a failure carries the last steps.
 pub fn episode(seed: u64, defect: Option<Defect>, traced: bool) -> Result<Counts, Failure> {
     let mut world = World::new(seed, defect, traced);
     world.run();
@@ -178,7 +180,7 @@ impl World {
         self.defect == Some(defect)
     }
 
-    /// Something is wrong. The first of it counts.
+    /// Records a violation. Only the first one is kept.
     pub(crate) fn violation(&mut self, what: String) {
         if self.violation.is_none() {
             self.say(|| format!("WRONG: {what}"));
@@ -186,7 +188,7 @@ impl World {
         }
     }
 
-    /// A line of the trace, if there is one.
+    /// Adds a line to the trace, if there is one.
     pub(crate) fn say(&mut self, line: impl FnOnce() -> String) {
         if let Some(trace) = &mut self.trace {
             if trace.len() == TRACE {
@@ -197,12 +199,12 @@ impl World {
         }
     }
 
-    /// What a reader would get.
+    /// The value that a reader would get.
     pub(crate) fn visible(&self, block: usize) -> u64 {
         self.store.read(self.cache, block)
     }
 
-    /// The disk must have what is durable.
+    /// Checks that the disk has all durable values.
     pub(crate) fn check_disk(&mut self) {
         if let Err(error) = self.account.check_disk(&self.store.disk) {
             self.violation(error);
@@ -215,7 +217,7 @@ impl World {
         while self.violation.is_none() && !self.over() {
             self.steps += 1;
             self.now_ns += 1 + self.random.below(20_000);
-            // Everybody may be slow.
+            // Any actor may be slow.
             if self.random.one_in(400) {
                 let ms = self.random.pick(&[1, 1, 1, 1, 1, 10, 10, 300]);
                 self.now_ns += ms * 1_000_000;
@@ -262,7 +264,7 @@ impl World {
         }
     }
 
-    /// Finds who can go on. Returns when somebody who waits for time can.
+    /// Finds the actors that can run. Returns the time when the next waiting actor can.
     fn ready(&mut self, actors: &mut Vec<Actor>, parts: &mut Vec<Part>, works: &mut Vec<usize>) -> u64 {
         let mut wake_ns = self.device.next_ns().min(self.block.next_ns(self.now_ns));
         for number in 0..self.threads.len() {
@@ -290,7 +292,7 @@ impl World {
         wake_ns
     }
 
-    /// Somebody who sees to it that there is a server, and that a resize gets its quiet moment.
+    /// The operator makes sure that there is a server, and that a resize gets its quiet moment.
     fn operator(&mut self) {
         let ms = self.random.pick(&[1, 5, 50, 100, 500]);
         self.operator_ns = self.now_ns + ms * 1_000_000;
@@ -312,7 +314,7 @@ impl World {
         }
     }
 
-    /// Something goes wrong, or is done that nobody expects.
+    /// Injects a fault or an unexpected event.
     fn fault(&mut self) {
         if self.threads.is_empty() {
             return;
@@ -342,13 +344,13 @@ impl World {
                 self.say(|| format!("process {newest} is killed"));
                 self.processes[newest].killed = true;
             }
-            // In the middle of a copy, of all places.
+            // In the middle of a copy.
             9..11 => self.stalls = true,
             _ => {}
         }
     }
 
-    /// Begins the end, once.
+    /// Begins the destruction, once.
     fn end_it(&mut self) {
         if self.ending {
             return;
@@ -368,7 +370,7 @@ impl World {
             && self.threads.iter().all(|thread| matches!(thread.state, State::Out))
     }
 
-    /// After each step.
+    /// The checks after each step.
     fn check(&mut self) {
         for queue in 0..self.settings.queues {
             let arriving = self.arriving(queue);
@@ -396,7 +398,7 @@ impl World {
         }
     }
 
-    /// When nobody can go on but by the clock.
+    /// The checks for the state in which every actor waits for the clock.
     fn check_rest(&mut self) {
         for number in 0..self.threads.len() {
             if self.overlooks(number) {
@@ -405,7 +407,7 @@ impl World {
         }
     }
 
-    /// When everybody is gone.
+    /// The checks for the end of the episode.
     fn check_end(&mut self) {
         let left = self.block.outstanding();
         if left > 0 || !self.block.quiet() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Runs the fuzz targets over the inputs that are kept, and over some that are not.
+//! Runs the fuzz targets over the stored inputs and over some random ones.
 
 use std::path::Path;
 use zosbd2_sim::fuzz::TARGETS;

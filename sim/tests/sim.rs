@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! A short run of the simulator with a seed of its own, and that its checks find what they are there to find.
+//! A short run of the simulator with a fixed seed, and a check that it finds every planted defect.
 
 use std::hash::{BuildHasher as _, RandomState};
 use zosbd2_sim::run;
 use zosbd2_sim::settings::Defect;
 
-/// Steps of the run, when the engine is right.
+/// Steps of the run without a defect.
 const STEPS: u64 = 1_000_000;
-/// Steps in which each defect must be found.
+/// Steps within which each defect must be found.
 const DEFECT_STEPS: u64 = 40_000_000;
 
 /// `ZOSBD2_SIM_SEED` repeats a run.
@@ -25,7 +25,7 @@ fn seed() -> u64 {
 fn nothing_is_lost_and_nothing_hangs() {
     let (episodes, counts) = run(seed(), STEPS, None).unwrap_or_else(|found| panic!("{found}"));
     println!("{episodes} episodes: {counts:?}");
-    // Otherwise little was at stake.
+    // Low counts would mean that the run tested little.
     for (what, count) in [
         ("requests", counts.finished - counts.failed),
         ("failed requests", counts.failed),
@@ -39,10 +39,11 @@ fn nothing_is_lost_and_nothing_hangs() {
     }
 }
 
-/// What is said of each defect, when it is found.
+/// Parts of the message with which each defect may be found.
 const fn says(defect: Defect) -> &'static [&'static str] {
     match defect {
-        // If the cache is lost before the lie has got through, there is more than the disk to tell by.
+        // If the cache is lost before the lie has taken effect, more than the disk gives the lie
+        // away.
         Defect::LiesAboutFlush | Defect::LiesAboutFua => &["on disk, ", "a flush of step"],
         Defect::LosesCache | Defect::NotFenced => &["on disk, ", "a flush of step", "a read of step"],
         Defect::StaleReads => &["a read of step"],
@@ -52,9 +53,9 @@ const fn says(defect: Defect) -> &'static [&'static str] {
         Defect::ForgetsWake => &["servers wait, and", "are being woken, and"],
         Defect::ForgetsAnnounce => &["sleep while"],
         Defect::WrongOrder => &["is the oldest"],
-        // Or its copy has just stopped, and whoever made it has ended it.
+        // The copy may have stopped just before, and the copier may have ended the request.
         Defect::EndsCopying => &["while it is copied", "which is not started"],
-        // A server that is dead to the others, but not to the queue, goes on to answer.
+        // A server that is declared dead, but not for the queue, continues to answer.
         Defect::ForgetsTakeBack => {
             &["takes too long", "no end after", "can go on", "on disk, ", "a flush of step", "a read of step"]
         }
@@ -76,7 +77,7 @@ fn planted_defects_are_found() {
     }
 }
 
-/// A seed decides everything.
+/// A seed determines the whole run.
 #[test]
 fn a_seed_repeats_a_run() {
     let seed = seed();

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The sample RAM disk: creates a device, serves it from memory, and ends when it is destroyed.
 //!
-//! Run by a user (root) or a script, which may wait for the line `ready /dev/NAME` on standard output.
-//! The process owns the disk's memory: whatever ends it ends the data. It exits with 0 when the device was
-//! destroyed, by `-d` in another terminal, by a signal (SIGINT, SIGTERM) or by anyone else; with 1 and a
-//! message when something failed; with 2 when the command line makes no sense. If it is killed, the device
-//! stays, its requests fail after their timeout, and `-d` removes it.
+//! Run it as root. A script can wait for the line `ready /dev/NAME` on standard output. The process
+//! owns the disk's memory: the data is gone when the process ends. The exit code is 0 when the
+//! device was destroyed (by `-d` in another terminal, by SIGINT or SIGTERM, or by another program),
+//! 1 after an error, with a message, and 2 for an invalid command line. If the process is killed,
+//! the device stays, its requests fail after their timeout, and `-d` removes it.
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -18,7 +18,7 @@ use std::time::Duration;
 use zosbd2::SparseMemory;
 use zosbd2::v1::{Control, CreateOptions, Device, DeviceName, Handle, StopToken, serve};
 
-/// How long udev may take until the block node can be opened.
+/// How long udev may take to make the block node accessible.
 const PATIENCE: Duration = Duration::from_secs(5);
 const BLOCKS_PER_MIB: u64 = 256;
 
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints a line for the user or the script; one that has closed the pipe does not want it.
+/// Prints a line for the user or a script. A closed pipe is no error.
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
@@ -80,7 +80,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let control = Control::open()?;
     let memory = SparseMemory::new(options.size_bytes()).context("get memory for the disk")?;
 
-    // Before the device exists, so that no signal can leave it behind.
+    // Created before the device, so that no signal can leave the device behind.
     let stop = StopToken::new();
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("catch signals")?;
     let handle_of_signals = signals.handle();
@@ -95,7 +95,8 @@ fn run(arguments: &Arguments) -> Result<()> {
     let device = control.create(&options)?;
     let served = serve_device(&control, device, &memory, arguments.threads, &stop);
     if served.is_err() {
-        // Without a server the device is of no use. It may be gone already; the first error counts.
+        // Without a server the device is useless. It may be gone already; the first error is the
+        // one to report.
         let _ = control.destroy(device, true);
     }
     handle_of_signals.close();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Everything that takes what another process wrote apart: the arguments of both versions on the kernel's side, what
-//! the kernel says on the library's side. Nothing may panic, and what is accepted keeps what is promised of it.
+//! The code that decodes data of another process: the arguments of both versions on the kernel's
+//! side, and the kernel's data on the library's side. Nothing may panic, and accepted input must
+//! satisfy the documented guarantees.
 
 use super::Bytes;
 use zosbd2_abi::{v1, v2};
@@ -17,7 +18,7 @@ use zosbd2_engine::v2::{
 ///
 /// # Panics
 ///
-/// When something is wrong.
+/// On a defect.
 pub fn decode(data: &[u8]) {
     let mut bytes = Bytes(data);
     match bytes.below(9) {
@@ -180,7 +181,7 @@ fn requests_v1(bytes: &mut Bytes<'_>) {
         assert!((30..=38).contains(&opcode) || call == Call::Notice);
     }
     let op = bytes.one_of(&[Op::Read, Op::Write, Op::Discard]);
-    // As the block layer cuts them.
+    // Cut as the block layer cuts it.
     let blocks = 1 + bytes.u32() % v1::MAX_SEGMENTS;
     let request = Request { op, flags: 0, offset: bytes.u64() >> 1, length: blocks * v1::BLOCK_SIZE };
     let count = segment_count(&request);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Sequences of calls of the engine, in any order: two queues and the life of one device. Unlike the simulator, which
-//! calls as the glue does, this calls anything at any time. What must hold then: nothing panics, every request that
-//! was taken ends once, requests are fetched in their order, and a wake-up is for somebody who sleeps.
+//! Sequences of engine calls in any order, on two queues and the life of one device. The simulator
+//! calls the engine as the glue does; this target calls anything at any time. It checks that
+//! nothing panics, that every accepted request ends once, that requests are fetched in order, and
+//! that a wake-up is for a sleeping server.
 
 use super::Bytes;
 use std::collections::VecDeque;
@@ -84,7 +85,7 @@ struct Device {
 ///
 /// # Panics
 ///
-/// When something is wrong.
+/// On a defect.
 pub fn engine(data: &[u8]) {
     let mut bytes = Bytes(data);
     let terms = Terms { attached: true, grace_ms: bytes.below(3).into(), auto_destroy: bytes.below(2) == 1 };
@@ -95,7 +96,7 @@ pub fn engine(data: &[u8]) {
         epoch: 0,
         now_ns: 0,
     };
-    // Long sequences are not worth their time.
+    // Longer sequences find little more.
     for _ in 0..512 {
         if bytes.is_empty() {
             break;
@@ -127,7 +128,7 @@ impl Device {
         let one = &mut self.queues[number];
         let handle = match one.handles.len() {
             0 => Handle::default(),
-            // The latest ones may be current.
+            // The latest handles may be valid.
             length => one.handles[length - 1 - usize::from(bytes.u8()) % length.min(12)],
         };
         let tag = handle.tag();
@@ -212,7 +213,7 @@ impl Device {
         }
     }
 
-    /// What concerns all queues.
+    /// Calls that concern all queues.
     fn live(&mut self, what: u8, bytes: &mut Bytes<'_>) {
         let now_ms = self.now_ns / 1_000_000;
         match what {
@@ -267,11 +268,12 @@ impl Device {
         }
     }
 
-    /// After each call: every edge that was taken is drawn, and all counts are right.
+    /// After each call: every state change is an edge of the drawing, and all counts are right.
     fn check(&mut self, before: &[State]) {
         let after = self.states();
         for edge in before.iter().copied().zip(after) {
-            // A failed teardown may doom what it just took, and a call that takes all back may do more than one.
+            // A failed teardown may doom a request that it just took, and a call that takes all
+            // back may take several edges.
             let known = edge.0 == edge.1 || request::EDGES.contains(&edge);
             assert!(known, "{edge:?}");
         }
@@ -287,7 +289,7 @@ impl Device {
         }
     }
 
-    /// The device goes: everything ends.
+    /// Destroys the device: everything must end.
     fn finish(&mut self) {
         for one in &mut self.queues {
             one.queue(&self.cache, self.now_ns).set_phase(Phase::Failing);
