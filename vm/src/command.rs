@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Runs a host program to its end. A missing program and a failing one are different errors, and both name it.
+//! Runs a host program to its end. A missing program and a failing one are different errors, and both errors name
+//! the program.
 
 use crate::{Error, Result};
 use std::io::ErrorKind;
 use std::process::{Command, Stdio};
 
-/// How much of a failed program's words is kept.
+/// Bytes of a failed program's output that are kept.
 const KEEP: usize = 4000;
 
-/// Runs a command, returning its standard output. `package` is where Debian keeps the program.
+/// Runs a command and returns its standard output. `package` is the Debian package with the program.
 pub(crate) fn output(command: &mut Command, package: &str) -> Result<Vec<u8>> {
     let program = command.get_program().to_string_lossy().into_owned();
     let line = describe(command);
@@ -30,7 +31,7 @@ pub(crate) fn output(command: &mut Command, package: &str) -> Result<Vec<u8>> {
     Err(Error::Command { command: line, status: output.status.to_string(), output: tail(&said) })
 }
 
-/// As [`output`], for text.
+/// Like [`output`], but returns text.
 pub(crate) fn text(command: &mut Command, package: &str) -> Result<String> {
     output(command, package).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }

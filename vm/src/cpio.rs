@@ -2,9 +2,9 @@
 //! Writer of the archive format that the kernel unpacks as its first root file system.
 //!
 //! The format is "newc": per entry a header of six magic characters and 13 numbers of eight hex digits, the name
-//! with a NUL, and the data, each padded to four bytes; the entry `TRAILER!!!` ends an archive. Archives may
-//! follow one another when each begins at a multiple of four. Parents must come before what is in them, which
-//! [`Archive`] sees to itself. All goes into memory first; nothing can fail but reading the given files.
+//! with a NUL, and the data, each padded to four bytes. The entry `TRAILER!!!` ends an archive. Another archive
+//! may follow at a multiple of four. A folder must come before its contents, which [`Archive`] ensures. The
+//! archive is built in memory, so only reading the given files can fail.
 
 use crate::Result;
 use crate::error::file;
@@ -19,7 +19,7 @@ const REGULAR: u32 = 0o100_000;
 const LINK: u32 = 0o120_777;
 const DEVICE: u32 = 0o020_600;
 
-/// An archive that is being written.
+/// An archive under construction.
 #[derive(Debug, Default)]
 pub struct Archive {
     bytes: Vec<u8>,
@@ -34,7 +34,7 @@ impl Archive {
         Self::default()
     }
 
-    /// Adds a folder and the folders above it. What is there already stays.
+    /// Adds a folder and its parents. Existing entries stay.
     pub fn folder(&mut self, path: &str) {
         let path = path.trim_matches('/');
         self.parents(path);
@@ -43,7 +43,7 @@ impl Archive {
         }
     }
 
-    /// Adds a file. A second file of the same name is left out.
+    /// Adds a file. A second file of the same name is ignored.
     pub fn file(&mut self, path: &str, mode: u32, data: &[u8]) {
         self.once(path, REGULAR | (mode & 0o777), (0, 0), data);
     }
@@ -58,7 +58,7 @@ impl Archive {
         self.once(path, DEVICE, (major, minor), &[]);
     }
 
-    /// Adds a file of the host, following links, or a folder with all that is in it.
+    /// Adds a file of the host, following links, or a folder with its contents.
     pub fn host(&mut self, path: &str, host: &Path) -> Result<()> {
         let metadata = fs::metadata(host).map_err(file("examine", host))?;
         if !metadata.is_dir() {
@@ -78,7 +78,7 @@ impl Archive {
         Ok(())
     }
 
-    /// Ends the archive. The length is a multiple of four, so that another may follow.
+    /// Ends the archive. The length is a multiple of four, so another archive may follow.
     #[must_use]
     pub fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, (0, 0), &[]);

@@ -1,26 +1,26 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What can go wrong on the host, each with what to do about it.
+//! Errors of the harness on the host. Each message says what to do.
 //!
-//! [`Error::Qemu`], [`Error::Guest`] and [`Error::NoVerdict`] are kept apart on purpose: the first is the
-//! machine's or the command line's fault, the second the kernel's or the test's, the third the harness's.
+//! [`Error::Qemu`], [`Error::Guest`] and [`Error::NoVerdict`] are separate on purpose. The first blames the
+//! machine or the command line, the second the kernel or the test, the third the harness.
 
 use std::path::{Path, PathBuf};
 
 /// Result of every function of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why the harness could not do what it was asked for.
+/// Why the harness failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A file operation failed.
     #[error("cannot {action} {}: {source}", path.display())]
     File {
-        /// What was tried, as a verb.
+        /// The failed action, as a verb.
         action: &'static str,
         /// The file.
         path: PathBuf,
-        /// The kernel's answer.
+        /// The kernel's error.
         source: std::io::Error,
     },
     /// A program is not installed.
@@ -28,7 +28,7 @@ pub enum Error {
     MissingProgram {
         /// The program.
         program: String,
-        /// Debian's package that has it.
+        /// The Debian package with the program.
         package: String,
     },
     /// A program ran and failed.
@@ -38,32 +38,32 @@ pub enum Error {
         command: String,
         /// Its exit status.
         status: String,
-        /// The end of what it said.
+        /// The end of its output.
         output: String,
     },
-    /// The kernel name is not one of ours.
-    #[error("there is no kernel {0}: the names are 6.1, 6.12, 6.1-generic, 6.12-generic and debug")]
+    /// No kernel has this name.
+    #[error("unknown kernel {0}: the names are 6.1, 6.12, 6.1-generic, 6.12-generic and debug")]
     UnknownKernel(String),
-    /// The kernel is not in the cache, and the caller did not want it fetched.
+    /// The kernel is not in the cache, and the caller did not allow a download.
     #[error("kernel {0} is not in the cache: run `cargo xtask fetch {0}`")]
     NotFetched(String),
-    /// The debug kernel is not in the cache, or is one of another configuration.
+    /// The debug kernel is not in the cache, or was built with another configuration.
     #[error("the debug kernel is not in the cache: run `cargo xtask debug-kernel`, which builds it")]
     NotBuilt,
     /// The archive does not have a full set of packages.
     #[error("no version of kernel {0} has image, headers and kbuild packages in Debian's archive")]
     NoVersion(String),
-    /// The package lists could not be had.
+    /// The package lists could not be downloaded.
     #[error("Debian's archive cannot be reached: is there a network, or a proxy in /etc/apt/apt.conf? {0}")]
     Archive(Box<Error>),
     /// Not enough disk space.
     #[error("{} has {free} MiB free, {need} MiB are needed: free some, or set ZOSBD2_CACHE to another disk", path.display())]
     DiskSpace {
-        /// Where.
+        /// Path on the full disk.
         path: PathBuf,
-        /// What is there, in MiB.
+        /// Free space, in MiB.
         free: u64,
-        /// What is needed, in MiB.
+        /// Needed space, in MiB.
         need: u64,
     },
     /// The kernel has no such module, neither built in nor loadable.
@@ -79,29 +79,29 @@ pub enum Error {
     Qemu {
         /// Its exit status.
         status: String,
-        /// The end of what it said.
+        /// The end of its output.
         output: String,
     },
-    /// The guest's kernel died, or the guest fell silent.
+    /// The guest's kernel died, or the guest sent nothing for too long.
     #[error("the guest failed: {reason}; console log: {}", console.display())]
     Guest {
-        /// What was seen.
+        /// The observed failure.
         reason: String,
         /// The test that was running.
         during: Option<String>,
-        /// Where the console log is.
+        /// Path of the console log.
         console: PathBuf,
     },
-    /// QEMU ended well, and the guest never said its verdict.
+    /// QEMU ended normally, but the guest sent no verdict.
     #[error("the guest ended without a verdict; console log: {}", console.display())]
     NoVerdict {
         /// The test that was running.
         during: Option<String>,
-        /// Where the console log is.
+        /// Path of the console log.
         console: PathBuf,
     },
-    /// A test name that does not exist.
-    #[error("there is no test {0}: `cargo xtask vm --list` lists them")]
+    /// No test has this name.
+    #[error("unknown test {0}: `cargo xtask vm --list` lists them")]
     UnknownTest(String),
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What tests are made with, and what runs them. Everything a test may use is named here.
+//! The helpers of the tests, and the code that runs the tests. Everything that a test may use is exported here.
 //!
-//! Helpers panic, with what they were doing, when something is not as it should be.
+//! A helper panics on an unexpected result, with a message that says what it was doing.
 
 mod allocations;
 pub(crate) mod child;

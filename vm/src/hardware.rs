@@ -1,28 +1,28 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a test wants of its machine beyond the usual one. Tests that want the same share boots, and no others.
+//! Special demands of a test on its machine. Tests with the same demands share boots.
 //!
-//! The guest's program says it in its list of tests, by [`words`](Hardware::words).
+//! The guest's program lists the demands with the tests, as [`words`](Hardware::words).
 
 use std::fmt;
 
 /// The kind of machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hardware {
-    /// MiB of memory, instead of the usual.
+    /// MiB of memory; `None`: the default.
     pub memory_mib: Option<u32>,
-    /// GiB of an empty disk behind virtio.
+    /// GiB of an empty virtio disk.
     pub disk_gib: Option<u32>,
 }
 
 impl Hardware {
-    /// Two words for [`parse`](Self::parse).
+    /// Two words that [`parse`](Self::parse) accepts.
     #[must_use]
     pub fn words(self) -> String {
         let word = |number: Option<u32>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
         format!("{} {}", word(self.memory_mib), word(self.disk_gib))
     }
 
-    /// From two words; `None` when they are something else.
+    /// Parses two words; `None` if they are invalid.
     #[must_use]
     pub fn parse(memory: &str, disk: &str) -> Option<Self> {
         let number = |word: &str| if word == "-" { Some(None) } else { word.parse().ok().map(Some) };
@@ -30,7 +30,7 @@ impl Hardware {
     }
 }
 
-/// What is special about it; nothing for the usual machine.
+/// The special demands; empty for the default machine.
 impl fmt::Display for Hardware {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let memory = self.memory_mib.map(|mib| format!("memory-{mib}M"));

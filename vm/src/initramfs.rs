@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the guest finds in its root file system.
+//! Contents of the guest's root file system.
 //!
-//! Archives, one after the other: host tools with their libraries, which is large and the same for all kernels;
-//! kernel modules; files that seldom change; and what changes with every run. All but the last are cached under
-//! names made of what went in. [`write`] leaves one file for QEMU.
+//! The root file system consists of several archives: host tools with their libraries (large, the same for all
+//! kernels), kernel modules, files that seldom change, and files that change with every run. All archives but the
+//! last are cached, under a hash of their contents. [`write`] concatenates them into one file for QEMU.
 
 use crate::cpio::Archive;
 use crate::error::file;
@@ -19,7 +19,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Host programs that tests may use, and the packages that have them.
+/// Host programs that tests may use, and their Debian packages.
 pub const TOOLS: [(&str, &str); 11] = [
     ("/usr/bin/fio", "fio"),
     ("/sbin/mkfs.ext4", "e2fsprogs"),
@@ -38,26 +38,26 @@ pub const TOOLS: [(&str, &str); 11] = [
 pub const KERNEL_MODULES: [&str; 10] =
     ["loop", "brd", "null_blk", "ext4", "xfs", "raid1", "dm_mod", "fuse", "virtio_pci", "virtio_blk"];
 
-/// What one machine's root file system is made of.
+/// Contents of one machine's root file system.
 #[derive(Clone, Debug)]
 pub struct Contents {
     /// The guest's init.
     pub init: PathBuf,
     /// The module under test.
     pub module: Option<PathBuf>,
-    /// Programs of the project; they are found in `/bin` under their own names.
+    /// Programs of the project. They are installed in `/bin` under their own names.
     pub programs: Vec<PathBuf>,
     /// Other files and folders: path in the guest, path on the host.
     pub files: Vec<(String, PathBuf)>,
-    /// Groups of files that seldom change, as in `files`, but no folders. Each group is packed once.
+    /// Groups of files that seldom change, as in `files`, but without folders. Each group is packed once.
     pub cached: Vec<Vec<(String, PathBuf)>>,
-    /// More kernel modules than [`KERNEL_MODULES`].
+    /// Kernel modules besides [`KERNEL_MODULES`].
     pub kernel_modules: Vec<String>,
-    /// More host programs than [`TOOLS`], with their packages.
+    /// Host programs besides [`TOOLS`], with their packages.
     pub tools: Vec<(String, String)>,
 }
 
-/// Writes the whole into `to`.
+/// Writes the root file system to `to`.
 pub fn write(to: &Path, kernel: &Kernel, contents: &Contents, plan: &Plan) -> Result<()> {
     let tools = tools_archive(&contents.tools)?;
     let modules = modules_archive(kernel, &contents.kernel_modules)?;
@@ -126,7 +126,7 @@ fn tools_archive(more: &[(String, String)]) -> Result<PathBuf> {
 fn group_archive(files: &[(String, PathBuf)]) -> Result<PathBuf> {
     let mut key = DefaultHasher::new();
     for (path, host) in files {
-        // Not the time: what is built again seldom differs.
+        // Not the modification time: a rebuild seldom changes the contents.
         (path, fs::read(host).map_err(file("read", host))?).hash(&mut key);
     }
     cached(&format!("files-{:016x}", key.finish()), || {
@@ -163,11 +163,11 @@ fn modules_archive(kernel: &Kernel, more: &[String]) -> Result<PathBuf> {
     })
 }
 
-/// A file of this name in `target/vm/cache`, made if it is not there.
+/// A file of this name in `target/vm/cache`, created if it does not exist.
 fn cached(name: &str, make: impl FnOnce() -> Result<Vec<u8>>) -> Result<PathBuf> {
     let folder = target().join("vm/cache");
     fs::create_dir_all(&folder).map_err(file("create", &folder))?;
-    // Two runs must not make the same large file at once, and none may see half of one.
+    // Two runs must not create the same large file at once, and no run may see a partial file.
     let lock_path = folder.join("lock");
     let lock = File::create(&lock_path).map_err(file("create", &lock_path))?;
     lock.lock().map_err(file("lock", &lock_path))?;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Debian kernels, by short name, in a cache folder: stock ones, and one built from the same source for debugging.
+//! Debian kernels, by short name, in a cache folder: stock kernels, and a debug kernel built from the same source.
 //!
-//! [`fetch`] downloads image, modules and headers of the newest version that has them all and unpacks them side
-//! by side, never onto the host. [`find`] only looks. The cache is shared: a file lock keeps two runs apart,
-//! and a kernel appears by a rename, complete or not at all. What is there is used offline and for ever;
-//! `update` asks the archive for a newer version. The debug kernel is built by `cargo xtask debug-kernel`, and is
-//! there only as long as its configuration is today's.
+//! [`fetch`] downloads image, modules and headers of the newest version that has all three and unpacks them side
+//! by side, never onto the host. [`find`] only looks. The cache is shared: a file lock serialises runs, and a
+//! kernel appears by a rename, complete or not at all. Cached kernels are used offline and do not expire; `update`
+//! asks the archive for a newer version. `cargo xtask debug-kernel` builds the debug kernel, which [`find`]
+//! accepts only if it was built with the current configuration.
 
 use crate::error::file;
 use crate::packages::{Archive, Package};
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
 
-/// MiB that a kernel may need while it is unpacked.
+/// Free MiB needed to unpack a kernel.
 const NEED: u64 = 2048;
 /// Suites that together have both kernels for Debian 12.
 pub const SOURCES: [(&str, &str); 3] = [
@@ -26,7 +26,7 @@ pub const SOURCES: [(&str, &str); 3] = [
     ("http://deb.debian.org/debian-security", "bookworm-security"),
 ];
 const SERIES: [&str; 2] = ["6.1", "6.12"];
-/// What the debug kernel is made of: all that is not named here is off.
+/// Configuration of the debug kernel. Options that it does not mention are off.
 pub const DEBUG_CONFIG: &str = include_str!("../debug-kernel.config");
 
 /// Which kernel: a release series and a flavour of Debian's amd64 kernels.
@@ -51,7 +51,7 @@ impl KernelName {
         Self { series: "6.1", flavour: Flavour::Generic },
         Self { series: "6.12", flavour: Flavour::Generic },
     ];
-    /// The kernel that watches itself.
+    /// The debug kernel.
     pub const DEBUG: Self = Self { series: "6.12", flavour: Flavour::Debug };
 
     /// Whether it is [`DEBUG`](Self::DEBUG).
@@ -68,7 +68,7 @@ impl KernelName {
         }
     }
 
-    /// The part of a release before the flavour, if the release is of this kernel.
+    /// The part of a release before the flavour, if the release belongs to this kernel.
     fn version_of(self, release: &str) -> Option<&str> {
         let version = release.strip_suffix(self.suffix().as_str())?;
         let rest = version.strip_prefix(self.series)?.strip_prefix('.')?;
@@ -103,10 +103,10 @@ impl std::fmt::Display for KernelName {
     }
 }
 
-/// What `uname -r` says in the debug kernel that is built from this version of Debian's source.
+/// `uname -r` of the debug kernel that is built from this version of Debian's source.
 #[must_use]
 pub fn debug_release(version: &str) -> String {
-    // A tilde is no part of a release.
+    // A release must not contain a tilde.
     format!("{}{}", version.replace('~', "-"), KernelName::DEBUG.suffix())
 }
 
@@ -121,13 +121,13 @@ fn debug_suffix(config: &str) -> String {
 pub struct Kernel {
     /// Its short name.
     pub name: KernelName,
-    /// What `uname -r` says in it.
+    /// Its `uname -r`.
     pub release: String,
     /// The image that QEMU boots.
     pub vmlinuz: PathBuf,
     /// The folder with `kernel/`, `modules.dep` and `modules.builtin`.
     pub modules: PathBuf,
-    /// What to give as `KDIR=` to build a module for it.
+    /// Value of `KDIR=` for building modules.
     pub headers: PathBuf,
 }
 
@@ -163,14 +163,14 @@ pub fn require_free(path: &Path, need: u64) -> Result<()> {
     Ok(())
 }
 
-/// A kernel that is already in the cache.
+/// Finds a kernel in the cache.
 pub fn find(name: KernelName) -> Result<Kernel> {
     let cache = cache();
     let chosen = cache.join(format!("{name}.release"));
     let missing = || if name.is_debug() { Error::NotBuilt } else { Error::NotFetched(name.to_string()) };
     let release = fs::read_to_string(&chosen).map_err(|_| missing())?;
     let release = release.trim().to_owned();
-    // The debug kernel's configuration may have changed since.
+    // The debug kernel's configuration may have changed since the build.
     if name.version_of(&release).is_none() {
         return Err(missing());
     }
@@ -186,7 +186,7 @@ pub fn find(name: KernelName) -> Result<Kernel> {
     if complete { Ok(kernel) } else { Err(missing()) }
 }
 
-/// Lets [`find`] find this release, which is in the cache, under the name.
+/// Makes [`find`] return this cached release for the name.
 pub fn choose(name: KernelName, release: &str) -> Result<()> {
     let cache = cache();
     let chosen = cache.join(format!("{name}.release"));
@@ -195,7 +195,7 @@ pub fn choose(name: KernelName, release: &str) -> Result<()> {
     fs::rename(&fresh, &chosen).map_err(file("rename", &fresh))
 }
 
-/// A stock kernel, downloaded if it is not in the cache, or if `update` and there is a newer one.
+/// A stock kernel. Downloads it if it is not in the cache, or if `update` is set and a newer version exists.
 pub fn fetch(name: KernelName, update: bool) -> Result<Kernel> {
     if name.is_debug() {
         return Err(Error::NotBuilt);
@@ -209,7 +209,7 @@ pub fn fetch(name: KernelName, update: bool) -> Result<Kernel> {
         return Ok(kernel);
     }
     require_free(&cache, NEED)?;
-    // The lists are an apt-get's work of seconds: within one run they are got once per kernel, which is seldom.
+    // apt-get needs seconds for the lists. They are fetched once per kernel and run, which is rare.
     let archive = Archive::open(&cache.join("apt"), &SOURCES)?;
     let (release, packages) = newest(&archive, name)?;
     if !cache.join(&release).exists() {
@@ -219,7 +219,7 @@ pub fn fetch(name: KernelName, update: bool) -> Result<Kernel> {
     find(name)
 }
 
-/// The newest release for which all packages are there in one version.
+/// The newest release with all packages in one version.
 fn newest(archive: &Archive, name: KernelName) -> Result<(String, Vec<Package>)> {
     let images = archive.names(&format!("linux-image-{}.", name.series))?;
     let mut releases: Vec<&str> = images
@@ -251,7 +251,7 @@ fn newest(archive: &Archive, name: KernelName) -> Result<(String, Vec<Package>)>
     Err(Error::NoVersion(name.to_string()))
 }
 
-/// The numbers in a release, for ordering: `6.12.117+deb12` is after `6.12.95+deb12`.
+/// The numbers in a release, for ordering: `6.12.117+deb12` is newer than `6.12.95+deb12`.
 fn numbers(release: &str) -> Vec<u64> {
     let pieces = release.split(|c: char| !c.is_ascii_digit());
     pieces.filter_map(|piece| piece.parse().ok()).collect()
@@ -271,7 +271,7 @@ fn unpack(archive: &Archive, cache: &Path, release: &str, packages: &[Package]) 
     }
     fs::remove_dir_all(&debs).map_err(file("remove", &debs))?;
     relocate(&fresh, release)?;
-    // The package's own script would do this at installation.
+    // The package's own script would do this during installation.
     let modules = modules_folder(&fresh, release);
     let base = if modules.starts_with(fresh.join("usr")) { fresh.join("usr") } else { fresh.clone() };
     command::output(Command::new("/sbin/depmod").arg("-b").arg(&base).arg(release), "kmod")?;
@@ -284,7 +284,7 @@ fn modules_folder(tree: &Path, release: &str) -> PathBuf {
     if old.join("kernel").exists() { old } else { tree.join("usr/lib/modules").join(release) }
 }
 
-/// Makes the headers work where they are: their Makefile and links name places under /usr.
+/// Makes the headers work in the cache: their Makefile and links refer to paths under /usr.
 fn relocate(tree: &Path, release: &str) -> Result<()> {
     let headers = tree.join("usr/src").join(format!("linux-headers-{release}"));
     let makefile = headers.join("Makefile");

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One boot of one kernel in QEMU, in software emulation.
 //!
-//! [`Machine::boot`] returns what the guest reported and how it ended. The console (first serial port) goes
-//! straight into a file; the second port is QEMU's standard output and carries the [`protocol`](crate::protocol).
-//! The guest ends its tests itself; the host only steps in when nothing was heard for longer than that takes.
-//! QEMU is always gone when this returns.
+//! [`Machine::boot`] returns the guest's report and how the boot ended. The console (first serial port) goes into
+//! a file. The second port is QEMU's standard output and carries the [`protocol`](crate::protocol). The guest ends
+//! hung tests itself; the host only steps in if the guest is silent for longer than that takes. QEMU has always
+//! ended when this returns.
 
 use crate::error::file;
 use crate::initramfs::{self, Contents};
@@ -20,7 +20,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 const QEMU: &str = "qemu-system-x86_64";
-/// How long a guest may take from QEMU's start to init's first word, and from one test to the next.
+/// Longest silence from QEMU's start to init's first line, and from one test to the next.
 const QUIET: Duration = Duration::from_mins(2);
 
 /// A machine to boot.
@@ -32,13 +32,13 @@ pub struct Machine {
     pub smp: u32,
     /// Memory, as QEMU writes it.
     pub memory: String,
-    /// GiB of an empty disk behind virtio, made for each boot and removed after it.
+    /// GiB of an empty virtio disk, created for each boot and removed after it.
     pub disk_gib: Option<u32>,
     /// Count instructions: the guest's clock advances by 1 ns per instruction. For benchmarks.
     pub icount: bool,
     /// More kernel arguments.
     pub append: Vec<String>,
-    /// Where console log and initramfs are put.
+    /// Folder for console log and initramfs.
     pub folder: PathBuf,
 }
 
@@ -53,16 +53,16 @@ pub struct TestResult {
     pub seconds: f64,
 }
 
-/// What one boot brought.
+/// Report of one boot.
 #[derive(Debug)]
 pub struct Boot {
     /// Results, in the order in which the tests ended.
     pub results: Vec<TestResult>,
     /// Data lines.
     pub data: Vec<String>,
-    /// Host's time from QEMU's start to init's first word.
+    /// Host time from QEMU's start to init's first line.
     pub boot_time: Option<Duration>,
-    /// Whether it ended as it should: a verdict, then power off.
+    /// `Ok` if the guest sent a verdict and powered off.
     pub ending: Result<()>,
 }
 
@@ -70,13 +70,13 @@ struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Both fail only when it is gone already.
+        // Both fail only if QEMU has already ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// A disk's file: sparse, and gone with the boot.
+/// A disk's file: sparse, and removed after the boot.
 struct Disk(PathBuf);
 
 impl Disk {
@@ -91,13 +91,13 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // The next run empties the folder.
+        // If this fails, the next run empties the folder.
         let _ = fs::remove_file(&self.0);
     }
 }
 
 impl Machine {
-    /// Boots and runs the plan's tests. `number` tells the logs of several boots apart.
+    /// Boots and runs the plan's tests. `number` distinguishes the logs of several boots.
     pub fn boot(
         &self,
         contents: &Contents,
@@ -117,7 +117,7 @@ impl Machine {
             .map(|gib| Disk::make(self.folder.join(format!("disk{suffix}.img")), gib))
             .transpose()?;
         if let Some(disk) = &disk {
-            // The host need not keep what the guest flushes.
+            // The host need not make the guest's flushes durable.
             command.arg("-drive");
             command.arg(format!("file={},format=raw,if=none,id=disk,cache=unsafe", disk.0.display()));
             command.args(["-device", "virtio-blk-pci,drive=disk"]);
@@ -166,8 +166,9 @@ impl Machine {
         } else {
             command.args(["-accel", "tcg,thread=multi"]);
         }
-        // A slow host must not make the kernel report stalls, of which a real one lasts, nor give up its clock: that patches
-        // code which other processors execute, and QEMU's translator does not always survive it.
+        // A slow host must not make the kernel report stalls (a real stall lasts longer), nor make it give up its
+        // clock source: that patches code which other processors execute, and QEMU's translator does not always
+        // survive it.
         let mut append =
             "console=ttyS0 panic=-1 oops=panic quiet loglevel=4 rcupdate.rcu_cpu_stall_timeout=60 \
                           watchdog_thresh=30 random.trust_cpu=on tsc=reliable"
@@ -176,13 +177,13 @@ impl Machine {
             append.push(' ');
             append.push_str(argument);
         }
-        // QEMU counts every byte of a fast string instruction, and executes it by the byte, which real machines move
-        // by the cache line; without them both the kernel and the C library copy in words, as they do where there are
-        // none. Tests that want a disk move gigabytes.
+        // QEMU executes fast string instructions byte by byte and counts every byte, whereas real machines move
+        // cache lines. Without these instructions the kernel and the C library copy words. Tests that want a disk
+        // move gigabytes.
         let words = self.icount || self.disk_gib.is_some();
         let mut processor = if words { "max,-erms,-fsrm" } else { "max" }.to_owned();
-        // When it counts, and an interrupt comes right behind CMPXCHG16B, QEMU 7.2 takes what it compares with (RAX) for
-        // the flags; the kernel, which allocates with it, dies of a double fault.
+        // If an interrupt follows CMPXCHG16B while QEMU 7.2 counts instructions, QEMU uses the compared value
+        // (RAX) as the flags. The kernel's allocator uses that instruction, and dies of a double fault.
         if self.icount {
             processor.push_str(",-cx16");
         }
@@ -201,7 +202,7 @@ impl Machine {
     }
 }
 
-/// What the guest has said so far.
+/// The guest's report so far.
 struct Watch {
     started: Instant,
     slowness: u32,
@@ -227,7 +228,7 @@ impl Watch {
         }
     }
 
-    /// Takes lines until the guest closes its port. True when it was silent for too long instead.
+    /// Reads lines until the guest closes its port. Returns true if the guest was silent for too long.
     fn follow(&mut self, lines: &Receiver<String>, on_line: &mut dyn FnMut(&Line)) -> bool {
         let mut deadline = Instant::now() + self.patience;
         loop {
@@ -236,7 +237,7 @@ impl Watch {
                     let Some(line) = Line::parse(&text) else { continue };
                     self.take(&line);
                     on_line(&line);
-                    // What a test says does not prolong its time.
+                    // A test's own output does not extend its time limit.
                     if !matches!(line, Line::Say(_) | Line::Data(_)) {
                         deadline = Instant::now() + self.patience;
                     }
@@ -283,7 +284,7 @@ fn listen(stdout: std::process::ChildStdout) -> Receiver<String> {
     receiver
 }
 
-/// What the kernel said when it died, if it did.
+/// The kernel's message of death, if any.
 fn death(console: &Path) -> Option<String> {
     let bytes = fs::read(console).ok()?;
     let text = String::from_utf8_lossy(&bytes);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `/init` of the guest, and the tests that run in it: one static program.
 //!
-//! As process 1 it sets the guest up and runs the plan's tests, each in a process of its own, which is this
-//! program again with `--test NAME`. With `--list` it prints the names of all tests, anywhere.
+//! As process 1 it sets the guest up and runs the plan's tests. Each test is a separate process: this program with
+//! `--test NAME`. With `--list` it prints the names of all tests, also outside the guest.
 //!
 //! # Adding tests
 //!
@@ -26,25 +26,24 @@
 //! }
 //! ```
 //!
-//! A test says no more than what should be so, and panics when it is not; the message is its failure's reason. Its
-//! name is unique and begins with its topic. It starts without the module; whatever is left at its end
-//! (processes, mounts) is killed and unmounted, and then the module must unload, the kernel must have said
-//! nothing suspicious (see `guest::kmsg`), or the test has failed even if it did not panic. All numbers of
-//! seconds are multiplied by the plan's slowness. Never sleep in place of a condition: use
-//! [`wait_until`](guest::wait_until).
+//! A test asserts the expected behaviour. Its panic message is the reason of the failure. Its name is unique and
+//! begins with its topic. It starts without the module. At its end the harness kills its remaining processes,
+//! removes its mounts and unloads the module. The test fails, even without a panic, if the module does not unload or
+//! if the kernel logged something suspicious (see `guest::kmsg`). All numbers of seconds are multiplied by the plan's
+//! slowness. Never sleep instead of waiting for a condition: use [`wait_until`](guest::wait_until).
 
 #[allow(
     dead_code,
     unused_imports,
     clippy::unused_self,
-    reason = "a kit: a helper stays when the last test that used it goes, and tests have one way to everything"
+    reason = "a tool kit: a helper stays even if no test uses it at present"
 )]
 mod guest;
 mod tests;
 
 use std::process::ExitCode;
 
-/// Ends a role.
+/// Runs a role and returns its exit code.
 fn role(operation: &str, result: Result<(), Box<dyn std::error::Error>>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
     eprint!("{operation}: {error}");
@@ -70,7 +69,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         ["--test", name] => guest::child::run(name),
-        // Roles that tests start as processes of their own.
+        // Roles: the guest program as a process that a test starts.
         ["--serve", name, threads, file] => match tests::support::serve_role(name, threads, file) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -104,7 +103,7 @@ fn main() -> ExitCode {
         }
         _ if std::process::id() == 1 => guest::init::run(),
         _ => {
-            eprintln!("usage: zosbd2-vm-guest --list (anything else is for the guest)");
+            eprintln!("usage: zosbd2-vm-guest --list (all other arguments only work in the guest)");
             ExitCode::from(2)
         }
     }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which files of a kernel make up a loadable module and what it depends on, and their contents, decompressed.
+//! Finds the files of a kernel module and of its dependencies, and decompresses them.
 //!
-//! Reads `modules.dep` and `modules.builtin` of the kernel in the cache. A module that is neither there nor built
-//! in is an error naming both.
+//! Reads `modules.dep` and `modules.builtin` of the kernel in the cache. A module that is neither loadable nor
+//! built in is an error that names kernel and module.
 
 use crate::error::file;
 use crate::kernels::Kernel;
@@ -12,12 +12,11 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// Modules that a module asks for while it runs, which `modules.dep` does not know of.
+/// Modules that a module requests at run time, and that `modules.dep` does not list.
 const RUNTIME: [(&str, &str); 3] =
     [("xfs", "crc32c_generic"), ("ext4", "crc32c_generic"), ("btrfs", "crc32c_generic")];
 
-/// For every wanted module the files to load, in order, relative to the modules folder. Empty for what is
-/// built in.
+/// For every module the files to load, in order, relative to the modules folder. Empty for built-in modules.
 pub fn resolve(kernel: &Kernel, wanted: &[&str]) -> Result<BTreeMap<String, Vec<String>>> {
     let read = |name: &str| {
         let path = kernel.modules.join(name);
@@ -64,7 +63,7 @@ pub fn contents(path: &Path) -> Result<Vec<u8>> {
     command::output(Command::new(program).arg("-dc").arg(path), package)
 }
 
-/// From a module's name to what must be loaded for it, itself last.
+/// Maps a module's name to the files to load for it, its own file last.
 fn parse_dep(text: &str) -> BTreeMap<String, Vec<String>> {
     let mut all = BTreeMap::new();
     for line in text.lines() {
@@ -77,7 +76,7 @@ fn parse_dep(text: &str) -> BTreeMap<String, Vec<String>> {
     all
 }
 
-/// `kernel/fs/xfs/xfs.ko.xz` is `xfs`; dashes are underscores to the kernel.
+/// `kernel/fs/xfs/xfs.ko.xz` is `xfs`. The kernel replaces dashes by underscores.
 #[must_use]
 pub fn module_name(path: &str) -> String {
     let name = path.rsplit('/').next().unwrap_or(path);

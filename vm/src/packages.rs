@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Debian's package archive, through a private apt configuration.
 //!
-//! Lists, cache, status and sources are folders of our own, so that the host's apt stays as it is and packages
-//! of another release can be had. Packages are only downloaded; what is unpacked is the caller's choice. Only
-//! the host's proxy settings are taken over. The caller holds the cache's lock.
+//! Lists, cache, status and sources are private folders, so the host's apt stays unchanged and packages of another
+//! release are available. Packages are only downloaded; the caller decides where to unpack them. Only the host's
+//! proxy settings are reused. The caller holds the cache's lock.
 
 use crate::command;
 use crate::error::file;
@@ -31,8 +31,8 @@ pub struct Package {
 }
 
 impl Archive {
-    /// Writes the configuration under `folder` and gets the package lists of `sources`, which are addresses and
-    /// the suites there.
+    /// Writes the configuration under `folder` and downloads the package lists of `sources`, which are pairs of
+    /// address and suite.
     pub fn open(folder: &Path, sources: &[(&str, &str)]) -> Result<Self> {
         if !Path::new(KEYRING).exists() {
             return Err(Error::MissingProgram {
@@ -70,7 +70,7 @@ impl Archive {
         }
         write("apt.conf", &config)?;
         let archive = Self { config: folder.join("apt.conf") };
-        // `any` also makes a list that could not be had an error: apt would only warn.
+        // `any` turns a failed list into an error; apt would only warn.
         let mut update = archive.program("apt-get");
         command::output(update.args(["--quiet", "--error-on=any", "update"]), "apt")
             .map_err(|error| Error::Archive(Box::new(error)))?;
@@ -83,13 +83,13 @@ impl Archive {
         command
     }
 
-    /// Names of packages that begin with `prefix`.
+    /// Names of packages with this prefix.
     pub fn names(&self, prefix: &str) -> Result<Vec<String>> {
         let text = command::text(self.program("apt-cache").args(["pkgnames", prefix]), "apt")?;
         Ok(text.lines().map(|line| line.trim().to_owned()).collect())
     }
 
-    /// Versions of a package, newest first; none when there is no such package.
+    /// Versions of a package, newest first; empty if the package does not exist.
     pub fn versions(&self, name: &str) -> Result<Vec<String>> {
         let text = command::text(self.program("apt-cache").args(["madison", name]), "apt")?;
         let version = |line: &str| line.split('|').nth(1).map(|version| version.trim().to_owned());

@@ -1,35 +1,35 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The lines that guest and host exchange.
 //!
-//! The guest writes them to its second serial port, each beginning with [`PREFIX`]; the console (first port) is
-//! for people. The host hands over its wishes in [`PLAN`], a file of the initramfs.
-//! A line that does not parse is kept for people and means nothing. Newlines within a text are escaped.
+//! The guest writes them to its second serial port, each line with [`PREFIX`]. The console (first port) is for
+//! people. The host passes its plan in the file [`PLAN`] of the initramfs. A line that does not parse is kept for
+//! people and otherwise ignored. Newlines within a text are escaped.
 
 use std::fmt;
 
-/// What every line begins with.
+/// Prefix of every line.
 pub const PREFIX: &str = "zosbd2-vm: ";
 
-/// Where the guest finds its [`Plan`].
+/// Path of the [`Plan`] in the guest.
 pub const PLAN: &str = "/zosbd2-vm.plan";
 
-/// Where the guest finds the module under test, if there is one.
+/// Path of the module under test in the guest, if there is one.
 pub const MODULE: &str = "/zosbd2.ko";
 
-/// Where the guest finds the kernel's loadable modules, decompressed, and [`MODULE_LIST`].
+/// Folder of the kernel's loadable modules in the guest, decompressed, with [`MODULE_LIST`].
 pub const MODULES: &str = "/modules";
 
-/// Lines of `NAME: FILE...`: the files to load, in this order, for a kernel module; none when it is built in.
+/// Lines of `NAME: FILE...`: the files to load for a kernel module, in this order; none if it is built in.
 pub const MODULE_LIST: &str = "/modules/list";
 
 /// How a test ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// As it should.
+    /// The test passed.
     Passed,
-    /// Not as it should, and why.
+    /// The test failed, for this reason.
     Failed(String),
-    /// It could not run here, and why.
+    /// The test could not run in this guest, for this reason.
     Skipped(String),
 }
 
@@ -38,13 +38,13 @@ pub enum Outcome {
 pub enum Line {
     /// Init runs, in this kernel release.
     Hello(String),
-    /// A test begins, and will be ended by the guest itself after so many seconds.
+    /// A test begins. The guest ends it after this many seconds.
     Start(String, u64),
-    /// A test ended after so many seconds.
+    /// A test ended after this many seconds.
     Test(String, Outcome, f64),
-    /// For the person who watches.
+    /// A message for people.
     Say(String),
-    /// For the program that started the machine.
+    /// Data for the program that started the machine.
     Data(String),
     /// The counts of this boot; the guest powers off after this line.
     Verdict {
@@ -78,7 +78,7 @@ impl fmt::Display for Line {
 }
 
 impl Line {
-    /// Reads a line; `None` when it is not one of ours.
+    /// Parses a line; `None` if it is not a line of the protocol.
     #[must_use]
     pub fn parse(line: &str) -> Option<Self> {
         let (kind, rest) = line.trim_end().strip_prefix(PREFIX)?.split_once(' ')?;
@@ -118,18 +118,18 @@ fn parse_test(rest: &str) -> Option<Line> {
     Some(Line::Test(name.to_owned(), outcome, seconds))
 }
 
-/// What the host wants of one boot: a file of lines `KEY VALUE`.
+/// The host's plan for one boot: a file of lines `KEY VALUE`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Tests, in order.
     pub tests: Vec<String>,
     /// Seed for the tests' random numbers.
     pub seed: u64,
-    /// Which build of the module this is; `normal` if nothing special.
+    /// Variant of the module; `normal` for the default.
     pub variant: String,
-    /// What the tests' deadlines are multiplied by, for slow machines and counted ones.
+    /// Factor for the tests' deadlines, for slow machines and for machines that count instructions.
     pub slowness: u32,
-    /// Further settings, for tests that have some: `NAME=VALUE`.
+    /// Further settings for tests: `NAME=VALUE`.
     pub settings: Vec<String>,
 }
 
@@ -147,7 +147,7 @@ impl Plan {
         lines.join("\n") + "\n"
     }
 
-    /// Reads a plan; `None` when it is damaged.
+    /// Parses a plan; `None` if it is damaged.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut plan = Self::default();

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! As many boots as it takes to give every test a result.
+//! Boots until every test has a result.
 //!
-//! A guest that dies or hangs costs the test that was running; the others run in a fresh boot. The guest itself
-//! ends a boot early after a test that left the kernel in doubt. A boot in which nothing at all came about is
-//! an error, so this ends.
+//! A guest that dies or hangs fails the running test; the other tests run in a fresh boot. The guest itself ends a
+//! boot early after a test that left the kernel in doubt. A boot without any result is an error, so the loop ends.
 //!
-//! A kernel that dies before init says a word is booted again, [`TRIES`] times in all: nothing of ours has run, and QEMU's
-//! translator does not always survive that a booting kernel patches what another processor executes.
+//! A kernel that dies before init's first line is booted again, at most [`TRIES`] times: no code of this project
+//! has run, and QEMU's translator does not always survive a booting kernel that patches code which another
+//! processor executes.
 
 use crate::hardware::Hardware;
 use crate::initramfs::Contents;
@@ -17,36 +17,36 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-/// Boots that may come to nothing before init's first word, in a row.
+/// Consecutive boots that may fail before init's first line.
 const TRIES: u32 = 3;
 
-/// What came of a run.
+/// Result of a run.
 #[derive(Debug, Default)]
 pub struct Report {
     /// One result per test of the plan, in the order in which they ended.
     pub results: Vec<TestResult>,
     /// Data lines of all boots.
     pub data: Vec<String>,
-    /// How long each boot took to init.
+    /// Time from the start of each boot to init.
     pub boots: Vec<Duration>,
 }
 
-/// A test, as the host knows it.
+/// A test, as the guest lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TestInfo {
     /// Its name.
     pub name: String,
-    /// The variant of the module that it is for.
+    /// Variant of the module that the test needs.
     pub variant: String,
-    /// Whether it only runs when it is named.
+    /// Whether the test only runs if it is named.
     pub hidden: bool,
-    /// Whether only the debug kernel has what it needs.
+    /// Whether the test needs the debug kernel.
     pub debug_only: bool,
-    /// The machine that it wants.
+    /// The machine that the test needs.
     pub hardware: Hardware,
 }
 
-/// The tests that a guest program knows, by asking it.
+/// Asks a guest program for its tests.
 pub fn list(init: &Path) -> Result<Vec<TestInfo>> {
     let text = command::text(Command::new(init).arg("--list"), "this project")?;
     let read = |line: &str| {
@@ -63,8 +63,8 @@ pub fn list(init: &Path) -> Result<Vec<TestInfo>> {
     Ok(text.lines().filter_map(read).collect())
 }
 
-/// Those of `all` that are asked for: by name, or by the beginning of a name and `*`. If nothing is asked, all
-/// that are not hidden, and that are for such a kernel: the debug kernel if `debug`.
+/// The tests of `all` that are asked for, by name or by prefix and `*`. Without names: all tests that are not
+/// hidden and that are for this kind of kernel (the debug kernel if `debug`).
 pub fn select(all: &[TestInfo], asked: &[String], debug: bool) -> Result<Vec<TestInfo>> {
     if asked.is_empty() {
         let meant = |test: &&TestInfo| !test.hidden && (debug || !test.debug_only);
@@ -89,7 +89,7 @@ pub fn select(all: &[TestInfo], asked: &[String], debug: bool) -> Result<Vec<Tes
     Ok(chosen)
 }
 
-/// Runs the plan's tests, telling `on_line` of every line and of results that the host had to find itself.
+/// Runs the plan's tests. `on_line` receives every line, and results that the host had to determine itself.
 pub fn run(
     machine: &Machine,
     contents: &Contents,
@@ -104,9 +104,7 @@ pub fn run(
         if let (None, Err(Error::Guest { reason, .. })) = (boot.boot_time, &boot.ending) {
             stillborn += 1;
             if stillborn < TRIES {
-                on_line(&Line::Say(format!(
-                    "the kernel died before init ran, and is booted again: {reason}"
-                )));
+                on_line(&Line::Say(format!("the kernel died before init ran; booting again: {reason}")));
                 continue;
             }
         } else {
@@ -119,10 +117,10 @@ pub fn run(
             Ok(()) => {}
             Err(Error::Guest { reason, during: Some(name), .. }) => ended.push(lost(name, reason, on_line)),
             Err(Error::NoVerdict { during: Some(name), .. }) => {
-                let reason = "the guest ended without a word".to_owned();
+                let reason = "the guest ended without a message".to_owned();
                 ended.push(lost(name, reason, on_line));
             }
-            // Between two tests: blame the last one, which left the guest in this state.
+            // Between two tests: blame the last test, which left the guest in this state.
             Err(Error::Guest { reason, during: None, console }) => match ended.last_mut() {
                 Some(last) => *last = lost(last.name.clone(), format!("after the test: {reason}"), on_line),
                 None => return Err(Error::Guest { reason, during: None, console }),

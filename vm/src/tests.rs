@@ -46,7 +46,7 @@ mod checks {
     fn names_are_unique_and_plain() {
         let mut seen = BTreeSet::new();
         for test in all() {
-            assert!(seen.insert(test.name), "{} is there twice", test.name);
+            assert!(seen.insert(test.name), "{} is listed twice", test.name);
             let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
             assert!(test.name.bytes().all(plain), "{}: only a-z, 0-9 and _", test.name);
         }

@@ -18,7 +18,7 @@ const EXPECTED: [(&str, &str); 10] = [
     ("selftest_warns", "the kernel said:\nWARNING: made up"),
     ("selftest_warns_allowed", "ok"),
     ("selftest_crashes", "Kernel panic - not syncing: sysrq triggered crash"),
-    ("selftest_powers_off", "the guest ended without a word"),
+    ("selftest_powers_off", "the guest ended without a message"),
     ("selftest_last", "ok"),
 ];
 

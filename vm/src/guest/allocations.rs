@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Who allocates memory in the kernel: the stack of each allocation, of slab objects and of pages, while something runs.
+//! Records the stack of each kernel allocation, of slab objects and of pages, while something runs.
 //!
-//! Uses a trace instance of its own, beside the one that [`tracing`](super::tracing) has. Its events are on for as long
-//! as the value lives, and recording is a switch in the buffer, so that the kernel's code is not patched while it runs
-//! hot (see there).
+//! Uses its own trace instance beside that of [`tracing`](super::tracing). The events are on for as long as the
+//! value lives. Recording is a switch in the buffer, so the kernel's code is not patched while it runs hot (see
+//! there).
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, ErrorKind};
@@ -12,21 +12,22 @@ use std::path::{Path, PathBuf};
 use super::write_text;
 
 const INSTANCE: &str = "/sys/kernel/tracing/instances/allocations";
-/// What allocates. Large objects, per-CPU memory and mappings are made of pages.
+/// Events of allocations. Large objects, per-CPU memory and mappings consist of pages.
 const EVENTS: [&str; 3] = ["kmem/kmalloc", "kmem/kmem_cache_alloc", "kmem/mm_page_alloc"];
-/// Whatever was interrupted has no part in what the interrupt does. A fault is not such: its cause is below it.
+/// Entry points of interrupts. An interrupted function has no part in an allocation by an interrupt. A page fault
+/// is no such interrupt: its cause is below it in the stack.
 const INTERRUPTS: [&str; 3] = ["asm_sysvec_", "asm_common_interrupt", "asm_exc_nmi"];
 
-/// What allocates from now on.
+/// Recorder of allocations.
 #[derive(Debug)]
 pub(crate) struct Allocations;
 
-/// What was recorded.
+/// The recorded allocations.
 #[derive(Debug, Default)]
 pub(crate) struct Recorded {
-    /// Allocations in all.
+    /// Number of all allocations.
     pub(crate) all: usize,
-    /// Stacks with a function of the module in them, innermost function first.
+    /// Stacks that contain a function of the module, innermost function first.
     pub(crate) ours: Vec<Vec<String>>,
 }
 
@@ -41,7 +42,7 @@ impl Allocations {
             ("tracing_on", "0"),
             ("options/overwrite", "0"),
             ("options/stacktrace", "1"),
-            // With it a function of a module has the module's name behind it.
+            // Adds the module's name to functions of modules.
             ("options/sym-offset", "1"),
             ("buffer_size_kb", "16384"),
         ] {
@@ -53,7 +54,7 @@ impl Allocations {
         Self
     }
 
-    /// Records what allocates while `what` runs.
+    /// Records allocations while `what` runs.
     pub(crate) fn during(&self, what: impl FnOnce()) -> Recorded {
         write("trace", "");
         write("tracing_on", "1");
@@ -70,7 +71,7 @@ impl Allocations {
 
 impl Drop for Allocations {
     fn drop(&mut self) {
-        // The instance takes its events with it.
+        // Removing the instance also removes its events.
         if let Err(error) = fs::remove_dir(INSTANCE) {
             eprintln!("remove {INSTANCE}: {error}");
         }
@@ -92,7 +93,7 @@ fn assert_complete(stats: &PathBuf) {
     }
 }
 
-/// Adds what one CPU recorded: lines of events, each followed by the lines of its stack.
+/// Adds the record of one CPU: lines of events, each followed by the lines of its stack.
 fn read(trace: &PathBuf, recorded: &mut Recorded) {
     let file = File::open(trace).unwrap_or_else(|error| panic!("open {}: {error}", trace.display()));
     let mut stack = Vec::new();

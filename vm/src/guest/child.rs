@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A test's own process: runs it, and leaves the reason of a failure where init finds it.
+//! A test's own process: runs the test, and leaves the reason of a failure where init finds it.
 
 use super::Context;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-/// Where the reason of a failure is left.
+/// File with the reason of a failure.
 pub(crate) const REASON: &str = "/run/reason";
 
-/// Where the reason of a skipping is left.
+/// File with the reason of a skip.
 pub(crate) const SKIPPED: &str = "/run/skipped";
 
-/// Runs the named test. Its panic is this process's failure.
+/// Runs the named test. A panic makes this process fail.
 pub(crate) fn run(name: &str) -> ExitCode {
     let Some(test) = crate::tests::all().find(|test| test.name == name) else {
         eprintln!("there is no test {name}");
@@ -24,11 +24,11 @@ pub(crate) fn run(name: &str) -> ExitCode {
         return leave(SKIPPED, &unmet.join(", "), ExitCode::SUCCESS);
     }
     std::panic::set_hook(Box::new(|panic| {
-        let message = panic.payload_as_str().unwrap_or("a panic without words");
+        let message = panic.payload_as_str().unwrap_or("a panic without a message");
         let place = panic.location().map(|place| format!(" ({}:{})", place.file(), place.line()));
         let reason = format!("{message}{}", place.unwrap_or_default());
         eprintln!("test failed: {reason}");
-        // The first one counts: others may follow from it, in other threads.
+        // The first reason counts: other threads may fail because of it.
         if !fs::exists(REASON).unwrap_or(false) {
             let _ = leave(REASON, &reason, ExitCode::FAILURE);
         }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Descriptors that go from one process to another, over a Unix socket, with a few bytes beside them.
+//! Passes descriptors between processes over a Unix socket, together with a few bytes.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -11,7 +11,7 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 
-/// Sends a descriptor and these bytes, of which there is at least one; does not wait for room.
+/// Sends a descriptor and at least one byte. Does not wait for room.
 pub(crate) fn send(socket: impl AsFd, fd: impl AsFd, bytes: &[u8]) -> Result<(), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -20,7 +20,7 @@ pub(crate) fn send(socket: impl AsFd, fd: impl AsFd, bytes: &[u8]) -> Result<(),
     sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::DONTWAIT).map(|_| ())
 }
 
-/// Waits for a descriptor, unless the socket is one that does not wait; `bytes` are those that came with it.
+/// Waits for a descriptor, unless the socket is non-blocking. `bytes` receives the bytes sent with it.
 pub(crate) fn receive(socket: impl AsFd, bytes: &mut [u8]) -> Result<OwnedFd, Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Failures on demand, of the kernel's fault injection: the nth thing that can fail in a call does.
+//! Fault injection of the kernel: makes the nth operation of a call fail.
 //!
-//! The kernel counts, for one thread, every place that it passes and that can be made to fail: allocations of
-//! objects and of pages, those for its own checks included, and accesses to user memory
-//! (`/proc/thread-self/fail-nth`). [`FailNth::each`] has a round for n = 1, 2, ... until one in which the call was
-//! through before its nth place. Workers and interrupts, and other threads, are left alone.
+//! The kernel counts, for one thread, every operation that can be made to fail: allocations of objects and of
+//! pages, including those of the kernel's own checks, and accesses to user memory (`/proc/thread-self/fail-nth`).
+//! [`FailNth::each`] runs rounds for n = 1, 2, ... until a round in which the call ended before its nth operation.
+//! Workers, interrupts and other threads are not affected.
 
 use super::{Context, write_text};
 use rustix::fs::{Mode, OFlags};
@@ -14,10 +14,10 @@ use std::path::Path;
 
 const FILE: &str = "/proc/thread-self/fail-nth";
 
-/// More rounds than any call has: it would have no end.
+/// More rounds than any call needs.
 const MOST: u32 = 20_000;
 
-/// Settings in debugfs: by themselves, allocations that may wait never fail.
+/// Settings in debugfs. By default, allocations that may sleep never fail.
 const SETTINGS: [(&str, &str); 5] = [
     ("failslab/ignore-gfp-wait", "N"),
     ("failslab/cache-filter", "N"),
@@ -26,22 +26,22 @@ const SETTINGS: [(&str, &str); 5] = [
     ("fail_page_alloc/min-order", "0"),
 ];
 
-/// What the kernel can make fail, each with a folder in debugfs.
+/// Kinds of failures, each with a folder in debugfs.
 const KINDS: [&str; 3] = ["failslab", "fail_page_alloc", "fail_usercopy"];
 
-/// Whether this kernel can do it.
+/// Whether this kernel supports it.
 pub(crate) fn available() -> bool {
     Path::new(FILE).exists()
 }
 
-/// The failures of the thread that made it.
+/// Injector for the thread that created it.
 #[derive(Debug)]
 pub(crate) struct FailNth {
     file: OwnedFd,
 }
 
 impl FailNth {
-    /// For the calling thread. `--set fail_verbose=2` has the kernel log the stack of every failure.
+    /// For the calling thread. `--set fail_verbose=2` makes the kernel log the stack of every failure.
     pub(crate) fn new(context: &Context) -> Self {
         let root = Path::new("/sys/kernel/debug");
         for (file, value) in SETTINGS {
@@ -56,8 +56,8 @@ impl FailNth {
         Self { file }
     }
 
-    /// Rounds, with the next place failing each time, until one in which none failed. Returns how many places there
-    /// were.
+    /// Runs rounds, each with the next operation failing, until a round without a failure. Returns the number of
+    /// operations.
     pub(crate) fn each(&self, what: &str, mut round: impl FnMut(&mut Round<'_>)) -> u32 {
         for nth in 1..MOST {
             let mut this = Round { faults: self, what, nth, failed: false };
@@ -66,19 +66,19 @@ impl FailNth {
                 return nth - 1;
             }
         }
-        panic!("{what}: {MOST} places, and no end");
+        panic!("{what}: more than {MOST} places");
     }
 
-    /// Has the nth place fail from now on.
+    /// Makes the nth operation fail from now on.
     fn arm(&self, nth: &str) {
-        // The place is counted from the end of this call on.
+        // The kernel counts from the end of this call on.
         assert_eq!(pwrite(&self.file, nth.as_bytes(), 0), Ok(nth.len()), "write {FILE}");
     }
 
-    /// Ends that, and returns whether it has failed.
+    /// Switches the failure off, and returns whether it has happened.
     fn disarm(&self) -> bool {
         let mut left = [0; 16];
-        // To be told, and to end it, are accesses to user memory of their own, which may be the nth.
+        // Reading and writing the file access user memory, so the nth operation may be one of these.
         let failed = match pread(&self.file, &mut left, 0) {
             Ok(_) => left.starts_with(b"0\n"),
             Err(Errno::FAULT) => false,
@@ -91,7 +91,7 @@ impl FailNth {
     }
 }
 
-/// One round. If it panics, it says which one it was.
+/// One round. If it panics, it prints its number.
 #[derive(Debug)]
 pub(crate) struct Round<'a> {
     faults: &'a FailNth,
@@ -101,7 +101,7 @@ pub(crate) struct Round<'a> {
 }
 
 impl Round<'_> {
-    /// Makes the call in which something is to fail; once in a round. It should do nothing else.
+    /// Makes the call in which an operation is to fail, once per round. `call` should do nothing else.
     pub(crate) fn call<T>(&mut self, call: impl FnOnce() -> T) -> T {
         let nth = self.nth.to_string();
         self.faults.arm(&nth);
@@ -110,12 +110,12 @@ impl Round<'_> {
         result
     }
 
-    /// Whether something has failed.
+    /// Whether an operation has failed.
     pub(crate) fn failed(&self) -> bool {
         self.failed
     }
 
-    /// An error of the call must come from the failure, and be one of these.
+    /// Asserts that an error of the call has its cause in the injected failure, and is one of `errors`.
     #[track_caller]
     pub(crate) fn check<T: std::fmt::Debug>(&self, result: &Result<T, Errno>, errors: &[Errno]) {
         let Self { what, nth, failed, .. } = self;

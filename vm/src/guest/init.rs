@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Process 1: sets the guest up, runs the plan's tests one by one, says the verdict, and powers off.
+//! Process 1: sets the guest up, runs the plan's tests one by one, sends the verdict, and powers off.
 //!
-//! A panic in here ends process 1, and with it the kernel, which the host sees.
+//! A panic in here ends process 1, and with it the kernel, which the host notices.
 
 use super::kmsg::Kmsg;
 use super::{Context, kmemleak, mount, report, supervise, sys};
@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 use zosbd2_vm::protocol::{Line, Outcome};
 
-/// File systems of the kernel, and where they belong.
+/// File systems to mount, and where.
 const MOUNTS: [(&str, &str); 8] = [
     ("proc", "/proc"),
     ("sysfs", "/sys"),
@@ -24,17 +24,17 @@ const MOUNTS: [(&str, &str); 8] = [
     ("tracefs", "/sys/kernel/tracing"),
 ];
 
-/// Settings of the kernel. Where one does not exist, the kernel has no such check.
+/// Settings of the kernel. A missing setting means that the kernel lacks that check.
 const SETTINGS: [(&str, &str); 4] = [
-    // Tests drop caches all the time; the kernel need not log it.
+    // Tests drop caches often; the kernel should not log it.
     ("/proc/sys/vm/drop_caches", "4"),
     ("/proc/sys/kernel/hung_task_check_interval_secs", "5"),
     ("/proc/sys/kernel/hung_task_warnings", "-1"),
-    // From here on the console shows everything down to "info".
+    // From here on the console shows messages down to "info".
     ("/proc/sys/kernel/printk", "7"),
 ];
 
-/// How long a task may be in D state, in seconds that are stretched as deadlines are.
+/// How long a task may stay in D state, in seconds, multiplied like deadlines.
 const HUNG_TASK: (&str, u32) = ("/proc/sys/kernel/hung_task_timeout_secs", 30);
 
 /// The name under which leaks are reported.
@@ -91,13 +91,13 @@ pub(crate) fn run() -> ExitCode {
     panic!("power off: {failure:?}");
 }
 
-/// What all tests of this boot have leaked, as a result of its own.
+/// Reports the leaks of all tests of this boot as a separate result.
 fn look_for_leaks(leaks: &kmemleak::Watch, context: &Context) -> Outcome {
     report::send(&Line::Start(LEAKS.to_owned(), 60 * u64::from(context.slowness())));
     let start = Instant::now();
     let outcome = match leaks.leaks() {
         Ok(found) if found.is_empty() => Outcome::Passed,
-        // A leak in a loop looks alike every time.
+        // Repeated leaks look alike, so a few examples suffice.
         Ok(found) => {
             let some = found.iter().take(5).cloned().collect::<String>();
             Outcome::Failed(format!("{} leaks, such as\n{some}", found.len()))
@@ -113,7 +113,7 @@ fn set_up() {
     for (kind, place) in MOUNTS {
         let _ = fs::create_dir_all(place);
         let mounted = rustix::mount::mount(kind, place, kind, MountFlags::empty(), None);
-        // Kernels may come without these two; all else is always there.
+        // A kernel may lack these two; all others always exist.
         let optional = ["debugfs", "tracefs"].contains(&kind);
         assert!(mounted.is_ok() || optional, "mount {place}: {mounted:?}");
     }
@@ -124,7 +124,7 @@ fn set_up() {
     let _ = rustix::system::sethostname(b"guest");
 }
 
-/// Makes a setting of the kernel, if it has it.
+/// Makes a setting of the kernel, if it exists.
 fn set(path: &str, value: &str) {
     if fs::exists(path).unwrap_or(false) {
         mount::write_text(path, value);

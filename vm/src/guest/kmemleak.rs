@@ -1,27 +1,28 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Memory that nothing points to any more, in kernels that look for it (kmemleak).
+//! Finds memory that nothing points to any more, in kernels with kmemleak.
 //!
 //! The kernel reports an object that is older than [`AGE`], to which a scan found no pointer, and which has not
-//! changed since the scan before. So two scans are made, and only once per boot, when all its tests are through:
-//! waiting and scanning take longer than most tests. A report says when its object was allocated, which tells the
-//! test. By then zosbd2 is unloaded, so that what only the module pointed to is found, too.
+//! changed since the scan before. So two scans are made, once per boot, after all tests: waiting and scanning take
+//! longer than most tests. A report contains the time of the allocation, which identifies the test. zosbd2 is
+//! unloaded by then, so objects that only the module pointed to are found, too.
 //!
-//! Ours is what zosbd2 allocated, itself or through the kernel's functions. A module that is gone has no names any
-//! more, so that callers without a name count as well. What the kernel itself leaks when its own functions fail in the
-//! middle, which fault injection makes them do, is left out ([`KERNELS`]).
+//! A leak belongs to zosbd2 if zosbd2 allocated the object, itself or through functions of the kernel. Functions
+//! of an unloaded module have no names, so callers without a name count as well. Leaks of the kernel's own
+//! functions, which fault injection makes fail halfway, are left out ([`KERNELS`]).
 
 use std::fs;
 use std::time::Duration;
 
 const FILE: &str = "/sys/kernel/debug/kmemleak";
-/// `MSECS_MIN_AGE` of `mm/kmemleak.c`: what is younger may only be on its way from one place to another.
+/// `MSECS_MIN_AGE` of `mm/kmemleak.c`: a pointer to a younger object may just be moving from one place to another.
 const AGE: Duration = Duration::from_secs(5);
 
-/// Callers that leak by themselves. `sysfs_slab_add()` keeps the name of a slab whose entry in sysfs could not be made.
+/// Kernel functions that leak by themselves. `sysfs_slab_add()` keeps the name of a slab if its sysfs entry could
+/// not be created.
 const KERNELS: [&str; 1] = ["sysfs_slab_add+"];
 
-/// Whether this kernel looks for leaks. Then what is in use says nothing: such a kernel also keeps what is free, to see
-/// who uses it, and notes about each piece.
+/// Whether this kernel looks for leaks. If so, memory in use says nothing: such a kernel keeps freed memory to
+/// detect later accesses, and keeps records about each object.
 pub(crate) fn watches_memory() -> bool {
     fs::exists(FILE).unwrap_or(false)
 }
@@ -29,12 +30,12 @@ pub(crate) fn watches_memory() -> bool {
 /// Which test ran when.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    /// The kernel's clock, in jiffies, when each test began.
+    /// The kernel's clock, in jiffies, at the begin of each test.
     begun: Vec<(u64, String)>,
 }
 
 impl Watch {
-    /// `None` when this kernel does not look for leaks.
+    /// `None` if this kernel does not look for leaks.
     pub(crate) fn new() -> Option<Self> {
         watches_memory().then(|| Self { begun: Vec::new() })
     }
@@ -48,12 +49,12 @@ impl Watch {
         }
     }
 
-    /// Lets the kernel look, and returns what it has against us, with the tests in which it came about.
+    /// Makes the kernel scan, and returns its reports about zosbd2, with the tests that caused them.
     pub(crate) fn leaks(&self) -> std::io::Result<Vec<String>> {
-        // Only time makes objects older.
+        // Objects only age by waiting.
         std::thread::sleep(AGE);
         for _ in 0..2 {
-            // Refused when the kernel has given the search up, for want of memory.
+            // Fails if kmemleak has switched itself off for lack of memory.
             fs::write(FILE, "scan")?;
         }
         let text = fs::read_to_string(FILE)?;
@@ -61,7 +62,7 @@ impl Watch {
         Ok(ours.map(|report| format!("during {}: {report}", self.test_of(&report))).collect())
     }
 
-    /// The test that had begun last when the object was allocated.
+    /// The last test that had begun when the object was allocated.
     fn test_of(&self, report: &str) -> &str {
         let when: Option<u64> = report
             .split_once("jiffies ")
@@ -86,9 +87,10 @@ fn reports(text: &str) -> Vec<String> {
     reports
 }
 
-/// Whether the names or the callers in a report are ours.
+/// Whether a report names a function of zosbd2.
 fn is_ours(report: &str) -> bool {
-    // `f+0x1/0x2 [zosbd2]`, or, when the module is gone, `0xffffffffa0001234`. Older kernels have `[<ADDRESS>]` before it.
+    // `f+0x1/0x2 [zosbd2]`, or, after unloading, `0xffffffffa0001234`. Older kernels print `[<ADDRESS>]` before
+    // it.
     let callers = report.lines().skip_while(|line| !line.contains("backtrace"));
     let mut last_words = callers.filter_map(|line| line.split_whitespace().last());
     let ours = report.contains("zosbd2") || last_words.any(|word| word.starts_with("0x"));

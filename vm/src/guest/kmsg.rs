@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The kernel's log: what it said since some point, and whether that is suspicious.
+//! The kernel's log: messages since some point, and which of them are suspicious.
 
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 use std::fs;
 use std::os::fd::OwnedFd;
 
-/// Texts that the kernel prints only when something is wrong with it.
+/// Texts that the kernel prints only if something is wrong with it.
 const SUSPICIOUS: [&str; 34] = [
     "BUG:",
     "BUG ",
@@ -44,18 +44,18 @@ const SUSPICIOUS: [&str; 34] = [
     "Busy inodes after unmount",
 ];
 
-/// Taint bits that say the same: machine check, bad page, oops, warning, soft lockup.
+/// Taint bits with the same meaning: machine check, bad page, oops, warning, soft lockup.
 const TAINTS: [(u64, &str); 5] =
     [(4, "machine check"), (5, "bad page"), (7, "oops"), (9, "warning"), (14, "soft lockup")];
 
-/// A reader of the kernel's log, from the time it was made.
+/// A reader of the kernel's log that starts when it is created.
 #[derive(Debug)]
 pub(crate) struct Kmsg {
     file: OwnedFd,
 }
 
 impl Kmsg {
-    /// Begins at what the kernel says next.
+    /// Starts at the kernel's next message.
     pub(crate) fn new() -> Self {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = rustix::fs::open("/dev/kmsg", flags, Mode::empty())
@@ -76,7 +76,7 @@ impl Kmsg {
                     let text = record.split_once(';').map_or(record.as_str(), |(_, text)| text);
                     lines.push(text.lines().next().unwrap_or_default().to_owned());
                 }
-                // Messages were lost to newer ones; the next read has the oldest that is left.
+                // The buffer was overwritten; the next read returns the oldest remaining message.
                 Err(Errno::PIPE) => lines.push("(messages lost)".to_owned()),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return lines,
@@ -86,14 +86,14 @@ impl Kmsg {
     }
 }
 
-/// Those lines that are suspicious and not allowed.
+/// The lines that are suspicious and not allowed.
 pub(crate) fn suspicious(lines: &[String], allowed: &[&str]) -> Vec<String> {
     let wrong = |line: &&String| SUSPICIOUS.iter().any(|text| line.contains(text));
     let unexpected = |line: &&String| !allowed.iter().any(|text| line.contains(text));
     lines.iter().filter(wrong).filter(unexpected).cloned().collect()
 }
 
-/// What the kernel holds against itself.
+/// The taints of the kernel that indicate a defect.
 pub(crate) fn taints() -> Vec<&'static str> {
     let text = fs::read_to_string("/proc/sys/kernel/tainted").unwrap_or_default();
     let bits: u64 = text.trim().parse().unwrap_or(0);

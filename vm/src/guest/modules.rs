@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 use zosbd2_vm::protocol::{MODULE_LIST, MODULES};
 
-/// From `asm-generic/fcntl.h`: without it the kernel may wait for the last user.
+/// From `asm-generic/fcntl.h`. Without it the kernel may wait for the last user of the module.
 const O_NONBLOCK: i32 = 0o4000;
 
 /// Whether the guest has this module of the kernel, loadable or built in.
@@ -16,7 +16,7 @@ pub(crate) fn available(name: &str) -> bool {
     files(name).is_some()
 }
 
-/// Loads a module of the kernel; the parameters go to it, not to what it depends on.
+/// Loads a module of the kernel. The parameters go to that module, not to its dependencies.
 #[track_caller]
 pub(crate) fn load(name: &str, parameters: &str) {
     let files = files(name).unwrap_or_else(|| panic!("the guest has no kernel module {name}"));
@@ -37,7 +37,7 @@ pub(crate) fn load_file(path: &str, parameters: &str) {
     try_load_file(path, parameters).unwrap_or_else(|error| panic!("load {path} {parameters}: {error}"));
 }
 
-/// Loads a module's file, or returns the kernel's refusal.
+/// Loads a module's file, or returns the kernel's error.
 pub(crate) fn try_load_file(path: &str, parameters: &str) -> io::Result<()> {
     let file = File::open(path)?;
     let parameters = CString::new(parameters)?;
@@ -45,7 +45,7 @@ pub(crate) fn try_load_file(path: &str, parameters: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Unloads a module, or returns the kernel's refusal.
+/// Unloads a module, or returns the kernel's error.
 pub(crate) fn try_unload(name: &str) -> io::Result<()> {
     let name = CString::new(name)?;
     rustix::system::delete_module(&name, O_NONBLOCK)?;
@@ -54,11 +54,11 @@ pub(crate) fn try_unload(name: &str) -> io::Result<()> {
 
 /// Whether a module is loaded.
 pub(crate) fn loaded(name: &str) -> bool {
-    // Built-in ones have a folder too, but no such file in it.
+    // Built-in modules have a folder, too, but no such file in it.
     Path::new("/sys/module").join(name).join("initstate").exists()
 }
 
-/// Modules that are loaded, with those first that nothing depends on.
+/// Loaded modules; a module comes before those it depends on.
 pub(crate) fn all_loaded() -> Vec<String> {
     let text = fs::read_to_string("/proc/modules").unwrap_or_default();
     text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Programs that a test runs, with their output and a deadline.
 //!
-//! Output goes to files, so that a program never waits for the test to read.
+//! Output goes to files, so a program never waits for the test to read it.
 
 use super::wait::wait_until;
 use rustix::process::{Pid, Signal};
@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A program's end.
+/// Result of a program.
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) status: ExitStatus,
@@ -27,7 +27,7 @@ pub(crate) fn command(program: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs a program to its end, which must be a success and come within so many seconds.
+/// Runs a program. It must succeed within this many seconds.
 #[track_caller]
 pub(crate) fn run(seconds: u64, program: &str, arguments: &[&str]) -> Finished {
     let finished = Spawned::start(command(program, arguments)).finish(seconds);
@@ -66,12 +66,12 @@ impl Spawned {
         Self { name, child, stdout, stderr, ended: None }
     }
 
-    /// Its process number.
+    /// Its process ID.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Whether it has not ended yet.
+    /// Whether it is still running.
     pub(crate) fn running(&mut self) -> bool {
         if self.ended.is_none() {
             self.ended =
@@ -80,7 +80,7 @@ impl Spawned {
         self.ended.is_none()
     }
 
-    /// Sends a signal to it alone.
+    /// Sends it a signal; its children get none.
     #[track_caller]
     pub(crate) fn signal(&mut self, signal: Signal) {
         if self.running() {
@@ -105,7 +105,7 @@ impl Spawned {
         });
     }
 
-    /// Its exit status, which must be there within so many seconds; until then it goes on.
+    /// Its exit status, which must come within this many seconds.
     #[track_caller]
     pub(crate) fn wait(&mut self, seconds: u64) -> ExitStatus {
         let what = format!("the end of {}", self.name);
@@ -113,19 +113,19 @@ impl Spawned {
         self.ended.expect("it has ended")
     }
 
-    /// Waits for its end and takes what it said.
+    /// Waits for its end and returns its output.
     #[track_caller]
     pub(crate) fn finish(mut self, seconds: u64) -> Finished {
         let status = self.wait(seconds);
         Finished { status, stdout: self.stdout(), stderr: self.stderr() }
     }
 
-    /// What it has said so far.
+    /// Its standard output so far.
     pub(crate) fn stdout(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.stdout).unwrap_or_default()).into_owned()
     }
 
-    /// What it has complained of so far.
+    /// Its standard error so far.
     pub(crate) fn stderr(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.stderr).unwrap_or_default()).into_owned()
     }
@@ -137,7 +137,7 @@ impl Drop for Spawned {
             let _ = rustix::process::kill_process_group(Pid::from_child(&self.child), Signal::KILL);
             if std::thread::panicking() {
                 eprintln!(
-                    "{}: killed, for the test has failed\n{}{}",
+                    "{}: killed, because the test has failed\n{}{}",
                     self.name,
                     self.stdout(),
                     self.stderr()

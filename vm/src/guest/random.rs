@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Repeatable random numbers: splitmix64. Good enough to choose test data, and nothing else.
+//! Repeatable random numbers (splitmix64). Good enough to choose test data, and for nothing else.
 
 /// A stream of random numbers.
 #[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// A stream of its own for every seed and name; says the seed, for repeating (`--seed`).
+    /// A stream for every seed and name. Prints the seed, which `--seed` repeats.
     pub(crate) fn named(seed: u64, name: &str) -> Self {
         eprintln!("random numbers \"{name}\": seed {seed}");
         let mixed = name.bytes().fold(seed, |state, byte| Self(state ^ u64::from(byte)).next());
         Self(mixed)
     }
 
-    /// A stream of its own for every number, which does not depend on what was taken from this one since.
+    /// A stream for every number, independent of what was taken from this stream.
     pub(crate) fn at(&self, number: u64) -> Self {
         Self(Self(self.0 ^ number.wrapping_mul(0xd1b5_4a32_d192_ed03)).next())
     }
@@ -27,7 +27,7 @@ impl Random {
         word ^ (word >> 31)
     }
 
-    /// A number below `end`, which is not 0.
+    /// A number below `end`. `end` must not be 0.
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
@@ -37,7 +37,7 @@ impl Random {
         self.below(100) < percent
     }
 
-    /// One of these, of which there is at least one.
+    /// One of the items. `items` must not be empty.
     pub(crate) fn pick<T: Copy>(&mut self, items: &[T]) -> T {
         items[usize::try_from(self.below(items.len() as u64)).expect("below a length")]
     }
@@ -50,7 +50,7 @@ impl Random {
         }
     }
 
-    /// So many bytes.
+    /// This many random bytes.
     pub(crate) fn bytes(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
         self.fill(&mut bytes);

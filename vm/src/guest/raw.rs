@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What tests need and no safe library offers: ioctls with any number and any address, memory that ends at
-//! an unmapped page, memory that never comes, and signal handlers that count.
+//! Operations that no safe library offers: ioctls with any number and any address, memory that ends at an unmapped
+//! page, memory that never comes, and signal handlers that count.
 //!
-//! The ioctls hand the kernel addresses that may be wrong on purpose. They are safe to call as long as
-//! what the kernel may write lies in [`Pages`] or nowhere, which is why buffers are given by [`Pages`] or as
-//! an address below the first page.
+//! The ioctls pass addresses to the kernel that may be invalid on purpose. The functions are safe as long as the
+//! kernel can only write into [`Pages`] or nowhere. So an address is either inside [`Pages`] or below the first
+//! page.
 
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::ptr;
@@ -19,22 +19,22 @@ fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
-/// An ioctl with a number as argument: an address that is not mapped, or one inside [`Pages`].
+/// An ioctl whose argument is a number: an unmapped address, or one inside [`Pages`].
 pub(crate) fn ioctl(fd: BorrowedFd<'_>, command: u32, argument: usize) -> Result<i32, Errno> {
-    // SAFETY: the module header's rule: the kernel can only write to pages that nothing else looks at.
+    // SAFETY: by the rule of the module header the kernel can only write to pages that nothing else uses.
     match unsafe { libc::ioctl(fd.as_raw_fd(), libc::Ioctl::from(command), argument) } {
         result if result < 0 => Err(last_errno()),
         result => Ok(result),
     }
 }
 
-/// The descriptor that an ioctl has just opened, whose result `fd` is, and which nobody else has.
+/// Takes ownership of the descriptor `fd` that an ioctl has just opened.
 pub(crate) fn own(fd: i32) -> OwnedFd {
-    // SAFETY: the caller's promise: it is open, and it becomes the only owner's.
+    // SAFETY: the caller promises that the descriptor is open and has no other owner.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-/// As [`ioctl`], of a call of version 2 that returns a server descriptor.
+/// Like [`ioctl`], for a call of version 2 that returns a server descriptor.
 pub(crate) fn ioctl_for_descriptor(
     fd: BorrowedFd<'_>,
     command: u32,
@@ -52,13 +52,13 @@ pub(crate) struct Pages {
     bytes: usize,
 }
 
-// SAFETY: plain memory, of which no reference is ever made.
+// SAFETY: plain memory, to which no reference is ever made.
 unsafe impl Send for Pages {}
 // SAFETY: as above; accesses go through copies, and tests do not race on them.
 unsafe impl Sync for Pages {}
 
 impl Pages {
-    /// At least so many bytes, and no page behind them.
+    /// At least this many bytes, followed by an unmapped page.
     pub(crate) fn new(bytes: usize) -> Self {
         let bytes = bytes.next_multiple_of(PAGE);
         let (protection, flags) =
@@ -80,7 +80,7 @@ impl Pages {
             libc::PROT_READ | libc::PROT_WRITE,
             libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE,
         );
-        // With five levels of page tables, and with four; the page behind is nobody's.
+        // With five levels of page tables, and with four. The next page does not belong to user space.
         for bits in [56, 47] {
             let wanted = ptr::without_provenance_mut((1 << bits) - 2 * PAGE);
             // SAFETY: a new anonymous mapping, which replaces none.
@@ -93,7 +93,7 @@ impl Pages {
         panic!("map the last page: {}", last_errno());
     }
 
-    /// The address from which `bytes` end at the unmapped page.
+    /// The address from which `bytes` bytes reach up to the unmapped page.
     pub(crate) fn at_end(&self, bytes: usize) -> usize {
         assert!(bytes <= self.bytes, "{bytes} bytes do not fit");
         self.base.addr() + self.bytes - bytes
@@ -115,22 +115,22 @@ impl Pages {
         copy
     }
 
-    /// Makes it read-only.
+    /// Makes the mapping read-only.
     pub(crate) fn forbid_writing(&self) {
-        // SAFETY: the whole mapping; writes through `put` would be a fault, and tests do none afterwards.
+        // SAFETY: the whole mapping. Writes through `put` would fault, and tests make none afterwards.
         let result = unsafe { libc::mprotect(self.base, self.bytes, libc::PROT_READ) };
         assert_eq!(result, 0, "protect: {}", last_errno());
     }
 
-    /// Makes every page one that never comes: whoever touches one that was not used yet waits until the
-    /// returned descriptor is closed, or he is killed.
+    /// Withholds every unused page: a thread that touches one waits until the returned descriptor is closed, or
+    /// until it is killed.
     pub(crate) fn withhold(&self) -> Result<OwnedFd, Errno> {
         const MODE_MISSING: u64 = 1;
         self.hand_over_faults(MODE_MISSING)
     }
 
-    /// Makes every page that was used already one that can be read, and whose writers wait until the returned
-    /// descriptor is closed, or they are killed. The descriptor polls readable while somebody waits.
+    /// Write-protects every used page: a thread that writes one waits until the returned descriptor is closed, or
+    /// until it is killed. The descriptor polls readable while a thread waits.
     pub(crate) fn withhold_from_writers(&self) -> Result<OwnedFd, Errno> {
         const UFFDIO_WRITEPROTECT: u64 = 0xc018_aa06;
         const MODE_WP: u64 = 2;
@@ -140,12 +140,12 @@ impl Pages {
         Ok(fd)
     }
 
-    /// Faults of this mode wait for a descriptor that answers none.
+    /// Page faults of this mode wait for the returned descriptor, which answers none.
     fn hand_over_faults(&self, mode: u64) -> Result<OwnedFd, Errno> {
         const UFFDIO_API: u64 = 0xc018_aa3f;
         const UFFDIO_REGISTER: u64 = 0xc020_aa00;
         const API: u64 = 0xaa;
-        // SAFETY: the call takes flags only.
+        // SAFETY: the call takes only flags.
         let result = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | libc::O_NONBLOCK) };
         let raw = i32::try_from(result).map_err(|_| Errno::IO)?;
         if raw < 0 {
@@ -159,7 +159,7 @@ impl Pages {
     }
 
     fn check(&self, address: usize, bytes: usize) -> *mut u8 {
-        let offset = address.checked_sub(self.base.addr()).expect("address before the pages");
+        let offset = address.checked_sub(self.base.addr()).expect("address below the pages");
         assert!(offset + bytes <= self.bytes, "{bytes} bytes at {offset} reach behind the pages");
         // SAFETY: within the mapping, as just checked.
         unsafe { self.base.byte_add(offset) }.cast()
@@ -168,28 +168,28 @@ impl Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        // SAFETY: our mapping, used by nobody any more.
+        // SAFETY: the mapping belongs to this value, and nobody uses it any more.
         unsafe { libc::munmap(self.base, self.bytes) };
     }
 }
 
-/// A call of userfaultfd(2) whose argument is so many words, which is what its number says, too.
+/// A call of userfaultfd(2) whose argument has `WORDS` words, as its number must say, too.
 fn userfault<const WORDS: usize>(
     fd: &OwnedFd,
     command: u64,
     mut argument: [u64; WORDS],
 ) -> Result<(), Errno> {
     assert_eq!(command >> 16 & 0x3fff, size_of_val(&argument) as u64, "the size in {command:#x}");
-    // SAFETY: the call reads and writes the argument, which is as long as it takes it to be, as just checked.
+    // SAFETY: the call reads and writes the argument, whose size was just compared with the size in the number.
     let result = unsafe { libc::ioctl(fd.as_raw_fd(), command, argument.as_mut_ptr()) };
     if result < 0 { Err(last_errno()) } else { Ok(()) }
 }
 
-/// Types that are plain bytes: any will do, and none of theirs is padding.
+/// Types that consist of bytes without padding, for which every bit pattern is valid.
 ///
 /// # Safety
 ///
-/// The type must be exactly that.
+/// The type must be such a type.
 pub(crate) unsafe trait Plain: Copy {}
 
 macro_rules! plain {
@@ -228,7 +228,7 @@ impl Pages {
     }
 }
 
-/// A mapping of a file, shared, of which no reference is ever made.
+/// A shared mapping of a file, to which no reference is ever made.
 #[derive(Debug)]
 pub(crate) struct FilePages {
     base: *mut libc::c_void,
@@ -241,7 +241,7 @@ impl FilePages {
         Self::attempt(file, bytes).unwrap_or_else(|errno| panic!("map a file: {errno}"))
     }
 
-    /// As [`new`](Self::new), returning the kernel's refusal.
+    /// Like [`new`](Self::new), but returns the kernel's error.
     pub(crate) fn attempt(file: BorrowedFd<'_>, bytes: usize) -> Result<Self, Errno> {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping anywhere.
@@ -257,25 +257,25 @@ impl FilePages {
 
 impl Drop for FilePages {
     fn drop(&mut self) {
-        // SAFETY: our mapping, used by nobody any more.
+        // SAFETY: the mapping belongs to this value, and nobody uses it any more.
         unsafe { libc::munmap(self.base, self.bytes) };
     }
 }
 
-/// Words of a file that several processes share, each of which maps it.
+/// Words of a file that several processes map and share.
 #[derive(Debug)]
 pub(crate) struct SharedWords {
     base: *mut libc::c_void,
     count: usize,
 }
 
-// SAFETY: plain memory, which is only seen as atomics.
+// SAFETY: plain memory that is only accessed as atomics.
 unsafe impl Send for SharedWords {}
 // SAFETY: as above.
 unsafe impl Sync for SharedWords {}
 
 impl SharedWords {
-    /// Maps so many words of a file, which is made that long. It must stay so.
+    /// Maps this many words of a file and extends the file to that length. The file must keep that length.
     pub(crate) fn new(file: &std::fs::File, count: usize) -> Self {
         let bytes = count * size_of::<AtomicU64>();
         file.set_len(bytes as u64).expect("make a file longer");
@@ -288,15 +288,15 @@ impl SharedWords {
     }
 
     pub(crate) fn words(&self) -> &[AtomicU64] {
-        // SAFETY: the mapping is that long, begins at a page and lives as long as `self`; other processes, too, see
-        // only atomics in it.
+        // SAFETY: the mapping has that length, begins at a page and lives as long as `self`. Other processes, too,
+        // access it only as atomics.
         unsafe { std::slice::from_raw_parts(self.base.cast(), self.count) }
     }
 }
 
 impl Drop for SharedWords {
     fn drop(&mut self) {
-        // SAFETY: our mapping; `words` lent it for no longer than `self` lives.
+        // SAFETY: the mapping belongs to this value; `words` lends it for no longer than `self` lives.
         unsafe { libc::munmap(self.base, self.count * size_of::<AtomicU64>()) };
     }
 }
@@ -322,7 +322,7 @@ pub(crate) fn signals_handled() -> u32 {
     HANDLED.load(Ordering::SeqCst)
 }
 
-/// Sends a signal to one thread of this process, if it is still there.
+/// Sends a signal to one thread of this process, if the thread still exists.
 pub(crate) fn signal_thread(thread: i32, signal: i32) {
     // SAFETY: numbers only.
     let result = unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), thread, signal) };

@@ -6,7 +6,7 @@ use std::path::Path;
 use zosbd2_vm::hardware::Hardware;
 use zosbd2_vm::protocol::MODULE;
 
-/// Seconds that a test may take when it does not say.
+/// Default time limit of a test, in seconds.
 const TIMEOUT: u64 = 120;
 
 /// A test.
@@ -21,30 +21,30 @@ pub(crate) struct Test {
 }
 
 impl Test {
-    /// A test that needs nothing and takes at most two minutes.
+    /// A test without needs and with the default time limit.
     pub(crate) const fn new(name: &'static str, function: fn(&mut Context)) -> Self {
         Self { name, function, needs: &[], seconds: TIMEOUT, allowed: &[], hidden: false }
     }
 
-    /// What must be there, or the test is skipped.
+    /// Requirements. If one is not met, the test is skipped.
     pub(crate) const fn needs(mut self, needs: &'static [Need]) -> Self {
         self.needs = needs;
         self
     }
 
-    /// Seconds after which it counts as hanging.
+    /// Time limit in seconds, after which the test counts as hung.
     pub(crate) const fn timeout(mut self, seconds: u64) -> Self {
         self.seconds = seconds;
         self
     }
 
-    /// Not a test of the system but of the harness: it only runs when it is named.
+    /// A test of the harness rather than of the system: it only runs if it is named.
     pub(crate) const fn hidden(mut self) -> Self {
         self.hidden = true;
         self
     }
 
-    /// The variant of the module that it is for.
+    /// Variant of the module that the test needs.
     pub(crate) fn variant(&self) -> &'static str {
         let named = self.needs.iter().find_map(|need| match need {
             Need::Variant(name) => Some(*name),
@@ -53,12 +53,12 @@ impl Test {
         named.unwrap_or("release")
     }
 
-    /// Whether only the debug kernel has what it needs.
+    /// Whether the test needs the debug kernel.
     pub(crate) fn debug_only(&self) -> bool {
         self.needs.contains(&Need::DebugKernel)
     }
 
-    /// The machine that it wants.
+    /// The machine that the test needs.
     pub(crate) fn hardware(&self) -> Hardware {
         let mut hardware = Hardware::default();
         for need in self.needs {
@@ -71,26 +71,26 @@ impl Test {
         hardware
     }
 
-    /// Suspicious kernel lines that are expected: those that contain one of these texts.
+    /// Suspicious kernel messages that are expected: lines that contain one of these texts.
     pub(crate) const fn allows(mut self, texts: &'static [&'static str]) -> Self {
         self.allowed = texts;
         self
     }
 }
 
-/// Something that is not in every guest.
+/// A requirement that not every guest meets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
     /// `zosbd2.ko`, of any variant.
     Module,
-    /// The debug kernel, for its fault injection: other kernels run such tests only when they are named.
+    /// The debug kernel, for its fault injection. On other kernels the test only runs if it is named.
     DebugKernel,
-    /// This variant of `zosbd2.ko`: such tests run in a guest of their own.
+    /// This variant of `zosbd2.ko`. Such tests run in a separate guest.
     Variant(&'static str),
-    /// A guest with so many MiB of memory, and no more; twice as many with the debug kernel. Such tests run in a
-    /// guest of their own.
+    /// A guest with only this many MiB of memory, twice as many with the debug kernel. Such tests run in a
+    /// separate guest.
     Memory(u32),
-    /// A disk of so many GiB, empty at each boot ([`disk`]): such tests run in a guest of their own.
+    /// A disk of this many GiB, empty at each boot ([`disk`]). Such tests run in a separate guest.
     Disk(u32),
     /// A program of the host, by name.
     Tool(&'static str),
@@ -107,7 +107,7 @@ pub(crate) enum Need {
 }
 
 impl Need {
-    /// Why it is not met here, if so.
+    /// Why the requirement is not met here; `None` if it is met.
     pub(crate) fn unmet(self, context: &Context) -> Option<String> {
         let (met, why) = match self {
             Self::Module => (Path::new(MODULE).exists(), "no zosbd2.ko was given".to_owned()),
@@ -127,7 +127,7 @@ impl Need {
             Self::KernelModule(name) => {
                 (modules::available(name), format!("the kernel's module {name} is not in the guest"))
             }
-            Self::Path(path) => (Path::new(path).exists(), format!("{path} is not there")),
+            Self::Path(path) => (Path::new(path).exists(), format!("{path} does not exist")),
             Self::Argument(word) => (context.has_argument(word), format!("needs kernel argument {word}")),
             Self::Setting(name) => (context.setting(name).is_some(), format!("needs --set {name}=VALUE")),
         };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A model of what the kernel may do with requests, which the events of its tracepoints must follow.
+//! A model of the life of requests. The events of the module's tracepoints must follow it.
 //!
-//! One state for each tag of each queue, and the order of those that wait:
+//! The model has one state for each tag of each queue, and the order of the queued tags:
 //!
 //! ```text
 //!        queue            fetch           commit, status 0         end
@@ -12,14 +12,14 @@
 //!                  +--------------- timeout, failed -----------+
 //! ```
 //!
-//! What a teardown, or a device without a server, ends is seen as an end with an error from QUEUED or HELD. Events
-//! of one tag come in the order in which they happened (`kernel/shim/trace.h`), as do all events of a queue that are written with its
-//! lock held; an end may come after other tags' events.
+//! A request that a teardown, or a device without a server, ends shows as an end with an error from QUEUED or HELD.
+//! The events of one tag come in the order in which they happened (`kernel/shim/trace.h`). So do all events of a
+//! queue that are written under the queue's lock. An end may come after events of other tags.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
-/// What happened to a tag.
+/// A kind of event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum What {
     Queue { op: u32, flags: u32, offset: u64, length: u32 },
@@ -30,10 +30,10 @@ pub(crate) enum What {
     Timeout { action: u32 },
 }
 
-/// One line of the trace.
+/// An event: one line of the trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Event {
-    /// When: a number that counts up over all CPUs.
+    /// Position in the order of all CPUs.
     pub(crate) at: u64,
     device: u32,
     queue: u32,
@@ -42,11 +42,11 @@ pub(crate) struct Event {
 }
 
 impl Event {
-    /// Reads a line of the trace; `None` if it is of something else.
+    /// Parses a line of the trace; `None` if it is not an event of zosbd2.
     ///
     /// # Errors
     ///
-    /// What is wrong with an event of ours.
+    /// What is wrong with an event of zosbd2.
     pub(crate) fn parse(line: &str) -> Result<Option<Self>, String> {
         let Some((head, event)) = line.split_once(": zosbd2_") else { return Ok(None) };
         let wrong = |what: &str| format!("{what}: {line}");
@@ -82,7 +82,7 @@ impl Event {
     }
 }
 
-/// Where a request is, as far as events told.
+/// State of a request, as far as the events tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
     #[default]
@@ -92,9 +92,9 @@ enum State {
         generation: u32,
         epoch: u32,
     },
-    /// It ends with an error when the copy of its data does.
+    /// Ends with an error when the copy of its data stops.
     Doomed,
-    /// Decided: with an error, or as its server said.
+    /// The result is decided: an error, or the server's answer.
     Ending {
         fails: bool,
     },
@@ -106,18 +106,18 @@ const ACTIONS: [&str; 6] = ["over", "failed", "doomed", "requeued", "server dead
 #[derive(Debug, Default)]
 struct Tag {
     state: State,
-    /// Of its last tenure.
+    /// Generation of its last tenure.
     generation: Option<u32>,
-    /// A younger one was fetched before it: it may only end.
+    /// A younger request was fetched first, so this one may only end.
     passed: bool,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     tags: BTreeMap<u32, Tag>,
-    /// Tags that wait, the oldest first.
+    /// Queued tags, the oldest first.
     waiting: VecDeque<u32>,
-    /// Of the newest server that fetched.
+    /// Epoch of the newest server that fetched.
     epoch: u32,
 }
 
@@ -165,7 +165,7 @@ impl Queue {
                 }
                 State::Ending { fails: false }
             }
-            // A copy that was under way; its answer came to be known as accepted, too late.
+            // The answer was copied and accepted, and the event came later.
             (What::Commit { status, .. }, _) if status != 0 => state,
             (What::Requeue, State::Held { .. }) => {
                 self.wait_as_oldest(number);
@@ -175,7 +175,7 @@ impl Queue {
                 (Some("over"), _) | (Some("server dead" | "waits"), State::Queued | State::Held { .. }) => {
                     state
                 }
-                // It is told as such next.
+                // The next event reports it as requeued.
                 (Some("requeued"), State::Held { .. }) => state,
                 (Some("failed"), State::Queued | State::Held { .. }) => {
                     self.waits_no_more(number);
@@ -203,7 +203,7 @@ pub(crate) struct Replay {
     queues: BTreeMap<(u32, u32), Queue>,
 }
 
-/// Where the kernel did not do what the model can.
+/// A deviation of the kernel from the model.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Deviation(String);
 
@@ -218,14 +218,14 @@ impl Replay {
     ///
     /// # Errors
     ///
-    /// It is none that can come next.
+    /// The model does not allow this event here.
     pub(crate) fn take(&mut self, event: &Event) -> Result<(), Deviation> {
         let queue = self.queues.entry((event.device, event.queue)).or_default();
         let state = queue.tags.get(&event.tag).map(|tag| tag.state).unwrap_or_default();
         queue.take(event.tag, event.what).map_err(|why| Deviation(format!("{why}: {event:?} in {state:?}")))
     }
 
-    /// Nothing comes any more, and no device is left.
+    /// Checks the end: no more events come, and no device is left.
     ///
     /// # Errors
     ///

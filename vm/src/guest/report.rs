@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Lines to the host, through the second serial port.
+//! Sends lines to the host through the second serial port.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -8,7 +8,7 @@ use zosbd2_vm::protocol::Line;
 
 const PORT: &str = "/dev/ttyS1";
 
-/// Sends one line. Panics when the port does not take it: without it nothing has a meaning.
+/// Sends one line. Panics if the port refuses it, because no result would reach the host.
 pub(crate) fn send(line: &Line) {
     let no_controlling_terminal = i32::try_from(rustix::fs::OFlags::NOCTTY.bits()).expect("a small flag");
     let mut port = OpenOptions::new()

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One test from init's side: start it, end it if it hangs, clean up behind it, judge.
+//! One test from init's side: start it, end it if it hangs, clean up after it, and judge it.
 //!
-//! Init is every orphan's parent, so this reaps whatever ends while the test runs.
+//! Init is the parent of every orphan, so this reaps every process that ends while the test runs.
 
 use super::child::{REASON, SKIPPED};
 use super::kmsg::{self, Kmsg};
@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use zosbd2_vm::protocol::Outcome;
 
-/// Seconds that a killed process may take to be gone, and that cleaning up may take.
+/// Seconds for a killed process to end, and for cleaning up.
 const GRACE: u64 = 30;
 
 /// A test's end.
@@ -28,7 +28,7 @@ pub(crate) struct Judged {
     pub(crate) seconds: f64,
     /// Whether another test may run in this boot.
     pub(crate) sound: bool,
-    /// What its tracepoints told.
+    /// Result of the check of its tracepoints.
     pub(crate) followed: Followed,
 }
 
@@ -41,7 +41,7 @@ pub(crate) fn run(test: &Test, context: &Context, kmsg: &mut Kmsg) -> Judged {
     let start = Instant::now();
     let limit = Duration::from_secs(test.seconds) * context.slowness();
     let before = modules::all_loaded();
-    // Those that are hidden measure.
+    // Hidden tests are measurements, so they are not traced.
     tracing::prepare(!test.hidden);
     let mut sound = match in_a_process(test.name, limit) {
         Ended::With(status) if status.exit_status() == Some(0) => true,
@@ -70,7 +70,7 @@ pub(crate) fn run(test: &Test, context: &Context, kmsg: &mut Kmsg) -> Judged {
         faults.extend(untidy);
         faults.extend(followed.fault.take());
     }
-    // A line that the kernel has not ended yet can only be read once another follows.
+    // The kernel's last line can only be read when another line follows.
     write_text("/dev/kmsg", &format!("<5>test {}: end\n", test.name));
     let reports = kmsg::suspicious(&kmsg.lines(), test.allowed);
     if !reports.is_empty() {
@@ -78,7 +78,7 @@ pub(crate) fn run(test: &Test, context: &Context, kmsg: &mut Kmsg) -> Judged {
     }
     let taints = kmsg::taints();
     if !taints.is_empty() {
-        // Many of the kernel's reports come only once per boot.
+        // Many of the kernel's reports appear only once per boot.
         sound = false;
         if test.allowed.is_empty() && reports.is_empty() {
             faults.push(format!("the kernel is tainted: {}", taints.join(", ")));
@@ -100,7 +100,7 @@ enum Ended {
     Stuck,
 }
 
-/// Runs the test's process, reaping every other one that ends meanwhile.
+/// Runs the test's process, and reaps every other process that ends meanwhile.
 fn in_a_process(name: &str, limit: Duration) -> Ended {
     #[expect(clippy::zombie_processes, reason = "the reaper below waits for every child, this one included")]
     let child = Command::new("/init")
@@ -122,7 +122,7 @@ fn in_a_process(name: &str, limit: Duration) -> Ended {
                     return;
                 }
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                // Nothing can be done, and the receiver finds the channel closed.
+                // The receiver finds the channel closed, and nothing else can be done.
                 Err(_) => return,
             }
         }
@@ -146,7 +146,7 @@ fn in_a_process(name: &str, limit: Duration) -> Ended {
     }
 }
 
-/// Waits until a process has ended. False when it has not in time.
+/// Waits until a process has ended. Returns false on a timeout.
 fn readable(handle: &impl std::os::fd::AsFd, limit: Duration) -> bool {
     let end = Instant::now() + limit;
     loop {
@@ -202,13 +202,13 @@ fn clean_up(before: &[String], followed: &mut Followed) -> Vec<String> {
                     }
                     break;
                 }
-                // The kernel's own may stay; the next test finds them loaded.
+                // Modules of the kernel may stay; the next test finds them loaded.
                 Err(_) if !ours => break,
                 Err(_) => std::thread::sleep(Duration::from_millis(20)),
             }
         }
     }
-    // Files that a test leaves are memory that the next one lacks.
+    // Files of a test occupy memory that the next test needs.
     if let Ok(entries) = fs::read_dir("/tmp") {
         for entry in entries.flatten() {
             let path = entry.path();
@@ -219,7 +219,7 @@ fn clean_up(before: &[String], followed: &mut Followed) -> Vec<String> {
     faults
 }
 
-/// Kills every process but init and the kernel's threads, reaps those that ended, and names those left.
+/// Kills every process except init and the kernel's threads, reaps the processes that ended, and names those left.
 fn processes() -> Vec<String> {
     while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
     let mut left = Vec::new();
@@ -227,12 +227,12 @@ fn processes() -> Vec<String> {
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some(pid) = name.parse().ok().and_then(Pid::from_raw) else { continue };
-        // "PID (NAME) STATE PARENT ...": the kernel's threads are 2 and its children.
+        // "PID (NAME) STATE PARENT ...": the kernel's threads are process 2 and its children.
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
         let Some((program, rest)) = stat.rsplit_once(')') else { continue };
         let parent = rest.split_whitespace().nth(1).unwrap_or_default();
         let ours = name == "1" || name == "2" || parent == "2";
-        // Some of the kernel's own threads, such as a failed module's, belong to init; they have no memory.
+        // Some of the kernel's own threads, such as a failed module's, are children of init. They have no memory.
         let kernels = fs::read_to_string(entry.path().join("statm")).is_ok_and(|text| text.starts_with("0 "))
             && !rest.trim_start().starts_with('Z');
         if ours || kernels {

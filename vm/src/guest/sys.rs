@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the guest needs of the kernel that no safe crate has. The only unsafe code of the package.
+//! Kernel interfaces of the guest that no safe crate offers. The only unsafe code of the package besides `raw`.
 
 use rustix::io::Errno;
 use rustix::ioctl::{Setter, ioctl};
@@ -8,9 +8,9 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 use std::io;
 use std::net::UdpSocket;
 
-/// Gives the calling thread a view of the mounts of its own: what it mounts nobody else sees.
+/// Gives the calling thread its own mount namespace: no other thread sees what it mounts.
 pub(crate) fn own_mounts() -> io::Result<()> {
-    // SAFETY: the table of descriptors stays shared, which is what the function's promise is about.
+    // SAFETY: the descriptor table stays shared, which is the only thing that the function's safety rule is about.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }?;
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     Ok(())
@@ -40,8 +40,8 @@ pub(crate) fn loopback_up() -> io::Result<()> {
     Ok(())
 }
 
-/// Makes every `ioctl` of the calling thread fail with this error from now on, before the kernel looks at it. Other
-/// threads are not touched, but those that this one makes.
+/// Makes every `ioctl` of the calling thread, and of threads that it starts, fail with this error before the
+/// kernel looks at the call. Other threads are not affected.
 pub(crate) fn fail_ioctls(error: Errno) -> io::Result<()> {
     let instruction = |code: u32, k, jf| {
         let code = u16::try_from(code).expect("codes have 16 bits");
@@ -50,14 +50,15 @@ pub(crate) fn fail_ioctls(error: Errno) -> io::Result<()> {
     let number = u32::try_from(libc::SYS_ioctl).expect("a small number");
     let refuse = libc::SECCOMP_RET_ERRNO | error.raw_os_error().cast_unsigned();
     let mut filter = [
-        // The number of the system call, which `struct seccomp_data` begins with.
+        // The number of the system call is the first field of `struct seccomp_data`.
         instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
         instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number, 1),
         instruction(libc::BPF_RET | libc::BPF_K, refuse, 0),
         instruction(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0),
     ];
     let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
-    // SAFETY: the kernel copies the program, which points at as many instructions as it says, and keeps neither.
+    // SAFETY: the kernel copies the program, which points to as many instructions as it states, and keeps no
+    // pointer to it.
     let code =
         unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
     if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

@@ -1,20 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The tracepoints of every test that is not hidden: switched on with the module, and held against the model.
+//! Checks the tracepoints of every test that is not hidden against the model. The tracepoints are switched on with
+//! the module.
 //!
-//! The buffers keep what came first, so what is read is what happened from the load of the module on, up to the first
-//! event that had no room. The kernel empties them when the module goes.
+//! The buffers keep the oldest events, so the check covers the time from the load of the module up to the first
+//! event that did not fit. The kernel empties the buffers when the module is unloaded.
 
 use super::replay::{Event, Replay};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 const ROOT: &str = "/sys/kernel/tracing";
-/// Ours are a folder in there, one for each device that is not gone.
+/// debugfs folder with one folder for each device that still exists.
 const DEVICES: &str = "/sys/kernel/debug/zosbd2";
 
-/// Settings of the kernel: a number as the clock, which orders events of all CPUs; what comes first is kept; and no
-/// names of tasks, for which the kernel would patch its scheduler while that runs, each time a module comes and goes:
-/// QEMU's translator now and then executes such a place half patched (an oops of int3 in `ttwu_do_activate`).
+/// Settings of the trace: the clock is a counter, which orders events of all CPUs; the oldest events are kept; and
+/// task names are not recorded, because for these the kernel would patch its running scheduler each time the
+/// module comes and goes. QEMU's translator now and then executes such a place half patched (an oops of int3 in
+/// `ttwu_do_activate`).
 const SETTINGS: [(&str, &str); 4] = [
     ("trace_clock", "counter"),
     ("options/overwrite", "0"),
@@ -22,14 +24,14 @@ const SETTINGS: [(&str, &str); 4] = [
     ("buffer_size_kb", "1024"),
 ];
 
-/// What came of one look.
+/// Result of a check.
 #[derive(Debug, Default)]
 pub(crate) struct Followed {
-    /// Events that were held against the model.
+    /// Events that were checked against the model.
     pub(crate) events: usize,
-    /// Whether there were more than that.
+    /// Whether further events did not fit.
     pub(crate) cut: bool,
-    /// What was wrong.
+    /// The deviation from the model, if any.
     pub(crate) fault: Option<String>,
 }
 
@@ -37,7 +39,7 @@ fn write(file: &str, text: &str) -> bool {
     fs::write(Path::new(ROOT).join(file), text).is_ok()
 }
 
-/// Prepares for a test: nothing is in the buffers. Without tracing in the kernel nothing is done.
+/// Prepares for a test by emptying the buffers. Does nothing if the kernel has no tracing.
 pub(crate) fn prepare(on: bool) {
     for (file, text) in SETTINGS {
         write(file, text);
@@ -54,7 +56,7 @@ pub(crate) fn begin() {
     }
 }
 
-/// Holds what was traced so far against the model; changes nothing.
+/// Checks the events so far against the model. Changes nothing.
 pub(crate) fn follow() -> Followed {
     if !Path::new(ROOT).join("events/zosbd2").exists() {
         return Followed::default();
@@ -72,14 +74,15 @@ pub(crate) fn follow() -> Followed {
     }
 }
 
-/// What was traced so far, in order. There must have been room for all of it.
+/// The events so far, in order. All of them must have fitted.
 pub(crate) fn traced() -> Vec<Event> {
     let (events, cut) = at_rest(events).unwrap_or_else(|fault| panic!("{fault}"));
     assert!(!cut, "some events had no room");
     events
 }
 
-/// Looks while nothing is traced: events of one CPU that come while those of another are read would seem to have no past.
+/// Pauses tracing meanwhile: otherwise an event that comes while the buffers of other CPUs are read would lack the
+/// events before it.
 fn at_rest<T>(look: impl FnOnce() -> T) -> T {
     write("tracing_on", "0");
     let seen = look();
@@ -98,7 +101,7 @@ fn replay(events: &[Event], ended: bool) -> Result<(), String> {
     if ended { replay.end().map_err(|deviation| deviation.to_string()) } else { Ok(()) }
 }
 
-/// All events in order, and whether there were more.
+/// All events in order, and whether further events did not fit.
 fn events() -> Result<(Vec<Event>, bool), String> {
     let read = |path: &PathBuf| {
         fs::read_to_string(path).map_err(|error| format!("read {}: {error}", path.display()))

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The benchmark of `cargo xtask bench`: fio over every device in one boot. Not tests: they only run when named.
+//! The benchmark of `cargo xtask bench`: fio on every device, in one boot. These are no tests: they only run if
+//! named.
 //!
-//! Each row goes to the host as `DEVICE RW BS QD JOBS VCPUS IOPS KIB_PER_S`, a device that cannot be had here as
-//! `missing DEVICE REASON`. A region of each device is written once before it is measured, so that no row pays
-//! for first touches. `--set device=A,B` leaves all others out; the words are beginnings of names.
+//! Each row goes to the host as `DEVICE RW BS QD JOBS VCPUS IOPS KIB_PER_S`, and a device that is not available as
+//! `missing DEVICE REASON`. A region of each device is written once before the measurement, so that no row pays
+//! for the first access to memory. `--set device=A,B` limits the run to devices whose names begin with A or B.
 
 use std::fs;
 use std::path::Path;
@@ -24,7 +25,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("bench_v2", bench_v2).needs(&[Need::Tool("fio"), Need::Tool("losetup")]).timeout(1200).hidden(),
 ];
 
-/// Where files of file-backed devices are; a file is MiB of [`SIZE`].
+/// Folder for the files of file-backed devices. A file has [`SIZE`] MiB.
 const STORE: &str = "/run/store";
 const SIZE: &str = "256m";
 
@@ -37,7 +38,7 @@ struct Workload {
     jobs: u32,
 }
 
-/// What a form measures of each device, and with which of fio's options, the same for all.
+/// The rows that a form measures for each device, and fio's options, which are the same for all devices.
 #[derive(Debug)]
 struct Form {
     workloads: Vec<Workload>,
@@ -68,8 +69,8 @@ impl Form {
         for (bytes, depth) in [(64 << 10, 8), (1 << 20, 4)] {
             workloads.extend(["read", "write"].map(|rw| Workload { rw, bytes, depth, jobs: 1 }));
         }
-        // Each job is bound to a processor of its own, for which ones the scheduler takes differs from run to run,
-        // and with them rows of two jobs by a third. Servers run where it likes.
+        // Each job is bound to a processor of its own. Otherwise the scheduler's choice differs from run to run,
+        // and rows of two jobs differ by a third. Servers run on any processor.
         let options =
             &["--runtime=400ms", "--ramp_time=100ms", "--cpus_allowed=0,1", "--cpus_allowed_policy=split"];
         Self { workloads, options }
@@ -103,7 +104,7 @@ impl Form {
             let line = output.lines().find(|line| line.starts_with("3;")).expect("fio's terse line");
             let fields: Vec<&str> = line.split(';').collect();
             let number = |at: usize| fields[at].parse::<u64>().expect("a number in fio's terse line");
-            // Reads, and 41 fields on the same of writes.
+            // Values of reads; the same values of writes follow 41 fields later.
             let (bandwidth, iops) = (number(6) + number(47), number(7) + number(48));
             assert!(iops > 0, "{device} {rw}: fio did nothing:\n{output}");
             context.data(&format!("{device} {rw} {bytes} {depth} {jobs} {vcpus} {iops} {bandwidth}"));
@@ -145,14 +146,14 @@ type Go = fn(&mut Context, &Form, &str);
 /// The kernel's own devices.
 const KERNELS: [(&str, Go); 3] = [("null_blk", null_blk), ("brd", brd), ("loop", kernel_loop)];
 
-/// Devices of others, and what they need that not every machine has.
+/// Devices of other projects, and their requirements that not every machine meets.
 const PEERS: [(&str, Go, &[Need]); 3] = [
     ("ublk-null", ublk_null, &[Need::KernelModule("ublk_drv"), Need::Tool("rublk")]),
     ("ublk-loop", ublk_loop, &[Need::KernelModule("ublk_drv"), Need::Tool("rublk")]),
     ("nbd", nbd, &[Need::KernelModule("nbd"), Need::Tool("nbdkit"), Need::Tool("nbd-client")]),
 ];
 
-/// Our devices: the backend, and the threads of its one queue.
+/// Devices of this project: the backend, and the number of threads of its one queue.
 const OURS: [(&str, &str, &str); 4] =
     [("null", "null", "1"), ("ram", "ram", "1"), ("file", "file", "1"), ("ram-4", "ram", "4")];
 
@@ -203,7 +204,7 @@ fn kernel_loop(context: &mut Context, form: &Form, device: &str) {
     run(10, "losetup", &["-d", "/dev/loop0"]);
 }
 
-/// A written file of [`SIZE`]; its memory is free again when the mount is dropped.
+/// A written file of [`SIZE`] MiB. Its memory is freed when the mount is dropped.
 fn file_on_tmpfs() -> (Mounted, String) {
     let store = Mounted::new("store", STORE, "tmpfs", "");
     let file = format!("{STORE}/file");
@@ -221,9 +222,10 @@ fn ublk_loop(context: &mut Context, form: &Form, device: &str) {
     rublk(context, form, device, &["loop", "--file", &file]);
 }
 
-/// One queue, as deep as `null_blk`'s. Its thread may run anywhere: by default it is bound to a processor chosen at
-/// random, which may be the job's. Buffers of 1 MiB, lest the kernel split what others get whole, and locked: else
-/// rows pay for first touches, for which of 256 are used is chance.
+/// One queue, as deep as that of `null_blk`. Its thread may run anywhere: by default rublk binds it to a random
+/// processor, which may be the job's. The buffers have 1 MiB, so that the kernel does not split requests that
+/// other devices get whole. They are locked, because otherwise rows pay for the first access to whichever of the
+/// 256 buffers are used.
 fn rublk(context: &mut Context, form: &Form, device: &str, target: &[&str]) {
     context.load_kernel_module("ublk_drv", "");
     let options = [
@@ -252,11 +254,11 @@ fn nbd(context: &mut Context, form: &Form, device: &str) {
     run(20, "nbd-client", &["-d", "/dev/nbd0"]);
     server.signal(rustix::process::Signal::TERM);
     server.wait(20);
-    // It is in use until the server has closed its end.
+    // The socket is in use until the server has closed its end.
     fs::remove_file(socket).expect("remove the socket");
 }
 
-/// One queue. The role makes the device and says `serving` when its node is there.
+/// One queue. The role creates the device and prints `serving` when the node exists.
 fn ours(context: &mut Context, form: &Form, device: &str, backend: &str, threads: &str) {
     let store = (backend == "file").then(file_on_tmpfs);
     let name = format!("bench-{device}");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is written is what is read: fio, odd buffers, sizes at the limits, discards.
+//! Data written is data read: fio, unaligned buffers, sizes at the limits, discards.
 
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -58,7 +58,7 @@ fn fio_verify(context: &mut Context, threads: usize) {
     disk.destroy_and_join(server);
 }
 
-/// Buffers that begin and end in the middle of pages, and requests of more than one piece.
+/// Buffers that begin and end in the middle of pages, and requests with several segments.
 fn misaligned_direct_io(context: &mut Context) {
     context.load_module("");
     let disk = Disk::create("odd", 4096);
@@ -78,7 +78,7 @@ fn misaligned_direct_io(context: &mut Context) {
     disk.destroy_and_join(server);
 }
 
-/// Keeps the ranges of what it was asked for.
+/// Records the ranges of its requests.
 #[derive(Debug)]
 struct Recorder {
     memory: SparseMemory,
@@ -192,7 +192,7 @@ fn mkfs_discards(context: &mut Context) {
     disk.destroy_and_join(server);
 }
 
-/// The device promises that what a write acknowledged is durable, so fsync is the write of what is dirty.
+/// The device advertises a write-through cache, so fsync only has to write the dirty pages.
 fn fsync_writes(context: &mut Context) {
     context.load_module("");
     let disk = Disk::create("sync", 1024);
@@ -217,7 +217,7 @@ fn fsync_writes(context: &mut Context) {
     join(server);
 }
 
-/// Requests are counted at their end, discards too, time moves, and nothing stays in flight.
+/// The kernel counts requests when they end, discards too; the times advance, and nothing stays in flight.
 fn iostat_is_sane(context: &mut Context) {
     const READS: usize = 0;
     const READ_SECTORS: usize = 2;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The demonstration of `cargo xtask demo`: a RAM disk from insmod to rmmod, each step with its time.
 //!
-//! Not a test: it only runs when named, in the guest or, with `--demo MODULE TREE...`, on a machine that may
-//! load modules. The trees have at least 100 MB in at least 1000 files; every one of them is compared.
+//! It is no test: it only runs if named, in the guest or, with `--demo MODULE TREE...`, on a machine that may load
+//! modules. The trees have at least 100 MB in at least 1000 files, and every file is compared.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -19,7 +19,7 @@ pub(super) const TESTS: &[Test] = &[Test::new("demo", demo)
     .timeout(240)
     .hidden()];
 
-/// Where the guest finds the tree.
+/// The tree in the guest.
 const TREE: &str = "/tree";
 const NODE: &str = "/dev/zosbd2ramdisk";
 
@@ -27,7 +27,7 @@ fn demo(context: &mut Context) {
     steps(&mut |text| context.say(text), zosbd2_vm::protocol::MODULE, &[TREE], "/mnt");
 }
 
-/// What `--demo` does outside the virtual machine.
+/// The role `--demo`: the same steps outside the virtual machine.
 pub(crate) fn native(module: &str, trees: &[&str]) {
     let folder = "/run/zosbd2-demo";
     steps(&mut |text| println!("{text}"), module, trees, folder);
@@ -92,7 +92,7 @@ fn steps(say: &mut dyn FnMut(&str), module: &str, trees: &[&str], folder: &str) 
     say(&format!("demo passed in {:.1} s", begin.elapsed().as_secs_f64()));
 }
 
-/// Length and checksum of every file below a folder, by its path within.
+/// Length and checksum of every file below a folder, by relative path.
 fn checksums(folder: &Path) -> BTreeMap<PathBuf, (u64, u64)> {
     let mut sums = BTreeMap::new();
     let mut buffer = vec![0; 1 << 16];
@@ -106,7 +106,7 @@ fn checksums(folder: &Path) -> BTreeMap<PathBuf, (u64, u64)> {
                 break;
             }
             length += count as u64;
-            // FNV-1a over words: enough to tell one tree from another.
+            // FNV-1a over words: good enough to notice a difference.
             for chunk in buffer[..count].chunks(8) {
                 let mut word = [0; 8];
                 word[..chunk.len()].copy_from_slice(chunk);
@@ -119,7 +119,7 @@ fn checksums(folder: &Path) -> BTreeMap<PathBuf, (u64, u64)> {
     sums
 }
 
-/// Calls `visit` for every plain file below a folder; links are left out.
+/// Calls `visit` for every regular file below a folder. Links are skipped.
 fn walk(folder: &Path, visit: &mut dyn FnMut(&Path)) {
     let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("list {}: {error}", folder.display()));
     for entry in entries {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Every call, with each thing in it that can fail made to fail, one after the other (`guest/fail_nth.rs`): it does
-//! its work or ends with an error that the documentation names, leaves nothing behind, and works the next time.
+//! Every call, with each operation in it that can fail made to fail, one after the other (`guest/fail_nth.rs`).
+//! The call succeeds or fails with a documented error, leaves nothing behind, and succeeds the next time.
 
 mod control;
 mod enter;
@@ -19,7 +19,7 @@ use super::v2::support::{Disk, control};
 use crate::guest::raw::{self, PAGE, Pages, Plain};
 use crate::guest::{Context, FailNth, Need, Round, Test};
 
-/// All of it is for the debug kernel, with deadlines for thousands of rounds.
+/// All these tests need the debug kernel, and time for thousands of rounds.
 const fn test(name: &'static str, function: fn(&mut Context)) -> Test {
     Test::new(name, function).needs(&[Need::Module, Need::DebugKernel]).timeout(120)
 }
@@ -28,11 +28,11 @@ pub(super) const TABLES: &[&[Test]] = &[load::TESTS, control::TESTS, enter::TEST
 
 const MIB: u64 = 1 << 20;
 
-/// What an allocation or an access to memory that fails may lead to.
+/// Errors that a failing allocation or memory access may cause.
 const ERRORS: &[Errno] = &[Errno::NOMEM, Errno::FAULT];
 
-/// `kobject_add_internal failed for NAME (error: -12 parent: NAME)`: the kernel says so of each entry of a disk, a slab or
-/// a module that sysfs had no memory for. The same for another reason is none of ours.
+/// `kobject_add_internal failed for NAME (error: -12 parent: NAME)`: the kernel's message for each entry of a
+/// disk, a slab or a module for which sysfs had no memory. The same message with another error is not expected.
 const OUT_OF_MEMORY: &[&str] = &["(error: -12 parent: "];
 
 fn builder(name: &str) -> Builder {
@@ -55,14 +55,14 @@ fn name(text: &str) -> [u8; abi::NAME_BYTES] {
     name
 }
 
-/// Rounds, and a word on how many they were.
+/// Runs the rounds and prints their number.
 fn each(context: &Context, faults: &FailNth, what: &str, round: impl FnMut(&mut Round<'_>)) {
     let places = faults.each(what, round);
     assert!(places > 0, "{what}: nothing in it can fail");
     context.say(&format!("{what}: {places} places"));
 }
 
-/// The round's call, with an argument in memory of its own.
+/// The round's call, with an argument in its own memory.
 #[track_caller]
 fn call<T: Plain>(
     round: &mut Round<'_>,
@@ -73,7 +73,7 @@ fn call<T: Plain>(
     call_for(round, fd, command, argument, ERRORS)
 }
 
-/// As [`call`], with other errors.
+/// Like [`call`], with other errors.
 #[track_caller]
 fn call_for<T: Plain>(
     round: &mut Round<'_>,
@@ -90,12 +90,12 @@ fn call_for<T: Plain>(
     (result, pages.get_value(at))
 }
 
-/// Descriptors that this process has.
+/// Number of open descriptors of this process.
 fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").expect("proc is mounted").count()
 }
 
-/// Names of the devices there are.
+/// Names of all devices.
 fn devices() -> Vec<String> {
     control().list().expect("list").into_iter().map(|listed| listed.name).collect()
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Bad input of every kind: an error, and nothing else.
+//! Invalid input of every kind: it causes an error, and nothing else.
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -57,7 +57,7 @@ fn word(bytes: &[u8], at: usize) -> u32 {
     u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
-/// Every struct in its exact size, with an unmapped page right behind it.
+/// Every struct in its exact size, directly before an unmapped page.
 fn structs_at_page_end(context: &mut Context) {
     context.load_module("");
     let control = control_node();
@@ -72,7 +72,7 @@ fn structs_at_page_end(context: &mut Context) {
     assert_eq!(result, Ok(0), "create with 68 bytes");
     let handle = word(&bytes, 60);
     assert_eq!((handle, word(&bytes, 64)), (1, 0));
-    // With more room nothing behind byte 67 is touched.
+    // With more room, the kernel still writes nothing beyond byte 67.
     let at = pages.at_end(208);
     pages.put(at, &[0x5a; 208]);
     pages.put(at, &create_bytes(&create(b"edge")));
@@ -156,11 +156,11 @@ fn bad_pointers(context: &mut Context) {
         let at = pages.at_end(size - 1);
         pages.put(at, &vec![0; size - 1]);
         let result = raw::ioctl(control.as_fd(), command, at);
-        // A status is read before it is written: handle 0 is unknown, which is said first.
+        // The kernel reads a status argument before it writes it, so the unknown handle 0 is reported first.
         let wanted = if command == abi::IOCTL_STATUS { Errno::NOENT } else { Errno::INVAL };
         assert_eq!(result, Err(wanted), "{command} with {} bytes", size - 1);
     }
-    // A create whose answer cannot be written leaves no device.
+    // A create whose result cannot be written leaves no device.
     let at = pages.at_end(68);
     pages.put(at, &create_bytes(&create(b"untold")));
     pages.forbid_writing();
@@ -171,8 +171,8 @@ fn bad_pointers(context: &mut Context) {
     disk.destroy();
 }
 
-/// A buffer without a data area: reads can be fetched; a write goes back to the queue and is not lost; an
-/// answer whose data is missing leaves the request with the server.
+/// A buffer without a data area. Reads can be fetched. A write returns to the queue and is not lost. An answer
+/// whose data is missing leaves the request with the server.
 fn buffer_at_page_end(context: &mut Context) {
     context.load_module("");
     let disk = Disk::create("short", 1024);
@@ -236,19 +236,20 @@ fn all_opcodes_and_ioctls(context: &mut Context) {
             abi::IOCTL_CREATE => assert_eq!(result, Err(Errno::INVAL)),
             abi::IOCTL_STATUS | abi::IOCTL_DESTROY_BY_HANDLE => assert_eq!(result, Err(Errno::NOENT)),
             abi::IOCTL_HANDLE_BY_NAME | abi::IOCTL_DESTROY_BY_NAME => assert!(result.is_err()),
-            // The kernel's own, for every file (FIOCLEX and the like).
+            // Ioctls of the kernel that exist for every file (FIOCLEX and the like).
             0x5450..=0x5460 | 0x5421 | 0x541b | 1 | 2 => {}
-            // Version 2 has its own error, even where only the size in the number is wrong.
+            // Version 2 has its own error, even if only the size in the number is wrong.
             0xbd00..=0xbdff => assert_eq!(result, Err(Errno::NOTTY), "control {number:#x}"),
             _ => assert_eq!(result, Err(Errno::INVAL), "control {number:#x}"),
         }
     }
-    // Destroy-all was among them.
+    // Destroy-all was one of the numbers.
     drop(node);
     let disk = Disk::create("numbers", 1024);
     let node = File::options().read(true).write(true).open(disk.path()).expect("open");
     for number in 0..=65535_u32 {
-        // The block layer's own numbers (0x12xx, HDIO, FIO...) and ours are left out; they have other tests.
+        // The block layer's own numbers (0x12xx, HDIO, FIO...) and those of this project are left out; other tests
+        // cover them.
         let own = [abi::IOCTL_BLOCK_PING, abi::IOCTL_OPERATION].contains(&number);
         if own || matches!(number >> 8, 0x12 | 0x03 | 0x54 | 0x53 | 0x22) || number < 3 {
             continue;
@@ -275,8 +276,8 @@ fn all_opcodes_and_ioctls(context: &mut Context) {
     disk.destroy();
 }
 
-/// Every length from 0 to 32 and every byte at every kind of place; with the debug kernel one of so many bytes
-/// ([`Context::share`]), and those at which the rule changes.
+/// Every length from 0 to 32, and every byte at every kind of place; with the debug kernel one byte in several
+/// ([`Context::share`]), and the bytes at which the rule changes.
 fn names(context: &mut Context) {
     context.load_module("");
     let control = Control::open().expect("control");
@@ -320,7 +321,7 @@ fn names(context: &mut Context) {
     assert_eq!(control.list().expect("list"), []);
 }
 
-/// Of several mistakes the first in the interface's order is named; what is not filled in stays as it was.
+/// Of several mistakes the kernel reports the first one in the interface's order. Output fields stay unchanged.
 fn create_errors_in_order(context: &mut Context) {
     context.load_module("");
     let control = Control::open().expect("control");
@@ -352,7 +353,7 @@ fn create_errors_in_order(context: &mut Context) {
     assert_eq!(attempt(&|create| create.name[0] = 0), Errno::INVAL);
     assert_eq!(attempt(&|create| create.name[..5].copy_from_slice(b"null\0")), Errno::EXIST);
     assert_eq!(attempt(&|create| create.name[..7].copy_from_slice(b"zosbd2\0")), Errno::EXIST);
-    // The limits themselves are fine, and none of the above used a handle.
+    // The limits themselves are valid, and none of the failed calls used a handle.
     for (number, (count, seconds, batch)) in
         [(1024, 1, 0), (3_221_225_472, 1200, 256)].into_iter().enumerate()
     {
@@ -424,7 +425,7 @@ fn limits_in_sysfs(context: &mut Context) {
     assert!(super::support::queue_setting("limits", "scheduler").contains("[none]"));
     let read = |file: &str| std::fs::read_to_string(format!("/sys/block/limits/{file}")).expect("sysfs");
     assert_eq!((read("size").trim(), read("ro").trim()), ("8388608", "0"));
-    // A limit that is set is obeyed.
+    // A limit set through sysfs is obeyed.
     std::fs::write("/sys/block/limits/queue/max_sectors_kb", "64").expect("set");
     let mut server = Manual::new(&disk);
     let reader = read_in_thread(disk.path(), 0, 65536 + BLOCK);

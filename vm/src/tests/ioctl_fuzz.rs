@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The ioctl fuzzer: calls of both versions with arguments that are mostly right, by several threads of processes that
-//! are killed, beside servers that answer rightly and wrongly, and submitters.
+//! The ioctl fuzzer: several threads make calls of both versions with mostly valid arguments, beside servers with
+//! correct and wrong answers, and beside submitters. The processes of all these threads are killed now and then.
 //!
 //! ```text
 //!   ioctl_fuzz ---- starts, kills, starts again --> process 0, process 1 (role)
@@ -11,12 +11,12 @@
 //!       +-------- board: steps, outcomes --------------+
 //! ```
 //!
-//! What is checked: each call ends with an error that the documents give for it ([`calls`]), or well, if nothing was
-//! wrong with its argument; a failed call leaves its argument as it was; what is reserved is 0; what is told makes
-//! sense. In the end nothing is left: no device, no task that cannot go on, and what the harness looks for.
+//! The checks: each call ends with an error that the documents give for it ([`calls`]), or succeeds if its argument
+//! was valid; a failed call leaves its argument unchanged; reserved fields are 0; results are plausible. In the end
+//! no device and no blocked task is left, and the harness makes its usual checks.
 //!
-//! A run is so many steps. Which step a thread takes is decided by the seed, and by the numbers of the thread and of the
-//! step alone; what it meets depends on the others.
+//! A run has a fixed number of steps. What a thread tries in a step depends only on the seed and on the numbers of
+//! the thread and the step; the state that it meets depends on the other threads.
 
 mod board;
 mod calls;
@@ -45,24 +45,24 @@ use crate::guest::{Context, Need, Random, Spawned, Test, deadline, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("ioctl_fuzz", fuzz).needs(&[Need::Module]).timeout(180),
-    // Rounds of the same, each with the next seed, for so many minutes: at most an hour.
+    // The same in rounds, each with the next seed, for the given number of minutes, at most an hour.
     Test::new("ioctl_fuzz_long", fuzz_long)
         .needs(&[Need::Module, Need::Setting("fuzz_minutes")])
         .timeout(3900)
         .hidden(),
 ];
 
-/// What the processes share.
+/// Folder that the processes share.
 const FOLDER: &str = "/tmp/fuzz";
-/// Steps of a run, of all threads that make calls.
+/// Steps of a run, summed over the threads that make calls.
 const STEPS: u64 = 2000;
-/// A thread that is in the same step for so long waits for something that nobody does.
+/// A thread that is in the same step for this long waits for something that nobody does.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// How often the processes are looked at.
+/// Time between two looks at the processes.
 const PERIOD: Duration = Duration::from_millis(10);
-/// And for so long: who serves what it waits for is to die, too, since a destroy lets servers go on that answer something.
+/// After this time the servers are killed, too, because a destroy lets a server continue that answers something.
 const IMPATIENCE: Duration = Duration::from_secs(9);
-/// Seconds in which it must go on, whatever it waits for.
+/// Seconds within which every thread must continue.
 const LIMIT: u64 = 60;
 
 fn fuzz(context: &mut Context) {
@@ -100,7 +100,7 @@ fn all_was_seen(board: &Board, everything: bool) {
     assert!(missing.is_empty(), "never seen: {}", missing.join(", "));
 }
 
-/// One run, from the load of the module on until there is no device.
+/// One run, from the load of the module until there is no device.
 fn round(context: &mut Context, board: &Board, seed: u64) {
     context.load_module(&format!("max_devices={DEVICES}"));
     board.restart();
@@ -124,7 +124,7 @@ fn round(context: &mut Context, board: &Board, seed: u64) {
     context.say(&format!("seed {seed}: {told}"));
 }
 
-/// The processes of one run, as seen from the one that started them.
+/// The processes of one run, as seen from their parent.
 struct Fuzzer<'a> {
     context: &'a Context,
     board: &'a Board,
@@ -132,7 +132,7 @@ struct Fuzzer<'a> {
     processes: Vec<Spawned>,
     /// Step of each thread, and since when.
     seen: [(u64, Instant); SLOTS],
-    /// Those that may still run, and when the last one began.
+    /// Sweeps that may still run, and when the last one began.
     sweeping: Vec<JoinHandle<()>>,
     swept: Instant,
     /// A sweep did not help.
@@ -169,12 +169,12 @@ impl<'a> Fuzzer<'a> {
         self.context.spawn("/proc/self/exe", &["--fuzz", &number, &seed, FOLDER])
     }
 
-    /// Steps of all threads that make calls.
+    /// Steps of the threads that make calls.
     fn steps(&self) -> u64 {
         (0..SLOTS).filter(|slot| role::makes_calls(*slot)).map(|slot| self.board.steps(slot)).sum()
     }
 
-    /// Looks for what has gone wrong, and helps threads that wait for what nobody does.
+    /// Looks for failures, and helps threads that wait for something that nobody does.
     fn look(&mut self) {
         for process in &mut self.processes {
             assert!(process.running(), "a process of the fuzzer has ended:\n{}", process.stderr());
@@ -186,7 +186,7 @@ impl<'a> Fuzzer<'a> {
         }
     }
 
-    /// Destroys everything if some thread gets nowhere, and kills who serves if that does not help.
+    /// Destroys all devices if a thread makes no progress, and kills the servers if that does not help.
     fn help(&mut self) {
         let slowness = self.context.slowness();
         let mut longest = Duration::ZERO;
@@ -213,8 +213,8 @@ impl<'a> Fuzzer<'a> {
         }
     }
 
-    /// Begins to destroy all devices, beside all that goes on, also beside an earlier sweep: that one knows nothing of
-    /// devices that were made since.
+    /// Begins to destroy all devices, beside everything else, also beside an earlier sweep, which does not know of
+    /// devices created since.
     fn sweep(&mut self) {
         let (over, still) = self.sweeping.drain(..).partition(JoinHandle::is_finished);
         self.sweeping = still;
@@ -244,7 +244,7 @@ impl<'a> Fuzzer<'a> {
         self.seen = self.seen.map(|(step, _)| (step, Instant::now()));
     }
 
-    /// Ends it all; nothing may be left. Returns what was done.
+    /// Ends the run. Nothing may be left. Returns a summary.
     fn end(mut self) -> String {
         self.board.stop();
         let end = deadline(LIMIT);
@@ -260,7 +260,7 @@ impl<'a> Fuzzer<'a> {
             assert!(status.success(), "process {number}: {status}\n{}", self.processes[number].stderr());
         }
         join_all(std::mem::take(&mut self.sweeping));
-        // Nobody makes any.
+        // No process creates devices any more.
         destroy_all();
         assert_eq!(control().list().expect("list"), []);
         let old = zosbd2::v1::Control::open().expect("open the control node");
@@ -287,7 +287,7 @@ impl<'a> Fuzzer<'a> {
 }
 
 impl Drop for Fuzzer<'_> {
-    /// After a failure: devices that wait for a server for a day would be a failure of their own.
+    /// After a failure: devices with a grace of a day would cause further failures.
     fn drop(&mut self) {
         if !std::thread::panicking() {
             return;
@@ -296,7 +296,7 @@ impl Drop for Fuzzer<'_> {
             process.signal(Signal::KILL);
         }
         let end = deadline(LIMIT);
-        // They may wait for devices, and make one until they are dead.
+        // The processes may wait for devices, and create devices until they are dead.
         while self.processes.iter_mut().any(Spawned::running) && Instant::now() < end {
             destroy_all();
             std::thread::sleep(PERIOD);
@@ -311,7 +311,7 @@ fn join_all(sweeps: Vec<JoinHandle<()>>) {
     }
 }
 
-/// Destroys all there are, at the same time. Somebody else may be quicker.
+/// Destroys all devices at the same time. Another process may be faster.
 fn destroy_all() {
     let devices = control().list().expect("list");
     std::thread::scope(|scope| {

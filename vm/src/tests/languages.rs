@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The examples of version 2: the smallest, those in other languages than Rust, and those of 32-bit programs.
+//! The examples of version 2: the smallest one, those in C and Python, and 32-bit programs.
 
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -112,7 +112,7 @@ fn serve(context: &Context, program: &str, arguments: &[&str]) {
         let data = std::fs::read(mounted.path().join(index.to_string())).expect("read a file");
         assert!(sum(&data) == *sum_before, "file {index} differs");
     }
-    // In use, it stays.
+    // The server does not destroy a device in use.
     server.signal(rustix::process::Signal::TERM);
     wait_until(20, "the server to refuse", || server.stderr().contains("destroy: "));
     mounted.unmount();
@@ -127,8 +127,8 @@ fn serve(context: &Context, program: &str, arguments: &[&str]) {
     assert!(!Path::new(NODE).exists(), "the server left its device");
 }
 
-/// Changes folders while others sync, so that the journal has to write copies of what is changing: those are
-/// not in pages of their own, for the file system's blocks are smaller.
+/// Changes folders while other threads sync, so that the journal has to write copies of blocks that are changing.
+/// The copies share pages, because the file system's blocks are smaller than pages.
 fn change_folders(folder: &Path, done: &AtomicBool) {
     while !done.load(Ordering::Relaxed) {
         for index in 0..50 {
@@ -152,7 +152,7 @@ fn sum(data: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// The same script of calls from both: what is told, refused and moved is the same.
+/// Both builds run the same script: results, refusals and moved data are the same.
 fn same_answers(context: &mut Context) {
     context.load_module("");
     let said = ["abi64", "abi32"].map(|program| run(60, program, &[]).stdout);

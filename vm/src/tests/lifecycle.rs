@@ -46,7 +46,8 @@ pub(super) const TESTS: &[Test] = &[
         .timeout(60),
 ];
 
-/// Fifty at once, each written and read back, made and destroyed in random order; the next one is refused.
+/// Fifty devices at once, each written and read back, created and destroyed in random order. Another one is
+/// refused.
 fn fifty_devices(context: &mut Context) {
     context.load_module("");
     let mut random = context.random("order");
@@ -124,7 +125,7 @@ fn destroy_under_readers(context: &mut Context) {
                                 counted = true;
                             }
                             Ok(16384) => {}
-                            // The disk has no bytes, or no disk any more.
+                            // The disk has no bytes left, or is gone.
                             Ok(0) | Err(Errno::IO | Errno::NXIO | Errno::NODEV) => return,
                             other => panic!("{other:?}"),
                         }
@@ -144,7 +145,7 @@ fn destroy_under_readers(context: &mut Context) {
     }
 }
 
-/// With a live server nothing that was written before the destroy is lost, synced or not.
+/// With a live server, no write from before the destroy is lost, synced or not.
 fn destroy_while_mounted(context: &mut Context) {
     context.load_module("");
     context.load_kernel_module("ext4", "");
@@ -175,7 +176,7 @@ fn destroy_while_mounted(context: &mut Context) {
     disk.destroy_and_join(server);
 }
 
-/// With a dead server it ends all the same, in bounded time.
+/// With a dead server the destroy ends, too, in bounded time.
 fn destroy_with_dead_server(context: &mut Context) {
     context.load_module("");
     context.load_kernel_module("ext4", "");
@@ -225,7 +226,7 @@ fn destroy_without_force(context: &mut Context) {
     assert_eq!(by_handle.error, -2);
 }
 
-/// Busy devices do not keep the others; nothing to do is success.
+/// Busy devices do not protect others. Success if there are no devices.
 fn destroy_all(context: &mut Context) {
     context.load_module("");
     let control = Control::open().expect("control");
@@ -245,7 +246,7 @@ fn destroy_all(context: &mut Context) {
     assert_eq!(control.list().expect("list"), []);
 }
 
-/// Create, I/O and destroy in several threads, with lists and statuses beside them, on few names.
+/// Create, I/O and destroy in several threads, beside lists and statuses, on few names.
 fn churn(context: &mut Context) {
     context.load_module("");
     let stop = Arc::new(AtomicBool::new(false));
@@ -257,7 +258,7 @@ fn churn(context: &mut Context) {
                 let mut seen = 0;
                 while !stop.load(Ordering::Relaxed) {
                     for handle in control.list().expect("list") {
-                        // Gone meanwhile, or well described.
+                        // The device is gone meanwhile, or the status is correct.
                         if let Ok(status) = control.status(handle) {
                             assert_eq!(status.size_bytes, 4 << 20);
                             seen += 1;
@@ -291,7 +292,7 @@ fn churn(context: &mut Context) {
                     } else {
                         let reader = read_in_thread(disk.path(), 0, 1 << 20);
                         disk.destroy_and_join(server);
-                        // Served, failed, or too late to find a disk: but it ends.
+                        // The read is served, fails, or comes too late, but it ends.
                         let _any = reader.join();
                     }
                 }
@@ -335,7 +336,7 @@ fn insmod_rmmod(context: &mut Context) {
     }
 }
 
-/// A submitter that is killed while it waits ends as soon as its request does, and only one kill is needed.
+/// A killed submitter ends as soon as its request does, and one kill suffices.
 fn submitter_killed(context: &mut Context) {
     context.load_module("");
     let options = CreateOptions::new("kill", 1024).expect("options").timeout(Duration::from_secs(3));
@@ -359,7 +360,7 @@ fn submitter_killed(context: &mut Context) {
     disk.destroy();
 }
 
-/// A server whose data area never comes holds up nobody: the request it fetched ends at its deadline, and a
+/// A server whose data area never comes delays nobody: the request that it fetched ends at its deadline, and a
 /// destroy ends.
 fn memory_never_comes(context: &mut Context) {
     use zosbd2_abi::v1 as abi;
@@ -369,7 +370,7 @@ fn memory_never_comes(context: &mut Context) {
     let whole = abi::OPERATION_BYTES.next_multiple_of(raw::PAGE);
     let pages = Arc::new(raw::Pages::new(whole));
     let at = pages.at_end(whole);
-    // The head's pages are there before the rest is withheld.
+    // The pages of the head exist before the rest is withheld.
     let mut head = vec![0; abi::OPERATION_DATA_OFFSET];
     head[..4].copy_from_slice(&disk.handle.raw().to_ne_bytes());
     head[8..12].copy_from_slice(&abi::OP_FETCH.to_ne_bytes());
@@ -396,14 +397,14 @@ fn memory_never_comes(context: &mut Context) {
     disk.destroy();
     assert!(begin.elapsed() < Duration::from_secs(30), "{:?}", begin.elapsed());
     drop(guard);
-    // Goodbye if it slept before the write came, else the error that says the same.
+    // Goodbye if the server slept before the write came, otherwise the error with the same meaning.
     match server.join().expect("server") {
         Ok(_) => assert_eq!(pages.get(at + 8, 4), abi::OP_GONE.to_ne_bytes(), "it was given something else"),
         Err(errno) => assert_eq!(errno, Errno::NOENT),
     }
 }
 
-/// Whatever step of a create fails, nothing is left: no name, no node, no memory, and the next one works.
+/// Whichever step of a create fails, no name, node or memory is left, and the next create succeeds.
 fn create_unwinds(context: &mut Context) {
     context.load_module("");
     let control = Control::open().expect("control");
@@ -439,7 +440,7 @@ fn create_unwinds(context: &mut Context) {
     }
 }
 
-/// Whatever step of a load fails, nothing is left, and the next one works.
+/// Whichever step of a load fails, nothing is left, and the next load succeeds.
 fn load_unwinds(context: &mut Context) {
     let no_memory = [11, 12, 13, 15].map(|step| (step, Errno::NOMEM));
     for (step, errno) in no_memory.into_iter().chain([(14, Errno::BUSY)]) {
@@ -454,7 +455,8 @@ fn load_unwinds(context: &mut Context) {
     }
 }
 
-/// A name that is taken, by a device of ours, by any node, or by a disk without a node, is refused.
+/// A create with a name in use is refused, whether a device of this project, another node, or a disk without a
+/// node uses it.
 fn name_clash(context: &mut Context) {
     context.load_module("");
     let disk = Disk::create("taken", 1024);
@@ -478,7 +480,7 @@ fn name_clash(context: &mut Context) {
         std::fs::remove_file(node).expect("remove the node");
         assert_eq!(create(&node[5..]), (Err(Errno::EXIST), -17), "{node} is missing, its disk is not");
     }
-    // Nothing was opened to find out, and nothing is left: a FIFO would have blocked for ever.
+    // The check opens nothing (a FIFO would block for ever) and leaves nothing behind.
     rustix::fs::mknodat(rustix::fs::CWD, "/dev/pipe", rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
         .expect("make a FIFO");
     assert_eq!(create("pipe"), (Err(Errno::EXIST), -17));
@@ -492,7 +494,7 @@ fn name_clash(context: &mut Context) {
     drop_caches();
 }
 
-/// The unwinder goes through Rust frames: none is guessed, and the entry is found above them.
+/// The unwinder walks through Rust frames without guessing, and finds the entry point above them.
 fn rust_frames(context: &mut Context) {
     context.load_module("");
     let disk = Disk::create("trace", 1024);
@@ -507,9 +509,9 @@ fn rust_frames(context: &mut Context) {
     let trace = &log[start..];
     let end = trace.find("</TASK>").unwrap_or(trace.len());
     let trace = &trace[..end];
-    // What the unwinder is sure of has no question mark; old words on the stack are named too, with one.
+    // Entries that the unwinder is sure of have no question mark; stale words on the stack are printed with one.
     let mut frames = trace.lines().filter(|line| !line.contains("? "));
-    // Rust's inner function by its mangled name; zosbd2_backtrace() itself only jumps on.
+    // The inner Rust function by its mangled name. zosbd2_backtrace() itself only jumps on.
     for wanted in ["9operation3run", "zosbd2_rs_operation", "disk_ioctl", "do_syscall_64"] {
         let found = frames.any(|line| line.contains(wanted));
         assert!(found, "{wanted} is not in the backtrace, or was guessed:\n{trace}");

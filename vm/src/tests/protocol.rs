@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The operation call: order, answers that fit and answers that do not, signals, deadlines.
+//! The operation call: order, valid and invalid answers, signals, deadlines.
 
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("signals_keep_their_handlers", signals_keep_handlers).needs(&[Need::Module]).timeout(60),
 ];
 
-/// Waits until so many requests are with the driver.
+/// Waits until this many requests are in flight.
 pub(super) fn wait_in_flight(name: &str, count: u64) {
     let path = format!("/sys/block/{name}/inflight");
     wait_until(20, "requests in flight", || {
@@ -43,7 +43,7 @@ pub(super) fn wait_in_flight(name: &str, count: u64) {
     });
 }
 
-/// Oldest first; one call answers and fetches; the head says what the interface says.
+/// The oldest request comes first; one call answers and fetches; the head is filled as documented.
 fn fifo_and_fetch(context: &mut Context) {
     context.load_module("");
     let disk = Disk::create("fifo", 1024);
@@ -97,7 +97,7 @@ fn discard_in_thread(disk: &Disk, offset: u64, length: u64) -> std::thread::Join
     std::thread::spawn(move || discard(&path, offset, length))
 }
 
-/// Destroys the device under a sleeping fetch, which is told; the call after that finds nothing.
+/// Destroys the device under a sleeping fetch, which gets the goodbye. The next call fails.
 fn finish(disk: &Disk, server: Manual) {
     let thread = Arc::new(AtomicI32::new(0));
     let last = std::thread::spawn({
@@ -124,7 +124,7 @@ fn answer_read(server: &mut Manual, id: u32, byte: u8, reader: Reader) {
 
 type Reader = std::thread::JoinHandle<Result<Vec<u8>, Errno>>;
 
-/// An answer of another kind is refused, touches nothing, and the right one is still accepted.
+/// An answer of the wrong kind is refused and touches no memory, and the right answer is still accepted.
 fn wrong_answer_kind(context: &mut Context) {
     context.load_module("");
     let disk = Disk::create("kind", 1024);
@@ -165,7 +165,7 @@ fn wrong_answer_kind(context: &mut Context) {
     finish(&disk, server);
 }
 
-/// An answer to what was not fetched, or never existed, is nobody's: the call only fetches.
+/// An answer to a request that was not fetched, or never existed, is ignored: the call only fetches.
 fn answer_not_fetched(context: &mut Context) {
     context.load_module("");
     let disk = Disk::create("unfetched", 1024);
@@ -183,7 +183,7 @@ fn answer_not_fetched(context: &mut Context) {
     }
     assert!(!reader.is_finished(), "an invented answer ended the request");
 
-    // A queued request cannot be answered: the next name of its tag is the best guess there is.
+    // A queued request cannot be answered. The next op id of its tag is the best guess.
     let queued = read_in_thread(disk.path(), 65536, BLOCK);
     wait_in_flight("unfetched", 2);
     assert_eq!(server.answer(abi::OP_ANSWER_READ, id.wrapping_add(1), 0), Ok(Some(abi::OP_READ)));
@@ -195,7 +195,7 @@ fn answer_not_fetched(context: &mut Context) {
     finish(&disk, server);
 }
 
-/// The second answer ends nothing, not even the next request of the same tag.
+/// A repeated answer ends nothing, not even the next request of the same tag.
 fn answer_twice(context: &mut Context) {
     context.load_module("");
     let disk = Disk::create("twice", 1024);
@@ -234,7 +234,7 @@ fn foreign_handle(context: &mut Context) {
             assert_eq!(foreign.buffer.opcode(), opcode, "the buffer was changed");
         }
     }
-    // The right handle of the other disk, with a name of ours: there is no such request there.
+    // The right handle of the other disk, with an op id of the first one: that disk has no such request.
     assert_eq!(foreign.answer(abi::OP_ANSWER_READ, id, 0), Ok(None));
     assert!(!reader.is_finished());
     answer_read(&mut server, id, 7, reader);
@@ -242,7 +242,7 @@ fn foreign_handle(context: &mut Context) {
     finish(&other, foreign);
 }
 
-/// Who may only read the disk may not serve it.
+/// A read-only descriptor gives no right to serve.
 fn read_only_descriptor(context: &mut Context) {
     context.load_module("");
     let disk = Disk::create("ro", 1024);
@@ -259,7 +259,7 @@ fn read_only_descriptor(context: &mut Context) {
     disk.destroy();
 }
 
-/// Any error of the server is `EIO` for the submitter, at once.
+/// Any error of the server becomes `EIO` for the submitter, at once.
 fn failed_answers(context: &mut Context) {
     context.load_module("");
     let disk = Disk::create("fails", 1024);
@@ -277,8 +277,8 @@ fn failed_answers(context: &mut Context) {
     finish(&disk, server);
 }
 
-/// A signal ends the sleep with EINTR, opcode 40 and its number; its handler runs; repeating the answer of an
-/// interrupted call is harmless.
+/// A signal ends the sleep with EINTR, opcode 40 and the signal's number, and its handler runs. Repeating the
+/// answer of an interrupted call is harmless.
 fn eintr_and_sigurg(context: &mut Context) {
     context.load_module("");
     let disk = Disk::create("intr", 1024);
@@ -309,7 +309,7 @@ fn eintr_and_sigurg(context: &mut Context) {
     finish(&disk, server);
 }
 
-/// Any number of notices can be asked for; each call gets one; they need no memory.
+/// Any number of notices can be requested, each call gets one, and notices need no memory.
 fn shutdown_notices(context: &mut Context) {
     context.load_module("");
     let disk = Disk::create("notices", 1024);
@@ -319,7 +319,7 @@ fn shutdown_notices(context: &mut Context) {
         assert_eq!(server.buffer.opcode(), abi::OP_SHUTDOWN_NOTICE);
     }
     assert_eq!(server.buffer.total_bytes(), u64::from(abi::SHUTDOWN_ACTION));
-    // None is left behind.
+    // No notice is left.
     let reader = read_in_thread(disk.path(), 0, BLOCK);
     let (opcode, id) = server.fetch();
     assert_eq!(opcode, abi::OP_READ);
@@ -327,7 +327,7 @@ fn shutdown_notices(context: &mut Context) {
     finish(&disk, server);
 }
 
-/// Seconds become milliseconds without overflow, and what is out of range is refused.
+/// Seconds become milliseconds without overflow, and values out of range are refused.
 fn timeouts_in_ms(context: &mut Context) {
     context.load_module("");
     for seconds in [1, 2, 30, 1200] {
@@ -391,7 +391,7 @@ fn late_answer(context: &mut Context) {
     finish(&disk, server);
 }
 
-/// Requests that a killed server held fail by timeout; a new one finds the device by name and serves on.
+/// Requests that a killed server held fail by timeout. A new server finds the device by name and serves it.
 fn killed_server(context: &mut Context) {
     context.load_module("");
     let store = std::path::Path::new("/tmp/store");
@@ -401,7 +401,7 @@ fn killed_server(context: &mut Context) {
     assert_eq!(write_in_thread(disk.path(), 0, 77, 65536).join().expect("writer"), Ok(65536));
     first.kill().expect("kill");
     first.wait().expect("wait");
-    // One request is fetched by a server that dies with it; more are queued.
+    // One request is fetched by a server that dies with it; others are queued.
     let mut holder = Manual::new(&disk);
     let held = read_in_thread(disk.path(), 0, BLOCK);
     holder.fetch();
@@ -415,7 +415,7 @@ fn killed_server(context: &mut Context) {
     wanted.fill(77);
     let read = read_in_thread(disk.path(), 0, 65536).join().expect("reader").expect("read");
     assert!(read == wanted.bytes(), "the new server has other data");
-    // Killed under load: whatever was in flight ends, and a third one serves on.
+    // Killed under load: all requests in flight end, and a third server serves on.
     let writers: Vec<_> =
         (0..16).map(|index| write_in_thread(disk.path(), index << 16, index, 65536)).collect();
     second.kill().expect("kill");
@@ -430,13 +430,13 @@ fn killed_server(context: &mut Context) {
     assert!(third.wait().expect("wait").success());
 }
 
-/// A server with many threads that sleep in the call ends at once when its process exits.
+/// A server with many sleeping threads ends at once when its process exits.
 fn exiting_server(context: &mut Context) {
     context.load_module("");
     let disk = Disk::create("exits", 1024);
     for round in 0..6 {
         let mut server = spawn_server("exits", 8, std::path::Path::new("/tmp/store"));
-        // By a normal exit of its main thread, or by a signal: both end the others inside the call.
+        // By a normal exit of its main thread, or by a signal: both end the other threads inside the call.
         if round % 2 == 0 {
             drop(server.stdin.take());
         } else {
@@ -455,8 +455,8 @@ fn exiting_server(context: &mut Context) {
     wait_until(10, "the node to be closed", || disk.control.destroy(disk.handle, false).is_ok());
 }
 
-/// Signals to a submitter that waits and to a server that sleeps run their handlers, once each, and the I/O
-/// is not disturbed.
+/// Signals to a waiting submitter and to a sleeping server run their handlers, once each, and do not disturb the
+/// I/O.
 fn signals_keep_handlers(context: &mut Context) {
     context.load_module("");
     let disk = Disk::create("signals", 1024);

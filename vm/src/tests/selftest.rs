@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Tests of the harness: each misbehaves in a way that must be found. What must be found is in
-//! `xtask/src/self_test.rs`, which runs them.
+//! Tests of the harness. Each misbehaves in a way that the harness must report; `xtask/src/self_test.rs` runs them
+//! and has the expected reports.
 
 use crate::guest::{Context, Test, command, wait_until, write_text};
 use std::process::Stdio;
@@ -30,7 +30,7 @@ fn leaves_processes(_: &mut Context) {
 }
 
 fn powers_off(_: &mut Context) {
-    // Without a word to the host, and so without a verdict.
+    // Without a message to the host, and so without a verdict.
     write_text("/proc/sysrq-trigger", "o");
     wait_until(60, "the end", || false);
 }

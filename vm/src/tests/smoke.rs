@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! That the guest itself works: it runs the kernel it should, programs of the host, and the module.
+//! Checks that the guest works: it runs the right kernel, programs of the host, and the module.
 
 use crate::guest::{Context, Need, Test, read_trimmed, run};
 use std::path::Path;
@@ -29,8 +29,8 @@ fn tools(context: &mut Context) {
 fn insmod_rmmod(context: &mut Context) {
     for _ in 0..3 {
         context.load_module("");
-        assert!(Path::new("/dev/zosbd2ctl").exists(), "the control node is not there");
+        assert!(Path::new("/dev/zosbd2ctl").exists(), "the control node does not exist");
         context.unload_module();
-        assert!(!Path::new("/dev/zosbd2ctl").exists(), "the control node is still there");
+        assert!(!Path::new("/dev/zosbd2ctl").exists(), "the control node still exists");
     }
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Devices, servers and submitters for the tests of version 1.
 //!
-//! A [`Disk`] is a device made by the test; it is destroyed by [`Disk::destroy`], not when dropped, because a
-//! failed test leaves the clearing up to the harness. Servers are a thread pool of this process
-//! ([`Disk::serve`]), other processes ([`spawn_server`]), or the test itself, call by call ([`Manual`]).
+//! A [`Disk`] is a device created by the test. [`Disk::destroy`] destroys it; dropping it does not, because the
+//! harness cleans up after a failed test. Servers are a thread pool of this process ([`Disk::serve`]), other
+//! processes ([`spawn_server`]), or the test itself, call by call ([`Manual`]).
 
 use std::fs::File;
 use std::num::NonZeroUsize;
@@ -27,12 +27,12 @@ use crate::guest::{raw, wait_until};
 
 /// Bytes of a block.
 pub(crate) const BLOCK: usize = 4096;
-/// The kernel's timers may be early by one of its ticks, which is at most this.
+/// The kernel's timers may be early by one of its ticks, which is at most this long.
 pub(crate) const TICK: Duration = Duration::from_millis(10);
-/// How long to wait for a node.
+/// Longest wait for a node.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A device that the test made.
+/// A device that the test created.
 #[derive(Debug)]
 pub(crate) struct Disk {
     pub(crate) control: Control,
@@ -41,7 +41,7 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// Makes a device of so many blocks, with a timeout of 30 s.
+    /// Creates a device of this many blocks, with a timeout of 30 s.
     pub(crate) fn create(name: &str, blocks: u64) -> Self {
         Self::create_with(
             &CreateOptions::new(name, blocks).expect("options").timeout(Duration::from_secs(30)),
@@ -62,7 +62,7 @@ impl Disk {
         Device::open(&self.control, self.handle, PATIENCE).expect("open the node")
     }
 
-    /// Serves it with threads of this process until it is destroyed.
+    /// Serves the device with threads of this process until it is destroyed.
     pub(crate) fn serve<B: Backend + Send + 'static>(&self, backend: &Arc<B>, threads: usize) -> Server {
         let device = self.open();
         let control = Control::open().expect("open the control node");
@@ -71,7 +71,7 @@ impl Disk {
         std::thread::spawn(move || v1::serve(&control, &device, &*backend, threads, &StopToken::new()))
     }
 
-    /// As [`serve`](Self::serve), with memory.
+    /// Like [`serve`](Self::serve), from memory.
     pub(crate) fn serve_memory(&self, threads: usize) -> Server {
         let size = self.control.status(self.handle).expect("status").size_bytes;
         self.serve(&Arc::new(SparseMemory::new(size).expect("memory")), threads)
@@ -81,14 +81,14 @@ impl Disk {
         self.control.destroy(self.handle, true).expect("destroy");
     }
 
-    /// Destroys it and looks at how its server ended.
+    /// Destroys the device and checks how its server ended.
     pub(crate) fn destroy_and_join(&self, server: Server) {
         self.destroy();
         join(server);
     }
 }
 
-/// Threads that serve.
+/// Serving threads.
 pub(crate) type Server = JoinHandle<zosbd2::Result<()>>;
 
 /// Waits for the end of a server whose device is gone.
@@ -108,7 +108,7 @@ impl Manual {
         Self { device: disk.open(), buffer: OperationBuffer::new() }
     }
 
-    /// One call; the kernel's answer is in the buffer.
+    /// One call. The kernel's reply is in the buffer.
     pub(crate) fn call(&mut self, opcode: u32, op_id: u32, error: i32) -> Result<(), Errno> {
         self.buffer.set_handle(self.device.handle().raw());
         self.buffer.set_opcode(opcode);
@@ -123,7 +123,7 @@ impl Manual {
         (self.buffer.opcode(), self.buffer.op_id())
     }
 
-    /// Answers, and fetches only if a request is there already: returns its opcode, if so.
+    /// Answers, and fetches only if a request is queued; returns its opcode, if so.
     pub(crate) fn answer(&mut self, opcode: u32, op_id: u32, error: i32) -> Result<Option<u32>, Errno> {
         raw::count_signal(libc::SIGUSR1);
         let thread = AtomicI32::new(0);
@@ -151,19 +151,19 @@ impl Manual {
     }
 }
 
-/// Whether a thread of this process is asleep in an ioctl.
+/// Whether a thread of this process sleeps in an ioctl.
 pub(crate) fn sleeps_in_ioctl(thread: &AtomicI32) -> bool {
     let number = thread.load(Ordering::SeqCst);
     let text = std::fs::read_to_string(format!("/proc/self/task/{number}/syscall")).unwrap_or_default();
     text.starts_with("16 ")
 }
 
-/// A backend in a file, which outlives its server and can have several.
+/// A backend in a file, which outlives its server and can have several servers.
 #[derive(Debug)]
 pub(crate) struct FileStore(File);
 
 impl FileStore {
-    /// Opens or makes the file, as long as the device.
+    /// Opens or creates the file, as long as the device.
     pub(crate) fn open(path: &Path, bytes: u64) -> Self {
         let file =
             File::options().read(true).write(true).create(true).truncate(false).open(path).expect("store");
@@ -193,8 +193,8 @@ impl Backend for FileStore {
     }
 }
 
-/// What the guest program does as `--serve NAME THREADS FILE`: serves an existing device from a file until
-/// it is gone. Prints `serving` when the node is open. When its input ends it exits, in the middle of it.
+/// The role `--serve NAME THREADS FILE`: serves an existing device from a file until the device is gone. Prints
+/// `serving` when the node is open. When its standard input ends it exits, in the middle of serving.
 pub(crate) fn serve_role(name: &str, threads: &str, file: &str) -> zosbd2::Result<()> {
     let control = Control::open()?;
     let device = Device::open_by_name(&control, &DeviceName::new(name)?, PATIENCE)?;
@@ -232,7 +232,7 @@ impl Aligned {
         &mut self.storage[self.start..self.start + self.length]
     }
 
-    /// Fills it with bytes that depend on the place.
+    /// Fills the memory with bytes that depend on their place.
     pub(crate) fn fill(&mut self, seed: u64) {
         for (index, chunk) in self.bytes_mut().chunks_mut(8).enumerate() {
             let word = (seed ^ index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
@@ -240,7 +240,7 @@ impl Aligned {
         }
     }
 
-    /// Whether it has what [`fill`](Self::fill) puts there.
+    /// Whether the memory has the bytes that [`fill`](Self::fill) writes.
     pub(crate) fn is_filled(&self, seed: u64) -> bool {
         let mut filled = Self::new(self.length, 0);
         filled.fill(seed);
@@ -266,8 +266,8 @@ pub(crate) fn read_in_thread(
     })
 }
 
-/// As [`read_in_thread`], into memory that was [filled](Aligned::fill) before. It is handed back whatever the read came
-/// to, and alive: what is written to it later can be seen.
+/// Like [`read_in_thread`], into memory that was [filled](Aligned::fill) before. Returns the memory whatever the
+/// result of the read, so that the caller can see later changes.
 pub(crate) fn read_into_filled_in_thread(
     path: PathBuf,
     offset: u64,
@@ -307,7 +307,7 @@ pub(crate) fn discard(path: &Path, offset: u64, length: u64) -> Result<(), Errno
     raw::ioctl(std::os::fd::AsFd::as_fd(&node), BLKDISCARD, at).map(|_| ())
 }
 
-/// The words of `/sys/block/NAME/stat`.
+/// The numbers in `/sys/block/NAME/stat`.
 pub(crate) fn stat(name: &str) -> Vec<u64> {
     let text = std::fs::read_to_string(format!("/sys/block/{name}/stat")).expect("stat");
     text.split_whitespace().map(|word| word.parse().expect("a number")).collect()

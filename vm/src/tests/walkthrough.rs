@@ -58,7 +58,7 @@ fn walk(context: &mut Context, program: &str) {
         assert!(server.wait(20).success(), "the server did not exit with 0");
         assert!(!Path::new(NODE).exists());
     }
-    // Nothing to destroy is no error.
+    // A destroy without devices is no error.
     run(30, program, &["-d"]);
 }
 
@@ -75,7 +75,7 @@ fn signals(context: &mut Context) {
     }
 }
 
-/// Memory is taken as it is written and given back by a discard.
+/// Memory is allocated as it is written and freed by a discard.
 fn gives_memory_back(context: &mut Context) {
     context.load_module("");
     let mut server = context.spawn("zosbd2_sample_ramdisk", &[]);

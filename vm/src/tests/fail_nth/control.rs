@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Version 2's calls on the control node, and those on a server descriptor that move no requests.
+//! Version 2's calls on the control node, and the calls on a server descriptor that move no requests.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub(super) const TESTS: &[Test] = &[
     test("fail_nth_reports", reports),
 ];
 
-/// INFO, LIST and STATUS change nothing, and say the truth or nothing.
+/// INFO, LIST and STATUS change nothing, and return correct data or nothing.
 fn questions(context: &mut Context) {
     context.load_module("");
     let faults = FailNth::new(context);
@@ -55,7 +55,7 @@ fn questions(context: &mut Context) {
         let (result, status) = call(round, node.as_fd(), abi::IOCTL_STATUS, &asked);
         assert!(result.is_err() || status.state == abi::STATE_LIVE, "{status:?}");
     });
-    // An argument that is longer than what is known has a tail to look at.
+    // An argument longer than the kernel knows has a tail that the kernel must check.
     each(context, &faults, "INFO of a page", |round| {
         let pages = Pages::new(PAGE);
         let at = pages.at_end(PAGE);
@@ -68,7 +68,7 @@ fn questions(context: &mut Context) {
     two.destroy(true);
 }
 
-/// A server that is not replaced goes on, and one that is was replaced by one that is there.
+/// If an attach fails, the server stays; if it succeeds, the new server works.
 fn attach(context: &mut Context) {
     context.load_module("");
     let faults = FailNth::new(context);
@@ -97,12 +97,12 @@ fn attach(context: &mut Context) {
             newest = Some(raw::own(fd));
         }
         let status = control().status("mine").expect("status");
-        // The first one's descriptor is open all the time.
+        // The first server's descriptor is open all the time.
         let servers = 1 + u32::from(newest.is_some());
         assert_eq!((status.state, status.epoch, status.servers), (State::Live, epoch, servers));
     });
     let mut newest = newest.expect("the last round is not disturbed");
-    // Asked of the present server's own descriptor, which is as good as before when the call fails.
+    // ATTACH on the present server's own descriptor, which still works if the call fails.
     each(context, &faults, "ATTACH of a server", |round| {
         let own = abi::Attach { name: name(""), ..asked(abi::ATTACH_TAKE_OVER) };
         let (result, answer) = call(round, newest.as_fd(), abi::IOCTL_ATTACH, &own);
@@ -118,7 +118,7 @@ fn attach(context: &mut Context) {
     let server = zosbd2::Server::from_fd(newest).expect("a server");
     let disk = Disk { server: server.into(), name: first.name.clone() };
     serves(&disk);
-    // A death cannot fail: nothing is allocated for it, and no memory touched.
+    // A server's death cannot fail: it allocates nothing and accesses no user memory.
     let places = faults.each("close", |round| {
         let server = control().attach("mine", TakeOver::Yes).expect("attach");
         let next = Disk { server: server.into(), name: "mine".into() };
@@ -128,7 +128,7 @@ fn attach(context: &mut Context) {
         let Disk { server, .. } = next;
         let server = std::sync::Arc::into_inner(server).expect("the only one");
         round.call(|| drop(server));
-        // A device without a grace fails what it has.
+        // A device without a grace fails the requests that its server held.
         assert_eq!(read.join().expect("reader"), Err(Errno::IO));
         assert_eq!(control().status("mine").expect("status").state, State::Failed);
     });
@@ -136,7 +136,7 @@ fn attach(context: &mut Context) {
     disk.destroy(true);
 }
 
-/// The device serves a read.
+/// Checks that the device serves a read.
 fn serves(disk: &Disk) {
     let read = read_in_thread(disk.path(), 4096, 4096);
     let mut server = Manual::new(disk);
@@ -145,7 +145,7 @@ fn serves(disk: &Disk) {
     assert_eq!(read.join().expect("reader"), Ok(vec![0; 4096]));
 }
 
-/// A create that fails leaves nothing, and its name is free.
+/// A failed create leaves nothing, and its name is free.
 fn create(context: &mut Context) {
     context.load_module("");
     let faults = FailNth::new(context);
@@ -175,7 +175,7 @@ fn create(context: &mut Context) {
                 assert!(answer.handle > 0);
                 drop(raw::own(fd));
             }
-            // It goes with its server, in a worker; its name is free when it is gone.
+            // A worker destroys the device with its server. The name is free when the device is gone.
             wait_until(20, "nothing to be left", || devices().is_empty());
             let mut again = None;
             wait_until(20, "the name to be free", || {
@@ -189,10 +189,10 @@ fn create(context: &mut Context) {
     }
 }
 
-/// What the block layer has for START: a disk whose name could not be kept is `EINVAL` to the driver core.
+/// Errors of START. The driver core turns a disk whose name could not be stored into `EINVAL`.
 const START: &[Errno] = &[Errno::NOMEM, Errno::FAULT, Errno::INVAL];
 
-/// A start that fails leaves a device without a node, which can be destroyed and made again.
+/// A failed start leaves a device without a node, which can be destroyed and created again.
 fn start(context: &mut Context) {
     context.load_module("");
     let faults = FailNth::new(context);
@@ -204,13 +204,14 @@ fn start(context: &mut Context) {
         if result.is_ok() && disk.path().exists() {
             serves(&disk);
         } else if result.is_ok() {
-            // The kernel does without its node in devtmpfs, for every disk alike.
+            // The kernel tolerates a missing node in devtmpfs, for every disk.
             assert!(round.failed() && disk.sysfs().exists(), "no node");
             assert_eq!(disk.server.status().expect("status").state, State::Live);
         } else {
             assert_eq!(disk.server.status().expect("status").state, State::Created);
             assert!(!disk.path().exists() && !disk.sysfs().exists(), "the node is there");
-            // A disk that was tried to be added is good for nothing else; else another attempt works.
+            // The block layer takes a disk only once. If that attempt failed, the device cannot be started any
+            // more; otherwise another attempt works.
             match disk.server.start() {
                 Ok(()) => serves(&disk),
                 Err(zosbd2::Error::Control { source, .. }) => assert_eq!(result, Err(source)),
@@ -241,13 +242,13 @@ fn destroy(context: &mut Context) {
     });
 }
 
-/// What a server asks and sets.
+/// The calls by which a server reads and sets data of its device.
 fn reports(context: &mut Context) {
     context.load_module("");
     let faults = FailNth::new(context);
     let disk = started("told");
     let fd = disk.server.as_fd();
-    // Something to report.
+    // So that there is something to report.
     serves(&disk);
     let reads: Vec<_> = (0..12).map(|at| read_in_thread(disk.path(), at * 8192, 4096)).collect();
     wait_until(20, "all reads", || disk.server.stats(0).expect("stats").queued == 12);
@@ -309,7 +310,7 @@ fn reports(context: &mut Context) {
         assert_eq!(disk.server.status().expect("status").size_bytes, size_bytes);
         assert_eq!(disk.setting("size"), (size_bytes / 512).to_string());
     });
-    // As they were, for whoever asks next.
+    // Restore the settings for the next test.
     let mut server = Manual::new(&disk);
     for request in server.fetch(0, 16, 12).expect("fetch") {
         server.complete(&request);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! ENTER, with data going both ways: no request is lost, answered twice, or has wrong data.
+//! ENTER, with data in both directions: no request is lost, answered twice, or has wrong data.
 //!
-//! A round has one or more requests of submitters of its own. The kernel's counters say what it thinks the server
-//! has; that must be what the server was told of.
+//! A round has one or more submitters with requests of their own. The requests that the kernel counts as held must
+//! be the requests that the server was told of.
 
 use std::thread::JoinHandle;
 
@@ -26,15 +26,15 @@ pub(super) const TESTS: &[Test] = &[
 /// How a server takes or gives the data of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
-    /// A write's, together with the request.
+    /// Data of a write, together with the request.
     Arena,
     /// In one piece, with the commit.
     Whole,
     /// In several pieces, with the commit.
     Pieces,
-    /// A write's: copied first, committed without it later.
+    /// Data of a write: copied first, committed later without data.
     Copied,
-    /// A read's: half of it, and zeros behind.
+    /// Data of a read: half of it, followed by zeros.
     Half,
 }
 
@@ -44,11 +44,11 @@ struct Kind {
     writes: bool,
     bytes: usize,
     way: Way,
-    /// The server's memory for the data was not used before, so a copy has to wait for it.
+    /// The server's memory for the data is unused, so the copy has to wait for it.
     fresh: bool,
 }
 
-/// Data in one piece of memory, and in several.
+/// Data in one page, and in several.
 const LENGTHS: [usize; 2] = [512, 16384];
 
 fn kinds() -> impl Iterator<Item = Kind> {
@@ -72,7 +72,7 @@ impl Kind {
         format!("{call} of a {op} of {bytes} bytes, {way:?}{fresh}")
     }
 
-    /// What the submitter writes, or reads.
+    /// The data that the submitter writes, or must read.
     fn data(self, seed: u64) -> Vec<u8> {
         let mut data = Aligned::new(self.bytes, 0);
         if self.writes || !self.fresh {
@@ -107,7 +107,7 @@ impl Submitted {
         Self { kind, seed, thread }
     }
 
-    /// It had its way.
+    /// Asserts that the request succeeded with the right data.
     #[track_caller]
     fn succeeds(self) {
         let result = self.thread.join().expect("submitter").expect("success");
@@ -116,7 +116,7 @@ impl Submitted {
     }
 }
 
-/// What a server has in memory for one ENTER, with an unmapped page behind each array.
+/// A server's memory for one ENTER, with an unmapped page behind each array.
 struct Memory {
     enter: Pages,
     commits: Pages,
@@ -130,10 +130,10 @@ const DATA: usize = 65536;
 const CAPACITY: usize = 32;
 
 impl Memory {
-    /// Memory that holds nothing yet; that for data was never used if it is `fresh`.
+    /// Empty memory. The memory for data is unused if `fresh` is set.
     fn new(fresh: bool) -> Self {
         let [enter, commits, requests, iovecs] = [PAGE, 2 * PAGE, 2 * PAGE, PAGE].map(Pages::new);
-        // Used, so that a place in the call is never one of a page fault.
+        // Touched, so that the nth operation of a call is never a page fault here.
         for pages in [&enter, &commits, &requests, &iovecs] {
             pages.put(pages.at_end(PAGE), &[0; PAGE]);
         }
@@ -150,7 +150,7 @@ impl Memory {
         self.data.at_end(DATA)
     }
 
-    /// Adds the answer to a request of this kind, with its data if it is read.
+    /// Adds the answer to a request of this kind, with its data if the request is a read.
     fn answer(&mut self, kind: Kind, request: &abi::Request, seed: u64) {
         let (index, bytes) = (self.count, kind.bytes);
         let at = self.data_at() + index * usize::try_from(SPACING).expect("small") % DATA;
@@ -167,7 +167,7 @@ impl Memory {
                 result = bytes / 2;
             }
             Way::Pieces => {
-                // The first one short, the others as they come.
+                // The first piece is short; the others are of any length.
                 let cuts = [0, 100, bytes / 2, bytes];
                 let list = self.iovecs.at_end(3 * size_of::<abi::Iovec>());
                 for (number, cut) in cuts.windows(2).enumerate() {
@@ -209,7 +209,7 @@ impl Memory {
         at
     }
 
-    /// What the call says of itself.
+    /// The result of the call.
     fn said(&self) -> abi::Enter {
         self.enter.get_value(self.enter.at_end(size_of::<abi::Enter>()))
     }
@@ -248,7 +248,7 @@ impl Scene {
         Submitted::new(&self.disk, kind, place, self.seed)
     }
 
-    /// Queued and held requests, as the kernel has them.
+    /// Number of queued and of held requests, as the kernel counts them.
     fn counts(&self) -> (u32, u32) {
         let stats = self.disk.server.stats(0).expect("stats");
         (stats.queued, stats.held)
@@ -266,7 +266,7 @@ impl Scene {
         raw::ioctl(self.disk.server.as_fd(), abi::IOCTL_ENTER, memory.prepare(capacity, arena))
     }
 
-    /// Fetches what there is, undisturbed.
+    /// Fetches all queued requests, without injected failures.
     fn fetch(&self, count: usize, arena: bool) -> (Vec<abi::Request>, Memory) {
         let memory = Memory::new(false);
         assert_eq!(self.enter(&memory, CAPACITY, arena), Ok(0));
@@ -275,7 +275,7 @@ impl Scene {
         (requests, memory)
     }
 
-    /// Answers one request, undisturbed; returns the status, and the memory.
+    /// Answers one request without injected failures; returns the status and the memory.
     fn answer(&self, kind: Kind, request: &abi::Request, seed: u64) -> (i32, Memory) {
         let mut memory = Memory::new(kind.fresh);
         memory.answer(kind, request, seed);
@@ -283,7 +283,7 @@ impl Scene {
         (memory.status(0), memory)
     }
 
-    /// Answers a request whose data, if it is a write, was seen by the server.
+    /// Answers a request; the server has seen its data if it is a write.
     #[track_caller]
     fn finish(&self, submitted: Submitted, request: &abi::Request) {
         let Submitted { kind, seed, .. } = submitted;
@@ -296,7 +296,7 @@ impl Scene {
 const STALE: i32 = -Errno::STALE.raw_os_error();
 const FAULT: i32 = -Errno::FAULT.raw_os_error();
 
-/// A request that could not be given to the server is in the queue again.
+/// A request that could not be given to the server returns to the queue.
 fn fetch(context: &mut Context) {
     context.load_module("");
     let faults = FailNth::new(context);
@@ -331,7 +331,7 @@ fn fetch(context: &mut Context) {
     scene.disk.destroy(true);
 }
 
-/// An answer is carried out once, or refused and good for another attempt.
+/// An answer is carried out once, or it is refused and can be repeated.
 fn commit(context: &mut Context) {
     context.load_module("");
     let faults = FailNth::new(context);
@@ -356,7 +356,7 @@ fn commit(context: &mut Context) {
                 assert_eq!((memory.said().processed, memory.said().refused), (1, u32::from(refused != 0)));
                 assert_eq!(held, stays || refused != 0);
             }
-            // Who was not told that it was done asks again.
+            // A server that was not told of the success asks again.
             let mut seen = memory;
             if result.is_err() || refused != 0 {
                 let (status, again) = scene.answer(kind, &request, submitted.seed);
@@ -426,7 +426,7 @@ fn both(context: &mut Context) {
     scene.disk.destroy(true);
 }
 
-/// More requests than the kernel has in hands at once, answered and fetched together.
+/// More requests than the kernel handles in one piece, answered and fetched together.
 fn batches(context: &mut Context) {
     const COUNT: u32 = 20;
     context.load_module("");
@@ -460,7 +460,7 @@ fn batches(context: &mut Context) {
                 let own = submitted.iter().find(|(_, place)| place * SPACING == request.offset);
                 own.expect("one of ours").0.seed
             };
-            // All reads get the data of one place, so let all be the same.
+            // All reads get the data of one place, so all must have the same seed.
             let seed = seed_of(&requests[0]);
             let mut memory = Memory::new(false);
             for request in &requests {
@@ -488,7 +488,7 @@ fn batches(context: &mut Context) {
     scene.disk.destroy(true);
 }
 
-/// So many requests of the same kind in the queue, each with its place.
+/// Queues this many requests of the same kind, each at its own place.
 fn many(scene: &mut Scene, kind: Kind, count: u32) -> Vec<(Submitted, u64)> {
     let submitted = (0..u64::from(count)).map(|place| (scene.submit(kind, place), place)).collect();
     scene.wait_for(count);

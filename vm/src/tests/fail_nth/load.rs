@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The module comes and goes, and its files in debugfs are read.
+//! The module is loaded and unloaded, and its debugfs files are read.
 
 use std::fs::File;
 use std::path::Path;
@@ -17,9 +17,9 @@ pub(super) const TESTS: &[Test] = &[
     test("fail_nth_debugfs", debugfs),
 ];
 
-/// What the kernel's own loader has to say. Its part for tracepoints, which runs before any code of ours, warns when it has no
-/// memory for a field of an event, or for an event's folder, which it then puts once too often. kmemleak looks at all of
-/// an object when it cannot note which part has pointers.
+/// Warnings of the kernel's own module loader. The code for tracepoints, which runs before any code of this
+/// project, warns if it has no memory for a field or for the folder of an event, whose reference it then drops
+/// once too often. kmemleak scans all of an object if it cannot record which part has pointers.
 const LOADER_SAYS: &[&str] = &[
     "(error: -12 parent: ",
     " event_define_fields+",
@@ -29,7 +29,7 @@ const LOADER_SAYS: &[&str] = &[
 
 const ROOT: &str = "/sys/kernel/debug/zosbd2";
 
-/// A load that fails leaves nothing of the module; one that succeeds has all that it cannot do without.
+/// A failed load leaves nothing of the module. After a successful one everything essential exists.
 fn module_load(context: &mut Context) {
     let faults = FailNth::new(context);
     let file = File::open(MODULE).expect("the module");
@@ -40,7 +40,7 @@ fn module_load(context: &mut Context) {
         let there = |path: &str| Path::new(path).exists();
         if result.is_ok() {
             assert_eq!(control().info().version, 2);
-            // debugfs is done without.
+            // The module works without debugfs.
             assert!(round.failed() || there(ROOT));
             rustix::system::delete_module(c"zosbd2", 0).expect("unload");
         }
@@ -51,7 +51,7 @@ fn module_load(context: &mut Context) {
     });
 }
 
-/// What is read is the truth, and a file that cannot be read now can be later.
+/// The files show correct data, and a file that cannot be read now can be read later.
 fn debugfs(context: &mut Context) {
     context.load_module("");
     let faults = FailNth::new(context);
@@ -75,7 +75,7 @@ fn debugfs(context: &mut Context) {
             assert!(buffer.starts_with(&text));
         });
     }
-    // A device that could not be shown is none the worse.
+    // The failure to show a device does not harm the device.
     disk.destroy(true);
     assert!(!Path::new(ROOT).join("zosbd2!shown").exists());
 }

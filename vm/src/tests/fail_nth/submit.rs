@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The submitters' side: what fails in a read, a write or a flush is that call, and nothing of the device.
+//! The submitters' side: a failure in a read, a write or a flush fails that call, and does not harm the device.
 //!
-//! The server is another thread, which nothing happens to.
+//! The server is another thread, without injected failures.
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
@@ -31,14 +31,14 @@ fn served(name: &str) -> (Disk, Serving) {
     Disk::serve(&Builder::new(name).partition_scan(false), &ram, threads(1))
 }
 
-/// What is on the device, past all caches.
+/// The data on the device, bypassing all caches.
 fn contents(node: &OwnedFd) -> Vec<u8> {
     let mut buffer = Aligned::new(BYTES, 0);
     assert_eq!(pread(node, buffer.bytes_mut(), 0), Ok(BYTES));
     buffer.bytes().to_vec()
 }
 
-/// Every block is that of one of these.
+/// Asserts that every block equals that of one of these buffers.
 #[track_caller]
 fn assert_blocks(found: &[u8], one: &[u8], other: &[u8]) {
     for (index, block) in found.chunks(512).enumerate() {
@@ -58,7 +58,7 @@ fn opened(context: &mut Context) {
         round.check(&result, ERRORS);
         assert_eq!(descriptors(), before);
     });
-    // Nobody has it open, as the kernel sees it.
+    // The kernel sees the node as closed.
     disk.destroy(false);
     assert_eq!(serving.join().expect("the server panicked").expect("the server"), zosbd2::End::Gone);
 }
@@ -114,7 +114,7 @@ fn cached(context: &mut Context) {
                 let result = round.call(|| pwrite(&node, data.bytes(), 0));
                 round.check(&result, ERRORS);
             }
-            // Again, whatever it was.
+            // Write again, whatever the data was.
             assert_eq!(pwrite(&node, data.bytes(), 0), Ok(BYTES));
             if step == "fdatasync" {
                 let result = round.call(|| fdatasync(&node));

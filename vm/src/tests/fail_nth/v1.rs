@@ -22,7 +22,7 @@ pub(super) const TESTS: &[Test] = &[
     test("fail_nth_v1_operation", operation),
 ];
 
-/// Version 1's word for memory that cannot be used, besides.
+/// Version 1 also uses this error for memory that cannot be accessed.
 const ERRORS1: &[Errno] = &[Errno::NOMEM, Errno::INVAL];
 
 /// The round's call with these bytes.
@@ -72,7 +72,7 @@ fn control_calls(context: &mut Context) {
     disk.destroy();
 }
 
-/// A create that fails leaves nothing.
+/// A failed create leaves nothing.
 fn create(context: &mut Context) {
     context.load_module("");
     let faults = FailNth::new(context);
@@ -97,7 +97,7 @@ fn create(context: &mut Context) {
     });
 }
 
-/// The device is there, or gone: an answer that cannot be written does not undo a destruction.
+/// The device exists or is gone: an answer that cannot be written does not undo a destruction.
 fn destroy(context: &mut Context) {
     context.load_module("");
     let faults = FailNth::new(context);
@@ -128,7 +128,7 @@ fn destroy(context: &mut Context) {
     }
 }
 
-/// What a submitter does.
+/// The operation of a submitter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Does {
     Read,
@@ -137,7 +137,7 @@ enum Does {
 }
 
 impl Does {
-    /// The kernel's opcode, and that of the answer.
+    /// The kernel's opcode, and the opcode of the answer.
     fn opcodes(self) -> (u32, u32) {
         match self {
             Self::Read => (v1::OP_READ, v1::OP_ANSWER_READ),
@@ -164,7 +164,7 @@ impl Does {
 const LENGTH: usize = 4 * BLOCK;
 const SEED: u64 = 11;
 
-/// One call that answers a request and fetches another. If it fails, the same again does both, once each.
+/// One call that answers a request and fetches another. If it fails, the repeated call does both, once each.
 fn operation(context: &mut Context) {
     context.load_module("");
     let faults = FailNth::new(context);
@@ -174,7 +174,7 @@ fn operation(context: &mut Context) {
     let mut server = Manual::new(&disk);
     let all = [Does::Read, Does::Write, Does::Discard];
     for (first, second) in all.into_iter().flat_map(|first| all.map(|second| (first, second))) {
-        // The kernel has one discard of a device at a time.
+        // The kernel sends one discard of a device at a time.
         if (first, second) == (Does::Discard, Does::Discard) {
             continue;
         }

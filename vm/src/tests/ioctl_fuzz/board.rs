@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What all processes of the fuzzer share, and what outlives those that are killed: how far each thread is, what it is
-//! doing, handles of requests, and how often each call ended how.
+//! State that all processes of the fuzzer share and that outlives killed processes: the progress and the current
+//! call of each thread, handles of requests, and the outcomes of all calls.
 
 use std::fs::File;
 use std::path::Path;
@@ -12,12 +12,12 @@ use super::calls::{Call, ESSENTIAL, OUTCOMES, ROWS, outcome, outcome_name};
 use crate::guest::Random;
 use crate::guest::raw::SharedWords;
 
-/// Threads that have a place.
+/// Number of threads that have a slot.
 pub(super) const SLOTS: usize = 12;
-/// Handles that are remembered.
+/// Number of remembered handles.
 const HANDLES: usize = 64;
 
-/// Where the words of each kind begin.
+/// Index of the first word of each kind.
 const STEPS: usize = 2;
 const DOING: usize = STEPS + SLOTS;
 const REMEMBERED: usize = DOING + SLOTS;
@@ -38,7 +38,7 @@ impl Board {
         &self.0.words()[at]
     }
 
-    /// Forgets how far threads are and that they were to end; what was counted stays.
+    /// Resets the progress of threads and the request to end. The counts of outcomes stay.
     pub(super) fn restart(&self) {
         for at in 0..COUNTS {
             self.word(at).store(0, Ordering::SeqCst);
@@ -54,41 +54,41 @@ impl Board {
         self.word(0).load(Ordering::SeqCst) != 0
     }
 
-    /// The next step of a thread: they go on counting after its process was killed.
+    /// The next step of a thread. The count continues after the thread's process was killed.
     pub(super) fn next_step(&self, slot: usize) -> u64 {
         self.word(STEPS + slot).fetch_add(1, Ordering::SeqCst)
     }
 
-    /// Steps that a thread has begun.
+    /// Number of steps that a thread has begun.
     pub(super) fn steps(&self, slot: usize) -> u64 {
         self.word(STEPS + slot).load(Ordering::SeqCst)
     }
 
-    /// Notes what a thread is about to do.
+    /// Records the call that a thread is about to make.
     pub(super) fn begins(&self, slot: usize, call: Call) {
         self.word(DOING + slot).store(call as u64, Ordering::SeqCst);
     }
 
-    /// What a thread did last.
+    /// The last call of a thread.
     pub(super) fn doing(&self, slot: usize) -> &'static str {
         let number = usize::try_from(self.word(DOING + slot).load(Ordering::SeqCst)).expect("a call");
         ROWS[number].name
     }
 
-    /// Keeps the handle of a request, for others to misuse.
+    /// Remembers the handle of a request, for other threads to misuse.
     pub(super) fn remember(&self, handle: u64) {
         let next = self.word(1).fetch_add(1, Ordering::Relaxed);
         let place = usize::try_from(next % HANDLES as u64).expect("a place");
         self.word(REMEMBERED + place).store(handle, Ordering::Relaxed);
     }
 
-    /// The handle of some request that some thread fetched not long ago.
+    /// The handle of a request that some thread fetched recently.
     pub(super) fn remembered(&self, random: &mut Random) -> u64 {
         let place = usize::try_from(random.below(HANDLES as u64)).expect("a place");
         self.word(REMEMBERED + place).load(Ordering::Relaxed)
     }
 
-    /// Counts a call's end.
+    /// Counts the outcome of a call.
     pub(super) fn count(&self, call: Call, result: Result<(), Errno>) {
         let at = COUNTS + call as usize * OUTCOMES + outcome(result);
         self.word(at).fetch_add(1, Ordering::Relaxed);
@@ -98,12 +98,12 @@ impl Board {
         self.word(COUNTS + call as usize * OUTCOMES + outcome).load(Ordering::Relaxed)
     }
 
-    /// All calls that ended.
+    /// Number of calls that ended.
     pub(super) fn calls(&self) -> u64 {
         (COUNTS..WORDS).map(|at| self.word(at).load(Ordering::Relaxed)).sum()
     }
 
-    /// How often each call ended how; one line for each.
+    /// The outcomes of each call; one line per call and outcome.
     pub(super) fn table(&self) -> Vec<String> {
         let line = |call: Call, name: &str| {
             let seen = (0..OUTCOMES).filter_map(|outcome| match self.counted(call, outcome) {
@@ -115,7 +115,7 @@ impl Board {
         ROWS.iter().map(|row| line(row.call, row.name)).collect()
     }
 
-    /// What should have been seen and was not: `everything` is that each call ended well once.
+    /// Outcomes that should have occurred and did not. With `everything`, each call must have succeeded once.
     pub(super) fn missing(&self, everything: bool) -> Vec<String> {
         let calls = ROWS.iter().map(|row| row.call).filter(|call| everything && call.may_succeed());
         let wanted = ESSENTIAL.iter().copied().chain(calls.map(|call| (call, Ok(()))));

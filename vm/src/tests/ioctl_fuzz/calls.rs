@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the fuzzer counts: calls, and which errors the interfaces' documents give to each of them.
+//! The calls that the fuzzer counts, and the errors that the documents allow for each call.
 
 use rustix::io::Errno;
 
-/// Something that is counted by its outcome.
+/// A call whose outcomes are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub(super) enum Call {
@@ -36,7 +36,7 @@ pub(super) enum Call {
     BlockPing1,
     Fetch1,
     Answer1,
-    /// Numbers that nobody knows.
+    /// Unknown ioctl numbers.
     UnknownControl,
     UnknownServer,
     UnknownBlock,
@@ -60,7 +60,7 @@ pub(super) enum Call {
 pub(super) struct Row {
     pub(super) call: Call,
     pub(super) name: &'static str,
-    /// What it may fail with. Not ours to say of submitters' calls: `None`.
+    /// Allowed errors. `None` for submitters' calls, whose errors the block layer chooses.
     pub(super) errors: Option<&'static [Errno]>,
 }
 
@@ -80,7 +80,7 @@ const NODEV: Errno = Errno::NODEV;
 const PERM: Errno = Errno::PERM;
 const BUSY: Errno = Errno::BUSY;
 
-/// One row for each call, in the order of their numbers. Errors as in `docs/abi-v2.md` and `docs/abi-v1.md`.
+/// One row per call, in the order of their numbers. Errors as in `docs/abi-v2.md` and `docs/abi-v1.md`.
 pub(super) const ROWS: [Row; 44] = [
     row(Call::Info, "info", &[INVAL, TOOBIG, FAULT]),
     row(
@@ -89,7 +89,7 @@ pub(super) const ROWS: [Row; 44] = [
         &[INVAL, TOOBIG, FAULT, Errno::RANGE, Errno::OVERFLOW, Errno::EXIST, Errno::NOSPC, Errno::NOMEM],
     ),
     row(Call::Attach, "attach", &[INVAL, TOOBIG, FAULT, NOENT, BUSY, NODEV]),
-    // An argument whose flags were changed is of another attach.
+    // An argument with changed flags belongs to another kind of attach.
     row(Call::Observe, "attach to observe", &[INVAL, TOOBIG, FAULT, NOENT, BUSY, NODEV]),
     row(Call::Destroy, "destroy", &[INVAL, TOOBIG, FAULT, NOENT, BUSY]),
     row(Call::List, "list", &[INVAL, TOOBIG, FAULT]),
@@ -137,7 +137,7 @@ pub(super) const ROWS: [Row; 44] = [
     any(Call::Map, "map"),
 ];
 
-/// Outcomes of a call: 0 for success, or the errno.
+/// Number of outcomes of a call: 0 for success, or the errno.
 pub(super) const OUTCOMES: usize = 134;
 
 impl Call {
@@ -145,12 +145,12 @@ impl Call {
         &ROWS[self as usize]
     }
 
-    /// Whether it may end well.
+    /// Whether the call may succeed.
     pub(super) const fn may_succeed(self) -> bool {
         !matches!(self, Self::UnknownControl | Self::UnknownServer | Self::UnknownBlock)
     }
 
-    /// Whether it may end like this.
+    /// Whether the call may have this outcome.
     pub(super) fn may_end(self, result: Result<(), Errno>) -> bool {
         match (result, self.row().errors) {
             (Ok(()), _) => self.may_succeed(),
@@ -166,7 +166,7 @@ pub(super) fn outcome(result: Result<(), Errno>) -> usize {
     usize::try_from(number).ok().filter(|number| *number < OUTCOMES).unwrap_or(OUTCOMES - 1)
 }
 
-/// What an outcome is called.
+/// Name of an outcome.
 pub(super) fn outcome_name(number: usize) -> String {
     const NAMES: [(Errno, &str); 24] = [
         (PERM, "EPERM"),
@@ -201,7 +201,7 @@ pub(super) fn outcome_name(number: usize) -> String {
     named.map_or_else(|| format!("errno {number}"), |(_, name)| (*name).to_owned())
 }
 
-/// What a run must have seen, or it looked at less than it should: what comes often in each.
+/// Outcomes that every run must see; otherwise the run tested less than it should.
 pub(super) const ESSENTIAL: &[(Call, Result<(), Errno>)] = &[
     (Call::Info, Ok(())),
     (Call::Create, Ok(())),

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Version 2's calls on the control node, and numbers that it does not know.
+//! Version 2's calls on the control node, and unknown ioctl numbers.
 
 use std::os::fd::AsFd as _;
 
@@ -36,8 +36,8 @@ impl Thread<'_> {
         }
     }
 
-    /// A device, most often one that can be started, with every deadline policy, and with graces and deadlines that
-    /// pass while it is used.
+    /// Creates a device, usually one that can be started, with every deadline policy, and with graces and
+    /// deadlines that end during its use.
     pub(super) fn create(&mut self) {
         let node = Node::v2(&mut self.random);
         let random = &mut self.random;
@@ -98,7 +98,7 @@ impl Thread<'_> {
         self.attached(ended.result.ok().flatten(), &ended.after, ended.seen);
     }
 
-    /// Looks on; also at devices of version 1.
+    /// Observes a device, also one of version 1.
     pub(super) fn observe(&mut self) {
         let node = Node::any(&mut self.random);
         let attach = abi::Attach { flags: abi::ATTACH_OBSERVE, name: node.field(), ..abi::Attach::default() };
@@ -154,7 +154,7 @@ impl Thread<'_> {
         }
     }
 
-    /// A number that is nobody's, or another descriptor's, with memory that is fine.
+    /// A number that no descriptor knows, or that belongs to another kind of descriptor, with valid memory.
     pub(super) fn unknown(&mut self) {
         let noise = self.random.bytes(512);
         let at = self.memory.argument.at_end(noise.len());
@@ -191,7 +191,7 @@ impl Thread<'_> {
     }
 }
 
-/// What holds of every device.
+/// Checks that hold for every device.
 pub(super) fn check_status(status: &abi::Status) {
     assert!([1, 2].contains(&status.version), "{status:?}");
     assert!(status.state <= abi::STATE_DESTROYED && status.lost <= 1, "{status:?}");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The memory of one thread that it hands to the kernel: good, bad, and of its own devices.
+//! The memory that one thread passes to the kernel: valid, invalid, and mapped from the fuzzer's own devices.
 //!
-//! Bad addresses are never made of random numbers: the kernel may only write to pages that nothing else looks at.
+//! Invalid addresses are never random numbers: the kernel may only write to pages that nothing else uses.
 
 use std::os::fd::AsFd as _;
 
@@ -14,7 +14,7 @@ use crate::guest::raw::{FilePages, PAGE, Pages};
 
 /// Bytes of memory for the data of requests.
 pub(super) const DATA: usize = 256 << 10;
-/// Bytes of a device that are mapped.
+/// Mapped bytes of a device.
 const MAPPED: usize = 64 << 10;
 
 #[derive(Debug)]
@@ -27,20 +27,20 @@ pub(super) struct Memory {
     pub(super) iovecs: Pages,
     /// For data.
     pub(super) data: Pages,
-    /// Cannot be written.
+    /// Read-only memory.
     sealed: Pages,
-    /// For what only begins here.
+    /// Memory that ends too early.
     edge: Pages,
-    /// Pages of a device: whoever touches them makes I/O on it.
+    /// Mapped pages of a device: an access to them causes I/O on the device.
     disk: Option<FilePages>,
 }
 
-/// What happens to who uses an address.
+/// Effect of an access to an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// `EFAULT`, always.
     Unmapped,
-    /// What is there cannot be written, or may be unreadable: it is a device's.
+    /// The memory is read-only, or it belongs to a device and may be unreadable.
     Odd,
 }
 
@@ -60,7 +60,7 @@ impl Memory {
         }
     }
 
-    /// An address that is not fit for `bytes` bytes.
+    /// An address that is not valid for `bytes` bytes.
     pub(super) fn bad(&self, random: &mut Random, bytes: usize) -> (usize, Place) {
         if let Some(disk) = &self.disk
             && random.chance(40)
@@ -71,7 +71,7 @@ impl Memory {
             0 => (0, Place::Unmapped),
             1 => (1 << 63, Place::Unmapped),
             2 => (usize::MAX - 7, Place::Unmapped),
-            // The second half is missing.
+            // The second half is unmapped.
             3 => (self.edge.at_end(bytes.min(PAGE) / 2), Place::Unmapped),
             _ => (self.sealed.at_end(bytes.min(2 * PAGE)), Place::Odd),
         }
@@ -81,12 +81,12 @@ impl Memory {
     pub(super) fn map(&mut self, node: &Node) -> Result<(), Errno> {
         self.disk = None;
         let file = open(node.path(), OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-        // Refused if nothing may be written there.
+        // Fails if the disk is read-only.
         self.disk = Some(FilePages::attempt(file.as_fd(), MAPPED)?);
         Ok(())
     }
 
-    /// Maps none.
+    /// Unmaps the disk.
     pub(super) fn unmap(&mut self) {
         self.disk = None;
     }

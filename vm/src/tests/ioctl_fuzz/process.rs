@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the threads of one process share: descriptors, and the names of all devices there may be.
+//! State that the threads of one process share: descriptors, and the names of all possible devices.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,14 +18,14 @@ use crate::guest::{Random, descriptor, raw};
 /// Names of devices of version 2, and of version 1.
 const NAMES: [&str; 5] = ["f0", "f1", "f2", "f3", "f4"];
 const NAMES_1: [&str; 2] = ["zf0", "zf1"];
-/// Devices that may exist at once: fewer than there are names.
+/// Most devices at once: fewer than there are names.
 pub(super) const DEVICES: u32 = 6;
-/// Descriptors that a process has.
+/// Most descriptors of a process.
 const DESCRIPTORS: usize = 10;
-/// Processes there are.
+/// Number of processes.
 pub(super) const PROCESSES: usize = 2;
 
-/// A device, which may exist.
+/// A device, which need not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Node {
     pub(super) name: &'static str,
@@ -60,7 +60,7 @@ impl Node {
     }
 }
 
-/// A server's descriptor, or an observer's.
+/// A server descriptor, or an observer's.
 #[derive(Debug)]
 pub(super) struct Held {
     fd: OwnedFd,
@@ -76,7 +76,7 @@ impl Held {
         Self { fd, observes, queues, unanswered: Mutex::default() }
     }
 
-    /// Whether requests wait, for this server or for an answer of this process.
+    /// Whether requests wait for this server, or for an answer of this process.
     fn is_busy(&self) -> bool {
         let mut fds = [PollFd::new(self, PollFlags::IN)];
         let now = poll(&mut fds, Some(&Timespec::default()));
@@ -104,7 +104,7 @@ pub(super) struct Process {
     folder: PathBuf,
     socket: UnixDatagram,
     pool: Mutex<Vec<Arc<Held>>>,
-    /// Threads that may be sent signals.
+    /// Threads that may get signals.
     threads: Mutex<Vec<i32>>,
     /// Signals sent.
     signals: AtomicU32,
@@ -115,10 +115,10 @@ fn socket_path(folder: &Path, number: usize) -> PathBuf {
 }
 
 impl Process {
-    /// Takes its place in the folder that all processes share.
+    /// Binds its socket in the folder that all processes share.
     pub(super) fn new(folder: &Path, number: usize) -> std::io::Result<Self> {
         let path = socket_path(folder, number);
-        // Of one that was killed.
+        // Left by a killed process.
         let _ = std::fs::remove_file(&path);
         let socket = UnixDatagram::bind(path)?;
         socket.set_nonblocking(true)?;
@@ -138,12 +138,12 @@ impl Process {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Some descriptor.
+    /// A random descriptor.
     pub(super) fn some(&self, random: &mut Random) -> Option<Arc<Held>> {
         self.some_of(random, |_| true)
     }
 
-    /// Some descriptor of a server; mostly one that has something to do, if there is any.
+    /// A random server descriptor, usually one with work, if there is any.
     pub(super) fn some_server(&self, random: &mut Random) -> Option<Arc<Held>> {
         let busy = random.chance(80).then(|| self.some_of(random, |held| !held.observes && held.is_busy()));
         busy.flatten().or_else(|| self.some_of(random, |held| !held.observes))
@@ -155,7 +155,7 @@ impl Process {
         all.into_iter().nth(index)
     }
 
-    /// Keeps a descriptor; if there are too many, one is closed.
+    /// Keeps a descriptor. If there are too many, another one is closed.
     pub(super) fn keep(&self, held: Held, random: &mut Random) {
         let mut pool = self.pool();
         pool.push(Arc::new(held));
@@ -167,7 +167,7 @@ impl Process {
         }
     }
 
-    /// Closes a descriptor, as soon as no thread of this process uses it any more.
+    /// Drops a descriptor. It is closed when no thread of this process uses it any more.
     pub(super) fn forget(&self, held: &Arc<Held>) {
         let mut pool = self.pool();
         let index = pool.iter().position(|other| Arc::ptr_eq(other, held));
@@ -176,18 +176,18 @@ impl Process {
         drop(closed);
     }
 
-    /// Sends a descriptor to some process, perhaps this one.
+    /// Sends a descriptor to a process, perhaps to this one.
     pub(super) fn pass(&self, held: &Held, random: &mut Random) -> Result<(), Errno> {
         let to = usize::try_from(random.below(PROCESSES as u64)).expect("a process");
         let path = socket_path(&self.folder, to);
         let errno = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
         let socket = UnixDatagram::unbound().map_err(errno)?;
-        // It may be dead.
+        // The other process may be dead.
         socket.connect(path).map_err(errno)?;
         descriptor::send(&socket, held, &[u8::from(held.observes), u8::try_from(held.queues).unwrap_or(1)])
     }
 
-    /// Takes a descriptor that came.
+    /// Takes a descriptor that another process sent.
     pub(super) fn receive(&self, random: &mut Random) -> Result<(), Errno> {
         let mut bytes = [0; 2];
         let fd = descriptor::receive(&self.socket, &mut bytes)?;
@@ -199,24 +199,24 @@ impl Process {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The calling thread may be sent signals from now on.
+    /// Allows signals to the calling thread.
     pub(super) fn enlist(&self) {
         self.threads().push(raw::thread_id());
     }
 
-    /// And from now on it may not.
+    /// Forbids signals to the calling thread.
     pub(super) fn leave(&self) {
         self.threads().retain(|thread| *thread != raw::thread_id());
     }
 
-    /// Interrupts some thread of this process.
+    /// Interrupts a random thread of this process.
     pub(super) fn interrupt(&self, random: &mut Random) {
         let threads = self.threads();
         raw::signal_thread(random.pick(&threads), libc::SIGUSR1);
         self.signals.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Which of the processes this is.
+    /// Number of this process.
     pub(super) fn number(&self) -> usize {
         self.number
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One process of the fuzzer: two threads that make calls of all kinds, two that serve, two that submit. It may be killed
-//! at any time; the one that comes after it goes on with its threads' next steps.
+//! One process of the fuzzer: two threads that make calls of all kinds, two that serve, two that submit. It may be
+//! killed at any time. Its successor continues with the next steps of its threads.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -22,8 +22,8 @@ thread_local! {
     static STEP: Cell<u64> = const { Cell::new(0) };
 }
 
-/// What the guest program does as `--fuzz PROCESS SEED FOLDER`: steps, until the board says that it is enough. A step
-/// that goes wrong ends the process.
+/// The role `--fuzz PROCESS SEED FOLDER`: runs steps until the board says stop. A panic in a step ends the
+/// process.
 pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
     let [number, seed, folder] = arguments else { return Err("usage: --fuzz PROCESS SEED FOLDER".into()) };
     let process = Process::new(Path::new(folder), number.parse()?)?;

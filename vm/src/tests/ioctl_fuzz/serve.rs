@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Servers of version 2: they fetch what there is and answer it, mostly rightly and soon; and ENTER with an argument of
-//! any kind.
+//! Servers of version 2: they fetch requests and answer them, usually correctly and soon. They also call ENTER
+//! with arguments of any kind.
 
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -28,23 +28,23 @@ const CALLS: u64 = 16;
 /// Most pieces of a commit.
 const PIECES: usize = 4;
 
-/// What is handed over in one ENTER.
+/// Contents of one ENTER.
 #[derive(Debug, Default)]
 struct Batch {
     commits: Vec<abi::Commit>,
-    /// The request that each commit means to answer; `None`: it is made up.
+    /// The request that each commit answers; `None` for a made-up handle.
     requests: Vec<Option<abi::Request>>,
 }
 
 impl Thread<'_> {
-    /// Serves some device, as long as there is something to do, for some calls.
+    /// Serves a device for some calls, as long as there is work.
     pub(super) fn serve(&mut self) {
         let Some(held) = self.server() else { return };
         for _ in 0..=self.random.below(CALLS) {
             match self.work(&held) {
                 Ok(()) if held.unanswered().is_empty() && self.random.chance(50) => return,
                 Ok(()) | Err(Errno::INTR | Errno::FAULT | Errno::INVAL | Errno::TOOBIG) => {}
-                // Nothing comes any more.
+                // No more requests will come.
                 Err(_) => {
                     if self.random.chance(70) {
                         self.process.forget(&held);
@@ -55,7 +55,7 @@ impl Thread<'_> {
         }
     }
 
-    /// One ENTER on some descriptor, with whatever is there.
+    /// One ENTER on a descriptor, with random contents.
     pub(super) fn enter(&mut self, held: &Held) {
         let commits = (0..self.random.below(4)).map(|_| self.made_up()).collect::<Vec<_>>();
         let requests = vec![None; commits.len()];
@@ -71,7 +71,7 @@ impl Thread<'_> {
         let _counted = self.call(held, &argument, Batch { commits, requests });
     }
 
-    /// Answers some of what is unanswered and fetches more.
+    /// Answers some of the unanswered requests and fetches more.
     fn work(&mut self, held: &Arc<Held>) -> Result<(), Errno> {
         let mut batch = Batch::default();
         let most = usize::try_from(self.random.below(BATCH as u64 / 2)).expect("small");
@@ -85,7 +85,7 @@ impl Thread<'_> {
             batch.commits.push(commit);
             batch.requests.push(Some(request));
             if self.random.chance(3) {
-                // Twice.
+                // The same commit twice.
                 batch.commits.push(commit);
                 batch.requests.push(None);
             }
@@ -108,7 +108,7 @@ impl Thread<'_> {
         self.call(held, &argument, batch)
     }
 
-    /// An ENTER with these commits, and arrays to fetch into. What it brings is unanswered from then on.
+    /// An ENTER with these commits, and arrays to fetch into. The fetched requests become unanswered.
     fn call(&mut self, held: &Held, argument: &abi::Enter, batch: Batch) -> Result<(), Errno> {
         let place = |base: usize, index: usize, size: usize| base + index * size;
         let commits_at = self.memory.commits.at_end(batch.commits.len() * size_of::<abi::Commit>());
@@ -128,7 +128,7 @@ impl Thread<'_> {
             1 => (self.memory.data.at_end(4096) as u64, 4096),
             _ => (self.memory.data.at_end(DATA) as u64, DATA as u64),
         };
-        // Where nothing can be put, or nothing is.
+        // Memory that cannot be written, or that holds no data.
         if self.random.chance(6) {
             let bad = self.memory.bad(&mut self.random, 4096).0 as u64;
             match self.random.below(3) {
@@ -139,7 +139,7 @@ impl Thread<'_> {
         }
         let ended = self.issue(held.as_fd(), &ENTER, &sent);
         let result = ended.result.as_ref().map(|_| ()).map_err(|errno| *errno);
-        // Arrays in bad memory, or of other sizes than they have, tell nothing.
+        // The results in invalid memory, or in arrays of other sizes, cannot be checked.
         let readable = ended.seen
             && ended.after.commits == commits_at as u64
             && ended.after.requests == requests_at as u64
@@ -149,7 +149,7 @@ impl Thread<'_> {
             return result;
         }
         let abi::Enter { processed, refused, fetched, .. } = ended.after;
-        // Refused as a whole: the results were not written, and are as they were given.
+        // The call was refused as a whole: the result fields are unchanged.
         if matches!(result, Err(Errno::INVAL | Errno::TOOBIG | Errno::PERM)) {
             held.unanswered().extend(batch.requests.into_iter().flatten());
             return result;
@@ -165,7 +165,7 @@ impl Thread<'_> {
                 held.unanswered().extend(request);
                 continue;
             }
-            // Its status is written only when it is refused.
+            // The kernel writes a status only if it refuses the commit.
             let errno = (after.status != commit.status || commit.status != 0).then_some(after.status);
             let outcome = errno.map_or(Ok(()), |status| Err(Errno::from_raw_os_error(-status)));
             counted += u32::from(outcome.is_err());
@@ -184,7 +184,7 @@ impl Thread<'_> {
             let request: abi::Request = self.memory.requests.get_value(at);
             check_request(&request, &sent);
             self.process.board.remember(request.handle);
-            // Some are forgotten: their deadline is for them, or the death of this server.
+            // Some requests are forgotten: their deadline or the death of this server ends them.
             if self.random.chance(97) {
                 held.unanswered().push(request);
             }
@@ -192,7 +192,7 @@ impl Thread<'_> {
         result
     }
 
-    /// An answer to a request, mostly a right one.
+    /// An answer to a request, usually a correct one.
     fn answer(&mut self, request: &abi::Request, index: usize) -> abi::Commit {
         let mut commit = abi::Commit {
             handle: request.handle,
@@ -225,7 +225,7 @@ impl Thread<'_> {
         commit
     }
 
-    /// Gives the data in pieces.
+    /// Splits the data into pieces.
     fn scatter(&mut self, commit: &mut abi::Commit, bytes: usize, index: usize) {
         let size = size_of::<abi::Iovec>();
         let base = self.memory.iovecs.at_end((BATCH - index) * PIECES * size);
@@ -247,7 +247,7 @@ impl Thread<'_> {
         commit.address = base as u64;
     }
 
-    /// Makes something wrong.
+    /// Makes a commit invalid.
     fn spoil_commit(&mut self, commit: &mut abi::Commit) {
         match self.random.below(10) {
             0 => commit.handle ^= 1 << self.random.below(64),
@@ -260,7 +260,7 @@ impl Thread<'_> {
             8 => commit.status = -1,
             _ => commit.flags |= 1 << 31,
         }
-        // What pieces there are is only known of our own.
+        // The contents of foreign iovec arrays are unknown.
         if commit.flags & abi::COMMIT_IOVEC != 0 && commit.iovec_count > 0 {
             let base = self.memory.iovecs.at_end(PIECES * size_of::<abi::Iovec>());
             if !self.holds_iovecs(commit.address) {
@@ -269,13 +269,13 @@ impl Thread<'_> {
         }
     }
 
-    /// Whether an address is among our pieces.
+    /// Whether an address is inside the thread's own iovec array.
     fn holds_iovecs(&self, address: u64) -> bool {
         let all = self.memory.iovecs.at_end(BATCH * PIECES * size_of::<abi::Iovec>()) as u64;
         (all..all + (BATCH * PIECES * size_of::<abi::Iovec>()) as u64).contains(&address)
     }
 
-    /// A commit of a request that somebody had, or nobody.
+    /// A commit with a handle of another thread, or with an invented one.
     fn made_up(&mut self) -> abi::Commit {
         let handle = match self.random.below(4) {
             0 => self.random.next(),
@@ -293,7 +293,7 @@ impl Thread<'_> {
     }
 }
 
-/// What holds of every request.
+/// Checks that hold for every request.
 fn check_request(request: &abi::Request, sent: &abi::Enter) {
     let known = abi::REQUEST_FUA | abi::REQUEST_NO_UNMAP | abi::REQUEST_MAYBE_EXECUTED | abi::REQUEST_DATA;
     assert!(request.op <= abi::OP_SECURE_ERASE && request.flags & !known == 0, "{request:?}");

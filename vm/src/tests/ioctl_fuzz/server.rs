@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Calls on server descriptors but for serving: START, RESIZE, STATS, LATENCY, REQUESTS, BLOB, STATUS; poll, duplicates,
-//! passing on and closing. ENTER with an argument of any kind is in `serve`.
+//! Calls on server descriptors other than ENTER: START, RESIZE, STATS, LATENCY, REQUESTS, BLOB, STATUS; poll,
+//! duplicates, passing on and closing. `serve` calls ENTER.
 
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ const SUCCEED: Shape =
     Shape { call: Call::Succeed, command: abi::IOCTL_ATTACH, reserved: &[], addresses: &[], results: None };
 
 impl Thread<'_> {
-    /// One call on some descriptor.
+    /// One call on a random descriptor.
     pub(super) fn server_call(&mut self) {
         let Some(held) = self.process.some(&mut self.random) else { return self.create() };
         match self.random.below(10) {
@@ -78,7 +78,7 @@ impl Thread<'_> {
         if ended.well() {
             let abi::Stats { queue, fetched, committed, .. } = ended.after;
             assert!(queue < 2, "{:?}", ended.after);
-            // Of version 1, too: what ended well was fetched before.
+            // Also with version 1: a request that succeeded was fetched before.
             assert!(
                 fetched.iter().zip(committed).all(|(fetched, done)| done <= *fetched),
                 "{:?}",
@@ -146,7 +146,7 @@ impl Thread<'_> {
         }
     }
 
-    /// What a descriptor's device is.
+    /// Status of a descriptor's device.
     pub(super) fn own_status(&mut self, held: &Held) -> Option<abi::Status> {
         let ended = self.issue(held.as_fd(), &OWN_STATUS, &abi::Status::default());
         let well = ended.well();
@@ -156,7 +156,7 @@ impl Thread<'_> {
         well.then_some(ended.after)
     }
 
-    /// The next server after a descriptor's.
+    /// Attaches the successor of a descriptor's server.
     fn succeed(&mut self, held: &Held) {
         let flags = self.random.pick(&[0, 1, 1, 1, 3, 3, 2, 4, 5]);
         let ended = self.issue(held.as_fd(), &SUCCEED, &abi::Attach { flags, ..abi::Attach::default() });
@@ -165,7 +165,7 @@ impl Thread<'_> {
         }
     }
 
-    /// What a descriptor is ready for, which is known at once.
+    /// Polls a descriptor without waiting.
     pub(super) fn poll(&mut self) {
         let Some(held) = self.process.some(&mut self.random) else { return };
         self.begins(Call::Poll);
@@ -177,7 +177,7 @@ impl Thread<'_> {
         assert!(result.is_err() || allowed.contains(fds[0].revents()), "{:?}", fds[0].revents());
     }
 
-    /// One more descriptor of the same server.
+    /// Duplicates a descriptor.
     pub(super) fn duplicate(&mut self) {
         let Some(held) = self.process.some(&mut self.random) else { return };
         let fd = held.as_fd().try_clone_to_owned().expect("duplicate");
@@ -205,7 +205,7 @@ impl Thread<'_> {
         self.ends(Call::Receive, result);
     }
 
-    /// A descriptor to serve with; if there is none, one may be had the next time.
+    /// A server descriptor. If there is none, attaches to a device so that there may be one the next time.
     pub(super) fn server(&mut self) -> Option<Arc<Held>> {
         let held = self.process.some_server(&mut self.random);
         if held.is_none() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Submitters: I/O and the block layer's own ioctls on whatever nodes there are. How it ends is up to the servers.
+//! Submitters: I/O and the block layer's own ioctls on any nodes. The servers decide the outcome.
 
 use std::os::fd::AsFd as _;
 
@@ -22,7 +22,7 @@ const BLKZEROOUT: u32 = 0x127f;
 const RANGE: u64 = 1 << 20;
 
 impl Thread<'_> {
-    /// Maps some disk, as memory for later calls, instead of the one before.
+    /// Maps a disk as memory for later calls, in place of the previous one.
     pub(super) fn map(&mut self) {
         let Some(node) = self.some_node(Node::any) else { return self.memory.unmap() };
         self.begins(Call::Map);
@@ -43,7 +43,7 @@ impl Thread<'_> {
         self.ends(Call::Open, opened.as_ref().map(|_| ()).map_err(|errno| *errno));
         let Ok(file) = opened else { return };
         for _ in 0..=self.random.below(10) {
-            // Direct I/O and ranges that are no blocks are refused by the block layer, mostly.
+            // The block layer usually refuses direct I/O and ranges that are not whole blocks.
             let unit = self.random.pick(&[4096, 4096, 4096, 512, 1]);
             let offset = self.random.below(RANGE / unit) * unit;
             let length = self.random.pick(&[4096, 4096, 8192, 65536, 131_072, unit]);
@@ -92,7 +92,7 @@ impl Thread<'_> {
         raw::ioctl(file, command, at).map(|_| ())
     }
 
-    /// Numbers of ours that are not this node's.
+    /// Ioctl numbers of this project that the node does not know.
     fn unknown_to_node(&mut self, file: std::os::fd::BorrowedFd<'_>, version: u32) {
         use zosbd2_abi::{v1, v2};
         let at = self.memory.argument.at_end(512);

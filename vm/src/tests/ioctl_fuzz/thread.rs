@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One thread of the fuzzer, and the one way in which it makes a call of version 2: with a good argument that may be
-//! spoilt, and checks of what came of it.
+//! One thread of the fuzzer, and its way to make a call of version 2: with a valid argument that may be spoilt,
+//! and with checks of the outcome.
 //!
-//! Each step has random numbers of its own, which the seed, the thread's number and the step's number decide.
+//! Each step has its own random numbers, which depend on the seed, the thread's number and the step's number.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -21,51 +21,51 @@ pub(super) struct Thread<'a> {
     pub(super) process: &'a Process,
     pub(super) slot: usize,
     pub(super) memory: Memory,
-    /// Those of all its steps.
+    /// Random numbers from which those of each step are derived.
     seed: Random,
-    /// Those of this step.
+    /// Random numbers of this step.
     pub(super) random: Random,
 }
 
-/// What the fuzzer has to know of a call of version 2.
+/// Properties of a call of version 2.
 #[derive(Debug)]
 pub(super) struct Shape {
     pub(super) call: Call,
     pub(super) command: u32,
     /// Offsets of words that must be 0.
     pub(super) reserved: &'static [usize],
-    /// Offsets of addresses, which are left as they are.
+    /// Offsets of addresses, which are not changed.
     pub(super) addresses: &'static [usize],
-    /// Where results begin that are there even after an error; the bytes before stay as they were.
+    /// Offset of the results that are valid even after an error; the bytes before it stay unchanged.
     pub(super) results: Option<usize>,
 }
 
-/// How long a thread rests that has nothing to do.
+/// How long an idle thread rests.
 const REST: Duration = Duration::from_millis(1);
 
 /// Offset of `flags` in every argument.
 const FLAGS: usize = 4;
 
-/// What was done to an argument.
+/// How an argument was spoilt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Spoilt {
-    /// Nothing that the kernel could object to.
+    /// Not at all.
     No,
-    /// So that this must come of it.
+    /// The call must fail with this error.
     Must(Errno),
-    /// So that it must fail.
+    /// The call must fail.
     Somehow,
-    /// So that anything may come of it.
+    /// The call may have any outcome.
     Perhaps,
 }
 
-/// How a call of version 2 ended.
+/// Outcome of a call of version 2.
 #[derive(Debug)]
 pub(super) struct Ended<T> {
     pub(super) result: Result<Option<OwnedFd>, Errno>,
-    /// The argument afterwards; as it was given if it was not in good memory.
+    /// The argument afterwards; unchanged if it was in invalid memory.
     pub(super) after: T,
-    /// Whether `after` is what the kernel has left.
+    /// Whether `after` was read back from the kernel's result.
     pub(super) seen: bool,
 }
 
@@ -88,7 +88,7 @@ impl<'a> Thread<'a> {
         step
     }
 
-    /// Some disk that is there, as far as one look tells.
+    /// A disk that existed a moment ago.
     pub(super) fn some_node(&mut self, choose: fn(&mut Random) -> Node) -> Option<Node> {
         let found = (0..8).map(|_| choose(&mut self.random)).find(|node| node.path().exists());
         if found.is_none() {
@@ -97,18 +97,18 @@ impl<'a> Thread<'a> {
         found
     }
 
-    /// Says that a call begins.
+    /// Records that a call begins.
     pub(super) fn begins(&self, call: Call) {
         self.process.board.begins(self.slot, call);
     }
 
-    /// Counts a call's end, which must be one that the documents give.
+    /// Counts the outcome of a call, which the documents must allow.
     pub(super) fn ends(&self, call: Call, result: Result<(), Errno>) {
         self.process.board.count(call, result);
         assert!(call.may_end(result), "{} is not to end with {result:?}", call.row().name);
     }
 
-    /// Makes a call of version 2 with this argument, or with one that is much like it.
+    /// Makes a call of version 2 with this argument or a spoilt one.
     pub(super) fn issue<T: Plain>(&mut self, fd: BorrowedFd<'_>, shape: &Shape, good: &T) -> Ended<T> {
         let known = size_of::<T>();
         let mut bytes = raw::bytes_of(good);
@@ -151,7 +151,7 @@ impl<'a> Thread<'a> {
         match spoilt {
             Spoilt::No | Spoilt::Perhaps => {}
             Spoilt::Somehow => assert!(ended.is_err(), "{}", told()),
-            // Who only looks on may not, whatever he says.
+            // An observer may not make this call, whatever its argument.
             Spoilt::Must(errno) => {
                 assert!(ended == Err(errno) || ended == Err(Errno::PERM), "{}", told());
             }
@@ -173,7 +173,7 @@ impl<'a> Thread<'a> {
         Ended { result, after: raw::value_of(&bytes[..known]), seen }
     }
 
-    /// Spoils an argument in a way that must be noticed.
+    /// Spoils an argument in a way that the kernel must notice.
     fn spoil(&mut self, shape: &Shape, bytes: &mut Vec<u8>) -> Spoilt {
         let known = bytes.len();
         let set_size = |bytes: &mut Vec<u8>, size: usize| {
@@ -184,7 +184,7 @@ impl<'a> Thread<'a> {
                 set_size(bytes, self.random.pick(&[0, 1, 4, known - 1]));
                 Spoilt::Must(Errno::INVAL)
             }
-            // As good as the known one.
+            // A longer argument that is still valid.
             1 => {
                 let size = known + self.random.pick(&[1, 8, 100]);
                 bytes.resize(size, 0);
@@ -211,7 +211,7 @@ impl<'a> Thread<'a> {
         }
     }
 
-    /// Changes one word of an argument to something special, or a bit of it.
+    /// Changes one word of an argument to a special value, or flips a bit of it.
     fn change_a_word(&mut self, shape: &Shape, bytes: &mut [u8]) {
         let words = (bytes.len() / 4) as u64;
         let at = usize::try_from(1 + self.random.below(words - 1)).expect("a word") * 4;
@@ -236,7 +236,7 @@ impl<'a> Thread<'a> {
     }
 }
 
-/// There is nothing to do: the others may go first.
+/// There is nothing to do: yield to other threads.
 pub(super) fn rest() {
     std::thread::sleep(REST);
 }

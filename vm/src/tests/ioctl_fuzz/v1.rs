@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Version 1: its calls on the control node, and servers on the node of a disk.
+//! Version 1: calls on the control node, and servers on the node of a disk.
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -88,7 +88,7 @@ impl Thread<'_> {
         self.call_1(Call::Create1, abi::IOCTL_CREATE, &create);
     }
 
-    /// A handle that may be a device's.
+    /// A handle that may belong to a device.
     fn handle_1(&mut self) -> u32 {
         if self.random.chance(20) {
             return self.random.pick(&[0, 1, u32::MAX, 4711]);
@@ -98,7 +98,7 @@ impl Thread<'_> {
         found.map_or(0, |found| found.handle)
     }
 
-    /// A call with this argument, now and then in memory that is none. Returns what a call that went well has left.
+    /// A call with this argument, sometimes in invalid memory. Returns the argument after a successful call.
     fn call_1<T: Plain>(&mut self, call: Call, command: u32, argument: &T) -> Option<T> {
         let own = self.memory.argument.at_end(size_of::<T>());
         self.memory.argument.put_value(own, argument);
@@ -110,7 +110,7 @@ impl Thread<'_> {
         (result.is_ok() && !bad).then(|| self.memory.argument.get_value(own))
     }
 
-    /// Serves a disk for some calls, with right and wrong answers.
+    /// Serves a disk for some calls, with correct and wrong answers.
     pub(super) fn serve_1(&mut self) {
         let Some(node) = self.some_node(Node::v1) else { return };
         self.begins(Call::Open);
@@ -124,7 +124,7 @@ impl Thread<'_> {
         let handle = found.map_or(0, |found| found.handle);
         let buffer = Pages::new(abi::OPERATION_BYTES);
         let whole = buffer.at_end(abi::OPERATION_BYTES);
-        // Opcode of the answer, name of the request.
+        // Opcode of the answer, op id of the request.
         let mut answer: Option<(u32, u32)> = None;
         for _ in 0..=self.random.below(CALLS) {
             if self.random.chance(5) {
@@ -148,7 +148,7 @@ impl Thread<'_> {
                 3 => op_id = self.random.pick(&[op_id ^ 1, op_id.wrapping_add(1 << 16), u32::MAX]),
                 _ => {}
             }
-            // Sometimes there is no data area, or not even a tail.
+            // Sometimes the data area is missing, or even the tail.
             let missing =
                 if self.random.chance(5) { self.random.pick(&[abi::OPERATION_BYTES / 2, PAGE]) } else { 0 };
             let at = whole + missing;
@@ -162,7 +162,7 @@ impl Thread<'_> {
             let result = raw::ioctl(file.as_fd(), abi::IOCTL_OPERATION, at).map(|_| ());
             self.ends(call, result);
             if result.is_err() {
-                // It is the server's still, or a signal came: the answer may be repeated.
+                // The server still holds the request, or a signal came: the answer may be repeated.
                 if matches!(result, Err(Errno::INTR | Errno::NOMEM | Errno::INVAL)) {
                     continue;
                 }
@@ -177,7 +177,7 @@ impl Thread<'_> {
         }
     }
 
-    /// The last answer of a step. It fetches as well: the notice that it asks for first sends the call home.
+    /// The last answer of a step. The call fetches as well; the notice requested before makes it return.
     fn answer_1(&self, file: BorrowedFd<'_>, handle: u32, buffer: &Pages, opcode: u32, op_id: u32) {
         let at = buffer.at_end(abi::OPERATION_BYTES);
         buffer.put(at, &u64::from(handle).to_ne_bytes());
@@ -188,7 +188,7 @@ impl Thread<'_> {
         self.ends(Call::Answer1, result);
     }
 
-    /// Reads what a call has brought: opcode of its answer, and its name.
+    /// Reads the result of a call: opcode of its answer, and op id.
     fn fetched_1(&self, buffer: &Pages, at: usize) -> Option<(u32, u32)> {
         let word = |at| u32::from_ne_bytes(buffer.get(at, 4).try_into().expect("four bytes"));
         let (opcode, segments) = (word(at + 8), word(at + 40));
@@ -206,7 +206,7 @@ impl Thread<'_> {
     }
 }
 
-/// Any bytes as a name, but none that could be one: the fuzzer makes no nodes in `/dev` whose names it does not know.
+/// Random bytes as a name, but never a valid name: the fuzzer creates no nodes in `/dev` with unknown names.
 fn noise_name(bytes: &[u8]) -> [u8; abi::NAME_BYTES] {
     let mut name: [u8; abi::NAME_BYTES] = bytes.try_into().expect("as long as a name");
     name[0] = b'/';

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Servers that are killed: what a flush or FUA had covered is on the disk afterwards, and nothing that nobody wrote.
+//! Killed servers: data covered by a flush or FUA is on the disk afterwards, and no data that nobody wrote.
 
 mod account;
 mod cache;
@@ -42,7 +42,7 @@ const BLOCKS: u64 = WRITERS * BLOCKS_EACH;
 const FILE: &str = "/run/disk/file";
 const NEVER: u64 = u64::MAX;
 
-/// The folder of the servers' files, which outlive them.
+/// The folder of the servers' files, which outlive the servers.
 fn store() -> Mounted {
     Mounted::new("store", "/run/disk", "tmpfs", "")
 }
@@ -56,7 +56,7 @@ fn node(name: &str) -> PathBuf {
     Path::new("/dev/zosbd2").join(name)
 }
 
-/// Starts a server; returns when it serves, or has done so and is dead.
+/// Starts a server. Returns when it serves, or has served and is dead.
 fn start(context: &Context, name: &str, kind: Kind, random: &mut Random, steps: u64, grace: u64) -> Spawned {
     let numbers = [random.next(), steps, grace].map(|number| number.to_string());
     let [seed, steps, grace] = &numbers;
@@ -64,13 +64,13 @@ fn start(context: &Context, name: &str, kind: Kind, random: &mut Random, steps: 
     let mut server = context.spawn("/proc/self/exe", &arguments);
     wait_until(30, "the server to serve", || server.stdout().contains("serving") || !server.running());
     if !server.stdout().contains("serving") {
-        // What others had left in the queue can be its death before it says anything.
+        // Requests that others left in the queue can kill it before it prints anything.
         killed(&mut server);
     }
     server
 }
 
-/// The server was killed, and ended by nothing else.
+/// Asserts that the server was killed, and ended in no other way.
 fn killed(server: &mut Spawned) {
     let status = server.wait(60);
     assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "{status:?}: {}", server.stderr());
@@ -107,7 +107,7 @@ fn write(
     Ok(())
 }
 
-/// Lets the writers work until each has ended; `meanwhile` runs beside them. Returns how they ended, and what it said.
+/// Runs the writers until each has ended, beside `meanwhile`. Returns their results, and that of `meanwhile`.
 fn work<T>(
     path: &Path,
     account: &Account,
@@ -115,7 +115,7 @@ fn work<T>(
     meanwhile: impl FnOnce(&AtomicBool) -> T,
 ) -> (Vec<Result<(), Errno>>, T) {
     let stop = AtomicBool::new(false);
-    // Before the first write, which can be the server's death and the node's end.
+    // Opened before the first write, which can kill the server and remove the node.
     let writers: Vec<_> = (0..WRITERS)
         .map(|writer| (writer, open_direct(path), Random::named(random.next(), "writer")))
         .collect();
@@ -133,7 +133,7 @@ fn work<T>(
     })
 }
 
-/// One server's life, and death after so many steps or so many answers. Returns what the disk has.
+/// One server's life, and its death after a number of steps or answers. Returns the contents of the disk.
 fn round(context: &Context, kind: Kind, random: &mut Random, from_outside: bool) -> Result<Kept, String> {
     new_disk(BLOCKS * BLOCK);
     let (steps, answers) =
@@ -147,7 +147,7 @@ fn round(context: &Context, kind: Kind, random: &mut Random, from_outside: bool)
         }
     });
     killed(&mut server);
-    // A disk that goes has no size any more.
+    // A disk that is being removed has size 0.
     let dead = |end: &Result<(), Errno>| matches!(end, Err(Errno::IO | Errno::NOSPC | Errno::NXIO));
     assert!(ends.iter().all(dead), "how writers end without a server: {ends:?}");
     wait_until(30, "the device to go with its server", || control().status("crash").is_err());
@@ -166,7 +166,7 @@ fn keeps(context: &mut Context) {
         forgotten += kept.forgotten;
     }
     context.say(&format!("{ROUNDS} crashes: {durable} durable blocks kept, {forgotten} others forgotten"));
-    // Otherwise nothing was at stake.
+    // Otherwise the round tested nothing.
     assert!(durable > 0 && forgotten > 0);
 }
 
@@ -182,7 +182,7 @@ fn liars(context: &mut Context) {
     };
     let flush = Kind::LiesAboutFlush;
     find(flush, &|random| round(context, flush, random, false).err());
-    // Programs cannot send FUA without a flush behind it; the journal of ext4 does.
+    // Programs cannot send FUA without a flush after it; the journal of ext4 does.
     let fua = Kind::LiesAboutFua;
     find(fua, &|random| ext4_round(context, fua, random, true).err());
     for kind in [flush, Kind::LosesCache] {
@@ -190,11 +190,11 @@ fn liars(context: &mut Context) {
     }
 }
 
-/// Server after server dies under a device that outlives them, and each death is a power failure as far as the disk
-/// goes. Submitters notice none of it. The error says what a disk does not have.
+/// Server after server dies under a device that outlives them. For the disk each death is a power failure;
+/// submitters notice none of them. An error says which data the disk lacks.
 fn relay(context: &Context, kind: Kind, random: &mut Random) -> Result<Vec<Kept>, String> {
     new_disk(BLOCKS * BLOCK);
-    // The last relay's cache is not this one's.
+    // The cache of the last relay is not used again.
     let _none_is_as_well = std::fs::remove_file(cache_of(Path::new(FILE)));
     let account = Account::new(random.next(), BLOCKS);
     let mut servers = Random::named(random.next(), "servers");
@@ -215,7 +215,7 @@ fn relay(context: &Context, kind: Kind, random: &mut Random) -> Result<Vec<Kept>
                 server.signal(Signal::KILL);
             }
             killed(&mut server);
-            // Nobody serves: nothing can be answered or go to the disk meanwhile.
+            // No server runs, so meanwhile nothing is answered or written to the disk.
             let lost = match account.check(&std::fs::read(FILE).expect("read the disk")) {
                 Ok(kept) => {
                     found.push(kept);
@@ -224,7 +224,7 @@ fn relay(context: &Context, kind: Kind, random: &mut Random) -> Result<Vec<Kept>
                 Err(lost) => Some(format!("server {number}: {lost}")),
             };
             number += 1;
-            // The last one lives, for the writers to end well.
+            // The last server lives, so that the writers end well.
             let enough = number == ROUNDS || lost.is_some();
             server = next(number, enough);
             if enough {
@@ -238,7 +238,7 @@ fn relay(context: &Context, kind: Kind, random: &mut Random) -> Result<Vec<Kept>
     assert_eq!(u64::from(status.epoch), deaths + 1, "one epoch for each server");
     let end = control().attach("crash", TakeOver::Yes).expect("attach");
     assert!(server.wait(60).success(), "{}", server.stderr());
-    // Servers that kill themselves do it with a request in their hands.
+    // Servers that kill themselves hold a request at that time.
     let requeued = end.stats(0).expect("stats").requeued;
     let own_hands = (0..deaths).filter(|number| !from_outside(*number)).count();
     assert!(requeued >= own_hands as u64, "{requeued} requests for the next servers");
@@ -258,13 +258,13 @@ fn another_server(context: &mut Context) {
             "{kind:?}: {ROUNDS} servers: {durable} durable blocks kept, {forgotten} others not"
         ));
         assert!(durable > 0, "nothing was at stake");
-        // What has no cache keeps every answer.
+        // A server without a cache loses no answered write.
         assert_eq!(forgotten > 0, kind == Kind::Honest, "{forgotten} blocks forgotten");
     }
 }
 
-/// A server is killed with an answered write in its cache. If the next one has that cache, a flush puts the write into
-/// the file; if it has not, and says so, the first flush fails.
+/// A server is killed with an answered write in its cache. If the next server has that cache, a flush puts the
+/// write into the file. If it does not have the cache, and says so, the first flush fails.
 fn own_cache(context: &mut Context) {
     context.load_module("");
     let _store = store();
@@ -295,13 +295,13 @@ fn own_cache(context: &mut Context) {
     }
 }
 
-/// Writes and syncs files until an error, or so many. Each that was synced is on the list.
+/// Writes and syncs files until an error, or up to a number of files. The list has the synced files.
 fn write_files(folder: &Path, most: usize, random: &mut Random, synced: &Mutex<Vec<(PathBuf, Vec<u8>)>>) {
     for number in 0..most {
         let path = folder.join(format!("file-{number}"));
         let length = usize::try_from(1 + random.below(40_000)).expect("small");
         let bytes = random.bytes(length);
-        // The first sync of a new file makes its name durable, too.
+        // The first sync of a new file also makes its name durable.
         let made = File::create_new(&path).and_then(|mut file| {
             file.write_all(&bytes)?;
             file.sync_all()
@@ -313,13 +313,13 @@ fn write_files(folder: &Path, most: usize, random: &mut Random, synced: &Mutex<V
     }
 }
 
-/// A server dies under a file system: at rest, or in the middle of the next files. What was synced is there when
-/// the file system is mounted anew; the error says what is not.
+/// A server dies under a file system, at rest or in the middle of the next files. Synced files exist when the file
+/// system is mounted again; an error names missing ones.
 fn ext4_round(context: &Context, kind: Kind, random: &mut Random, at_rest: bool) -> Result<(), String> {
     let path = node("crash");
     let device = path.to_str().expect("a plain path");
     new_disk(48 << 20);
-    // Nothing of the device tells mkfs how long its blocks are.
+    // The device does not tell mkfs the block size to use.
     run(60, "mkfs.ext4", &["-q", "-F", "-b", &BLOCK.to_string(), FILE]);
     let mut server = start(context, "crash", kind, random, NEVER, 0);
     let mounted = Mounted::new(device, "/mnt", "ext4", "");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Queues with no thread: a server that gets none for one of them does not begin, and one that loses the last one
-//! leaves its device to the next server.
+//! Queues without a thread. A server that gets no thread for one of its queues does not start. A server that loses
+//! the last thread of a queue leaves its device to the next server.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,19 +25,19 @@ pub(super) const TESTS: &[Test] = &[
 
 const MIB: u64 = 1 << 20;
 
-/// What the guest program does as `--serve-in-group FOLDER ...`: as `--serve-v2 ...`, as one of this group's processes.
+/// The role `--serve-in-group FOLDER ...`: like `--serve-v2 ...`, in this control group.
 pub(crate) fn group_role(folder: &str, arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(Path::new(folder).join("cgroup.procs"), "0")?;
     serve_role(arguments)
 }
 
-/// A server that gets no thread for one of its queues does not begin: the requests of that queue would wait for ever.
+/// A server without a thread for one of its queues does not start: requests of that queue would wait for ever.
 fn queue_without_a_thread(context: &mut Context) {
     context.load_module("");
     let _groups = Mounted::new("cgroup", "/sys/fs/cgroup", "cgroup2", "");
     write_text("/sys/fs/cgroup/cgroup.subtree_control", "+pids");
     std::fs::create_dir("/sys/fs/cgroup/few").expect("make a group");
-    // Its first thread, and one of the two that serve.
+    // Room for its first thread, and for one of the two serving threads.
     write_text("/sys/fs/cgroup/few/pids.max", "2");
     let words = ["--serve-in-group", "/sys/fs/cgroup/few", "ram", "few", "2", "1"];
     let mut server = context.spawn("/proc/self/exe", &words);
@@ -47,11 +47,11 @@ fn queue_without_a_thread(context: &mut Context) {
     std::fs::remove_dir("/sys/fs/cgroup/few").expect("remove the group");
 }
 
-/// Where a read is the end of the thread that serves it.
+/// A read at this offset ends the thread that serves it.
 const CUE: u64 = MIB;
 
-/// A RAM disk with a volatile cache that outlives its server. The thread that reads at [`CUE`] makes no call on a server
-/// any more, if it is to end so.
+/// A RAM disk with a volatile cache that outlives its server. If told so, the thread that reads at [`CUE`] makes
+/// no more calls on a server.
 #[derive(Debug)]
 struct Deserter {
     ram: Arc<Ram>,
@@ -86,8 +86,8 @@ impl Backend for Deserter {
     }
 }
 
-/// The kernel refuses all calls of one queue's only thread. The server leaves, the request that the thread had is
-/// served by the next one, and the cache does not count as lost.
+/// The kernel refuses all calls of one queue's only thread. The server leaves, the next server gets the request
+/// that the thread held, and the cache does not count as lost.
 fn queue_loses_its_last_thread(context: &mut Context) {
     context.load_module("");
     let ram = Arc::new(Ram::new(16 * MIB).expect("memory"));
@@ -98,7 +98,7 @@ fn queue_loses_its_last_thread(context: &mut Context) {
     let (path, name) = (disk.path(), disk.name.clone());
     let observer = control().observe(&name).expect("observe");
     drop(disk);
-    // Answered, and in the cache.
+    // Answered, and still in the cache.
     assert_eq!(write_in_thread(path.clone(), 0, 5, 4096).join().expect("writer"), Ok(4096));
     let read = read_in_thread(path.clone(), CUE, 4096);
     let error = serving.join().expect("the server panicked").expect_err("it served on");

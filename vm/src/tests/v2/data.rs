@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is written is what is read: the conformance suite through the block device, fio, file systems.
+//! Data written is data read: the conformance suite through the block device, fio, file systems.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -28,7 +28,7 @@ pub(super) const TESTS: &[Test] = &[
 
 const MIB: u64 = 1 << 20;
 
-/// Runs the suite on a device with so many queues and threads; returns what was skipped.
+/// Runs the suite on a device with this many queues and threads; returns the skipped checks.
 fn conform<B: Backend + Send + 'static>(
     context: &Context,
     builder: &Builder,
@@ -43,7 +43,7 @@ fn conform<B: Backend + Send + 'static>(
     report.iter().filter(|Check { skipped, .. }| skipped.is_some()).map(|check| check.name).collect()
 }
 
-/// The block layer keeps what is outside away from a server.
+/// The block layer refuses requests outside the device.
 const SKIPPED: [&str; 1] = ["outside"];
 
 fn conformance_ram(context: &mut Context) {
@@ -53,14 +53,14 @@ fn conformance_ram(context: &mut Context) {
     assert_eq!(skipped, SKIPPED);
 }
 
-/// It moves all data and keeps none: the suite says so.
+/// The null backend moves all data and stores none, which the suite must notice.
 fn conformance_null(context: &mut Context) {
     context.load_module("");
     let null = Arc::new(Null::new(64 * MIB).expect("memory"));
     let (disk, serving) = Disk::serve(&Builder::new("null").partition_scan(false), &null, threads(2));
     let target = conformance::Disk::open(&disk.path(), &disk.sysfs()).expect("open the disk");
     let failure = conformance::run(&target, context.seed()).expect_err("it keeps nothing");
-    // All blocks are the same one, which is seen as soon as two are looked at.
+    // All blocks have the same contents, which the suite sees when it compares two.
     assert_eq!(failure.check, "both_ends", "{failure}");
     assert!(failure.problem.contains(", not 0x"), "I/O itself failed: {failure}");
     drop(target);
@@ -72,15 +72,15 @@ fn conformance_null(context: &mut Context) {
 fn conformance_buffered(context: &mut Context) {
     context.load_module("");
     let buffered = Buffered(Ram::new(64 * MIB).expect("memory"));
-    // A depth and a batch that meet every limit of the loop.
+    // A depth and a batch that reach every limit of the loop.
     let options = threads(3).batch(5);
     let skipped = conform(context, &Builder::new("buffered").depth(7), buffered, options);
     assert_eq!(skipped, SKIPPED);
 }
 
-/// A file of 64 MiB on a file system that is not in memory alone, where there is one.
+/// A file of 64 MiB, on a file system with direct I/O if there is one.
 fn file_store(context: &mut Context) -> Mounted {
-    // tmpfs knows no direct I/O; ext4 on a RAM disk of the kernel does.
+    // tmpfs has no direct I/O; ext4 on the kernel's RAM disk has.
     context.load_kernel_module("brd", "rd_nr=1 rd_size=131072");
     context.load_kernel_module("ext4", "");
     run(30, "mkfs.ext4", &["-q", "/dev/ram0"]);
@@ -173,7 +173,7 @@ fn fio_verify(context: &mut Context) {
     disk.destroy_and_join(serving);
 }
 
-/// Makes a file system, fills it, and finds everything again after mounting it anew.
+/// Makes a file system, fills it, and finds all files again after mounting it anew.
 fn file_system(context: &mut Context, kind: &str, make: &[&str], check: &[&str]) {
     context.load_module("");
     context.load_kernel_module(kind, "");
@@ -212,7 +212,7 @@ fn file_system(context: &mut Context, kind: &str, make: &[&str], check: &[&str])
     let discarded = disk.server.stats(0).expect("stats").operations[2].committed
         + disk.server.stats(1).expect("stats").operations[2].committed;
     assert!(discarded > 0, "nothing was discarded");
-    // Nobody has it open: no force is needed, and nothing is lost.
+    // The device is not open: no force is needed, and nothing is lost.
     disk.destroy(false);
     super::support::join(serving);
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Requests that fail while their data is copied.
 //!
-//! When that is late enough to be found is known: the block layer looks [`LATER`] after the deadline of the first
-//! request. Copies that begin shortly before, and that are of so much, last longer in the guest, whose processors are
-//! emulated. It looks on the processor of the submitter, and would have to wait for copies that are made there.
+//! The time of the failure is known: the block layer's timer runs [`LATER`] after the deadline of the first
+//! request. Copies that begin shortly before it, and that are long enough, still run then, because the guest's
+//! processors are emulated. The timer runs on the submitter's processor, and would have to wait for copies that
+//! are made there.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,18 +28,18 @@ pub(super) const TESTS: &[Test] = &[
 
 /// Bytes of a request.
 const LENGTH: usize = 8 << 20;
-/// As many as the kernel copies at once, less one.
+/// One less than the kernel copies at once.
 const OLD: usize = 15;
 const LIMIT: Duration = Duration::from_millis(1900);
-/// How long after the first deadline the block layer looks: HZ rounded up to a power of two, in ticks
+/// Time from the first deadline to the block layer's timer: HZ rounded up to a power of two, in ticks
 /// (`blk_round_jiffies`); HZ is 250. A timer that far ahead may be up to 32 ms late.
 const LATER: Duration = Duration::from_millis(1024);
-/// How long before that the copies begin.
+/// How long before the timer the copies begin.
 const AHEAD: Duration = Duration::from_millis(100);
-/// Until it is hit, which usually is at once.
+/// Most attempts; usually the first one hits.
 const ROUNDS: usize = 20;
 
-/// Where a request is. They are not beside each other, so that they do not merge.
+/// Offset of a request. The offsets are not adjacent, so the requests do not merge.
 const fn place(index: usize) -> u64 {
     (index * 2 * LENGTH) as u64
 }
@@ -51,14 +52,15 @@ fn started(name: &str) -> Disk {
     disk
 }
 
-/// Binds this thread, and those that it begins from now on.
+/// Binds this thread, and threads that it starts from now on.
 fn stay_on(processor: usize) {
     let mut set = rustix::thread::CpuSet::new();
     set.set(processor);
     rustix::thread::sched_setaffinity(None, &set).expect("a processor");
 }
 
-/// Until so long before the block layer looks: what the tests aim at is a certain time, not a condition.
+/// Sleeps until this long before the timer. The test aims at a point in time, so there is no condition to wait
+/// for.
 fn sleep_until(ahead: Duration, look: Instant) {
     std::thread::sleep(look.saturating_duration_since(Instant::now()).saturating_sub(ahead));
 }
@@ -68,8 +70,8 @@ fn write(path: PathBuf, index: usize, data: &Arc<Aligned>) -> JoinHandle<Result<
     std::thread::spawn(move || rustix::io::pwrite(open_direct(&path), data.bytes(), place(index)))
 }
 
-/// Waits for so many requests, even if the block layer makes more of some. Returns when it looks; nothing if that can be
-/// no more aimed at, since they took so long to come.
+/// Waits for this many requests, even if the block layer splits some. Returns the time of the timer, or `None` if
+/// the requests came too late to aim at it.
 fn wait_for(disk: &Disk, count: usize) -> Option<Instant> {
     let begin = Instant::now();
     let (mut oldest, mut all) = (Duration::ZERO, false);
@@ -82,7 +84,7 @@ fn wait_for(disk: &Disk, count: usize) -> Option<Instant> {
     all.then(|| Instant::now() + (LIMIT + LATER).saturating_sub(oldest))
 }
 
-/// They came too late, on a busy machine.
+/// The requests came too late, on a busy machine.
 fn again(round: usize, disk: &Disk, submitters: impl IntoIterator<Item = JoinHandle<Result<usize, Errno>>>) {
     eprintln!("round {round}: the requests came too late: again");
     disk.destroy(true);
@@ -96,8 +98,8 @@ fn states(disk: &Disk) -> Vec<(u64, RequestState)> {
     requests.iter().map(|request| (request.offset, request.state)).collect()
 }
 
-/// A server fetches writes with their data into memory the last of which never comes. While what is there is copied the
-/// older ones are late, and the youngest, to which that memory belongs, is not.
+/// A server fetches writes into memory whose last page never comes. While the rest is copied, the older writes
+/// pass their deadline. The youngest write, to which the missing page belongs, does not.
 fn beside_a_slow_page(context: &mut Context) {
     context.load_module("");
     stay_on(0);
@@ -105,7 +107,7 @@ fn beside_a_slow_page(context: &mut Context) {
     data.fill(1);
     let data = Arc::new(data);
     for round in 0..ROUNDS {
-        // A new one has no timer yet.
+        // A new device has no timer yet.
         let disk = started("beside");
         let pages = Arc::new(Pages::new((OLD + 1) * LENGTH));
         let arena = pages.at_end((OLD + 1) * LENGTH);
@@ -157,11 +159,12 @@ fn beside_a_slow_page(context: &mut Context) {
         let (result, took) = (if hit { "as wanted" } else { "again" }, begin.elapsed());
         eprintln!("round {round}: {most} failed while they were copied, after {took:?}: {result}");
         if hit {
-            // Their data is copied soon, and that is all that they had to wait for.
+            // Their data is copied soon, and these writes only had to wait for that.
             wait_until(20, "the failed writes to end, although a page is withheld that is another's", || {
                 old.iter().all(JoinHandle::is_finished) || call.is_finished()
             });
-            // Otherwise the copies took so long that the youngest was late as well, and nothing was waited for.
+            // Otherwise the copies took so long that the youngest write was late, too, and the call waited for
+            // nothing.
             hit = !call.is_finished();
         }
         if hit {
@@ -182,7 +185,7 @@ fn beside_a_slow_page(context: &mut Context) {
     panic!("no copy could be made to last until the deadline in {ROUNDS} rounds");
 }
 
-/// A read is late while its data, all of which is there, is copied in: the answer came too late.
+/// A read passes its deadline while its data, all of which is present, is copied in: the answer comes too late.
 fn late_copy_is_stale(context: &mut Context) {
     context.load_module("");
     stay_on(0);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What submitters see of each fault that the library can inject, and that harmless ones are not seen at all.
+//! What submitters see of each fault that the library can inject, and that harmless faults are invisible.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -37,7 +37,8 @@ pub(super) const TESTS: &[Test] = &[
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 16 * MIB;
-/// Deadline of the devices whose requests are dropped or answered late, and long enough for a slow machine to answer the others.
+/// Deadline of the devices with dropped or late requests. It is long enough for a slow machine to answer the other
+/// requests.
 const LIMIT: Duration = Duration::from_secs(2);
 
 fn fault(text: &str) -> Fault {
@@ -72,7 +73,7 @@ fn write(path: &Path, offset: u64, length: usize) -> Result<usize, Errno> {
     write_in_thread(path.to_owned(), offset, offset, length).join().expect("writer")
 }
 
-/// What [`write`] writes there.
+/// The data that [`write`] writes there.
 fn written(offset: u64, length: usize) -> Vec<u8> {
     let mut data = Aligned::new(length, 0);
     data.fill(offset);
@@ -90,7 +91,7 @@ fn errno(context: &mut Context) {
         "read:8K-12K:errno=ENODATA",
         "write:4K-8K:errno=ENOSPC",
         "write:8K-12K:errno=ETIMEDOUT",
-        // The block layer has no word for it.
+        // The block layer does not have this error.
         "write:12K-16K:errno=EPERM",
         "discard:nth=2:errno=EREMOTEIO",
         "flush:nth=2:errno=EIO",
@@ -130,7 +131,7 @@ fn short(context: &mut Context) {
 
 const SHORT: &[&str] = &["write:nth=2:short", "read:nth=3:short", "discard:nth=1:short"];
 
-/// A write that is torn, a read, and a discard.
+/// A torn write, a read, and a discard.
 fn shorten<B: Backend + Send + 'static>(faulty: &Arc<Faulty<B>>) {
     let (disk, serving) = serve(&builder(), faulty);
     let path = disk.path();
@@ -156,7 +157,7 @@ fn delay(context: &mut Context) {
     let begin = Instant::now();
     assert!(read(&path, 0, 4096) == Ok(written(0, 4096)));
     assert!(begin.elapsed() >= Duration::from_millis(300), "{:?}", begin.elapsed());
-    // Later than allowed: it fails, and the answer is stale, but it was carried out.
+    // Too late: the write fails and its answer is stale, but it was carried out.
     assert_eq!(write(&path, 8192, 4096), Err(Errno::IO));
     let stats = || disk.server.stats(0).expect("stats");
     wait_until(20, "the late answer", || stats().stale == 1);
@@ -169,7 +170,7 @@ fn with_deadline(policy: DeadlinePolicy) -> Builder {
     builder().deadline(LIMIT).deadline_policy(policy)
 }
 
-/// Nobody answers, and the submitter hears of it in time.
+/// The request is never answered, and the submitter gets an error in time.
 fn dropped(context: &mut Context) {
     context.load_module("");
     let faulty = with(ram(), 1, &["write:nth=1:drop", "write:nth=2:drop=after", "read:nth=3:drop"]);
@@ -188,7 +189,7 @@ fn dropped(context: &mut Context) {
     assert_eq!(injected(&faulty), [1; 3]);
     disk.destroy_and_join(serving);
 
-    // Without a deadline it waits until the device goes.
+    // Without a deadline the request waits until the device goes.
     let faulty = with(ram(), 1, &["read:drop"]);
     let (disk, serving) = serve(&builder(), &faulty);
     let reader = read_in_thread(disk.path(), 0, 4096);
@@ -200,7 +201,7 @@ fn dropped(context: &mut Context) {
     assert_eq!(reader.join().expect("reader"), Err(Errno::IO));
 }
 
-/// It comes again, to another thread or the same, and nobody notices.
+/// The request comes again, to the same or another thread, and the submitter notices nothing.
 fn requeued(context: &mut Context) {
     context.load_module("");
     for serving_threads in [1, 2] {
@@ -219,7 +220,7 @@ fn requeued(context: &mut Context) {
     }
 }
 
-/// Another server gets it.
+/// Another server gets the request.
 fn declared_dead(context: &mut Context) {
     context.load_module("");
     let faulty = with(ram(), 1, &["write:nth=1:drop"]);
@@ -245,7 +246,7 @@ fn duplicate(context: &mut Context) {
     twice(&with(Buffered(ram()), 1, &["any:duplicate"]));
 }
 
-/// Every answer is given twice, to submitters that come as fast as they can.
+/// Every answer is given twice, to submitters that send as fast as they can.
 fn twice<B: Backend + Send + 'static>(faulty: &Arc<Faulty<B>>) {
     let (disk, serving) = Disk::serve(&builder().depth(4), faulty, threads(2));
     let path = disk.path();
@@ -287,7 +288,8 @@ fn start(context: &Context, faults: &[&str]) -> Spawned {
     server
 }
 
-/// A server dies of a write, before or after it is done; the next one has it marked, and the submitter waits.
+/// A write kills the server, before or after it is carried out. The next server gets it, marked, and the submitter
+/// waits.
 fn death(context: &mut Context) {
     context.load_module("");
     let _store = Mounted::new("store", "/run/disk", "tmpfs", "");
@@ -306,7 +308,7 @@ fn death(context: &mut Context) {
         File::open(FILE).and_then(|file| file.read_exact_at(&mut stored, 8192)).expect("read the file");
         assert!(stored == if done { written(8192, 4096) } else { vec![0; 4096] }, "{fault}");
         assert!(!writer.is_finished());
-        // One that only looks at it and goes.
+        // A server that looks at the request and leaves.
         let attached = control().attach("faulty", TakeOver::No).expect("attach");
         let disk = Disk { server: Arc::new(attached), name: "faulty".to_owned() };
         let mut manual = Manual::new(&disk);
@@ -324,8 +326,8 @@ fn death(context: &mut Context) {
     }
 }
 
-/// What the guest program does as `--serve-faulty NAME FILE SEED [FAULT]...`: serves the file with these faults.
-/// Attaches to the device of that name if it is there; otherwise makes one. Prints `serving` when it does.
+/// The role `--serve-faulty NAME FILE SEED [FAULT]...`: serves the file with these faults. Attaches to the device
+/// of that name, or creates it. Prints `serving` when it serves.
 pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
     let [name, file, seed, texts @ ..] = arguments else {
         return Err("usage: --serve-faulty NAME FILE SEED [FAULT]...".into());
@@ -344,10 +346,10 @@ pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>>
     Ok(())
 }
 
-/// Answers that are late, lost or given twice are not noticed where what is late is requeued.
+/// Late, lost and repeated answers are invisible if late requests are requeued.
 fn conforming(context: &mut Context) {
     context.load_module("");
-    // The first that hits a request is what happens: the drops are, all three.
+    // The first fault that hits a request counts, so all three drops happen.
     let texts = [
         "any:nth=9:drop=after",
         "any:nth=100:drop",
@@ -370,7 +372,7 @@ fn conforming(context: &mut Context) {
     disk.destroy_and_join(serving);
 }
 
-/// Files that are written and synced one after the other: what `fsync` said of each.
+/// Files that are written and synced one after the other, with the results of `fsync`.
 fn write_files(folder: &Path, seed: u64, count: usize) -> Vec<(PathBuf, Vec<u8>, std::io::Result<()>)> {
     (0..count)
         .map(|number| {
@@ -386,7 +388,7 @@ fn write_files(folder: &Path, seed: u64, count: usize) -> Vec<(PathBuf, Vec<u8>,
         .collect()
 }
 
-/// A share of all writes fails. `fsync` tells: what it says is stored is there afterwards, and all comes to an end.
+/// A share of all writes fails. Data that `fsync` reports as stored exists afterwards, and all calls end.
 fn under_ext4(context: &mut Context) {
     const ROUNDS: u64 = 6;
     const FILES: usize = 30;

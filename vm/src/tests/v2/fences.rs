@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Servers that lost their device: they cannot change it any more, and hear of it.
+//! Servers that lost their device: they cannot change it any more, and are told.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -18,7 +18,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("v2_poll_for_hang_up_alone", hang_up).needs(&[Need::Module]).timeout(60),
 ];
 
-/// Who was taken over from, or declared dead, cannot change the device any more.
+/// A superseded server, or one declared dead, cannot change the device any more.
 fn fenced(context: &mut Context) {
     context.load_module("");
     let deadline = Duration::from_secs(2);
@@ -46,7 +46,7 @@ fn fenced(context: &mut Context) {
             assert!(matches!(&what, Err(Error::Control { source: Errno::SHUTDOWN, .. })), "{name}: {what:?}");
         };
         if declared_dead {
-            // Nobody has it now, so nobody is to find it changed.
+            // No server is attached, so that no other server sees the change.
             unserved(disk.server.resize(size / 2));
             unserved(disk.server.set_blob(b"late"));
         }
@@ -68,7 +68,8 @@ fn fenced(context: &mut Context) {
     }
 }
 
-/// A server that only waits to lose its device is woken when it does; an observer when the device is gone.
+/// A server that only waits to lose its device is woken when that happens; an observer is woken when the device is
+/// gone.
 fn hang_up(context: &mut Context) {
     context.load_module("");
     let (disk, manual) = plain_by_hand("hang");
@@ -84,7 +85,7 @@ fn hang_up(context: &mut Context) {
     let asleep = || {
         let number = thread.load(Ordering::SeqCst);
         let text = std::fs::read_to_string(format!("/proc/self/task/{number}/syscall")).unwrap_or_default();
-        // poll, or ppoll.
+        // System call poll or ppoll.
         text.starts_with("7 ") || text.starts_with("271 ")
     };
     let waits = |fd: &dyn AsFd| {

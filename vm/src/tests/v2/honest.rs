@@ -47,12 +47,12 @@ fn attach(name: &str, take_over: TakeOver, cache_survived: bool) -> (Disk, Manua
     (disk, manual)
 }
 
-/// A flush of the disk's own cache, which sends nothing but a flush.
+/// Flushes the disk's own cache, which sends nothing but a flush.
 fn flush(path: PathBuf) -> JoinHandle<Result<(), Errno>> {
     std::thread::spawn(move || fdatasync(open_direct(&path)))
 }
 
-/// Serves until the thread is done; returns what it says, and what was asked for.
+/// Serves until the thread has ended; returns its result, and the requests that came.
 fn serve<T>(server: &mut Manual, done: JoinHandle<T>) -> (T, Vec<Request>) {
     let mut seen = Vec::new();
     wait_until(20, "a submitter", || {
@@ -89,7 +89,8 @@ fn flushes(server: &mut Manual, path: &Path) -> Result<(), Errno> {
     flushed
 }
 
-/// What happened before the server's death, whether the next one has its cache, and whether a flush must fail.
+/// Cases: what happened before the server's death, whether the next server has its cache, and whether a flush must
+/// fail.
 fn fails_once(context: &mut Context) {
     type Before = fn(&mut Manual, &Path);
     const CASES: [(&str, Before, bool, bool); 6] = [
@@ -134,7 +135,7 @@ fn fails_once(context: &mut Context) {
                 attached
             };
             assert_eq!(next.server.status().expect("status").lost, fails, "{what}");
-            // Reads and writes are no business of it.
+            // Reads and writes are not affected.
             write(&mut second, &path, 4096, false);
             let wanted = if fails { Err(Errno::IO) } else { Ok(()) };
             assert_eq!(flushes(&mut second, &path), wanted, "{what}, then {take_over:?}");
@@ -155,7 +156,7 @@ fn two_queues(context: &mut Context) {
     disk.server.start().expect("start");
     let mut server = Manual::new(&disk);
     let path = disk.path();
-    // Whichever CPU a submitter is on: both queues are served by one thread.
+    // Both queues are served by one thread, whichever CPU a submitter runs on.
     let take = |server: &mut Manual| {
         let mut found = None;
         wait_until(20, "a request", || {
@@ -178,7 +179,7 @@ fn two_queues(context: &mut Context) {
         second.complete(&request);
         assert_eq!(flusher.join().expect("flusher"), wanted);
     }
-    // Written on one queue, flushed on another or the same: covered.
+    // Written on one queue and flushed on the same or another: covered.
     for offset in 0..8 {
         let writer = write_in_thread(path.clone(), offset * 8192, offset, 4096);
         let request = take(&mut second);
@@ -209,12 +210,12 @@ fn older_flush(context: &mut Context) {
     let earlier = flush(path.clone());
     let flushed = new.fetch_one();
     assert_eq!(flushed.op(), abi::OP_FLUSH);
-    // It is in a cache that no flush will reach.
+    // The write is in a cache that no flush will reach.
     old.complete(&written);
     assert_eq!(writer.join().expect("writer"), Ok(4096));
     new.complete(&flushed);
     assert_eq!(earlier.join().expect("flusher"), Err(Errno::IO));
-    // Who wrote sends his flush now.
+    // The writer sends its flush now.
     for wanted in [Err(Errno::IO), Ok(())] {
         assert_eq!(new.server.status().expect("status").lost, wanted.is_err());
         let (result, seen) = serve(&mut new, flush(path.clone()));
@@ -245,7 +246,7 @@ fn early_flush_leaves_the_loss(name: &str, path: &Path, early: JoinHandle<Result
     assert_eq!(seen.len(), 1, "{what}: {seen:?}");
     assert_eq!(seen[0].op(), abi::OP_FLUSH, "{what}");
     let still_lost = lost();
-    // Who wrote sends his flush now.
+    // The writer sends its flush now.
     let told = flushes(&mut second, path);
     assert_eq!(
         told,
@@ -281,7 +282,7 @@ fn merged_flush(context: &mut Context) {
         });
         wait_until(20, "the second flush to wait behind the first", || waits_in_fdatasync(&thread));
         assert_eq!(queued(&first), 0, "the block layer was to keep the second flush");
-        // The second one is not for this write.
+        // The second flush is not for this write.
         write(&mut first, &path, 0, false);
         first.complete(&held);
         assert_eq!(before.join().expect("the first flusher"), Ok(()));
@@ -318,7 +319,7 @@ fn flush_during_a_batch(context: &mut Context) {
             let flags = abi::COMMIT_IOVEC;
             vec![abi::Commit { address: at as u64, iovec_count: 1, flags, ..answer }]
         } else {
-            // Those that come to nothing fill the sixteen that the kernel carries out at once.
+            // Refused entries fill the sixteen that the kernel carries out at once.
             let mut entries = vec![abi::Commit { address: data, ..answer }];
             entries.resize(16, abi::Commit::default());
             entries
@@ -370,7 +371,7 @@ fn under_ext4(context: &mut Context) {
         let file = File::create("/mnt/file").expect("create");
         file.write_all_at(&[7; 8192], 0).expect("write");
         file.sync_all().expect("sync");
-        // Answered, and no flush asked for it: in place, past the page cache.
+        // Answered, and no flush asked for it: in place, bypassing the page cache.
         assert_eq!(write_in_thread("/mnt/file".into(), 0, 8, 4096).join().expect("writer"), Ok(4096));
         let next = follow(&control(), &recorder);
         assert_eq!(join(serving), zosbd2::End::TakenOver);

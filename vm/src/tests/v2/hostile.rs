@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Bad input of every kind: a precise error for that entry alone, and no request lost.
+//! Invalid input of every kind: a precise error for that entry alone, and no request is lost.
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -37,7 +37,7 @@ pub(super) const TESTS: &[Test] = &[
 
 const MIB: u64 = 1 << 20;
 
-/// Makes something wrong.
+/// Makes one field invalid.
 type Change<T> = fn(&mut T);
 
 fn control_node() -> File {
@@ -50,7 +50,7 @@ pub(super) fn name(text: &str) -> [u8; abi::NAME_BYTES] {
     name
 }
 
-/// A call with an argument that ends where the memory does.
+/// A call with an argument that ends at the end of its memory.
 pub(super) fn call<T: Plain>(fd: BorrowedFd<'_>, command: u32, argument: &T) -> (Result<i32, Errno>, T) {
     let pages = Pages::new(PAGE);
     let at = pages.at_end(size_of::<T>());
@@ -84,7 +84,7 @@ pub(super) fn commit_raw(server: &Server, pages: &Pages, entries: &[abi::Commit]
     statuses
 }
 
-/// Sizes around the known one; all other fields stay as they are.
+/// Sizes around the known one; all other fields stay unchanged.
 fn sizes<T: Plain>(fd: BorrowedFd<'_>, command: u32, good: &T, what: &str) {
     let known = size_of::<T>();
     let pages = Pages::new(4 * PAGE);
@@ -94,7 +94,7 @@ fn sizes<T: Plain>(fd: BorrowedFd<'_>, command: u32, good: &T, what: &str) {
         bytes
     };
     for size in [0, 1, 4, known - 1] {
-        // Only as much memory as it says, or as the size field needs.
+        // Only as much memory as the size field states, or as the field itself needs.
         let bytes = with_size(size);
         let bytes = &bytes[..size.max(4)];
         let at = pages.at_end(bytes.len());
@@ -114,12 +114,12 @@ fn sizes<T: Plain>(fd: BorrowedFd<'_>, command: u32, good: &T, what: &str) {
         pages.put(at, &bytes);
         assert_eq!(raw::ioctl(fd, command, at), wanted, "{what} of {size} bytes with tail {tail}");
     }
-    // A tail that should be there and is not.
+    // A tail that is missing.
     let bytes = with_size(known + 8);
     let at = pages.at_end(bytes.len());
     pages.put(at, &bytes);
     assert_eq!(raw::ioctl(fd, command, at), Err(Errno::FAULT), "{what} whose tail is missing");
-    // A longer one with a tail of zeros is as good as the known one.
+    // A longer argument with a tail of zeros is as good as the known one.
     let mut bytes = with_size(PAGE);
     bytes.resize(PAGE, 0);
     let at = pages.at_end(bytes.len());
@@ -131,7 +131,7 @@ fn sizes<T: Plain>(fd: BorrowedFd<'_>, command: u32, good: &T, what: &str) {
     }
 }
 
-/// Each of these words, set to something, must be `EINVAL`.
+/// A nonzero value in each of these words must cause `EINVAL`.
 fn must_be_zero<T: Plain>(fd: BorrowedFd<'_>, command: u32, good: &T, offsets: &[usize], what: &str) {
     for &offset in offsets {
         for value in [1 << 31, u32::MAX] {
@@ -250,7 +250,7 @@ fn create_extremes(context: &mut Context) {
         );
     }
     assert!(control().list().expect("list").is_empty(), "a device was made");
-    // The handle is the kernel's to choose.
+    // The kernel chooses the handle.
     let chosen = abi::Create { handle: 77, ..good };
     let (result, made) = call(node.as_fd(), abi::IOCTL_CREATE, &chosen);
     let server = raw::own(result.expect("create"));
@@ -260,7 +260,7 @@ fn create_extremes(context: &mut Context) {
     wait_until(20, "a device that was never started to go with its server", || {
         control().list().expect("list").is_empty()
     });
-    // The largest of everything can be had.
+    // The largest values of all fields are accepted together.
     let control = control();
     let info = control.info();
     let largest = Builder::new("abcdefghijklmnopqrstuvwx")
@@ -275,7 +275,7 @@ fn create_extremes(context: &mut Context) {
     disk.destroy(true);
 }
 
-/// Every number that is not known, on every kind of descriptor.
+/// Every unknown number, on every kind of descriptor.
 fn unknown_ioctls(context: &mut Context) {
     context.load_module("");
     let (disk, _server) = plain_by_hand("numbers");
@@ -330,10 +330,10 @@ fn enter_extremes(context: &mut Context) {
         change(&mut argument);
         assert_eq!(enter(&disk.server, &argument).0, Err(errno), "case {index}");
     }
-    // Arrays of nothing need no memory.
+    // Empty arrays need no memory.
     let nothing = abi::Enter { commits: u64::MAX, requests: 1, ..good };
     assert_eq!(enter(&disk.server, &nothing).0, Ok(0));
-    // Flags of commits, one by one, each beside a good entry.
+    // Flags of commits, one by one, each beside a valid entry.
     let reads: Vec<_> = (0..2).map(|index| read_in_thread(disk.path(), index * 4096, 4096)).collect();
     let requests = server.fetch(0, 2, 2).expect("fetch");
     let pages = Pages::new(4096);
@@ -394,11 +394,11 @@ fn handles(context: &mut Context) {
         let good = statuses.iter().position(|status| *status != stale);
         assert_eq!(good, None, "a handle that is none was accepted: {:?}", good.map(|index| handles[index]));
     }
-    // Of several with the same name the first counts.
+    // Of several commits with the same handle the first one counts.
     let statuses = commit_raw(&disk.server, &pages, &[entry(request.handle()); 3]);
     assert_eq!(statuses, [0, stale, stale]);
     assert!(read.join().expect("reader").is_ok());
-    // Thirty-two tenures on, on the same tag maybe, the old name is still none.
+    // After thirty-two more tenures, perhaps of the same tag, the old handle is still stale.
     for _ in 0..32 {
         let read = read_in_thread(disk.path(), 0, 4096);
         let next = server.fetch_one();
@@ -416,7 +416,7 @@ fn arrays_that_end(context: &mut Context) {
     let (disk, mut server) = plain_by_hand("ends");
     let pages = Pages::new(4096);
     let data = pages.at_end(4096) as u64;
-    // Three commits, and memory for twenty is claimed.
+    // Three commits, but an array that claims twenty.
     let reads: Vec<_> = (0..3).map(|index| read_in_thread(disk.path(), index * 4096, 4096)).collect();
     let requests = server.fetch(0, 3, 3).expect("fetch");
     let size = size_of::<abi::Commit>();
@@ -433,7 +433,7 @@ fn arrays_that_end(context: &mut Context) {
     for read in reads {
         assert!(read.join().expect("reader").is_ok());
     }
-    // Descriptors, or the data of a write, that cannot be written: the request is not lost.
+    // If the descriptors, or the data of a write, cannot be written, the request is not lost.
     let write = write_in_thread(disk.path(), 8192, 5, 8192);
     wait_until(20, "the write", || disk.server.stats(0).expect("stats").queued == 1);
     let places = Pages::new(PAGE);
@@ -458,7 +458,7 @@ fn arrays_that_end(context: &mut Context) {
     disk.destroy(true);
 }
 
-/// Data that would reach over the end of what a process can have.
+/// Data that would extend beyond the address space of a process.
 fn memory_at_the_end(context: &mut Context) {
     context.load_module("");
     let (disk, mut server) = plain_by_hand("end");
@@ -474,7 +474,7 @@ fn memory_at_the_end(context: &mut Context) {
     pages.put_value(at, &piece);
     let entry = abi::Commit { address: at as u64, iovec_count: 1, flags: abi::COMMIT_IOVEC, ..entry };
     assert_eq!(commit_raw(&disk.server, &pages, &[entry]), fault);
-    // What is there can be used, to its last byte.
+    // The memory before the end can be used, to its last byte.
     let entry = abi::Commit {
         handle: request.handle(),
         result: 4096,
@@ -508,7 +508,7 @@ fn read_only_memory(context: &mut Context) {
     let (disk, mut server) = plain_by_hand("readonly");
     let read = read_in_thread(disk.path(), 0, 4096);
     wait_until(20, "the read", || disk.server.stats(0).expect("stats").queued == 1);
-    // An argument that cannot be written: nothing is done.
+    // If the argument cannot be written, nothing is done.
     let pages = Pages::new(2 * PAGE);
     let places = pages.at_end(PAGE);
     let argument = pages.at_end(2 * PAGE);
@@ -526,7 +526,7 @@ fn read_only_memory(context: &mut Context) {
     assert_eq!(result, Err(Errno::FAULT), "places that cannot be written");
     assert_eq!(disk.server.stats(0).expect("stats").queued, 1);
     let request = server.fetch_one();
-    // Commits are only read, as long as none is refused; so is the data of a read.
+    // The kernel only reads commits, as long as none is refused, and only reads the data of a read.
     let memory = Pages::new(2 * PAGE);
     let (data, commits) = (memory.at_end(PAGE), memory.at_end(2 * PAGE));
     let good =
@@ -540,7 +540,7 @@ fn read_only_memory(context: &mut Context) {
     let (result, after) = enter(&disk.server, &both);
     assert_eq!((result, after.processed, after.refused), (Err(Errno::FAULT), 2, 1));
     assert_eq!(read.join().expect("reader"), Ok(vec![6; 4096]));
-    // A write whose data has nowhere to go stays.
+    // A write without room for its data stays in the queue.
     let write = write_in_thread(disk.path(), 0, 1, 4096);
     let request = server.fetch_one();
     let entry =
@@ -552,7 +552,7 @@ fn read_only_memory(context: &mut Context) {
     disk.destroy(true);
 }
 
-/// Commits, requests, arena and argument on top of each other: the kernel uses its copies.
+/// Commits, requests, arena and argument overlap: the kernel uses its own copies.
 fn overlapping(context: &mut Context) {
     context.load_module("");
     let (disk, mut server) = plain_by_hand("overlap");
@@ -595,7 +595,7 @@ fn overlapping(context: &mut Context) {
         assert!(read.join().expect("reader").is_ok());
         assert!(write.join().expect("writer").is_ok());
     }
-    // The argument, too: what it says later is not looked at. What the caller then reads is his affair.
+    // The argument, too: the kernel does not read it again. What the caller then finds there is undefined.
     let read = read_in_thread(disk.path(), 0, 4096);
     wait_until(20, "the read", || disk.server.stats(0).expect("stats").queued == 1);
     let argument = abi::Enter {
@@ -633,7 +633,7 @@ fn own_disk(context: &mut Context) {
         };
         enter(&server, &argument).0
     });
-    // The fault asks for a page of the disk: the only thread that serves waits for it.
+    // The page fault reads from the disk, and waits for the only serving thread.
     wait_until(20, "the fault's read", || disk.server.stats(0).expect("stats").queued >= 1);
     disk.destroy(true);
     let result = stuck.join().expect("the stuck thread");
@@ -652,7 +652,7 @@ fn iovecs(context: &mut Context) {
     pages.put(data, &bytes);
     let size = size_of::<abi::Iovec>();
     let array = Pages::new(1024 * size);
-    // The array ends where the memory does.
+    // The array ends at the end of its memory.
     let put = |pieces: &[abi::Iovec]| {
         let at = array.at_end(size_of_val(pieces));
         for (index, piece) in pieces.iter().enumerate() {
@@ -671,7 +671,7 @@ fn iovecs(context: &mut Context) {
     let piece =
         |from: usize, length: usize| abi::Iovec { address: (data + from) as u64, length: length as u64 };
     for round in 0..60 {
-        // Random pieces from random places, some empty, until there is enough.
+        // Random pieces from random places, some empty, until there is enough room.
         let (mut pieces, mut wanted) = (Vec::new(), Vec::new());
         while wanted.len() < 65536 {
             let longest = if round % 2 == 0 { 300 } else { 20_000 };
@@ -706,7 +706,7 @@ fn iovecs(context: &mut Context) {
     for (index, part) in wanted.bytes().chunks(1024).enumerate() {
         assert!(pages.get(data + (63 - index) * 1024, 1024) == part, "piece {index}");
     }
-    // What makes no sense is refused, and the request stays.
+    // Invalid pieces are refused, and the request stays.
     let read = read_in_thread(disk.path(), 0, 65536);
     let request = server.fetch_one();
     let fault = -Errno::FAULT.raw_os_error();
@@ -725,10 +725,10 @@ fn iovecs(context: &mut Context) {
         let entry = commit(request.handle(), put(&pieces), pieces.len());
         assert_eq!(commit_raw(&disk.server, &pages, &[entry]), [status], "{pieces:?}");
     }
-    // The array is shorter than it is said to be.
+    // The array is shorter than stated.
     let entry = commit(request.handle(), put(&[piece(0, 10)]), 20);
     assert_eq!(commit_raw(&disk.server, &pages, &[entry]), [fault]);
-    // A piece longer than what is left is used as far as it is needed.
+    // A piece longer than the rest of the data is used as far as needed.
     let entry = commit(request.handle(), put(&[endless]), 1);
     assert_eq!(commit_raw(&disk.server, &pages, &[entry]), [0]);
     assert!(read.join().expect("reader") == Ok(pages.get(data, 65536)));
@@ -757,7 +757,7 @@ fn memory_that_never_comes(context: &mut Context) {
         let (result, after) = enter(&stuck_server, &argument);
         (result, after, commits.get_value::<abi::Commit>(at).status)
     });
-    // By force, while the thread waits in its own fault: the reader gets an error, the device goes.
+    // By force, while the thread waits in its own page fault: the reader gets an error, and the device goes.
     disk.destroy(true);
     assert_eq!(read.join().expect("reader"), Err(Errno::IO));
     assert!(!stuck.is_finished(), "the memory came");
@@ -766,10 +766,11 @@ fn memory_that_never_comes(context: &mut Context) {
     assert_eq!((result, after.refused, status), (Ok(0), 1, -Errno::STALE.raw_os_error()));
 }
 
-/// Who makes a call on the control node, with memory that never comes, can be killed, and holds up no other call.
+/// A process that makes a call on the control node with memory that never comes can be killed, and delays no other
+/// call.
 fn calls_can_be_killed(context: &mut Context) {
     context.load_module("");
-    // An entry for LIST to write.
+    // An entry for LIST to return.
     let listed = Disk::create(&Builder::new("listed").size_bytes(MIB).partition_scan(false));
     let arguments = CONTROL_CALLS.map(|call| (call, "argument"));
     for (call, withheld) in arguments.into_iter().chain([(abi::IOCTL_LIST, "entries")]) {
@@ -777,7 +778,7 @@ fn calls_can_be_killed(context: &mut Context) {
         let mut child = context.spawn("/proc/self/exe", &["--call-control", &call.to_string(), withheld]);
         let syscall = format!("/proc/{}/syscall", child.id());
         let sleeps = || {
-            // "NUMBER ARGUMENT...", or that it runs.
+            // "NUMBER ARGUMENT...", or "running".
             let text = std::fs::read_to_string(&syscall).unwrap_or_default();
             let mut words = text.split(' ');
             words.next() == Some("16") && words.nth(1) == Some(format!("{call:#x}").as_str())
@@ -799,8 +800,8 @@ fn calls_can_be_killed(context: &mut Context) {
     listed.destroy(true);
 }
 
-/// What the guest program does as `--call-control NUMBER argument|entries`: makes a call of version 2 on the control node
-/// whose argument, or LIST's array, is memory that never comes.
+/// The role `--call-control NUMBER argument|entries`: makes a call of version 2 on the control node whose
+/// argument, or whose array of LIST, is memory that never comes.
 pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
     let [number, withheld] = arguments else {
         return Err("usage: --call-control NUMBER argument|entries".into());

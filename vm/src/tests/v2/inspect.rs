@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The same things as by ioctl are in debugfs, as text.
+//! debugfs shows the same data as the ioctls, as text.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -132,7 +132,7 @@ fn tells_the_same(context: &mut Context) {
     assert!(!Path::new(ROOT).exists());
 }
 
-/// Every step of a request is an event, and the model takes them.
+/// Every step of a request is an event, and the model accepts the events.
 fn tracepoints(context: &mut Context) {
     context.load_module("");
     let (before, disk) = (follow_trace(), Disk::create(&plain("traced")));
@@ -149,8 +149,8 @@ fn tracepoints(context: &mut Context) {
     disk.destroy(true);
 }
 
-/// A held request passes its deadline and is requeued: one event for each, and all are of the tag that a look at the
-/// requests tells. How it was submitted is in the first event.
+/// A held request passes its deadline and is requeued: one event for each, with the tag that REQUESTS shows. How
+/// it was submitted is in the first event.
 fn late_tracepoints(context: &mut Context) {
     // enum zosbd2_late_action
     const REQUEUED: u32 = 3;
@@ -184,7 +184,7 @@ fn late_tracepoints(context: &mut Context) {
     disk.destroy(true);
 }
 
-/// Readers hold up no destruction, and see nothing that is gone.
+/// Readers of debugfs delay no destruction, and see no device that is gone.
 fn read_while_devices_go(context: &mut Context) {
     context.load_module("");
     let ends = Arc::new(AtomicBool::new(false));

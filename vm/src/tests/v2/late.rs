@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Requests that are late: what each policy does with them, and how a device that is stuck can be looked at.
+//! Late requests: what each policy does with them, and how an operator can inspect a stuck device.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -39,14 +39,14 @@ pub(super) const TESTS: &[Test] = &[
 ];
 
 const MIB: u64 = 1 << 20;
-/// Long enough for a slow machine to do what has to be done before a request is late.
+/// Long enough for a slow machine to do everything that must happen before a request is late.
 const LIMIT: Duration = Duration::from_secs(2);
 
 fn builder(name: &str, policy: DeadlinePolicy) -> Builder {
     plain(name).deadline(LIMIT).deadline_policy(policy)
 }
 
-/// Answers of zeros are refused as stale.
+/// Checks that answers are refused as stale.
 fn too_late(server: &mut Manual, request: &Request) {
     let refused = server.answer(|batch| match request.op() {
         abi::OP_READ => batch.read(request, &[0; 4096]),
@@ -82,14 +82,14 @@ fn requeued(context: &mut Context) {
             && line.contains(&format!("with thread {thread} of server 1"))
             && line.ends_with("requeued")
     };
-    // The kernel says so after it has done it.
+    // The kernel logs the line after it has requeued the request.
     let mut lines = Vec::new();
     wait_until(20, "both lines", || {
         lines.extend(log.lines());
         lines.iter().filter(told).count() >= 2
     });
     assert_eq!(lines.iter().filter(told).count(), 2, "{lines:?}");
-    // Nobody fetches it: it waits, however late.
+    // A request that nobody fetches waits, however late it is.
     let read = read_in_thread(disk.path(), 0, 4096);
     wait_until(20, "the read to be late", || disk.server.stats(0).expect("stats").expired >= 4);
     assert!(!read.is_finished());
@@ -99,7 +99,7 @@ fn requeued(context: &mut Context) {
     disk.destroy(true);
 }
 
-/// The read has failed, and its memory is the submitter's again.
+/// The read has failed, and the submitter owns its memory again.
 fn touches_no_page(context: &mut Context) {
     context.load_module("");
     let (disk, mut server) = by_hand(&builder("pages", DeadlinePolicy::Fail));
@@ -119,7 +119,7 @@ fn touches_no_page(context: &mut Context) {
     disk.destroy(true);
 }
 
-/// However many requests are late at once, the kernel's log gets few lines.
+/// However many requests are late at once, the kernel logs few lines.
 fn limited_lines(context: &mut Context) {
     const READS: u64 = 40;
     // DEFAULT_RATELIMIT_BURST and DEFAULT_RATELIMIT_INTERVAL.
@@ -155,7 +155,7 @@ fn declared_dead(context: &mut Context) {
     assert_eq!((status().epoch, status().servers), (1, 1), "its descriptor is open");
     too_late(&mut server, &held);
     assert!(!write.is_finished());
-    // No take-over: there is nobody to take over from.
+    // No take-over is needed: the device has no server.
     let (next, mut second) = attach("dead", TakeOver::No);
     let again = second.fetch_one();
     assert_eq!((again.offset(), again.length()), (0, 4096));
@@ -165,7 +165,7 @@ fn declared_dead(context: &mut Context) {
     second.complete(&again);
     assert_eq!(write.join().expect("writer"), Ok(4096));
 
-    // A server that does not fetch at all, and none that follows.
+    // A server that does not fetch at all, without a successor.
     next.destroy(true);
     drop(second);
     let (disk, server) = by_hand(&builder("dead", DeadlinePolicy::DeclareDead).grace(Duration::ZERO));
@@ -192,7 +192,8 @@ fn declared_dead(context: &mut Context) {
     drop((disk, server));
 }
 
-/// A server process is stopped with a request in its hands and others queued, for each policy; then it goes on.
+/// For each policy: a server process is stopped while it holds one request and others are queued. Then it
+/// continues.
 fn stopped(context: &mut Context) {
     context.load_module("");
     for policy in [DeadlinePolicy::Fail, DeadlinePolicy::Requeue, DeadlinePolicy::DeclareDead] {
@@ -223,7 +224,7 @@ fn stopped_round(context: &Context, policy: DeadlinePolicy) {
     let writes: Vec<_> = (0..8).map(write).chain([held]).collect();
     let stats = || observer.stats(0).expect("stats");
     let now = || observer.status().expect("status").state;
-    // What it had in its hands is answered now.
+    // It answers the request that it held.
     let go_on = |child: &mut Spawned| {
         std::fs::write(GATE, "").expect("open the gate");
         child.signal(Signal::CONT);
@@ -256,7 +257,7 @@ fn stopped_round(context: &Context, policy: DeadlinePolicy) {
             }
             assert_eq!(stats().stale, 0, "it was to be stopped until now");
             go_on(&mut child);
-            // It finds that it was sent away.
+            // It notices that it was sent away.
             assert!(child.wait(20).success(), "{}", child.stderr());
             assert!(child.stdout().contains("TakenOver"), "{}", child.stdout());
             assert!(stats().stale >= 1, "{:?}", stats());
@@ -270,7 +271,7 @@ fn stopped_round(context: &Context, policy: DeadlinePolicy) {
     assert!(child.wait(20).success(), "{}", child.stderr());
 }
 
-/// The write to this place waits in its server until there is this file.
+/// A write to this place waits in its server until a file exists.
 const GATED: u64 = 8 * MIB;
 const GATE: &str = "/run/late-go";
 
@@ -295,8 +296,8 @@ impl Backend for Gated {
     }
 }
 
-/// What the guest program does as `--serve-late NAME POLICY`: serves a RAM disk with that deadline policy, prints
-/// `serving` when it does, and at last how it ended. One of its writes has to wait.
+/// The role `--serve-late NAME POLICY`: serves a RAM disk with that deadline policy, prints `serving` when it
+/// serves, and finally how it ended. One of its writes has to wait.
 pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
     let [name, policy] = arguments else { return Err("usage: --serve-late NAME POLICY".into()) };
     let gated = Gated(Buffered(Ram::new(16 * MIB)?));
@@ -352,7 +353,7 @@ fn stuck(context: &mut Context) {
         assert_eq!(tags.len(), requests.len(), "one request has a tag at a time: {requests:?}");
         assert!(tags.iter().all(|tag| *tag < DEPTH), "{tags:?}");
     }
-    // Only what is old enough: all of it when it is, and nothing that is younger than a day.
+    // Only requests that are old enough: all of them for a small age, none for an age of a day.
     let age = Duration::from_millis(300);
     wait_until(20, "them to be old", || all(age).len() == 20);
     assert!(begin.elapsed() >= age);
@@ -363,7 +364,7 @@ fn stuck(context: &mut Context) {
         server.complete(request);
     }
     assert_eq!(all(Duration::ZERO).len(), 20 - held.len());
-    // The server is dead: nobody has them.
+    // The server is dead: no server holds the requests.
     drop((disk, server));
     assert!(all(Duration::ZERO).iter().all(|request| request.holder.is_none()));
     control().destroy("stuck", true).expect("destroy");
@@ -374,7 +375,7 @@ fn stuck(context: &mut Context) {
     assert_eq!(observer.requests(0, Duration::ZERO).expect("of what is gone"), []);
 }
 
-/// Requests that take known times fall into the buckets of those times.
+/// Requests that take known times are counted in the buckets of those times.
 fn latencies(context: &mut Context) {
     context.load_module("");
     let (disk, mut server) = plain_by_hand("slow");
@@ -382,7 +383,7 @@ fn latencies(context: &mut Context) {
     let begin = Instant::now();
     let read = read_in_thread(disk.path(), 0, 4096);
     wait_until(20, "the read", || disk.server.stats(0).expect("stats").queued == 1);
-    // These waits are what is measured.
+    // These waits are the times to measure.
     std::thread::sleep(wait);
     let request = server.fetch_one();
     std::thread::sleep(serve);
@@ -418,7 +419,7 @@ fn blob(context: &mut Context) {
     let error = disk.server.set_blob(&[1; abi::BLOB_BYTES + 1]).expect_err("too long");
     assert!(matches!(error, Error::Range { value: 257, max: 256, .. }), "{error}");
     drop((disk, server));
-    // It is for the next one.
+    // The blob is for the next server.
     let (next, server) = attach("blob", TakeOver::No);
     assert_eq!(next.server.blob().expect("blob"), &bytes[..7]);
     let observer = control().observe("blob").expect("observe");
@@ -429,7 +430,7 @@ fn blob(context: &mut Context) {
     drop(server);
 }
 
-/// Who looks on is no server: his coming and going changes nothing, and he can do nothing.
+/// An observer is no server: opening and closing it changes nothing, and it can change nothing.
 fn observer(context: &mut Context) {
     context.load_module("");
     let ram = Arc::new(Ram::new(16 * MIB).expect("memory"));
@@ -459,7 +460,7 @@ fn observer(context: &mut Context) {
     assert_eq!(observer.status().expect("status").size_bytes, 16 * MIB);
     drop(observer);
     assert_eq!(control().status("seen").expect("status").state, State::Live);
-    // Of version 1 too, and of what has no server, or is gone.
+    // Also of version 1, of a device without a server, and of one that is gone.
     let old = Disk1::create("old", 1024);
     let observer = control().observe("old").expect("observe");
     assert_eq!(observer.status().expect("status").version, 1);

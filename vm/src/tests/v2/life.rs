@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The life of devices and servers: attached, replaced, dead, too late, and gone.
+//! The life of devices and servers: attached, replaced, dead, late, and gone.
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
@@ -57,7 +57,8 @@ fn answer(manual: &mut Manual, request: &Request, byte: u8) -> Vec<(u64, Errno)>
     manual.answer(|batch| batch.read(request, &[[1; 4096], [2; 4096], [3; 4096]][usize::from(byte - 1)]))
 }
 
-/// An answer of this server to the request is refused. Not by the library, which knows whose it is.
+/// Asserts that the kernel refuses this server's answer. The raw call is used, because the library refuses
+/// requests of other servers.
 #[track_caller]
 fn assert_stale(server: &Server, request: &Request) {
     let pages = raw::Pages::new(4096);
@@ -76,7 +77,7 @@ fn take_over(context: &mut Context) {
     let (first, second) = (read_in_thread(disk.path(), 0, 4096), read_in_thread(disk.path(), 8192, 4096));
     let held = old.fetch(0, 2, 2).expect("fetch");
     assert_eq!(refused(control().attach("over", TakeOver::No)), Errno::BUSY);
-    // The old one sleeps for more when the new one comes.
+    // The old server sleeps for more requests when the new one attaches.
     let thread = AtomicI32::new(0);
     let (new_disk, mut new) = std::thread::scope(|scope| {
         let sleeper = scope.spawn(|| {
@@ -94,14 +95,14 @@ fn take_over(context: &mut Context) {
     let third = read_in_thread(disk.path(), 16384, 4096);
     let fetched = new.fetch_one();
     assert_eq!((fetched.offset(), fetched.flags() & MAYBE), (16384, 0), "what is new is the new one's");
-    // Each answers its own, and nothing else.
+    // Each server answers its own requests only.
     assert_stale(&new_disk.server, &held[0]);
     assert_stale(&disk.server, &fetched);
     assert_eq!(answer(&mut old, &held[0], 1), []);
     assert_stale(&disk.server, &held[0]);
     assert_eq!(answer(&mut new, &fetched, 2), []);
     assert_eq!(third.join().expect("reader"), Ok(vec![2; 4096]));
-    // What the old one still has goes to the new one when it closes.
+    // When the old server closes, its requests go to the new one.
     drop((old, disk));
     let again = new.fetch_one();
     assert_eq!((again.offset(), again.flags() & MAYBE), (held[1].offset(), MAYBE));
@@ -113,7 +114,8 @@ fn take_over(context: &mut Context) {
     new_disk.destroy(true);
 }
 
-/// ATTACH on a server descriptor: whoever has the present server's can follow it, and nobody else can by that way.
+/// ATTACH on a server descriptor: the holder of the present server's descriptor can attach a successor that way,
+/// and nobody else can.
 fn attach_from_a_server(context: &mut Context) {
     context.load_module("");
     let ask = |server: BorrowedFd<'_>, flags, name| -> Result<(Server, u32), Errno> {
@@ -149,8 +151,8 @@ fn attach_from_a_server(context: &mut Context) {
     assert_eq!(ask(third.as_fd(), over, unnamed).err(), Some(Errno::NODEV));
 }
 
-/// An ATTACH on the control node that waits in the kernel to write what it found: its argument is withheld from
-/// writers until `go` is called.
+/// An ATTACH on the control node that waits in the kernel while it writes its result: its argument is
+/// write-protected until `go` is called.
 struct Waiting {
     asked: abi::Attach,
     pages: Arc<raw::Pages>,
@@ -160,7 +162,7 @@ struct Waiting {
 
 impl Waiting {
     fn begin(name: &str, flags: u32) -> Self {
-        // The fields of the answer are none of the call's business: anything may be there.
+        // The output fields are not read, so they may have any value.
         let (handle, epoch) = (0x1234_5678, 0x9abc_def0);
         let asked = abi::Attach { size: abi::ATTACH_BYTES, flags, name: name_field(name), handle, epoch };
         let pages = Arc::new(raw::Pages::new(raw::PAGE));
@@ -191,7 +193,7 @@ impl Waiting {
         (result.map(|fd| Server::from_fd(fd).expect("a server's")), after)
     }
 
-    /// Lets it write, and looks that it fails and leaves its argument as it was.
+    /// Lets it write, and asserts that it fails and leaves its argument unchanged.
     fn fails(self, errno: Errno) {
         let asked = self.asked;
         let (result, after) = self.go();
@@ -199,8 +201,8 @@ impl Waiting {
     }
 }
 
-/// An ATTACH that another one, or a destruction, overtakes while it is told of its epoch: nothing was changed until then. It is
-/// told again, or it fails, and then its argument is as it was.
+/// Another ATTACH, or a destruction, overtakes an ATTACH that is writing its epoch. Nothing was changed until
+/// then. The ATTACH gets a new epoch, or it fails and leaves its argument unchanged.
 fn overtaken(context: &mut Context) {
     context.load_module("");
     let (disk, first) = by_hand(&plain("race").grace(Duration::from_mins(1)));
@@ -213,7 +215,7 @@ fn overtaken(context: &mut Context) {
     let status = control().status("race").expect("status");
     assert_eq!((after.epoch, status.epoch, after.handle), (3, 3, third.status().expect("status").handle));
 
-    // With nobody there it would have been well.
+    // Without a server the attach would have succeeded.
     drop((second, third));
     assert_eq!(state("race"), State::Orphaned);
     let late = Waiting::begin("race", 0);
@@ -227,7 +229,7 @@ fn overtaken(context: &mut Context) {
         let late = Waiting::begin("gone", flags);
         disk.destroy(true);
         if flags == abi::ATTACH_OBSERVE {
-            // Who looks on may look at what is gone.
+            // An observer may look at a device that is gone.
             let (observer, after) = late.go();
             let observer = observer.expect("observe");
             assert_eq!((after.epoch, after.handle), (0, observer.status().expect("status").handle));
@@ -248,7 +250,7 @@ fn followed(context: &mut Context) {
     assert_eq!(state("follow"), State::Orphaned);
     let (disk, mut second) = attach("follow", TakeOver::No);
     assert_eq!(state("follow"), State::Live);
-    // All of them, the older ones first; those that the dead one had are marked.
+    // All requests, the older ones first. Those that the dead server held are marked.
     let mut all = second.fetch(0, 8, 3).expect("fetch");
     assert_eq!(all.len(), 3);
     assert_eq!(all.iter().filter(|request| request.flags() & MAYBE != 0).count(), 2);
@@ -275,7 +277,7 @@ fn grace(context: &mut Context) {
         assert_eq!(waits.join().expect("reader"), Err(Errno::IO), "{name}");
         assert_eq!(state(name), State::Failed);
         assert_eq!(read_in_thread(path.clone(), 0, 4096).join().expect("reader"), Err(Errno::IO));
-        // It is never too late for a server.
+        // A server may attach at any time.
         let (disk, mut server) = attach(name, TakeOver::No);
         let read = read_in_thread(path, 0, 4096);
         let request = server.fetch_one();
@@ -289,7 +291,7 @@ fn grace(context: &mut Context) {
     let path = disk.path();
     drop((server, disk));
     wait_until(20, "the device to go", || !path.exists() && control().status("auto").is_err());
-    // A server that comes in time keeps it.
+    // A server that attaches in time keeps the device.
     let (disk, server) = by_hand(&plain("kept").grace(Duration::from_secs(3)).auto_destroy(true));
     drop((server, disk));
     let (disk, mut server) = attach("kept", TakeOver::No);
@@ -303,13 +305,13 @@ fn never_started(context: &mut Context) {
     context.load_module("");
     let disk = Disk::create(&plain("unborn").grace(Duration::from_mins(1)));
     assert_eq!(state("unborn"), State::Created);
-    // Nobody can have asked it for anything: it may be fetched from all the same.
+    // No request can exist yet, but fetching is allowed.
     assert_eq!(Manual::new(&disk).fetch(0, 1, 0).map(|requests| requests.len()), Ok(0));
     let path = disk.path();
     drop(disk);
     wait_until(20, "the device to go with its server", || control().status("unborn").is_err());
     assert!(!path.exists());
-    // Another one may start it.
+    // Another server may start it.
     let disk = Disk::create(&plain("late"));
     let (second, server) = attach("late", TakeOver::Yes);
     second.server.start().expect("start");
@@ -342,7 +344,7 @@ fn destroy_everywhere(context: &mut Context) {
     let (held, waits) = (read_in_thread(disk.path(), 0, 4096), read_in_thread(disk.path(), 8192, 4096));
     let request = server.fetch_one();
     wait_until(20, "the other request", || disk.server.stats(0).expect("stats").queued == 1);
-    // It takes what the server needs to answer; nobody does.
+    // This takes the queue that the server would need to answer, and nobody answers.
     disk.destroy(true);
     assert_eq!(held.join().expect("reader"), Err(Errno::IO));
     assert_eq!(waits.join().expect("reader"), Err(Errno::IO));
@@ -376,7 +378,7 @@ fn outlived(context: &mut Context) {
         assert_eq!(server.status().expect("status").state, State::Destroyed);
         assert_eq!(server.stats(0).expect("stats").queued, 0);
     }
-    // The name is free, and means another device now.
+    // The name is free, and now means another device.
     let again = Disk::create(&plain("outlived"));
     assert_eq!(refused(disk.server.start()), Errno::NODEV);
     again.destroy(true);
@@ -420,7 +422,7 @@ fn deadline(context: &mut Context) {
     assert_eq!(answer(&mut server, &request, 1), [(request.handle(), Errno::STALE)], "too late");
     let stats = disk.server.stats(0).expect("stats");
     assert_eq!((stats.queued, stats.held, stats.expired, stats.stale), (0, 0, 2, 1));
-    // The device is none the worse.
+    // The device is not harmed.
     let read = read_in_thread(disk.path(), 0, 4096);
     let request = server.fetch_one();
     assert_eq!(answer(&mut server, &request, 2), []);
@@ -441,10 +443,10 @@ fn both_versions(context: &mut Context) {
     assert_eq!((second.version, second.serial.as_str(), second.path()), (2, "S-2", disk.path()));
     assert_eq!(disk.setting("serial"), "S-2");
     assert_eq!(refused(control().attach("first", TakeOver::Yes)), Errno::INVAL);
-    // Version 1 sees its own alone.
+    // Version 1 only sees its own devices.
     let handles = v1::Control::open().expect("control").list().expect("list");
     assert_eq!(handles, [old.handle]);
-    // More than one call's worth.
+    // More than fits into one call.
     let many: Vec<Disk> = (0..40).map(|number| Disk::create(&plain(&format!("many{number}")))).collect();
     assert_eq!(control().list().expect("list").len(), 42);
     drop(many);
@@ -453,7 +455,7 @@ fn both_versions(context: &mut Context) {
     old.destroy();
 }
 
-/// Readers of what is always there never fail, whatever the size is just now, and see what was written.
+/// Readers of the part that always exists never fail, whatever the current size, and read what was written.
 fn resize(context: &mut Context) {
     context.load_module("");
     let ram = Arc::new(Ram::new(16 * MIB).expect("memory"));
@@ -486,7 +488,7 @@ fn resize(context: &mut Context) {
         submitters.into_iter().map(|submitter| submitter.join().expect("a submitter failed")).sum()
     });
     assert!(rounds > 0, "no I/O ran");
-    // Behind the end there is nothing, and what was cut off before is as the backend has it.
+    // There is nothing beyond the end, and the contents of a part that was cut off before are up to the backend.
     disk.server.resize(8 * MIB).expect("resize");
     let file = File::options().read(true).write(true).open(&path).expect("open");
     let error = file.write_at(&[1; 512], 8 * MIB).expect_err("behind the end");
@@ -516,7 +518,7 @@ fn submit(path: &Path, number: u64, bytes: u64, seed: u64, stop: &AtomicBool) ->
     rounds
 }
 
-/// Devices come and go, with I/O under way, by every door; nothing stays.
+/// Devices come and go in every way, with I/O in flight. Nothing stays.
 fn churn(context: &mut Context) {
     context.load_module("");
     let mut random = context.random("churn");
@@ -540,7 +542,7 @@ fn churn(context: &mut Context) {
         match random.below(3) {
             0 => disk.destroy(true),
             1 => {
-                // Another one takes over, and dies at once.
+                // Another server takes over and dies at once.
                 drop(control().attach(&name, TakeOver::Yes).expect("attach"));
                 let _ = control().destroy(&name, true);
             }
@@ -562,11 +564,11 @@ fn churn(context: &mut Context) {
         let (node, entry) = (format!("/dev/zosbd2/{name}"), format!("/sys/block/zosbd2!{name}"));
         wait_until(20, "the disk to go", || !Path::new(&node).exists() && !Path::new(&entry).exists());
     }
-    // Nothing holds the module.
+    // Nothing holds a reference to the module.
     wait_until(20, "the module to be free", || context.try_unload_module().is_ok());
 }
 
-/// The name of a partition is taken for as long as that is there.
+/// The name of a partition is in use for as long as the partition exists.
 fn name_of_a_partition(context: &mut Context) {
     context.load_module("");
     let ram = Arc::new(Ram::new(16 * MIB).expect("memory"));
@@ -594,8 +596,8 @@ fn name_of_a_partition(context: &mut Context) {
     control().destroy("part1", true).expect("destroy");
 }
 
-/// What a server sees of the file systems is its own affair: a START where nothing answers a look-up waits for nothing,
-/// and holds no destroy up.
+/// A server's view of the file systems only concerns that server: a START in a mount namespace where look-ups hang
+/// waits for nothing, and delays no destroy.
 fn hanging_view(context: &mut Context) {
     context.load_module("");
     context.load_kernel_module("fuse", "");
@@ -619,7 +621,7 @@ fn hanging_view(context: &mut Context) {
     assert_eq!(control().list().expect("list"), []);
 }
 
-/// Whatever step of a create or an attach fails, nothing is left, and the next one works.
+/// Whichever step of a create or an attach fails, nothing is left, and the next call succeeds.
 fn unwinds(context: &mut Context) {
     context.load_module("");
     let parameter = "/sys/module/zosbd2/parameters/fail_step";
@@ -641,14 +643,14 @@ fn unwinds(context: &mut Context) {
         errno
     };
     for (step, errno) in steps {
-        // Another name each time: a device can no more be found some time before its name is free.
+        // Another name each time: a device is no longer found some time before its name is free.
         let create = || control().create(&plain(&format!("unwind{step}")));
         assert_eq!(failing(step, &create), errno, "create, step {step}");
         assert_eq!(control().list().expect("list"), [], "step {step}");
         wait_until(20, "the name to be free", || create().is_ok());
         wait_until(20, "nothing to be left", || control().list().expect("list").is_empty());
     }
-    // The node is made by START, for which the block layer takes a disk once only.
+    // START creates the node. The block layer takes a disk only once.
     let server = create().expect("create");
     assert_eq!(failing(6, &|| server.start().and_then(|()| create())), Errno::EXIST);
     assert_eq!(server.status().expect("status").state, State::Created);
@@ -665,7 +667,7 @@ fn unwinds(context: &mut Context) {
     for (step, errno) in [(8, Errno::NOMEM), (9, Errno::NFILE)] {
         let attach = || control().attach("unwind", TakeOver::Yes);
         assert_eq!(failing(step, &attach), errno, "attach, step {step}");
-        // Whoever serves goes on serving.
+        // The present server continues to serve.
         let status = server.status().expect("status");
         assert_eq!((status.state, status.epoch, status.servers), (State::Live, 1, 1), "attach, step {step}");
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What serving wants of the kernel's memory: nothing for a request, and never by waiting for the disk itself.
+//! Kernel memory that serving needs: none per request, and no allocation that waits for the disk itself.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
@@ -29,12 +29,12 @@ const TRACED: &[Need] = &[
 const MIB: u64 = 1 << 20;
 /// `PF_MEMALLOC_NOIO` of the kernel's `linux/sched.h`: no allocation of the thread starts I/O.
 const NOIO: u64 = 0x0008_0000;
-/// `PF_LOCAL_THROTTLE`: its writes wait for nothing but the device that they go to.
+/// `PF_LOCAL_THROTTLE`: its writes are only throttled by the device that they go to.
 const LOCAL_THROTTLE: u64 = 0x0010_0000;
 /// What `PR_SET_IO_FLUSHER` sets.
 const IO_FLUSHER: u64 = NOIO | LOCAL_THROTTLE;
 
-/// The kernel's flags of the threads of this process, of those that serve or of the others.
+/// The kernel's flags of the threads of this process: of serving threads or of the others.
 fn flags(serving: bool) -> Vec<u64> {
     let read = |thread: fs::DirEntry| {
         // "TID (NAME) STATE PARENT GROUP SESSION TTY FOREGROUND FLAGS ..."; a thread may end meanwhile.
@@ -56,7 +56,7 @@ fn flushers(context: &mut Context) {
     for flags in found {
         assert_eq!(flags & IO_FLUSHER, IO_FLUSHER, "flags {flags:#x}");
     }
-    // Neither this process as a whole, nor a call that is over, such as the one that made the device.
+    // Neither the other threads of this process, nor a call that is over, such as that of the creator.
     for flags in flags(false) {
         assert_eq!(flags & IO_FLUSHER, 0, "flags {flags:#x}");
     }
@@ -72,8 +72,8 @@ fn flushers(context: &mut Context) {
     disk.destroy_and_join(server);
 }
 
-/// Without the privilege the disk is served all the same, and in the module's calls the module sees to it that no
-/// memory is waited for. That the log has a warning is tested with the library.
+/// Without the privilege the disk is still served. In the module's calls, the module ensures that no allocation
+/// waits for I/O. A test of the library covers the warning in the log.
 fn no_flushers(context: &mut Context) {
     context.load_module("");
     let unprivileged = std::thread::spawn(|| {
@@ -81,7 +81,7 @@ fn no_flushers(context: &mut Context) {
         for set in [&mut sets.effective, &mut sets.permitted, &mut sets.inheritable] {
             set.remove(CapabilitySet::SYS_RESOURCE);
         }
-        // Of this thread, and of those that it starts.
+        // Of this thread, and of threads that it starts.
         set_capabilities(None, sets).expect("drop a capability");
         let ram = Arc::new(Ram::new(16 * MIB).expect("memory"));
         Disk::serve(&Builder::new("humble").queues(2), &ram, threads(2))
@@ -100,7 +100,7 @@ fn no_flushers(context: &mut Context) {
     disk.destroy_and_join(serving);
 }
 
-/// Requests of every kind, two at a time: some thousands.
+/// Some thousands of requests of every kind, two at a time.
 fn requests(path: &Path) {
     std::thread::scope(|scope| {
         for half in 0..2_u64 {
@@ -127,13 +127,13 @@ fn requests(path: &Path) {
     });
 }
 
-/// Functions of the module are in the stack of many allocations when a device is made, and of none when thousands of
-/// requests are served, with direct copies and without, in both versions.
+/// Functions of the module are in the stacks of many allocations while a device is created, and of none while
+/// thousands of requests are served, with direct copies and without, in both versions.
 fn no_allocations(context: &mut Context) {
     context.load_module("");
     let allocations = Allocations::new();
     let mut made = None;
-    // Pages of the server's own that come as they are touched would be found as well, when the module copies to them.
+    // The server's own pages are locked: otherwise the module's copies would allocate them on first access.
     let options = || threads(2).memory_lock(MemoryLock::All);
     let builder = Builder::new("frugal").queues(2).partition_scan(false);
     let recorded = allocations.during(|| {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What submitters do is what a backend sees: every operation with its offset, length and flags.
+//! A backend sees what submitters do: every operation with its offset, length and flags.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
@@ -30,7 +30,7 @@ pub(super) const TESTS: &[Test] = &[
 ];
 
 const MIB: u64 = 1 << 20;
-/// Look for partitions.
+/// Rescan partitions.
 const BLKRRPART: u32 = 0x125f;
 
 fn everything(capabilities: &mut Capabilities) {
@@ -41,7 +41,7 @@ fn everything(capabilities: &mut Capabilities) {
     capabilities.secure_erase = true;
 }
 
-/// A device of 64 MiB, without a look for partitions, and what its backend sees.
+/// A device of 64 MiB without partition scan, whose backend records its calls.
 fn recorded(name: &str, change: impl FnOnce(&mut Capabilities)) -> (Disk, Serving, Arc<Recorder>) {
     let recorder = Recorder::new(64 * MIB, change);
     let builder = Builder::new(name).partition_scan(false);
@@ -69,7 +69,7 @@ fn every_operation(context: &mut Context) {
     let mut buffer = Aligned::new(512, 0);
     assert_eq!(pread(&node, buffer.bytes_mut(), 9216), Ok(512));
     assert_eq!(recorder.take(), [Seen::Read(9216, 512)]);
-    // Direct writes to a block device that are to be durable have FUA, and are flushed all the same.
+    // Direct durable writes to a block device carry FUA, and are followed by a flush all the same.
     write(node.as_fd(), 4096, 4096, ReadWriteFlags::DSYNC);
     assert_eq!(recorder.take(), [Seen::Write { offset: 4096, length: 4096, fua: true }, Seen::Flush]);
     fsync(&node).expect("fsync");
@@ -93,7 +93,7 @@ fn every_operation(context: &mut Context) {
     discard(&path, 512, 1024).expect("BLKDISCARD");
     assert_eq!(recorder.take_changes(), [Seen::Discard(512, 1024)]);
 
-    // Buffered writes come as blocks of the cache, and their fsync as a flush after them.
+    // Buffered writes come as blocks of the page cache, and fsync sends a flush after them.
     let buffered = open(&path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).expect("open");
     assert_eq!(pwrite(&buffered, &[1; 100], 10_000), Ok(100));
     fsync(&buffered).expect("fsync");
@@ -116,7 +116,7 @@ fn fua_by_flush(context: &mut Context) {
     let node = open_direct(&disk.path());
     recorder.take();
     write(node.as_fd(), 4096, 4096, ReadWriteFlags::DSYNC);
-    // One for the FUA, one for the sync behind it.
+    // One for the FUA, one for the sync after it.
     let write = Seen::Write { offset: 4096, length: 4096, fua: false };
     assert_eq!(recorder.take(), [write, Seen::Flush, Seen::Flush]);
     drop(node);
@@ -266,7 +266,7 @@ fn block_sizes(context: &mut Context) {
     }
 }
 
-/// Physically contiguous memory is not needed for requests of 4 MiB: the block layer puts them together.
+/// Requests of 4 MiB need no physically contiguous memory: the block layer joins pages.
 fn large_requests(context: &mut Context) {
     context.load_module("");
     let (disk, serving, recorder) = recorded("large", |_| {});
@@ -281,7 +281,7 @@ fn large_requests(context: &mut Context) {
         wanted.fill(offset);
         assert!(back.bytes() == wanted.bytes(), "{length} bytes at {offset}");
         let seen = recorder.take();
-        // Each is cut at 4 MiB or later joined; nothing twice, nothing left out.
+        // Cut at 4 MiB or joined later; nothing twice, nothing left out.
         let mut at = offset;
         let writes = seen.iter().filter_map(|seen| match *seen {
             Seen::Write { offset, length, .. } => Some((offset, length)),
@@ -304,12 +304,13 @@ fn large_requests(context: &mut Context) {
     disk.destroy_and_join(serving);
 }
 
-/// The words of `stat`.
+/// The numbers in `stat`.
 fn stat(disk: &Disk) -> Vec<u64> {
     disk.setting("stat").split_whitespace().map(|word| word.parse().expect("a number")).collect()
 }
 
-/// The words of `stat` when nothing is in flight: the block layer wakes a submitter before it has counted his request.
+/// The numbers in `stat` when nothing is in flight: the block layer wakes a submitter before it counts the
+/// request.
 fn settled(disk: &Disk) -> Vec<u64> {
     wait_until(20, "nothing to be in flight", || stat(disk)[8] == 0);
     stat(disk)
@@ -327,7 +328,7 @@ fn iostat(context: &mut Context) {
     assert_eq!(pread(&node, buffer.bytes_mut(), 0), Ok(65536));
     discard(&disk.path(), MIB, MIB).expect("discard");
     fsync(&node).expect("fsync");
-    // The kernel counts a flush as a write of nothing, too. 6.1 does not count it as in flight.
+    // The kernel also counts a flush as an empty write. 6.1 does not count it as in flight.
     wait_until(20, "the flush to be counted", || stat(&disk)[4] >= before[4] + 65);
     let after = settled(&disk);
     let grown = |index: usize| after[index] - before[index];
@@ -335,7 +336,7 @@ fn iostat(context: &mut Context) {
     assert_eq!((grown(4), grown(6)), (65, 512), "writes and their sectors: {after:?}");
     assert_eq!((grown(11), grown(13)), (1, 2048), "discards and their sectors: {after:?}");
     assert!(grown(15) >= 1, "flushes: {after:?}");
-    // Time is counted in ms, and a hundred requests take some.
+    // Times are counted in ms, and a hundred requests take some.
     wait_until(20, "the clocks to move", || {
         write(node.as_fd(), 0, 4096, ReadWriteFlags::empty());
         let now = settled(&disk);
@@ -345,7 +346,7 @@ fn iostat(context: &mut Context) {
     disk.destroy_and_join(serving);
 }
 
-/// A table of one partition of 8 MiB that begins at 1 MiB.
+/// A partition table with one partition of 8 MiB that begins at 1 MiB.
 fn partition_table() -> [u8; 512] {
     let mut table = [0; 512];
     table[446 + 4] = 0x83;
@@ -359,7 +360,7 @@ fn partitions(context: &mut Context) {
     context.load_module("");
     let ram = Arc::new(Ram::new(64 * MIB).expect("memory"));
     let builder = Builder::new("parts");
-    // The look that a start takes could come as late as the one that is asked for here, and find the partition again.
+    // Without a scan by START, which could run as late as the scan below and find the partition again.
     let (disk, serving) = Disk::serve(&builder.clone().partition_scan(false), &ram, threads(1));
     let part = Path::new("/dev/zosbd2/parts1");
     assert!(!part.exists());
@@ -369,7 +370,7 @@ fn partitions(context: &mut Context) {
     assert_eq!(pwrite(&node, buffer.bytes(), 0), Ok(512));
     raw::ioctl(node.as_fd(), BLKRRPART, 0).expect("read the table again");
     wait_until(20, "the partition", || part.exists());
-    // What is written to the partition is where the table says.
+    // A write to the partition lands where the table says.
     let inner = open_direct(part);
     write(inner.as_fd(), 4096, 4096, ReadWriteFlags::empty());
     let (mut stored, mut wanted) = (vec![0; 4096], Aligned::new(4096, 0));
@@ -380,11 +381,11 @@ fn partitions(context: &mut Context) {
     disk.destroy_and_join(serving);
     assert!(!part.exists(), "the partition's node is still there");
 
-    // Found when the device starts, by the only thread that serves it.
+    // The only serving thread starts the device, and the kernel finds the partition.
     let (disk, serving) = Disk::serve(&builder, &ram, threads(1));
     wait_until(20, "the partition", || part.exists());
     disk.destroy_and_join(serving);
-    // Not looked for when that is not wanted, but found when asked for.
+    // Not scanned if the flag says so, but found on request.
     let (disk, serving) = Disk::serve(&builder.clone().partition_scan(false), &ram, threads(1));
     let node = open_direct(&disk.path());
     let mut buffer = Aligned::new(512, 0);
@@ -394,7 +395,7 @@ fn partitions(context: &mut Context) {
     wait_until(20, "the partition", || part.exists());
     drop(node);
     disk.destroy_and_join(serving);
-    // Whatever the blocks, and where the last page is not whole.
+    // For all block sizes, and if the last page is incomplete.
     for (block, size) in [(4096, 512 * MIB), (1024, 512 * MIB + 1024), (512, 64 * MIB + 512)] {
         let ram = Arc::new(Ram::new(size).expect("memory"));
         ram.write(0, &partition_table(), false).expect("write the table");

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Memory that runs short while a disk is served: writes end, their data is right, and nobody allocates on the way.
+//! Memory runs short while a disk is served: writes end, their data is right, and the module allocates nothing.
 //!
-//! The guest is small, and a hog beside the server takes what the page cache would like to have, so that memory comes
-//! from reclaim alone, and most of that is dirty pages which only the server can write out. The server's own file is
-//! on a second disk, so it dirties the page cache as well.
+//! The guest is small, and a process beside the server (the hog) takes the memory that the page cache would use.
+//! All memory then comes from reclaim, and most of that is dirty pages which only the server can write out. The
+//! server's file is on a second disk, so the server dirties the page cache, too.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -34,20 +34,20 @@ const SMALL: &[Need] = &[
     Need::Tool("e2fsck"),
 ];
 const MIB: u64 = 1 << 20;
-/// Of the disk; what the second one has room for.
+/// Size of the disk, which fits on the second one.
 const SIZE: u64 = 4608 * MIB;
-/// Files that are written at once.
+/// Number of files that are written at once.
 const FILES: u64 = 4;
-/// MiB that the hog leaves to everybody else.
+/// MiB that the hog leaves to other processes.
 const LEFT: u64 = 64;
-/// Between two MiB that the hog gives.
+/// Time between two MiB that the hog frees.
 const PAUSE: Duration = Duration::from_millis(10);
 const NAME: &str = "pressed";
 const DEVICE: &str = "/dev/zosbd2/pressed";
 
-/// What the guest program does as `--hog MIB`: takes all memory but so much, and from then on takes and gives around
-/// that mark. Prints `holding` when it is there. It is the first to be killed when there is no memory at all, and the
-/// last to get a processor.
+/// The role `--hog MIB`: takes all memory but this much, and from then on allocates and frees around that mark.
+/// Prints `holding` when it has reached the mark. It is the first process to be killed when memory is exhausted,
+/// and the last to get a processor.
 pub(crate) fn hog_role(left: &str) -> Result<(), Box<dyn std::error::Error>> {
     let left: u64 = left.parse()?;
     std::fs::write("/proc/self/oom_score_adj", "1000")?;
@@ -66,13 +66,13 @@ pub(crate) fn hog_role(left: &str) -> Result<(), Box<dyn std::error::Error>> {
                 holding = true;
             }
             held.pop_front();
-            // Beside others that want this machine's processors, and other machines that want the host's.
+            // Other processes, and other machines, need the processors.
             std::thread::sleep(PAUSE);
         }
     }
 }
 
-/// The sum of the counters in a file of `NAME NUMBER` lines whose names begin like this.
+/// The sum of the counters whose names have this prefix, in a file of `NAME NUMBER` lines.
 fn counter(path: &str, beginning: &str) -> u64 {
     let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("read {path}: {error}"));
     let lines = text.lines().filter(|line| line.starts_with(beginning));
@@ -80,17 +80,17 @@ fn counter(path: &str, beginning: &str) -> u64 {
     lines.map(|line| number(line).unwrap_or_else(|| panic!("{path} has a line \"{line}\""))).sum()
 }
 
-/// Pages looked at by those who wanted memory and found none, and how often that was.
+/// Pages scanned by allocations that found no memory, and the number of such allocations.
 fn direct_reclaim() -> (u64, u64) {
     (counter("/proc/vmstat", "pgscan_direct "), counter("/proc/vmstat", "allocstall_"))
 }
 
-/// The bytes of one file, as a stream.
+/// The contents of one file, as a stream.
 fn stream(seed: u64, file: u64) -> Random {
     Random::named(seed, &format!("file {file}"))
 }
 
-/// Does something for each file, at once, with the stream of its bytes.
+/// Runs `each` for all files at once, with the streams of their contents.
 fn for_each_file(seed: u64, each: impl Fn(&Path, Random) + Sync) {
     std::thread::scope(|scope| {
         for file in 0..FILES {
@@ -101,12 +101,12 @@ fn for_each_file(seed: u64, each: impl Fn(&Path, Random) + Sync) {
 }
 
 fn pressure(context: &mut Context, kind: &str, mib: u64) {
-    // Less by as much as the guest is slower, such as with the debug kernel; memory then may suffice.
+    // Fewer on a slower guest, such as with the debug kernel, where memory then may suffice.
     let (whole, mib) = (mib, context.share(mib));
     context.load_module("");
     context.load_kernel_module("ext4", "");
     let second = context.load_disk();
-    // Whatever happens, neither this process nor the server is the one to be killed.
+    // The kernel must kill neither this process nor the server.
     write_text("/proc/self/oom_score_adj", "-1000");
     run(120, "mkfs.ext4", &["-q", "-m", "0", second]);
     let below = Mounted::new(second, "/run/disk", "ext4", "");

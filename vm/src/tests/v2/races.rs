@@ -38,13 +38,13 @@ pub(super) const TESTS: &[Test] = &[
 const MIB: u64 = 1 << 20;
 const MAYBE: u32 = abi::REQUEST_MAYBE_EXECUTED;
 
-/// A disk of blocks of 4096 bytes that a server keeps by hand.
+/// A disk of 4096-byte blocks, served by hand.
 #[derive(Debug, Default)]
 struct Store(BTreeMap<u64, Vec<u8>>);
 
 impl Store {
-    /// Carries a request out and answers it. Requests are not longer than a block here, but for the looks
-    /// that are taken at the disk before anything is on it.
+    /// Carries a request out and answers it. Requests are at most one block long, except for partition scans of
+    /// the empty disk.
     fn carry_out(&mut self, server: &mut Manual, request: &Request) {
         match request.op() {
             abi::OP_WRITE => {
@@ -65,7 +65,7 @@ impl Store {
     }
 }
 
-/// Carries out what comes until `done`.
+/// Carries out requests until `done`.
 fn serve_until(server: &mut Manual, store: &mut Store, what: &str, mut done: impl FnMut() -> bool) {
     wait_until(60, what, || {
         let (requests, entered) = server.try_fetch(0, 16, 1, 20);
@@ -77,8 +77,8 @@ fn serve_until(server: &mut Manual, store: &mut Store, what: &str, mut done: imp
     });
 }
 
-/// A server's disk is another one, which the test serves: so it is known to be in the middle of a write, with
-/// more requests in its hands, when it is killed.
+/// The disk of a server is another device, which the test serves. So the test knows that the server is in the
+/// middle of a write, and holds further requests, when it is killed.
 fn killed(context: &mut Context) {
     const WRITES: u64 = 6;
     context.load_module("");
@@ -97,7 +97,7 @@ fn killed(context: &mut Context) {
         in_flight == WRITES && under.server.stats(0).expect("stats").queued > 0
     });
     child.signal(Signal::KILL);
-    // What is below is carried out, and the server dies of the signal before it can say so.
+    // The requests below are carried out, and the server dies of the signal before it can answer.
     serve_until(&mut below, &mut store, "the killed server to end", || !child.running());
     assert_eq!(child.wait(1).signal(), Some(libc::SIGKILL));
     let executed = (0..WRITES).filter(|index| store.has(index * 8192, *index)).count();
@@ -132,7 +132,7 @@ fn killed(context: &mut Context) {
     under.destroy(true);
 }
 
-/// Writes and reads back, each thread in its own part, until `stop`; returns how many requests that took.
+/// Writes and reads back, each thread in its own part, until `stop`; returns the number of requests.
 fn submit(path: &Path, part: u64, mut random: Random, stop: &AtomicBool) -> u64 {
     let fd = open_direct(path);
     let (mut data, mut back) = (Aligned::new(4096, 0), Aligned::new(4096, 0));
@@ -193,7 +193,7 @@ fn turns(context: &mut Context) {
     disk.destroy_and_join(serving);
 }
 
-/// By force too, a live server is given what is under way and what is dirty.
+/// Even with force, a live server gets the requests in flight and the dirty data.
 fn asks_first(context: &mut Context) {
     context.load_module("");
     let (disk, mut server) = plain_by_hand("asked");
@@ -295,21 +295,21 @@ fn orphan_twice(context: &mut Context) {
     let begin = Instant::now();
     drop((disk, server));
     assert_eq!(read.join().expect("reader"), Err(Errno::IO));
-    // Less what the kernel's clock is coarse by.
+    // Less the coarseness of the kernel's clock.
     assert!(begin.elapsed() + Duration::from_millis(50) >= grace, "{:?}", begin.elapsed());
     assert_eq!(control().status("twice").expect("status").state, State::Failed);
     control().destroy("twice", false).expect("destroy");
 }
 
-/// A server died with a flush and a read in another queue than the one that its successor serves: they wait, fail when the
-/// device is destroyed, and hold nothing up.
+/// A server died with a flush and a read on another queue than the one that its successor serves. Both requests
+/// wait, fail when the device is destroyed, and delay nothing.
 fn one_queue(context: &mut Context) {
     context.load_module("");
     let builder = plain("half").queues(2).volatile_cache(true).grace(Duration::from_mins(1));
     let (disk, mut first) = by_hand(&builder);
     let path = disk.path();
     let node = || open_direct(&path);
-    // Which queue a submitter uses is a matter of its processor.
+    // A submitter's queue depends on its processor.
     let on = |processor: usize, what: fn(&OwnedFd) -> Result<(), Errno>| {
         let node = node();
         std::thread::spawn(move || {
@@ -381,7 +381,7 @@ fn little_room(context: &mut Context) {
             }
         }
     }
-    // No more memory is there than is claimed: what is not used does not matter.
+    // The memory is as small as stated; what is beyond it does not matter.
     let (result, after, _) = call(u32::MAX, 3);
     assert_eq!((result, after.count, after.total), (Ok(0), 3, 3));
     assert_eq!(call(3, 2).0, Err(Errno::FAULT), "the third entry has no memory");
@@ -391,7 +391,7 @@ fn little_room(context: &mut Context) {
     assert_eq!(control().list().expect("list"), []);
 }
 
-/// Calls `attempt` as a user who was root when the control node was opened.
+/// Calls `attempt` as a user, on a control node that root opened.
 fn as_user<T: Send>(uid: u32, attempt: impl FnOnce(&Control) -> T + Send) -> T {
     let control = control();
     std::thread::scope(|scope| {
@@ -409,7 +409,7 @@ fn owner(context: &mut Context) {
     let server = as_user(1000, |control| control.create(&plain("owned").grace(Duration::from_mins(1))));
     let server = server.expect("create");
     assert_eq!(server.status().expect("status").owner_uid, 1000);
-    // Whoever has the descriptor may use it.
+    // The holder of the descriptor may use it.
     server.start().expect("start");
     drop(server);
     let epoch = || control().status("owned").expect("status").epoch;
@@ -425,7 +425,7 @@ fn owner(context: &mut Context) {
     control().destroy("owned", true).expect("destroy");
 }
 
-/// KiB that the kernel has in use, but for what is for processes and for caches that go when memory is wanted.
+/// KiB that the kernel uses, without the memory of processes and without reclaimable caches.
 fn kernel_memory() -> u64 {
     drop_caches();
     let text = std::fs::read_to_string("/proc/meminfo").expect("meminfo");
@@ -433,7 +433,7 @@ fn kernel_memory() -> u64 {
         let line = text.lines().find(|line| line.starts_with(name)).expect("a line of meminfo");
         line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("a number")
     };
-    // Free pages that a CPU keeps for itself do not count as free.
+    // Free pages in per-CPU lists do not count as free.
     let zones = std::fs::read_to_string("/proc/zoneinfo").expect("zoneinfo");
     let counts = zones.lines().filter_map(|line| line.trim_start().strip_prefix("count:"));
     let kept: u64 = counts.map(|count| count.trim().parse::<u64>().expect("a number")).sum();
@@ -442,7 +442,7 @@ fn kernel_memory() -> u64 {
     value("MemTotal:") - others.map(value).iter().sum::<u64>() - kept * PAGE as u64 / 1024
 }
 
-/// Reads until it fails or there is nothing more to read.
+/// Reads until an error or the end of the disk.
 fn read_to_the_end(path: &Path) -> std::thread::JoinHandle<Result<usize, Errno>> {
     let node = open_direct(path);
     std::thread::spawn(move || {
@@ -474,14 +474,14 @@ fn worker(name: &str, rounds: u64, mut random: Random) {
         let disk = Disk { server: Arc::new(server.expect("made")), name: name.to_owned() };
         let end = random.below(4);
         if end == 0 {
-            // Never started: it goes with its server.
+            // A device that was never started goes with its server.
             continue;
         }
         let serving = disk.serve_with(&ram, threads(1));
         let path: PathBuf = disk.path();
         let readers: Vec<_> = (0..random.below(4)).map(|_| read_to_the_end(&path)).collect();
         if end == 1 {
-            // Another server, which dies at once, with all that it was given.
+            // Another server takes over and dies at once, with all requests that it got.
             drop(attach(name, TakeOver::Yes));
             assert_eq!(join(serving), End::TakenOver);
             disk.destroy(true);
@@ -496,7 +496,7 @@ fn worker(name: &str, rounds: u64, mut random: Random) {
     }
 }
 
-/// Workers who want the same names, and somebody who looks on. Returns how many devices he saw.
+/// Workers that compete for names, and an observer. Returns how many devices the observer saw.
 fn crowd(context: &Context, phase: &str) -> u64 {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -510,7 +510,7 @@ fn crowd(context: &Context, phase: &str) -> u64 {
             let (control, mut seen) = (control(), 0);
             while !stop.load(Ordering::Relaxed) {
                 for listed in control.list().expect("list") {
-                    // Gone meanwhile, or well described.
+                    // The device is gone meanwhile, or its status is correct.
                     match control.status(&listed.name) {
                         Ok(status) => {
                             assert_eq!((status.size_bytes, status.depth, status.version), (4 * MIB, 1024, 2));
@@ -529,13 +529,13 @@ fn crowd(context: &Context, phase: &str) -> u64 {
     })
 }
 
-/// What is left of 75 devices is no more than what was left of the 75 before them. A kernel that looks for leaks does so
-/// itself when all tests are through.
+/// 75 devices leave no more memory behind than the 75 devices before them. A kernel with kmemleak looks for leaks
+/// itself, after all tests.
 fn churn(context: &mut Context) {
     context.load_module("");
     let [_, before, after] = ["first", "second", "third"].map(|phase| {
         assert!(crowd(context, phase) > 0, "nothing was ever seen");
-        // Whatever exists of ours, a device nobody can find included, has its reference to the module.
+        // Every existing device, even one that cannot be found, holds a reference to the module.
         wait_until(20, "all devices to be freed", || read_trimmed("/sys/module/zosbd2/refcnt") == "0");
         (0..20).map(|_| kernel_memory()).min().expect("some looks")
     });
@@ -543,7 +543,7 @@ fn churn(context: &mut Context) {
     if watches_memory() {
         context.say("not compared: this kernel looks for leaks itself");
     } else {
-        // A device of this depth has more than 300 KiB; two looks differ by less than 100.
+        // A device of this depth uses more than 300 KiB; two measurements differ by less than 100 KiB.
         assert!(after < before + (1 << 10), "{before} KiB were in use, then {after} KiB");
     }
     wait_until(20, "the module to be free", || context.try_unload_module().is_ok());

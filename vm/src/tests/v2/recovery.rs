@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Servers that are killed or replaced two hundred times under a file system that fio verifies.
 //!
-//! Their bytes outlive them: in shared memory, or in a file. Nobody above may see anything of it.
+//! The servers' data outlives them, in shared memory or in a file. The file system must notice nothing.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -33,12 +33,12 @@ pub(super) const TESTS: &[Test] = &[
 const NEEDS: &[Need] = &[Need::Module, Need::Tool("fio"), Need::Tool("mkfs.ext4"), Need::Tool("e2fsck")];
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 64 * MIB;
-/// With the debug kernel so much less ([`Context::share`]).
+/// Fewer with the debug kernel ([`Context::share`]).
 const SERVERS: u64 = 200;
 const NAME: &str = "heirs";
 
-/// What the guest program does as `--serve-next memory|file NAME PATH make|follow|replace GRACE_MS`: serves the disk
-/// whose bytes are at PATH, as the first server or as a later one. Prints `serving` when it does.
+/// The role `--serve-next memory|file NAME PATH make|follow|replace GRACE_MS`: serves the disk whose data is at
+/// PATH, as the first or a later server. Prints `serving` when it serves.
 pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
     let [kind, name, path, how, grace_ms] = arguments else {
         return Err("usage: --serve-next memory|file NAME PATH make|follow|replace GRACE_MS".into());
@@ -89,7 +89,7 @@ fn start(context: &Context, kind: &str, how: &str, grace_ms: &str) -> Spawned {
     child
 }
 
-/// Requests that were answered, by all servers of the device.
+/// Requests answered by all servers of the device.
 fn answered(observer: &Observer) -> u64 {
     let count = |queue| {
         let counts = observer.stats(queue).expect("stats");
@@ -98,14 +98,15 @@ fn answered(observer: &Observer) -> u64 {
     count(0) + count(1)
 }
 
-/// Waits until a server has answered a few more, so that it dies at work: somewhere in it, as the seed has it.
+/// Waits until a server has answered a few more requests, so that it dies in the middle of its work, at a point
+/// that depends on the seed.
 fn work(observer: &Observer, random: &mut Random) {
     let until = answered(observer) + random.below(24) + 1;
     wait_until(60, "some requests to be answered", || answered(observer) >= until);
 }
 
-/// Runs fio over a file on the file system again and again until `stop`; returns how many times. It compares all it
-/// reads, and any error of any read, write or fsync is its failure.
+/// Runs fio on a file of the file system again and again until `stop`; returns the number of runs. fio compares
+/// all data that it reads, and fails on any error of a read, write or fsync.
 fn verify(stop: &AtomicBool) -> u64 {
     let mut runs = 0;
     while !stop.load(Ordering::Relaxed) {
@@ -133,8 +134,8 @@ fn verify(stop: &AtomicBool) -> u64 {
     runs
 }
 
-/// Mounts a file system on the device and lets fio verify it while `each` goes on; then looks at what is left. Returns how
-/// many requests were served again.
+/// Mounts a file system on the device and lets fio verify it while `each` runs; then checks the file system.
+/// Returns the number of requeued requests.
 fn under_load(
     context: &mut Context,
     kind: &str,
@@ -146,7 +147,7 @@ fn under_load(
     let server = start(context, kind, "make", "30000");
     let device = "/dev/zosbd2/heirs";
     run(60, "mkfs.ext4", &["-q", device]);
-    // The file system would go read-only at the first error of its journal.
+    // The file system becomes read-only at the first error of its journal.
     let mounted = Mounted::new(device, "/mnt", "ext4", "errors=remount-ro");
     let observer = control().observe(NAME).expect("observe");
     let stop = AtomicBool::new(false);
@@ -203,7 +204,7 @@ fn killed(context: &mut Context, kind: &str) {
 }
 
 fn taken_over(context: &mut Context, kind: &str) {
-    // Who leaves in an orderly way may have answered everything.
+    // A server that leaves in an orderly way may have answered everything.
     let _any_number = under_load(context, kind, |context, _, _, mut server| {
         let next = start(context, kind, "replace", "0");
         assert!(server.wait(20).success(), "{}", server.stderr());
@@ -212,8 +213,8 @@ fn taken_over(context: &mut Context, kind: &str) {
     });
 }
 
-/// Without a grace everything fails when the server dies: what waited, and what comes. It has nothing itself, since it
-/// was stopped before.
+/// Without a grace everything fails when the server dies: the queued requests and the later ones. The server holds
+/// none, because it was stopped before.
 fn no_grace(context: &mut Context) {
     context.load_module("");
     for round in 0..10 {
@@ -236,12 +237,12 @@ fn no_grace(context: &mut Context) {
         for write in writes {
             assert_eq!(write.join().expect("writer"), Err(Errno::IO), "round {round}");
         }
-        // Not a check of speed: if it were not at once, it would be a grace of 30 s, or for ever.
+        // Not a check of speed: the alternative would be a grace of 30 s, or for ever.
         let took = begin.elapsed();
         assert!(took < Duration::from_secs(20), "round {round}: {took:?}");
         assert_eq!(observer.status().expect("status").state, State::Failed);
         assert_eq!(read_in_thread(path.clone(), 0, 4096).join().expect("reader"), Err(Errno::IO));
-        // Another one brings it back, with what was answered.
+        // Another server brings the device back, with the answered data.
         let mut server = start(context, "memory", "follow", "0");
         let begin = Instant::now();
         let read = read_in_thread(path, 0, 4096).join().expect("reader").expect("data");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Serving: any thread may fetch, any may commit, the descriptor can be polled and passed on, and each entry of
-//! a batch stands for itself.
+//! Serving: any thread may fetch, any thread may commit, the descriptor can be polled and passed on, and the
+//! entries of a batch are independent.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -35,7 +35,7 @@ pub(super) const TESTS: &[Test] = &[
 
 const MIB: u64 = 1 << 20;
 
-/// What a reader gets, or why the answer to him was refused.
+/// The result of a reader, or why the kernel refused the answer to its request.
 type Outcome = Result<Result<Vec<u8>, Errno>, Errno>;
 
 fn commit_by_another(context: &mut Context) {
@@ -60,7 +60,7 @@ fn batches(context: &mut Context) {
     context.load_module("");
     let (disk, mut server) = plain_by_hand("batches");
     let reads: Vec<_> = (0..8).map(|index| read_in_thread(disk.path(), index * 8192, 4096)).collect();
-    // Waits until all are there, however many calls of the others that takes.
+    // Waits until all eight requests have come, however many calls of the submitters that takes.
     let requests = server.fetch(0, 16, 8).expect("fetch");
     assert_eq!(requests.len(), 8);
     let data: Vec<Vec<u8>> = requests
@@ -76,7 +76,8 @@ fn batches(context: &mut Context) {
     for (index, read) in (0..).zip(reads) {
         assert_eq!(read.join().expect("reader"), Ok(vec![index; 4096]));
     }
-    // Fewer places than requests: the rest stays, and comes in order. None is beside another: they would merge.
+    // Fewer places than requests: the rest stays queued, in order. The offsets are not adjacent, so the requests
+    // do not merge.
     let writes: Vec<_> =
         (0..8).map(|index| write_in_thread(disk.path(), index * 8192, index, 4096)).collect();
     let first = server.fetch(0, 3, 3).expect("fetch");
@@ -103,7 +104,8 @@ fn each_for_itself(context: &mut Context) {
     let requests = server.fetch(0, 3, 3).expect("fetch");
     let [first, second, third] = requests[..] else { panic!("{requests:?}") };
     let data = [5; 4096];
-    // The first twice, the second failed, the third well: only the repetition is refused.
+    // The first one is answered twice, the second one fails, the third one succeeds: only the repeated answer is
+    // refused.
     let refused = server.answer(|batch| {
         batch.read(&first, &data);
         batch.read(&first, &data);
@@ -115,7 +117,7 @@ fn each_for_itself(context: &mut Context) {
     let failed = usize::try_from(second.offset() / 4096).expect("small");
     assert_eq!(results.remove(failed), Err(Errno::NOSPC));
     assert!(results.iter().all(|result| *result == Ok(data.to_vec())));
-    // All of them again: each is stale.
+    // All of them again: each answer is stale.
     let refused = server.answer(|batch| {
         for request in &requests {
             batch.read(request, &data);
@@ -144,7 +146,7 @@ fn arena_and_room(context: &mut Context) {
         wanted.bytes().to_vec()
     };
     assert_eq!(server.arena[..8192], wanted(here[0]), "the data in the arena");
-    // One is looked at, and stays; then it is taken for good. The other is taken at once.
+    // The server copies one write and keeps it, and then commits it. It commits the other one at once.
     let (mut copy, mut target, mut last) = (vec![0; 8192], vec![0; 8192], vec![0; 8192]);
     assert_eq!(server.answer(|batch| batch.copy(there[0], &mut copy)), []);
     assert_eq!(copy, wanted(there[0]), "the copy");
@@ -162,7 +164,7 @@ fn arena_and_room(context: &mut Context) {
     disk.destroy(true);
 }
 
-/// What a result means, entry by entry, with raw commits.
+/// The meaning of results, entry by entry, with raw commits.
 fn results(context: &mut Context) {
     context.load_module("");
     let (disk, mut server) = plain_by_hand("results");
@@ -177,7 +179,7 @@ fn results(context: &mut Context) {
         ..abi::Commit::default()
     };
     let zero_fill = abi::COMMIT_ZERO_FILL;
-    // Read of 8192: what is given, and what the reader gets, or why the entry is refused.
+    // Read of 8192: the given result, and what the reader gets, or why the entry is refused.
     let mut wanted = vec![9; 5000];
     wanted.resize(8192, 0);
     let cases: [(abi::Commit, Outcome); 10] = [
@@ -261,7 +263,7 @@ fn limit_and_signals(context: &mut Context) {
         call.join().expect("the call")
     });
     assert_eq!(entered.error, Some(Errno::INTR));
-    // With something fetched a signal is no error: what was fetched counts.
+    // If something was fetched, a signal is no error: the call returns the fetched requests.
     let read = read_in_thread(disk.path(), 0, 4096);
     let thread = AtomicI32::new(0);
     let (requests, entered) = std::thread::scope(|scope| {
@@ -333,7 +335,7 @@ fn wakes_one(context: &mut Context) {
     disk.destroy_and_join(serving);
 }
 
-/// What the guest program does as `--serve-passed`: its input is a socket over which the descriptor comes.
+/// The role `--serve-passed`: its standard input is a socket over which the descriptor comes.
 pub(crate) fn passed_role() -> Result<(), Box<dyn std::error::Error>> {
     use std::os::fd::AsFd as _;
     let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
@@ -344,8 +346,8 @@ pub(crate) fn passed_role() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// A second process takes over: it gets the descriptor, and the first one closes its own. No request fails,
-/// and the device is never without a server.
+/// A second process takes over: it gets the descriptor, and the first one closes its own. No request fails, and
+/// the device is never without a server.
 fn passed_on(context: &mut Context) {
     context.load_module("");
     let (disk, mut server) = plain_by_hand("passed");
@@ -359,7 +361,7 @@ fn passed_on(context: &mut Context) {
         .spawn()
         .expect("start the second process");
     descriptor::send(&own, &*disk.server, b"x").expect("send");
-    // Both serve for a while: what comes now may go to either, but this thread fetches no more.
+    // Both processes serve for a while: a request may go to either, but this thread fetches no more.
     let read = read_in_thread(path.clone(), 4096, 4096).join().expect("reader");
     assert_eq!(read, Ok(vec![3; 4096]), "served by the second process");
     assert_eq!(control().status(&disk.name).expect("status").servers, 1, "one descriptor, twice");
@@ -374,7 +376,7 @@ fn passed_on(context: &mut Context) {
     assert!(child.wait().expect("wait").success());
 }
 
-/// START neither reads the disk nor waits for anybody who does.
+/// START neither reads the disk nor waits for a thread that does.
 fn start_by_the_only_thread(context: &mut Context) {
     context.load_module("");
     let disk = Disk::create(&Builder::new("alone").size_bytes(16 * MIB));
@@ -385,7 +387,7 @@ fn start_by_the_only_thread(context: &mut Context) {
     let again = disk.server.start().expect_err("twice");
     assert!(format!("{again:?}").contains("114"), "EALREADY: {again:?}");
     let mut server = Manual::new(&disk);
-    // The look for partitions reads on behalf of the kernel; it must be served, then it is over.
+    // The partition scan reads for the kernel. The read must be served, and then the scan ends.
     let scan = server.fetch_one();
     assert_eq!(scan.op(), abi::OP_READ);
     server.complete(&scan);

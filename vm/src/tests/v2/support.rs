@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Devices, servers and backends for the tests of version 2.
 //!
-//! A [`Disk`] is a device made by the test; it is destroyed by [`Disk::destroy`] or with its server, not when
-//! dropped, because a failed test leaves the clearing up to the harness.
+//! A [`Disk`] is a device created by the test. [`Disk::destroy`] destroys it, or the end of its server; dropping
+//! it does not, because the harness cleans up after a failed test.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
@@ -39,14 +39,14 @@ pub(crate) const SERVER_CALLS: [u32; 9] = [
     abi::IOCTL_BLOB,
 ];
 
-/// A device that the test made.
+/// A device that the test created.
 #[derive(Clone, Debug)]
 pub(crate) struct Disk {
     pub(crate) server: Arc<Server>,
     pub(crate) name: String,
 }
 
-/// Threads that serve.
+/// Serving threads.
 pub(crate) type Serving = JoinHandle<zosbd2::Result<End>>;
 
 impl Disk {
@@ -55,7 +55,7 @@ impl Disk {
         Self { server: Arc::new(server), name: builder.name().to_owned() }
     }
 
-    /// Makes it and serves it with threads of this process; returns when the node is there.
+    /// Creates the device and serves it with threads of this process; returns when the node exists.
     pub(crate) fn serve<B: Backend + Send + 'static>(
         builder: &Builder,
         backend: &Arc<B>,
@@ -99,7 +99,7 @@ impl Disk {
         control().destroy(&self.name, force).expect("destroy");
     }
 
-    /// Destroys it and looks at how its server ended.
+    /// Destroys the device and checks how its server ended.
     pub(crate) fn destroy_and_join(&self, serving: Serving) {
         self.destroy(true);
         assert_eq!(join(serving), End::Gone);
@@ -107,8 +107,8 @@ impl Disk {
     }
 }
 
-/// A started device, to be served by hand. Each I/O is a request of its own: those of several threads that are
-/// beside each other would merge now and then.
+/// A started device, to be served by hand. The block layer does not merge I/O, so each I/O is a request of its
+/// own.
 pub(crate) fn by_hand(builder: &Builder) -> (Disk, Manual) {
     let disk = Disk::create(builder);
     disk.server.start().expect("start");
@@ -117,7 +117,7 @@ pub(crate) fn by_hand(builder: &Builder) -> (Disk, Manual) {
     (disk, manual)
 }
 
-/// A device of 16 MiB, which nobody reads on his own account.
+/// A device of 16 MiB without partition scan.
 pub(crate) fn plain(name: &str) -> Builder {
     Builder::new(name).size_bytes(16 << 20).partition_scan(false)
 }
@@ -135,7 +135,7 @@ pub(crate) fn attach(name: &str, take_over: TakeOver) -> (Disk, Manual) {
     (disk, manual)
 }
 
-/// The kernel's refusal.
+/// The kernel's error.
 #[track_caller]
 pub(crate) fn refused<T: std::fmt::Debug>(result: zosbd2::Result<T>) -> Errno {
     match result {
@@ -153,12 +153,12 @@ pub(crate) fn join(serving: Serving) -> End {
     serving.join().expect("the server panicked").expect("the server failed")
 }
 
-/// Options with so many threads for each queue.
+/// Options with this many threads per queue.
 pub(crate) fn threads(threads: usize) -> ServeOptions {
     ServeOptions::default().threads_per_queue(threads)
 }
 
-/// What a recording backend saw.
+/// A call that a recording backend saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
     Read(u64, u64),
@@ -169,7 +169,7 @@ pub(crate) enum Seen {
     SecureErase(u64, u64),
 }
 
-/// A RAM disk that writes down what it is asked, and has the capabilities that it is given.
+/// A RAM disk that records its calls, and has the given capabilities.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     ram: Ram,
@@ -188,12 +188,12 @@ impl Recorder {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was seen since the last call.
+    /// The calls since the last `take`.
     pub(crate) fn take(&self) -> Vec<Seen> {
         std::mem::take(&mut self.list())
     }
 
-    /// As [`take`](Self::take), without reads, which the kernel does as it likes.
+    /// Like [`take`](Self::take), without reads, which the kernel does at any time.
     pub(crate) fn take_changes(&self) -> Vec<Seen> {
         self.take().into_iter().filter(|seen| !matches!(seen, Seen::Read(..))).collect()
     }
@@ -240,7 +240,7 @@ impl Backend for Recorder {
     }
 }
 
-/// A RAM disk whose bytes go through the buffers of the serving threads.
+/// A RAM disk without regions: its data goes through the buffers of the serving threads.
 #[derive(Debug)]
 pub(crate) struct Buffered(pub(crate) Ram);
 
@@ -354,11 +354,11 @@ impl Manual {
     }
 }
 
-/// Size of the devices that [`serve_role`] makes without a file.
+/// Size of the devices that [`serve_role`] creates without a file.
 const SIZE: u64 = 256 << 20;
 
-/// What the guest program does as `--serve-v2 KIND NAME QUEUES THREADS [FILE]`: makes a device and serves it
-/// until it is destroyed. Prints `serving` when the node is there.
+/// The role `--serve-v2 KIND NAME QUEUES THREADS [FILE]`: creates a device and serves it until it is destroyed.
+/// Prints `serving` when the node exists.
 pub(crate) fn serve_role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
     let [kind, name, queues, threads, rest @ ..] = arguments else {
         return Err("usage: --serve-v2 null|ram|file|direct NAME QUEUES THREADS [FILE]".into());
@@ -379,7 +379,7 @@ pub(crate) fn serve_role(arguments: &[&str]) -> Result<(), Box<dyn std::error::E
     Ok(())
 }
 
-/// What the guest program does as `--destroy-v2 NAME`.
+/// The role `--destroy-v2 NAME`.
 pub(crate) fn destroy_role(name: &str) -> Result<(), Box<dyn std::error::Error>> {
     Ok(Control::open()?.destroy(name, true)?)
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A forced destroy ends, whatever the server is stuck in and whoever uses the disk: fifty devices in each state.
+//! A forced destroy ends, whatever blocks the server and whoever uses the disk: fifty devices in each state.
 //!
-//! What it may take is what the engine gives a server that answers nothing (`DRAIN_STALL_MS`, 5 s), and some time for
-//! all fifty, which are destroyed at once. Afterwards no task may be left in an uninterruptible sleep.
+//! A destroy may take as long as the engine's patience with a server that answers nothing (`DRAIN_STALL_MS`, 5 s),
+//! plus some time for all fifty, which are destroyed at once. Afterwards no task may be left in an uninterruptible
+//! sleep.
 
 pub(super) mod stacked;
 
@@ -41,7 +42,7 @@ pub(super) const TESTS: &[Test] = &[
 
 const MIB: u64 = 1 << 20;
 const ROUNDS: usize = 50;
-/// For all of them together. Not a check of speed: without an end it would be the grace, or for ever.
+/// For all of them together. Not a check of speed: the alternative would be the grace, or for ever.
 const BOUND: Duration = Duration::from_secs(25);
 
 fn name(index: usize) -> String {
@@ -52,12 +53,12 @@ fn path(index: usize) -> PathBuf {
     PathBuf::from("/dev/zosbd2").join(name(index))
 }
 
-/// Destroys all at once; each must end within the bound.
+/// Destroys all devices at once; each destroy must end within the bound.
 fn destroy_all(context: &Context) {
     destroy(context, 0..ROUNDS);
 }
 
-/// As [`destroy_all`], of these.
+/// Like [`destroy_all`], for these devices.
 fn destroy(context: &Context, which: Range<usize>) {
     let begin = Instant::now();
     let destroyers: Vec<_> = which
@@ -72,12 +73,12 @@ fn destroy(context: &Context, which: Range<usize>) {
     assert!(which.into_iter().all(|index| !path(index).exists()), "a node is left");
 }
 
-/// Whether that is what a thread's `stat` says: "PID (NAME) STATE ...".
+/// Whether a thread's `stat` shows state D: "PID (NAME) STATE ...".
 fn is_in_d_state(stat: &str) -> bool {
     stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('D'))
 }
 
-/// No task sleeps where nothing but an answer could wake it.
+/// Asserts that no task sleeps uninterruptibly.
 pub(crate) fn nobody_is_stuck() {
     wait_until(20, "all tasks to be able to go", || {
         let tasks = std::fs::read_dir("/proc").expect("proc").flatten().flat_map(|process| {
@@ -89,8 +90,8 @@ pub(crate) fn nobody_is_stuck() {
     });
 }
 
-/// What the guest program does as `--serve-many FIRST COUNT [FOLDER]`: serves that many disks from that number on, with
-/// one thread each, from memory or from files in the folder. Prints `serving` when all do.
+/// The role `--serve-many FIRST COUNT [FOLDER]`: serves COUNT disks from number FIRST on, with one thread each,
+/// from memory or from files in the folder. Prints `serving` when it serves all of them.
 pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
     let [first, count, folder @ ..] = arguments else {
         return Err("usage: --serve-many FIRST COUNT [FOLDER]".into());
@@ -135,7 +136,7 @@ fn serve_one<B: Backend + Send + 'static>(
     }))
 }
 
-/// A process that serves so many disks, from memory or from files in a folder.
+/// A process that serves these disks, from memory or from files in a folder.
 fn many(context: &Context, which: Range<usize>, folder: Option<&str>) -> Spawned {
     let (first, count) = (which.start.to_string(), which.len().to_string());
     let words: Vec<&str> = ["--serve-many", &first, &count].into_iter().chain(folder).collect();
@@ -147,7 +148,7 @@ fn many(context: &Context, which: Range<usize>, folder: Option<&str>) -> Spawned
     child
 }
 
-/// The servers are one process, stopped with requests queued; then it goes on, and finds its devices gone.
+/// One process serves all disks. It is stopped with requests queued, continues later, and finds its devices gone.
 fn stopped(context: &mut Context) {
     context.load_module("");
     let mut child = many(context, 0..ROUNDS, None);
@@ -172,7 +173,7 @@ fn ends(threads: Vec<JoinHandle<Result<usize, Errno>>>) -> Vec<Result<usize, Err
     threads.into_iter().map(|thread| thread.join().expect("a submitter")).collect()
 }
 
-/// Each server answers a read from memory that never comes, and waits for it in the kernel.
+/// Each server answers a read from memory that never comes, and waits for that memory in the kernel.
 fn faulting(context: &mut Context) {
     context.load_module("");
     let mut withheld = Vec::new();
@@ -203,7 +204,7 @@ fn faulting(context: &mut Context) {
         assert_eq!(read.join().expect("reader"), Err(Errno::IO));
     }
     nobody_is_stuck();
-    // The memory cannot be had any more, and the requests are gone.
+    // The withheld memory becomes accessible, but the requests are gone.
     drop(withheld);
     for server in servers {
         let status = server.join().expect("a server")[0];
@@ -228,7 +229,7 @@ fn scanned(context: &mut Context) {
     drop(disks);
 }
 
-/// More looks for partitions are under way than a work queue of the kernel carries out at a time (`WQ_DFL_ACTIVE`, 256).
+/// More partition scans than a work queue of the kernel runs at a time (`WQ_DFL_ACTIVE`, 256).
 fn many_scans(context: &mut Context) {
     const DISKS: usize = 300;
     context.load_module("max_devices=300");
@@ -242,7 +243,7 @@ fn many_scans(context: &mut Context) {
     wait_until(60, "many looks to begin", || {
         (0..DISKS).filter(|index| outstanding(*index) > 0).count() >= 256
     });
-    // The others wait for their turn.
+    // The other scans wait for their turn.
     for index in [0, DISKS - 1] {
         control().destroy(&name(index), true).expect("destroy");
     }
@@ -251,7 +252,7 @@ fn many_scans(context: &mut Context) {
     drop(disks);
 }
 
-/// The size changes all the time, under reads that nobody answers.
+/// The size changes all the time, beside reads that nobody answers.
 fn resized(context: &mut Context) {
     context.load_module("");
     let disks: Vec<_> = (0..ROUNDS)
@@ -313,7 +314,7 @@ fn mounted(context: &mut Context) {
         })
         .collect();
     child.stop();
-    // The kernel may have begun with those that are old; of the others the server cannot have had all of the file.
+    // The kernel may have begun to write old dirty pages, but no server can have got all of its file.
     let (mounts, before): (Vec<_>, Vec<_>) = mounts.into_iter().unzip();
     let dirty =
         (0..).zip(before).filter(|(index, before)| written(*index) - before < FILE_BYTES as u64).count();
@@ -334,7 +335,7 @@ fn in_d_state(process: u32) -> usize {
     stats.filter(|stat| is_in_d_state(stat)).count()
 }
 
-/// Servers that store what was written, in files of a frozen file system.
+/// Servers that write to files of a frozen file system.
 fn uninterruptible(context: &mut Context) {
     context.load_module("");
     context.load_kernel_module("brd", "rd_nr=1 rd_size=65536");
@@ -354,7 +355,7 @@ fn uninterruptible(context: &mut Context) {
     mounted.unmount();
 }
 
-/// Who waits for a destruction can be killed; the destruction goes on.
+/// A process that waits for a destruction can be killed; the destruction goes on.
 fn destroyer_killed(context: &mut Context) {
     context.load_module("");
     let disk = Disk::create(&plain(&name(0)));
@@ -368,10 +369,10 @@ fn destroyer_killed(context: &mut Context) {
     });
     destroyer.signal(rustix::process::Signal::KILL);
     assert!(!destroyer.wait(20).success());
-    // The read is what the destruction waits for, so it is not over: killing ended the wait, not the destruction.
+    // The destruction waits for the read, so it is not over: the kill ended only the wait.
     assert!(!read.is_finished(), "the destroyer was killed too late");
     assert_eq!(read.join().expect("reader"), Err(Errno::IO));
-    // The name is the last that becomes free.
+    // The name becomes free last.
     let mut again = None;
     wait_until(20, "the name to be free", || {
         again = control().create(&plain(&name(0))).ok();

@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What submitters may rely on, block by block, and whether a disk keeps to it.
+//! What submitters may rely on, block by block, and whether a disk satisfies it.
 //!
-//! Every block that is written carries the seed, its own number and a version, in all of its words. Versions of a
-//! block go up, and one thread writes it, so "at least this version" is all there is to demand.
+//! All words of a written block carry the seed, the block's number and a version. The versions of a block
+//! increase, and only one thread writes it, so the check is "at least this version".
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::server::BLOCK;
 
-/// Versions of one block; 0 is what was there before.
+/// Versions of one block; 0 is the initial content.
 #[derive(Clone, Copy, Debug, Default)]
 struct Versions {
-    /// Last one that was submitted.
+    /// Newest version that was submitted.
     sent: u64,
-    /// Last one whose write was answered well.
+    /// Newest version whose write succeeded.
     answered: u64,
-    /// Last one that FUA, or a flush that began after the answer, has made durable.
+    /// Newest version that is durable, by FUA or by a flush that began after the answer.
     durable: u64,
 }
 
@@ -26,15 +26,15 @@ pub(super) struct Account {
     blocks: Mutex<Vec<Versions>>,
 }
 
-/// The answers of a moment, which a flush that is submitted after it covers.
+/// The answered versions at some time, which a flush submitted later covers.
 pub(super) struct Covered(Vec<u64>);
 
-/// What a disk has that is as it should be.
+/// Counts of a disk that satisfies the account.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Kept {
     /// Blocks whose durable version is not 0.
     pub(super) durable: usize,
-    /// Blocks whose answered, not durable version is lost, as it may be.
+    /// Blocks whose answered version was not durable and is lost, which is allowed.
     pub(super) forgotten: usize,
 }
 
@@ -66,7 +66,7 @@ impl Account {
         }
     }
 
-    /// The write of these blocks was answered well.
+    /// The write of these blocks succeeded.
     pub(super) fn answered(&self, first: u64, count: u64, durable: bool) {
         let mut blocks = self.blocks();
         for block in first..first + count {
@@ -83,19 +83,19 @@ impl Account {
         Covered(self.blocks().iter().map(|versions| versions.answered).collect())
     }
 
-    /// The flush was answered well.
+    /// The flush succeeded.
     pub(super) fn flushed(&self, covered: &Covered) {
         for (versions, answered) in self.blocks().iter_mut().zip(&covered.0) {
             versions.durable = versions.durable.max(*answered);
         }
     }
 
-    /// Answers so far.
+    /// Number of answers so far.
     pub(super) fn answers(&self) -> u64 {
         self.blocks().iter().map(|versions| versions.answered).sum()
     }
 
-    /// Looks at a disk; the error names the first block that is not as it must be.
+    /// Checks a disk. The error names the first wrong block.
     pub(super) fn check(&self, disk: &[u8]) -> Result<Kept, String> {
         let blocks = self.blocks();
         let mut kept = Kept::default();
@@ -129,14 +129,14 @@ mod checks {
 
     const SIZE: usize = 4096;
 
-    /// Writes a block and lets the disk have it.
+    /// Writes a block and stores it on the disk.
     fn write(account: &Account, disk: &mut [u8], block: u64) {
         let at = usize::try_from(block).unwrap() * SIZE;
         account.submit(block, 1, &mut disk[at..at + SIZE]);
         account.answered(block, 1, false);
     }
 
-    /// Two blocks: the first has version 2, of which 1 is durable, the second has version 1, which is durable.
+    /// Two blocks: the first has version 2, of which 1 is durable; the second has version 1, which is durable.
     fn written() -> (Account, [Vec<u8>; 3]) {
         let account = Account::new(7, 2);
         let mut disk = vec![0; 2 * SIZE];
@@ -145,7 +145,7 @@ mod checks {
         write(&account, &mut disk, 1);
         let durable = disk.clone();
         let covered = account.flush();
-        // Comes too late for the flush.
+        // Too late for the flush.
         write(&account, &mut disk, 0);
         account.flushed(&covered);
         (account, [empty, durable, disk])
@@ -169,7 +169,7 @@ mod checks {
             let complaint = account.check(&lost).unwrap_err();
             assert!(complaint.contains(&format!("block {block} has version 0")), "{complaint}");
         }
-        // FUA: the answer alone makes it durable.
+        // FUA: the answer alone makes the version durable.
         account.answered(0, 1, true);
         account.check(&durable).unwrap_err();
         account.check(&newest).unwrap();
@@ -179,8 +179,8 @@ mod checks {
     fn nothing_is_there_that_was_not_written() {
         let (account, [_, durable, newest]) = written();
         let complaint = |disk: &[u8]| account.check(disk).unwrap_err();
-        // Half of one version, half of another; half of it gone; one word wrong.
-        // Each third word is the version; the first and the last of them tell one from the other.
+        // Half of one version, half of another; half of it missing; one word wrong.
+        // Each third word is the version; the first and the last of them tell the versions apart.
         for edge in [24, 512, 2048, SIZE - 24] {
             let torn = [&newest[..edge], &durable[edge..]].concat();
             assert!(complaint(&torn).contains("torn"), "torn at {edge}");
@@ -191,7 +191,7 @@ mod checks {
         let mut wrong = newest.clone();
         wrong[SIZE - 1] ^= 1;
         assert!(complaint(&wrong).contains("torn"));
-        // In another's place, of another run, of the future, and a disk that ends too soon.
+        // A block in the wrong place, of another run, or of a future version, and a disk that is too short.
         let elsewhere = [&newest[..SIZE], &newest[..SIZE]].concat();
         assert!(complaint(&elsewhere).contains("block 1 is torn"));
         let (other, mut foreign) = (Account::new(8, 2), newest.clone());

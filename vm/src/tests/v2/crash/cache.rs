@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The volatile cache of a disk: blocks that were written and are not in the file yet.
 //!
-//! Where a device outlives its servers its cache must, too, as that of a disk outlives the program that talks to it:
-//! then it has a copy, which the next server finds. A power failure is that nobody looks there.
+//! If a device outlives its servers, its cache must outlive them, too, as a disk's cache outlives the programs
+//! that use the disk. Then the cache has a copy, which the next server finds. A power failure means that nobody
+//! uses the copy.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,7 +19,7 @@ pub(super) struct Cache {
     copy: Option<Copy>,
 }
 
-/// All blocks at their places, and behind them a byte for each that says whether it is in the cache.
+/// All blocks at their offsets, followed by one byte per block that says whether the block is in the cache.
 #[derive(Debug)]
 struct Copy {
     file: File,
@@ -26,7 +27,7 @@ struct Copy {
 }
 
 impl Cache {
-    /// With a copy there, which may be of an earlier server.
+    /// A cache with a copy in this file, which may be of an earlier server.
     pub(super) fn outliving(path: &Path, blocks: u64) -> Result<Self> {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
         let copy = Copy { file, marks: blocks * BLOCK };
@@ -54,7 +55,7 @@ impl Cache {
 
     pub(super) fn put(&mut self, block: u64, data: &[u8]) -> Result<()> {
         if let Some(copy) = &self.copy {
-            // Marked when it is whole.
+            // Marked only when it is complete.
             copy.file.write_all_at(data, block * BLOCK)?;
             copy.file.write_all_at(&[1], copy.marks + block)?;
         }

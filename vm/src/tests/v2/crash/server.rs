@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A server that can die at any moment: a process of its own, with a disk in a file, and a volatile cache.
+//! A server that can die at any moment: a separate process, with a disk in a file, and a volatile cache.
 //!
-//! What a write brings is in the cache until a flush, or FUA, puts it into the file; now and then something goes
-//! there by itself, in any order. The file is what a disk has after a power failure.
+//! Written data stays in the cache until a flush, or FUA, puts it into the file. Now and then a block goes into
+//! the file by itself, in any order. The file is what the disk has after a power failure.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -19,21 +19,21 @@ use zosbd2::{
 use super::cache::Cache;
 use crate::guest::Random;
 
-/// Unit in which data goes to the file, in bytes.
+/// Unit in which data goes into the file, in bytes.
 pub(super) const BLOCK: u64 = 4096;
 
-/// What kind of server it is.
+/// Behaviour of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Does what a disk with a volatile cache has to.
+    /// Behaves as a disk with a volatile cache must.
     Honest,
-    /// Says that it flushed, and did not.
+    /// Answers flushes without flushing.
     LiesAboutFlush,
-    /// Takes a durable write for any other.
+    /// Treats a FUA write like any other write.
     LiesAboutFua,
-    /// Does not hand its cache to the next server, who says that it has it.
+    /// Does not pass its cache on, but its successor states that the cache survived.
     LosesCache,
-    /// Does not hand its cache to the next server, and that one does not say so.
+    /// Does not pass its cache on, and its successor states so.
     OwnCache,
     /// Has no cache.
     WriteThrough,
@@ -70,11 +70,11 @@ struct Mortal {
 }
 
 impl Mortal {
-    /// One step on the way to the end.
+    /// Counts one step. The last one kills the process.
     fn step(&self) {
         if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
             let _ = kill_process(getpid(), Signal::KILL);
-            // Nothing more happens in this thread, dead or not.
+            // This thread does nothing more, whether or not the signal has arrived.
             loop {
                 std::thread::park();
             }
@@ -85,7 +85,7 @@ impl Mortal {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a block of the cache into the file. It is in one of them at any time.
+    /// Writes a block of the cache into the file. At any time the block is in the cache or in the file.
     fn write_out(&self, cache: &mut Cache, block: u64) -> Result<(), Errno> {
         self.step();
         if let Some(data) = cache.get(block) {
@@ -171,10 +171,10 @@ impl Backend for Mortal {
     }
 }
 
-/// What the guest program does as `--serve-mortal NAME FILE KIND SEED STEPS GRACE`: serves the file, and kills itself
-/// after so many steps. Attaches to the device of that name if it is there; otherwise makes one that waits GRACE
-/// seconds for another server when this one is dead, and with 0 goes with it. Where it waits, the cache has a copy in
-/// FILE.cache, which all servers share. Prints `serving` when it does.
+/// The role `--serve-mortal NAME FILE KIND SEED STEPS GRACE`: serves the file, and kills itself after STEPS steps.
+/// Attaches to the device of that name, or creates it. A created device waits GRACE seconds for another server
+/// when this one is dead; with 0 it is destroyed with the server. If it waits, FILE.cache has a copy of the cache,
+/// which all servers share. Prints `serving` when it serves.
 pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
     let [name, file, kind, seed, steps, grace] = arguments else {
         return Err("usage: --serve-mortal NAME FILE KIND SEED STEPS GRACE".into());
@@ -212,12 +212,12 @@ pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>>
     Ok(())
 }
 
-/// Where the copy of the cache is.
+/// Path of the copy of the cache.
 pub(super) fn cache_of(file: &Path) -> PathBuf {
     file.with_extension("cache")
 }
 
-/// Makes the device, as soon as its name is free: it is, some time after its last bearer could be found.
+/// Creates the device when its name is free. A device is no longer found some time before its name is free.
 fn create(control: &Control, builder: &Builder) -> zosbd2::Result<Server> {
     let end = Instant::now() + Duration::from_secs(20);
     loop {

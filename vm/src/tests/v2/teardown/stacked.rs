@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Forced destroys of disks that md and LVM stand on.
+//! Forced destroys of disks that md and LVM use.
 //!
-//! They hold the disks open, with no file system or process that would let go of them. The disks go all the same, and
-//! what stands on them finds them failed, as any disk that was pulled out.
+//! md and LVM keep the disks open, and no file system or process would release them. The disks go all the same,
+//! and md and LVM see failed disks, as if the disks had been pulled out.
 
 use std::path::PathBuf;
 
@@ -22,7 +22,7 @@ pub(in super::super) const TESTS: &[Test] = &[
         .timeout(240),
 ];
 
-/// Mirrors of two disks: one of this number, one of [`MIRRORS`] more.
+/// Mirrors of two disks each: disk N and disk N + [`MIRRORS`].
 const MIRRORS: usize = ROUNDS / 2;
 
 fn mirror(index: usize) -> PathBuf {
@@ -33,8 +33,8 @@ fn text(path: PathBuf) -> String {
     path.into_os_string().into_string().expect("a plain path")
 }
 
-/// Their first halves stop and are destroyed: the mirrors live on with the second ones, with all that was written. Then these
-/// go too.
+/// The first halves stop and are destroyed: the mirrors survive on the second halves, with all data. Then the
+/// second halves go, too.
 fn mirrors(context: &mut Context) {
     context.load_module("");
     context.load_kernel_module("raid1", "");
@@ -108,7 +108,7 @@ fn volume(context: &mut Context) {
     destroy_all(context);
     nobody_is_stuck();
     mounted.unmount();
-    // It is no part of a group any more that LVM would find.
+    // LVM no longer finds a group that the volume belongs to.
     run(60, "dmsetup", &["remove", "group-volume"]);
     child.signal(Signal::CONT);
     assert!(child.wait(60).success(), "{}", child.stderr());
@@ -116,7 +116,7 @@ fn volume(context: &mut Context) {
 
 const VOLUME: &str = "/dev/mapper/group-volume";
 
-/// A command of LVM, without udev, which is not in the guest.
+/// A command of LVM, without udev, which the guest does not have.
 fn lvm(words: &[&str]) {
     let config = "devices/obtain_device_list_from_udev=0 devices/scan=[\"/dev\"] activation/udev_sync=0 activation/udev_rules=0 \
                   activation/monitoring=0";
