@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask abi-gen [--check]`: writes `abi/include/zosbd2.h` from the source of the `abi` crate.
+//! `cargo xtask abi-gen [--check]`: generates `abi/include/zosbd2.h` from the source of the `abi` crate.
 //!
-//! The Rust source is parsed, so that the header repeats its constants, structs and comments and there is
-//! no second copy to keep up by hand. The header states size and offsets as assertions, from the layout
-//! rules of C, so that a C compiler which disagrees refuses it. What the generator does not understand in the
-//! source is an error, never left out. The file is replaced only after all of it could be generated;
-//! with `--check` it is only compared.
+//! The generator parses the Rust source, so the header has the same constants, structs and comments, and there is
+//! no second copy to maintain. The header asserts sizes and offsets, computed from C's layout rules, so a C
+//! compiler that disagrees rejects it. Rust source that the generator does not understand is an error and is never
+//! left out. The file is replaced only after the whole header was generated; `--check` only compares.
 
 mod constant;
 mod render;
@@ -59,7 +58,7 @@ fn generate(folder: &Path) -> Result<String> {
         {
             let name = module.ident.to_string();
             let file = parse(&folder.join(format!("{name}.rs")))?;
-            // Each version stands alone: it may not use the names of another.
+            // Each version is independent: it may not use the names of another version.
             let mut constants = Constants::default();
             header.module(&name, &file, &mut constants).with_context(|| format!("in module {name}"))?;
         }

@@ -9,12 +9,12 @@ use zosbd2_vm::packages::{Archive, Package};
 
 use crate::paths;
 
-/// Where to look: the Debian release whose archive, with its backports, has all we take files from.
+/// Archives to search: the Debian release with its backports has all packages that are needed.
 const SOURCES: [(&str, &str); 2] =
     [("http://deb.debian.org/debian", "trixie"), ("http://deb.debian.org/debian", "trixie-backports")];
 
-/// Makes `folder` in the cache from the newest version of a package that `fits`; `unpack` is given the package file
-/// and an empty folder to fill. The folder appears complete or not at all. `None` when no version fits.
+/// Creates `folder` in the cache from the newest version of a package that `fits`. `unpack` gets the package file
+/// and an empty folder to fill. The folder appears complete or not at all. `None` if no version fits.
 pub(crate) fn fetch(
     name: &str,
     fits: impl Fn(&str) -> bool,
@@ -34,7 +34,7 @@ pub(crate) fn fetch(
     archive.download(&[Package { name: name.to_owned(), version }], &download)?;
     let file = fs::read_dir(&download)?.next().with_context(|| format!("apt-get downloaded no {name}"))??;
     unpack(&file.path(), &unpacked)?;
-    // Another process may have been faster; then its folder serves as well.
+    // Another process may have been faster. Then its folder serves as well.
     if let Err(error) = fs::rename(&unpacked, folder)
         && !folder.exists()
     {
@@ -43,7 +43,7 @@ pub(crate) fn fetch(
     Ok(Some(()))
 }
 
-/// Removes a folder when dropped; what is left of it is only space in the cache.
+/// Removes a folder when dropped. A folder that cannot be removed only wastes space in the cache.
 struct Cleaner(PathBuf);
 
 impl Drop for Cleaner {

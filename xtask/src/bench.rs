@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask bench`, behind `make bench`: instructions per I/O, ours beside the kernel's own devices and others'.
+//! `cargo xtask bench`, behind `make bench`: instructions per I/O of this project's devices, of the kernel's own
+//! devices, and of other projects' devices.
 //!
-//! Two forms, each in one boot whose clock counts instructions (1 ns each, of all virtual processors together), so
-//! figures repeat within 1 to 2 % whatever else the machine does: version 1 of our interface with one virtual
-//! processor, version 2 and its peers with two. Prints a table, writes the same rows to `target/bench.json`, and
-//! says of each goal whether it is met; a missed goal or a peer that cannot be had is no error, a missing row is.
-//! docs/benchmarks.md has the rest.
+//! The benchmark has two forms, each in one boot whose clock counts instructions (1 ns each, summed over all
+//! virtual processors), so figures repeat within 1 to 2 % whatever else runs on the machine. Form v1 measures
+//! interface version 1 with one virtual processor; form v2 measures version 2 and its peers with two. The command
+//! prints a table, writes the same rows to `target/bench.json`, and says of each goal whether it is met. A missed
+//! goal or an unavailable peer is no error; a missing row is. docs/benchmarks.md has the details.
 
 mod goals;
 mod peers;
@@ -33,7 +34,7 @@ pub(crate) struct Arguments {
     device: Option<String>,
 }
 
-/// Which devices, in which machine.
+/// Which devices to measure, on which machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Form {
     /// Version 1 of the interface, one virtual processor
@@ -62,7 +63,7 @@ impl Form {
         }
     }
 
-    /// Rows of each device.
+    /// Number of rows of each device.
     fn workloads(self) -> usize {
         match self {
             Self::V1 => 6,
@@ -87,7 +88,7 @@ struct Row {
     kernel: String,
 }
 
-/// What one form brought.
+/// Results of one form.
 struct Measured {
     form: Form,
     rows: Vec<Row>,
@@ -127,7 +128,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Boots and measures. A guest that failed has the rows it got to.
+/// Boots and measures. A guest that failed returns the rows measured so far.
 fn measure(form: Form, arguments: &Arguments) -> Result<Measured> {
     let name = arguments.kernel.to_string();
     let kernel = fetch::one(arguments.kernel, false)?;
@@ -147,7 +148,7 @@ fn measure(form: Form, arguments: &Arguments) -> Result<Measured> {
     let mut rows = Vec::new();
     for line in reports.iter().flat_map(|(_, report)| &report.data) {
         match Missing::parse(line) {
-            // The host knows better why.
+            // The host knows the reason better.
             Some(told) if missing.iter().any(|known| known.device == told.device) => {}
             Some(told) => missing.push(told),
             None => rows.push(row(line, &kernel.release)?),
@@ -164,7 +165,7 @@ fn round(number: f64) -> f64 {
     (number * 10.0).round() / 10.0
 }
 
-/// Reads a line of the guest.
+/// Parses a line of the guest.
 fn row(line: &str, kernel: &str) -> Result<Row> {
     let words: Vec<&str> = line.split(' ').collect();
     let [device, rw, bs, qd, jobs, vcpus, iops, kib_per_s] = words[..] else {
@@ -186,7 +187,7 @@ fn row(line: &str, kernel: &str) -> Result<Row> {
     })
 }
 
-/// What `null_blk` costs where `row` was measured.
+/// Cost of `null_blk` in the same configuration as `row`.
 fn floor(rows: &[Row], row: &Row) -> Option<f64> {
     let key = |row: &Row| (row.rw.clone(), row.bs, row.qd, row.jobs);
     rows.iter().find(|other| other.device == "null_blk" && key(other) == key(row)).map(|row| row.insn_per_io)

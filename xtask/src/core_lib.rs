@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `core` for the kernel part: found or fetched as source, compiled with the kernel's flags, cached.
+//! `core` for the kernel part: finds or downloads its source, compiles it with the kernel's flags, and caches the
+//! result.
 //!
-//! The source must be of the very version of `rustc`. In this order: rustup's `rust-src`, Debian's `rust-src`
-//! package where it is installed, and else that package fetched into the cache through a private apt
-//! configuration; the host's apt sources are not touched and nothing is installed. `ZOSBD2_CORE=host` says not to
-//! look for it: then, as when it cannot be had, the metadata of the compiler's own `core` has to serve.
+//! The source must belong to the exact version of `rustc`. It is searched in this order: rustup's `rust-src`,
+//! Debian's installed `rust-src` package, and that package downloaded into the cache through a private apt
+//! configuration. The host's apt sources stay unchanged and nothing is installed. If the source is not available,
+//! or if `ZOSBD2_CORE=host` forbids the search, the metadata of the compiler's own `core` is used.
 
 use std::env;
 use std::fs;
@@ -16,7 +17,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::{apt, paths, rust_object};
 
-/// A folder with the metadata of `core` and `compiler_builtins`, from this source and for these flags.
+/// A folder with the metadata of `core` and `compiler_builtins`, compiled from this source with these flags.
 pub(crate) fn metadata(flags: &[String], source: &Path) -> Result<PathBuf> {
     let version = rust_object::rustc_version()?;
     let mut hasher = DefaultHasher::new();
@@ -31,7 +32,7 @@ pub(crate) fn metadata(flags: &[String], source: &Path) -> Result<PathBuf> {
     println!("compiling core {version} for this kernel's flags");
     rust_object::build_core(flags, source, &unfinished)?;
     fs::write(unfinished.join("done"), "")?;
-    // Another process may have been faster; then its folder serves as well.
+    // Another process may have been faster. Then its folder serves as well.
     if fs::rename(&unfinished, &folder).is_err() {
         fs::remove_dir_all(&unfinished)?;
         ensure!(folder.join("done").exists(), "cannot put core into {}", folder.display());
@@ -63,7 +64,7 @@ fn fetch(version: &str, into: &Path) -> Result<()> {
     println!("fetching rust-src {version} (source of core, 45 MB)");
     let fits = |found: &str| found.starts_with(&format!("{version}+"));
     let fetched = apt::fetch("rust-src", fits, into, |package, folder| {
-        // The package is all of Rust; the library is what core is in, and what core includes.
+        // The package has all of Rust's sources. `core` and the files that it includes are in the library folders.
         let pipe = "set -o pipefail; dpkg-deb --fsys-tarfile \"$0\" | tar -x -C \"$1\" --wildcards './usr/src/*/library'";
         let status = Command::new("bash").args(["-c", pipe]).arg(package).arg(folder).status();
         ensure!(status.context("run bash")?.success(), "cannot unpack {}", package.display());

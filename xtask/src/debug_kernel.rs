@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask debug-kernel`: a kernel that watches itself, from Debian's source and `vm/debug-kernel.config`.
+//! `cargo xtask debug-kernel`: builds a kernel with run-time checks from Debian's source and
+//! `vm/debug-kernel.config`.
 //!
-//! The package `linux-source-6.12` comes through the private apt of `vm`, and is unpacked and built in
-//! `debug-build` in the kernels' cache. A build that was interrupted, or whose configuration has changed, goes on
-//! with what is there. What it makes (image, modules, and headers to build ours) gets a folder beside the stock
-//! kernels', whose name has the source's version and a hash of the configuration: as long as those are the same
-//! nothing is done at all. An option that did not take effect is an error.
+//! The package `linux-source-6.12` comes through the private apt of `vm`. It is unpacked and built in
+//! `debug-build` in the kernels' cache. An interrupted build, or one with an old configuration, continues with the
+//! existing files. The result (image, modules, and headers for building the module) gets a folder beside the stock
+//! kernels. The folder's name contains the source's version and a hash of the configuration: if both are
+//! unchanged, nothing is done. An option that did not take effect is an error.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -18,11 +19,11 @@ use zosbd2_vm::packages::{Archive, Package};
 
 use crate::{command, fetch, setup};
 
-/// The package, and the archive and the folder in it.
+/// The package, and the name of the archive and folder in it.
 const PACKAGE: &str = "linux-source-6.12";
-/// MiB that source and build take.
+/// MiB that source and build need.
 const NEED: u64 = 6144;
-/// What only building a kernel needs of the host.
+/// Host packages that only the build of a kernel needs.
 const HOST: [(&str, &str); 4] = [
     ("flex", "builds kernels"),
     ("bison", "builds kernels"),
@@ -45,7 +46,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// The debug kernel from the cache, built if it is not there, or if `update` and there is a newer source.
+/// The debug kernel from the cache. Builds it if it is not there, or if `update` is set and a newer source exists.
 pub(crate) fn one(update: bool) -> Result<Kernel> {
     if !update && let Ok(kernel) = kernels::find(KernelName::DEBUG) {
         return Ok(kernel);
@@ -55,7 +56,7 @@ pub(crate) fn one(update: bool) -> Result<Kernel> {
     let lock_path = work.join("lock");
     let lock = File::create(&lock_path).with_context(|| format!("create {}", lock_path.display()))?;
     lock.lock().with_context(|| format!("lock {}", lock_path.display()))?;
-    // Whoever had the lock may have built it.
+    // The previous holder of the lock may have built it.
     if !update && let Ok(kernel) = kernels::find(KernelName::DEBUG) {
         return Ok(kernel);
     }
@@ -76,7 +77,7 @@ pub(crate) fn one(update: bool) -> Result<Kernel> {
     Ok(kernels::find(KernelName::DEBUG)?)
 }
 
-/// Unpacks the source, unless it is there, and returns its version.
+/// Unpacks the source if necessary, and returns its version.
 fn source(work: &Path, update: bool) -> Result<String> {
     let (tree, stamp) = (work.join(PACKAGE), work.join("version"));
     let there = fs::read_to_string(&stamp).ok().map(|text| text.trim().to_owned());
@@ -91,7 +92,7 @@ fn source(work: &Path, update: bool) -> Result<String> {
         return Ok(version);
     }
     eprintln!("fetching {PACKAGE} {version} into {}", work.display());
-    // Without its version the folder is not taken for a whole source.
+    // Without the file with its version, the folder does not count as a complete source.
     for folder in [&stamp, &tree, &work.join("unpacked")] {
         remove(folder)?;
     }
@@ -114,7 +115,7 @@ struct Build {
 }
 
 impl Build {
-    /// Writes the configuration, and sees that all of it took effect.
+    /// Writes the configuration, and checks that every option took effect.
     fn configure(&self, release: &str) -> Result<()> {
         let version = run_quiet(self.command().args(["-s", "kernelversion"]))?;
         let local = release.strip_prefix(version.trim());
@@ -135,7 +136,7 @@ impl Build {
         Ok(())
     }
 
-    /// Makes something, which takes long, with its words in the log.
+    /// Runs make, which takes long. Its output goes into the log.
     fn make(&self, targets: &[&str]) -> Result<()> {
         let log = File::create(&self.log).with_context(|| format!("create {}", self.log.display()))?;
         let errors = log.try_clone().context("share the log")?;
@@ -147,7 +148,7 @@ impl Build {
         Ok(())
     }
 
-    /// Puts what was built where kernels are looked for, complete or not at all.
+    /// Installs the build into the cache of kernels, complete or not at all.
     fn install(&self, release: &str, place: &Path) -> Result<()> {
         let fresh = place.with_file_name(format!("{release}.new"));
         remove(&fresh)?;
@@ -161,7 +162,8 @@ impl Build {
         }
         let modules = format!("INSTALL_MOD_PATH={}", fresh.display());
         run_quiet(self.command().args([&modules, "DEPMOD=/sbin/depmod", "modules_install"]))?;
-        // The kernel's own idea of what a module is built against; the build tree is for the next configuration.
+        // The kernel's own selection of files for building modules. The build tree is reused for the next
+        // configuration.
         let headers = fresh.join("usr/src").join(format!("linux-headers-{release}"));
         let script = format!("KBUILD_RUN_COMMAND=scripts/package/install-extmod-build {}", headers.display());
         run_quiet(self.command().args([&script, "run-command"]))?;
@@ -174,31 +176,31 @@ impl Build {
     fn command(&self) -> Command {
         let mut command = Command::new("make");
         command.current_dir(&self.tree).arg("--no-print-directory");
-        // An empty one keeps the build from asking whose git this is.
+        // An empty LOCALVERSION keeps the build from running git.
         command.env("LC_ALL", "C").env("LOCALVERSION", "");
         command.env_remove("MAKEFLAGS").env_remove("MFLAGS").env_remove("MAKELEVEL");
         command
     }
 }
 
-/// Lines of a wanted configuration that the one that was made does not have.
+/// Lines of the wanted configuration that the generated one lacks.
 fn lost(wanted: &str, made: &str) -> Vec<String> {
     let is = |line: &str| match line.strip_prefix("# ").and_then(|line| line.strip_suffix(" is not set")) {
-        // What cannot be chosen is not mentioned, and off as well.
+        // An option that cannot be chosen is not mentioned, and is off.
         Some(option) => !made.lines().any(|line| line.starts_with(&format!("{option}="))),
         None => line.starts_with('#') || line.is_empty() || made.lines().any(|other| other == line),
     };
     wanted.lines().filter(|line| !is(line)).map(str::to_owned).collect()
 }
 
-/// Removes what is there, be it a file or a folder.
+/// Removes a file or a folder.
 fn remove(path: &Path) -> Result<()> {
     let Ok(metadata) = fs::symlink_metadata(path) else { return Ok(()) };
     let removed = if metadata.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     removed.with_context(|| format!("remove {}", path.display()))
 }
 
-/// Runs a command and returns what it printed.
+/// Runs a command and returns its output.
 fn run_quiet(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&command::finish(command)?.stdout).into_owned())
 }

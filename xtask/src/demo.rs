@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask demo`, behind `make demo`: the RAM disk from insmod to rmmod, on a real file tree.
 //!
-//! Installs what is missing, builds, boots Linux 6.12 in QEMU and runs the steps there; with `--native` the same
-//! steps run on this machine, if it can load modules. Each step is shown with its time as it happens. What is
-//! missing is named, with how to get it.
+//! Installs missing packages, builds, boots Linux 6.12 in QEMU and runs the steps there. With `--native` the same
+//! steps run on this machine, if it can load modules. Each step is shown with its time as it happens. An error
+//! names the missing program or package, and how to get it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -29,8 +29,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.native { native(&trees) } else { in_vm(&trees) }
 }
 
-/// What is copied: the kernel just fetched, with its headers, and the C compiler that builds the module. More
-/// than 100 MB in more than ten thousand files.
+/// The files to copy: the downloaded kernel with its headers, and the C compiler that builds the module. More than
+/// 100 MB in more than ten thousand files.
 fn trees(headers: &Path) -> Result<[PathBuf; 2]> {
     let kernel = headers.ancestors().nth(3).context("the headers are in usr/src")?;
     Ok([kernel.to_owned(), PathBuf::from("/usr/lib/gcc")])
@@ -81,7 +81,7 @@ fn native(trees: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// Whether this process may do what root may.
+/// Whether this process has root's rights.
 fn is_root() -> Result<bool> {
     let status = std::fs::read_to_string("/proc/self/status").context("ask who we are")?;
     let line = status.lines().find_map(|line| line.strip_prefix("Uid:"));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The examples in other languages than Rust, and what they need in the guest.
+//! The examples in C and Python, and the files that they need in the guest.
 //!
-//! C programs are built into `target/examples`, static, and left alone while they are newer than what they are
-//! made of. Python goes as the host's interpreter with the modules that `ram.py` loads, not with its library.
+//! C programs are built into `target/examples`, statically linked, and rebuilt only if a source is newer. Python
+//! consists of the host's interpreter and the modules that `ram.py` loads, without the rest of its library.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use std::collections::BTreeSet;
@@ -14,7 +14,7 @@ use zosbd2_vm::kernels;
 
 use crate::paths;
 
-/// Name, source, and bits of a word.
+/// Name, source, and word size in bits.
 const PROGRAMS: [(&str, &str, &str); 4] = [
     ("ram-c", "ram.c", "64"),
     ("ram-c32", "ram.c", "32"),
@@ -22,14 +22,14 @@ const PROGRAMS: [(&str, &str, &str); 4] = [
     ("abi32", "abi32.c", "32"),
 ];
 
-/// As a user is told to build them, and linked so that they need nothing of the guest.
+/// The flags that the documentation gives to users, and static linking, so that the guest needs no libraries.
 const FLAGS: [&str; 9] =
     ["-std=c11", "-pedantic", "-Wall", "-Wextra", "-Werror", "-O2", "-pthread", "-static", "-s"];
 
-/// The interpreter: Debian's, whatever else is called python3 here.
+/// The interpreter: Debian's, even if another python3 comes first in PATH.
 const PYTHON: &str = "/usr/bin/python3";
 
-/// Prints the files of the modules that a program loads, and of those that tell of its failures.
+/// Prints the files of the modules that a program loads, and of those that print its exceptions.
 const MODULES: &str = "
 import sys
 path = sys.argv[1]
@@ -41,7 +41,7 @@ for module in list(sys.modules.values()):
         print(module.__file__)
 ";
 
-/// Builds the examples. Returns where they belong in the guest, and where they are.
+/// Builds the examples. Returns their paths in the guest and on the host.
 pub(crate) fn build() -> Result<Vec<(String, PathBuf)>> {
     let folder = kernels::target().join("examples");
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
@@ -73,7 +73,7 @@ fn up_to_date(program: &Path, inputs: &[&PathBuf]) -> bool {
 }
 
 fn compile(source: &Path, program: &Path, bits: &str) -> Result<()> {
-    // Another run may be copying the old one.
+    // Another run may be copying the old program.
     let fresh = program.with_extension("new");
     let output = Command::new("cc")
         .args(FLAGS)
@@ -92,7 +92,7 @@ fn compile(source: &Path, program: &Path, bits: &str) -> Result<()> {
     fs::rename(&fresh, program).with_context(|| format!("rename {}", fresh.display()))
 }
 
-/// What to do about a compiler without its 32-bit half: it lacks a header, an object or a library.
+/// Advice for a compiler without 32-bit support, which lacks a header, an object or a library.
 fn hint(bits: &str, said: &str) -> &'static str {
     let lacking = ["No such file or directory", "cannot find", "skipping incompatible"];
     if bits == "32" && lacking.iter().any(|text| said.contains(text)) {
@@ -102,9 +102,9 @@ fn hint(bits: &str, said: &str) -> &'static str {
     }
 }
 
-/// Python for the examples: where its files belong in the guest, and where they are.
+/// Python for the examples: paths of its files in the guest and on the host.
 pub(crate) fn python() -> Result<Vec<(String, PathBuf)>> {
-    // Without what this machine's administrator or user has added.
+    // Without modules that this machine's administrator or user has added.
     let modules = said(
         Command::new(PYTHON).args(["-I", "-S", "-B", "-c", MODULES]).arg(python_example()),
         "python3, `cargo xtask setup` installs it",
@@ -126,7 +126,7 @@ pub(crate) fn python() -> Result<Vec<(String, PathBuf)>> {
     Ok(files.into_iter().map(|file| (file.clone(), PathBuf::from(file))).collect())
 }
 
-/// What a command prints.
+/// Output of a command.
 fn said(command: &mut Command, package: &str) -> Result<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| format!("run {program} (package {package})"))?;
@@ -192,7 +192,7 @@ for name, value in names.items():
             assert_eq!(value.parse(), Ok(*expected), "{name}");
             compared += 1;
         }
-        // Structures with all their fields, and the numbers.
+        // Structures with all their fields, and the constants.
         let fields = |name: &str| header.keys().filter(|key| key.starts_with(&format!("{name}."))).count();
         let structures = ["create", "destroy", "start", "enter", "commit", "request"];
         let expected = structures.iter().map(|name| 1 + fields(name)).sum::<usize>();

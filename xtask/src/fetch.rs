@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask fetch [KERNEL...]`: kernel images, modules and headers into the cache.
+//! `cargo xtask fetch [KERNEL...]`: downloads kernel images, modules and headers into the cache.
 //!
-//! Needs the network only for what is not in the cache. Prints where each kernel's parts are, so that scripts
-//! can use them. The debug kernel is not fetched but built, which takes long.
+//! Needs the network only for kernels that are not in the cache. Prints the paths of each kernel's parts for
+//! scripts. The debug kernel is not downloaded but built, which takes long.
 
 use crate::debug_kernel;
 use anyhow::{Context as _, Result};
@@ -28,7 +28,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Says where a kernel's parts are.
+/// Prints the paths of a kernel's parts.
 pub(crate) fn print(kernel: &Kernel) {
     println!("{}: {}", kernel.name, kernel.release);
     println!("  image:   {}", kernel.vmlinuz.display());
@@ -36,7 +36,7 @@ pub(crate) fn print(kernel: &Kernel) {
     println!("  KDIR:    {}", kernel.headers.display());
 }
 
-/// A kernel from the cache, or from the network, saying so.
+/// A kernel from the cache, or from the network with a message.
 pub(crate) fn one(name: KernelName, update: bool) -> Result<Kernel> {
     if name.is_debug() {
         return debug_kernel::one(update);

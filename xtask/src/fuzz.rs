@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask fuzz`: builds the fuzz targets of `fuzz/` for libFuzzer and runs them.
 //!
-//! The flags are those of `cargo fuzz`, as far as the stable compiler takes them: coverage and comparisons are
-//! instrumented, and there is no sanitizer, which safe code does not need. What is found goes to
-//! `target/fuzz/found/`; inputs that reach something new are merged into `fuzz/corpus/` with `--merge`.
+//! The flags are those of `cargo fuzz`, as far as the stable compiler has them: coverage and comparisons are
+//! instrumented. There is no sanitizer, because safe code does not need one. Failing inputs go to
+//! `target/fuzz/found/`. With `--merge`, inputs that reach new code are added to `fuzz/corpus/`.
 
 use crate::{command, paths, setup};
 use anyhow::{Context as _, Result, ensure};
@@ -58,7 +58,7 @@ fn output() -> PathBuf {
 
 fn build() -> Result<()> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // With a target, the flags are not for build scripts.
+    // With `--target`, the flags do not apply to build scripts.
     command.current_dir(paths::root().join("fuzz")).args([
         "build",
         "--quiet",
@@ -83,7 +83,7 @@ fn fuzz(name: &str, arguments: &Arguments, seed: u32) -> Result<()> {
     let mut command = Command::new(&program);
     command.arg(format!("-seed={seed}")).arg(format!("-max_total_time={}", arguments.minutes * 60));
     command.arg(format!("-artifact_prefix={}/{name}-", found.display()));
-    // New inputs go to the first folder.
+    // libFuzzer writes new inputs into the first folder.
     command.args(["-max_len=512", "-print_final_stats=1", "-verbosity=0"]).arg(&own).arg(&corpus);
     let log = output().join(format!("{name}.log"));
     let file = fs::File::create(&log).with_context(|| format!("create {}", log.display()))?;
@@ -93,7 +93,7 @@ fn fuzz(name: &str, arguments: &Arguments, seed: u32) -> Result<()> {
     for line in said.lines().filter_map(|line| line.strip_prefix("stat::")) {
         println!("{name}: {line}");
     }
-    // What is covered, by all that is known.
+    // Coverage of all known inputs.
     let smallest = output().join("merged").join(name);
     let _ = fs::remove_dir_all(&smallest);
     fs::create_dir_all(&smallest).with_context(|| format!("create {}", smallest.display()))?;
@@ -115,8 +115,8 @@ fn fuzz(name: &str, arguments: &Arguments, seed: u32) -> Result<()> {
     Ok(())
 }
 
-/// How many edges the inputs covered that were read, and how many there are. What a merge says is of no use: it counts
-/// what each input adds, in an order of its own.
+/// Number of edges that the inputs covered, and number of all edges. The output of a merge is no use: it counts
+/// the edges that each input adds, in its own order.
 fn coverage(said: &str) -> Option<(u32, u32)> {
     let after = |what: &str| said.split_once(what)?.1.split_whitespace().next()?.parse().ok();
     let all = said.split_once(" inline 8-bit counters)")?.0.rsplit_once('(')?.1.parse().ok()?;

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask gates`: what a compiler does not promise, checked on the object and on the module.
+//! `cargo xtask gates`: checks of the object and the module that no compiler makes.
 //!
-//! [`object`] is part of every build: a surviving panic, float, or relocation that a module loader refuses
-//! makes the build fail. The command builds both variants of the module for each kernel and reports every
-//! gate: those of the object, warnings of compiler, objtool, modpost and sparse, what the module says of
-//! itself, unwind data; then the gates of the sources, and the planted faults. It fails if any gate does,
-//! after all have been reported.
+//! [`object`] is part of every build: a surviving panic, a float, or a relocation that a module loader refuses
+//! makes the build fail. The command builds both variants of the module for each kernel and reports every gate:
+//! the gates of the object; warnings of compiler, objtool, modpost and sparse; the module's own data; unwind data;
+//! then the gates of the sources, and the planted faults. It reports all gates, and then fails if any gate failed.
 
 mod elf;
 mod orc;
@@ -24,12 +23,12 @@ use crate::kmod::{self, Variant};
 use crate::paths;
 use crate::rust_flags::Config;
 
-/// Undefined symbols the object may have besides the shim's functions: what the kernel exports.
+/// Undefined symbols, exported by the kernel, that the object may have besides the shim's functions.
 const ALLOWED: &[&str] = &["__x86_return_thunk", "memcpy", "memmove", "memset", "memcmp", "bcmp"];
-/// Largest stack frame of a Rust function, in bytes; Kbuild has the same for C.
+/// Largest stack frame of a Rust function, in bytes. Kbuild checks the same for C.
 const MAX_FRAME: u64 = 1024;
 
-/// Runs a tool of binutils on a file and returns what it prints.
+/// Runs a tool of binutils on a file and returns its output.
 fn run_tool(program: &str, arguments: &[&str], file: &Path) -> Result<String> {
     let output = Command::new(program)
         .args(arguments)
@@ -46,10 +45,10 @@ fn run_tool(program: &str, arguments: &[&str], file: &Path) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// A gate of the Rust object: says what it saw, or what is wrong.
+/// A gate of the Rust object. Returns a summary, or an error.
 type Gate = fn(&Object<'_>) -> Result<String>;
 
-/// A Rust object, and what it is for.
+/// A Rust object, and the kernel that it is for.
 struct Object<'a> {
     path: &'a Path,
     exports: &'a [String],
@@ -75,14 +74,14 @@ pub(crate) fn object(path: &Path, root: &Path, config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// The entry points that `kernel/exports.txt` lists.
+/// The entry points in `kernel/exports.txt`.
 fn exports(root: &Path) -> Result<Vec<String>> {
     let path = root.join("kernel/exports.txt");
     let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     Ok(text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
 
-/// Nothing of `core` is linked, so what is still called there is a symbol that nobody has.
+/// No code of `core` is linked, so a remaining call into `core` is an undefined symbol.
 fn undefined_symbols(object: &Object<'_>) -> Result<String> {
     let table = run_tool("nm", &["--undefined-only", "--format=just-symbols"], object.path)?;
     let (known, foreign): (Vec<&str>, Vec<&str>) =
@@ -100,14 +99,14 @@ fn relocations(object: &Object<'_>) -> Result<String> {
     let table = run_tool("readelf", &["--relocs", "--wide"], object.path)?;
     let kinds = table.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with("R_")));
     let kinds: BTreeSet<&str> = kinds.collect();
-    // What the module loader of x86-64 knows.
+    // Relocations that the module loader of x86-64 supports.
     let known = ["R_X86_64_64", "R_X86_64_32", "R_X86_64_32S", "R_X86_64_PC32", "R_X86_64_PLT32"];
     let refused: Vec<_> = kinds.iter().filter(|kind| !known.contains(kind)).copied().collect();
     ensure!(refused.is_empty(), "the module loader does not know {}", refused.join(", "));
     Ok(kinds.into_iter().collect::<Vec<_>>().join(", "))
 }
 
-/// An instruction, by the function it is in.
+/// An instruction, and the function that contains it.
 struct Instruction<'a> {
     function: &'a str,
     text: &'a str,
@@ -128,7 +127,8 @@ fn disassemble(text: &str) -> Vec<Instruction<'_>> {
     instructions
 }
 
-/// No float or vector register, and the kernel's hardening where its configuration asks for it.
+/// Checks that no instruction uses a float or vector register, and that the hardening of the kernel's
+/// configuration is present.
 fn instructions(object: &Object<'_>) -> Result<String> {
     let text = run_tool("objdump", &["--disassemble", "--no-show-raw-insn"], object.path)?;
     let instructions = disassemble(&text);
@@ -152,7 +152,7 @@ fn instructions(object: &Object<'_>) -> Result<String> {
     Ok(format!("{} instructions", instructions.len()))
 }
 
-/// The kernel's stack is small, and a server's call is deep when a fault of its memory comes on top.
+/// Checks the stack frames. The kernel's stack is small, and a server's call is deep if its memory faults.
 fn stack(object: &Object<'_>) -> Result<String> {
     let text = run_tool("objdump", &["--disassemble", "--no-show-raw-insn"], object.path)?;
     let (mut largest, mut where_largest) = (0, "");
@@ -172,7 +172,7 @@ fn stack(object: &Object<'_>) -> Result<String> {
     Ok(format!("{largest} bytes at most, in {where_largest}"))
 }
 
-/// No unwind tables for user space, no constructors, nothing writable.
+/// Checks that there are no unwind tables for user space, no constructors, and no writable data.
 fn sections(object: &Object<'_>) -> Result<String> {
     let table = run_tool("readelf", &["--sections", "--wide"], object.path)?;
     for line in table.lines() {
@@ -187,8 +187,8 @@ fn sections(object: &Object<'_>) -> Result<String> {
     Ok("nothing writable, no constructors".to_owned())
 }
 
-/// The unmangled functions are those of `kernel/exports.txt`, no more and no fewer. Merging made all others
-/// local, so those that are only missing in the file are found by their names.
+/// Checks that the unmangled functions are those of `kernel/exports.txt`, no more and no fewer. The merge made all
+/// other symbols local, so an entry point that is only missing in the file shows by its name.
 fn entry_points(object: &Object<'_>) -> Result<String> {
     let names = |arguments| -> Result<BTreeSet<String>> {
         let table = run_tool("nm", arguments, object.path)?;
@@ -211,7 +211,7 @@ fn entry_points(object: &Object<'_>) -> Result<String> {
     Ok(format!("{} entry points", wanted.len()))
 }
 
-/// What `modinfo` says.
+/// Checks the output of `modinfo`.
 fn module_says(module: &Path, release: &str, config: &Config) -> Result<String> {
     let field = |name: &str| -> Result<String> {
         Ok(run_tool("/sbin/modinfo", &["--field", name], module)?.trim().to_owned())
@@ -227,7 +227,7 @@ fn module_says(module: &Path, release: &str, config: &Config) -> Result<String> 
     Ok(magic)
 }
 
-/// The passed and the failed.
+/// The gates that passed and failed.
 #[derive(Debug, Default)]
 struct Report {
     passed: usize,

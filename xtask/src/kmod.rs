@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask kmod`, behind `make -C kernel`: builds `zosbd2.ko` for one kernel.
 //!
-//! Works in a folder of its own (`target/kmod/RELEASE-VARIANT`), so that several kernels are built side by
-//! side: the C sources are copied there, the probes test-compiled, the Rust object made, and then the
-//! kernel's own build system compiles and links. Any warning, of compiler, objtool or modpost, is an error.
+//! Works in a separate folder (`target/kmod/RELEASE-VARIANT`), so several kernels can be built side by side. It
+//! copies the C sources there, test-compiles the probes, makes the Rust object, and lets the kernel's own build
+//! system compile and link. Any warning, of compiler, objtool or modpost, is an error.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -68,7 +68,7 @@ pub(crate) fn build(kdir: &Path, variant: Variant, sparse: bool) -> Result<PathB
     build_from(&paths::root(), kdir, variant, sparse, &paths::root().join("target/kmod"))
 }
 
-/// As [`build`], from the sources below `root` into a folder below `target`.
+/// Like [`build`], from the sources below `root` into a folder below `target`.
 pub(crate) fn build_from(
     root: &Path,
     kdir: &Path,
@@ -80,7 +80,7 @@ pub(crate) fn build_from(
     build_in(root, kdir, variant, sparse, &work)
 }
 
-/// As [`build`], from the sources below `root` in the folder `work`. No module is left there on an error.
+/// Like [`build`], from the sources below `root` in the folder `work`. After an error no module is left there.
 fn build_in(root: &Path, kdir: &Path, variant: Variant, sparse: bool, work: &Path) -> Result<PathBuf> {
     let kdir = &headers(kdir)?;
     let module = work.join("zosbd2.ko");
@@ -91,7 +91,7 @@ fn build_in(root: &Path, kdir: &Path, variant: Variant, sparse: bool, work: &Pat
     built.map(|()| module)
 }
 
-/// The folder, if there is one.
+/// The folder, if it exists.
 fn headers(kdir: &Path) -> Result<PathBuf> {
     kdir.canonicalize().with_context(|| {
         format!(
@@ -112,7 +112,7 @@ fn steps(root: &Path, kdir: &Path, variant: Variant, sparse: bool, work: &Path) 
     kbuild(kdir, work, variant, sparse)
 }
 
-/// What `uname -r` says in that kernel. `kernel.release` does not know the flavour on every Debian kernel.
+/// `uname -r` of that kernel. `kernel.release` lacks the flavour on some Debian kernels.
 pub(crate) fn release(kdir: &Path) -> Result<String> {
     let path = kdir.join("include/generated/utsrelease.h");
     let text = fs::read_to_string(&path)
@@ -122,7 +122,7 @@ pub(crate) fn release(kdir: &Path) -> Result<String> {
     Ok(release.trim().trim_matches('"').to_owned())
 }
 
-/// Copies the files of a folder; those that are equal keep their time, so that make has nothing to do.
+/// Copies the files of a folder. Unchanged files keep their time, so make does not rebuild them.
 fn mirror(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to).with_context(|| format!("create {}", to.display()))?;
     for entry in fs::read_dir(from).with_context(|| format!("read {}", from.display()))? {
@@ -156,10 +156,10 @@ fn make(kdir: &Path, folder: &Path) -> Command {
     command
 }
 
-/// Compiles every probe and writes which of them did into `compat_probed.h`.
+/// Compiles every probe, and writes the results into `compat_probed.h`.
 fn probe(kdir: &Path, source: &Path, work: &Path) -> Result<()> {
     let folder = work.join("probes");
-    // Listed at the source: compiling leaves generated C files beside the probes.
+    // Listed in the source folder, because compiling leaves generated C files beside the probes.
     let mut names = Vec::new();
     for entry in fs::read_dir(source).with_context(|| format!("read {}", source.display()))? {
         let path = entry?.path();
@@ -176,7 +176,7 @@ fn probe(kdir: &Path, source: &Path, work: &Path) -> Result<()> {
     });
     write_if_changed(&folder.join("Kbuild"), kbuild.as_bytes())?;
     let objects = names.iter().map(|name| format!("{name}.o"));
-    // Probes that do not compile are an answer, not an error; that nothing compiles would be one.
+    // A probe may fail to compile. If all probes fail, the compiler does not work.
     let output = make(kdir, &folder).arg("-k").args(objects).output().context("run make")?;
     let mut header = String::from("/* Made by probing; see probes/. */\n");
     for name in &names {
@@ -199,7 +199,7 @@ fn kbuild(kdir: &Path, work: &Path, variant: Variant, sparse: bool) -> Result<()
         command.arg("ZOSBD2_FAULTS=1");
     }
     if sparse {
-        // All sources, also those that need no compiling.
+        // All sources, including those that need no compiling.
         command.args(["C=2", "CF=-Wsparse-error"]);
     }
     let output = command.output().context("run make")?;

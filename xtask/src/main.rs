@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Developer commands, run as `cargo xtask NAME`.
 //!
-//! One module per command: its `Arguments` (clap) and its `run`, which returns `Ok` only if all it was asked for
-//! succeeded. Errors are printed once, here, with their causes, and the exit code is 1.
+//! One module per command, with its `Arguments` (clap) and its `run`, which returns `Ok` only if everything
+//! succeeded. `main` prints an error once, with its causes, and exits with 1.
 
 mod abi_gen;
 mod apt;
@@ -69,7 +69,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let Err(error) = run(Arguments::parse().command) else { return ExitCode::SUCCESS };
-    // The causes say where it was; a backtrace would only push what went wrong off the end of a log.
+    // The causes say where it happened. A backtrace would only push the error off the end of a log.
     eprintln!("Error: {error:#}");
     ExitCode::FAILURE
 }

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Where things are.
+//! Folders of the project.
 
 use std::env;
 use std::path::{Path, PathBuf};
 
-/// The top of the project.
+/// The top folder of the project.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_owned)
 }
 
-/// What is fetched or costly to make, and can be made again: `target/cache`, or `$ZOSBD2_CACHE`.
+/// Folder for downloads and expensive results that can be made again: `target/cache`, or `$ZOSBD2_CACHE`.
 pub(crate) fn cache() -> PathBuf {
     env::var_os("ZOSBD2_CACHE").map_or_else(|| root().join("target/cache"), PathBuf::from)
 }

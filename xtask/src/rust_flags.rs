@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The flags of `rustc` for the target kernel's configuration.
 //!
-//! What a kernel asks for depends on its configuration alone, never on its release number; how an option is
-//! spelled depends on the compiler, which is asked by a run that compiles nothing. What it has no spelling
-//! for is an error: an unhardened object would load and be a hole.
+//! The needed options depend on the kernel's configuration alone, never on its release number. The spelling of an
+//! option depends on the compiler, which a run that compiles nothing determines. An option without a spelling is
+//! an error: an unhardened object would load, and weaken the kernel.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -36,7 +36,7 @@ impl Config {
         self.value(name) == Some("y")
     }
 
-    /// Whether `CONFIG_name` or the name it had in older kernels is `y`.
+    /// Whether `CONFIG_name`, or the name it had in older kernels, is `y`.
     pub(crate) fn any_set(&self, names: &[&str]) -> bool {
         names.iter().any(|name| self.is_set(name))
     }
@@ -51,12 +51,12 @@ impl Config {
 pub(crate) enum Core {
     /// Its source, compiled with the same flags.
     Source,
-    /// The one that came with the compiler, for user space. Only its metadata is used, and all code is
-    /// generated with our flags; the compiler warns that the two do not fit, and the gates look at the result.
+    /// The compiler's own `core`, which is for user space. Only its metadata is used, and all code is generated
+    /// with the kernel's flags. The compiler warns about the mismatch, and the gates check the result.
     Host,
 }
 
-/// Flags that every kernel and either `core` has in common.
+/// Flags for every kernel and for both kinds of `core`.
 const COMMON: [&str; 20] = [
     "--edition=2024",
     "--crate-type=rlib",
@@ -81,7 +81,7 @@ const COMMON: [&str; 20] = [
     "--cfg=zosbd2_kernel",
 ];
 
-/// The target whose built-in specification has neither floats nor a red zone.
+/// A target whose built-in specification has neither floats nor a red zone.
 const SOURCE: [&str; 2] = ["--target=x86_64-unknown-none", "--sysroot=/dev/null"];
 const HOST: [&str; 3] = [
     "--target=x86_64-unknown-linux-gnu",
@@ -89,9 +89,9 @@ const HOST: [&str; 3] = [
     "-Cunsafe-allow-abi-mismatch=retpoline,retpoline-external-thunk,indirect-branch-cs-prefix",
 ];
 
-/// An option that kernels ask for by their configuration.
+/// An option that a kernel's configuration asks for.
 struct Hardening {
-    /// Names of the configuration that asks for it: today's, and those it had before.
+    /// Configuration names that ask for it: the current name, then older ones.
     wanted_by: &'static [&'static str],
     /// Its spellings, newest compiler first.
     spellings: &'static [&'static [&'static str]],
@@ -99,7 +99,7 @@ struct Hardening {
 
 const OPTIONS: [Hardening; 6] = [
     Hardening { wanted_by: &["X86_KERNEL_IBT"], spellings: &[&["-Zcf-protection=branch"]] },
-    // A jump table is an indirect branch, without a landing pad and around the retpolines.
+    // A jump table is an indirect branch without a landing pad, and bypasses the retpolines.
     Hardening {
         wanted_by: &["X86_KERNEL_IBT", "MITIGATION_RETPOLINE", "RETPOLINE"],
         spellings: &[&["-Cjump-tables=n"], &["-Zno-jump-tables"]],
@@ -166,14 +166,14 @@ pub(crate) fn flags(config: &Config, core: Core) -> Result<Vec<String>> {
     Ok(flags)
 }
 
-/// `rustc`, or what `RUSTC` names, with unstable options of a stable compiler, as in the kernel's own build.
+/// `rustc`, or the program in `RUSTC`. A stable compiler accepts unstable options, as in the kernel's own build.
 pub(crate) fn rustc() -> Command {
     let mut command = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
     command.env("RUSTC_BOOTSTRAP", "1").env("LC_ALL", "C");
     command
 }
 
-/// Whether the compiler takes these flags. Compiles nothing.
+/// Whether the compiler accepts these flags. Compiles nothing.
 fn accepts(flags: &[String], more: &[&str]) -> Result<bool> {
     let mut command = rustc();
     command.args(flags).args(more).arg("--print=cfg").stdout(Stdio::null()).stderr(Stdio::null());

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask rust-object`: the kernel part's Rust as one relocatable object.
+//! `cargo xtask rust-object`: compiles the kernel part's Rust into one relocatable object.
 //!
-//! Plain `rustc`, crate by crate, with the flags that the target kernel's configuration asks for
-//! (docs/building.md says which and why), against a `core` compiled with the same flags. Only `core`'s
-//! metadata is used: its object is never linked, so a panic, a formatted message or a float that survives
-//! optimisation is an undefined symbol. The crates' objects are merged, and what is not an entry point
-//! becomes local. Before the object is handed on, [`crate::gates::object`] looks at it.
+//! It runs plain `rustc` crate by crate, with the flags for the target kernel's configuration (docs/building.md
+//! has the flags and reasons), against a `core` compiled with the same flags. Only the metadata of `core` is used:
+//! its object is never linked, so a panic, a formatted message or a float that survives optimisation is an
+//! undefined symbol. The crates' objects are merged, and all symbols except entry points become local. Finally
+//! [`crate::gates::object`] checks the object.
 //!
-//! Errors name the command that failed; a half-made object is never left at the output path.
+//! An error names the failed command. An incomplete object is never left at the output path.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,8 +24,8 @@ fn rustc(flags: &[String]) -> Command {
     command
 }
 
-/// rustc hands the two SLS features on to LLVM, as wanted, and says that it does not know them itself. Of the
-/// host's `core` it says that it was compiled for another ABI: none of its compiled code is used.
+/// rustc passes the two SLS features on to LLVM, as intended, and warns that it does not know them. It also warns
+/// that the host's `core` was compiled for another ABI, but none of that compiled code is used.
 fn expected_warning(block: &str) -> bool {
     let block = block.trim();
     let expected = [
@@ -38,7 +38,7 @@ fn expected_warning(block: &str) -> bool {
         || (block.ends_with("emitted") && block.starts_with("warning: "))
 }
 
-/// Runs a command and returns what it printed; a warning is an error too.
+/// Runs a command and returns its output. A warning is an error, too.
 fn run_quiet(command: &mut Command) -> Result<String> {
     let output = command::finish(command)?;
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -47,7 +47,7 @@ fn run_quiet(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Builds the object for the kernel of `kdir` into `out/zosbd2_rust.o`, leaving an unstripped copy beside it.
+/// Builds the object for the kernel of `kdir` into `out/zosbd2_rust.o`, and leaves an unstripped copy beside it.
 pub(crate) fn build(kdir: &Path, faults: bool, root: &Path, out: &Path) -> Result<PathBuf> {
     let config = Config::read(kdir)?;
     let mut flags = match core_lib::source() {
@@ -78,7 +78,7 @@ pub(crate) fn build(kdir: &Path, faults: bool, root: &Path, out: &Path) -> Resul
         command.arg(format!("--crate-name={name}")).arg(format!("--out-dir={}", work.display()));
         command.arg(format!("-L{}", work.display())).arg(root.join(source));
         command.arg(format!("--remap-path-prefix={}=.", root.display()));
-        // Cargo's lint levels do not apply here, and unknown cfgs would be warned about.
+        // Cargo's lint levels do not apply here, and rustc would warn about unknown cfgs.
         for earlier in objects.iter().map(PathBuf::as_path) {
             command.arg(extern_argument(earlier, &work)?);
         }
@@ -92,7 +92,7 @@ pub(crate) fn build(kdir: &Path, faults: bool, root: &Path, out: &Path) -> Resul
     let unfinished = out.join("zosbd2_rust.o.new");
     let mut objcopy = Command::new("objcopy");
     objcopy.args(["--strip-debug", "--remove-section=.comment"]);
-    // Unwind tables for user space, which the host's target has; the kernel has its own.
+    // The host's target has unwind tables for user space; the kernel has its own.
     objcopy.arg("--remove-section=.eh_frame");
     objcopy.arg(format!("--keep-global-symbols={}", root.join("kernel/exports.txt").display()));
     run_quiet(objcopy.arg(&merged).arg(&unfinished))?;
@@ -101,7 +101,7 @@ pub(crate) fn build(kdir: &Path, faults: bool, root: &Path, out: &Path) -> Resul
     Ok(object)
 }
 
-/// `--extern` for a crate compiled before, whose metadata is beside its object.
+/// `--extern` for a crate that was compiled before; its metadata is beside its object.
 fn extern_argument(object: &Path, work: &Path) -> Result<String> {
     let name = object.file_stem().context("an object without a name")?.to_string_lossy();
     Ok(format!("--extern={name}={}", work.join(format!("lib{name}.rmeta")).display()))
@@ -133,7 +133,7 @@ pub(crate) fn rustc_version() -> Result<String> {
     Ok(version.to_owned())
 }
 
-/// All that tells one `rustc` from another: metadata of one is of no use to another, even of the same version.
+/// Identifies a `rustc` exactly: another `rustc` cannot use its metadata, even if the version is the same.
 pub(crate) fn rustc_identity() -> Result<String> {
     run_quiet(rust_flags::rustc().args(["--version", "--verbose"])).context("is Rust installed?")
 }

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask self-test`: whether the VM harness finds what it is there to find.
+//! `cargo xtask self-test`: checks that the VM harness finds failures.
 //!
-//! Runs the guest's `selftest_*`, which misbehave on purpose, and a machine that QEMU refuses. Fails, naming
-//! all differences, unless each outcome is the expected one.
+//! Runs the guest's `selftest_*`, which misbehave on purpose, and a machine that QEMU refuses. Fails, with a list
+//! of all differences, unless each outcome is the expected one.
 
 use crate::vm;
 use anyhow::{Result, bail};
 use zosbd2_vm::protocol::Outcome;
 
-/// What must come of each: `ok`, or a part of the failure's reason.
+/// The expected outcome of each test: `ok`, or a part of the failure's reason.
 const EXPECTED: [(&str, &str); 10] = [
     ("selftest_passes", "ok"),
     ("selftest_panics", "as asked\nin two lines"),
@@ -33,7 +33,7 @@ pub(crate) fn run(_: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Runs all of it, and returns how many outcomes were as expected: all, or this is an error.
+/// Runs everything, and returns the number of expected outcomes. A wrong outcome is an error.
 pub(crate) fn check() -> Result<usize> {
     let mut words = vec!["--no-module"];
     words.extend(EXPECTED.iter().map(|(name, _)| *name));
@@ -61,7 +61,7 @@ pub(crate) fn check() -> Result<usize> {
         other => differences.push(format!("a machine without memory gave: {other:?}")),
     }
     if !differences.is_empty() {
-        bail!("the harness does not find what it should:\n{}", differences.join("\n"));
+        bail!("the harness missed failures:\n{}", differences.join("\n"));
     }
     Ok(EXPECTED.len() + 1)
 }

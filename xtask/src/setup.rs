@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask setup`: installs the host packages that building and testing need.
 //!
-//! Only what is missing is installed, by apt-get, as root or through sudo, after saying what. Kernels are not among
-//! it: see `fetch`. Fails, saying what to do, where that is not possible, or when the disk is too full to go on.
+//! Installs only missing packages, by apt-get, as root or through sudo, after naming them. Kernels are not
+//! installed: see `fetch`. If packages cannot be installed, or if the disk is too full, the error says what to do.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use std::process::{Command, Stdio};
 use zosbd2_vm::kernels;
 
-/// MiB that a build with four kernels and its tests take, with some air.
+/// MiB that a build with four kernels and its tests needs, with some reserve.
 const NEED: u64 = 4096;
 
-/// What is needed, and for what.
+/// Packages, and the purpose of each.
 const PACKAGES: [(&str, &str); 21] = [
     ("qemu-system-x86", "boots the kernels"),
     ("fio", "measures and verifies devices"),
@@ -49,7 +49,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     go(arguments.check)
 }
 
-/// Installs what is missing.
+/// Installs missing packages.
 pub(crate) fn install() -> Result<()> {
     go(false)
 }
@@ -64,12 +64,12 @@ fn go(check: bool) -> Result<()> {
     install_missing(&PACKAGES, check)
 }
 
-/// Installs what is missing of these, which only one command needs; says nothing if nothing is.
+/// Installs missing packages that only one command needs. Prints nothing if nothing is missing.
 pub(crate) fn install_packages(packages: &[(&str, &str)]) -> Result<()> {
     install_missing(packages, false)
 }
 
-/// Packages and what they are for.
+/// Packages and their purposes.
 fn install_missing(packages: &[(&str, &str)], check: bool) -> Result<()> {
     let missing: Vec<_> = packages.iter().filter(|(package, _)| !installed(package)).collect();
     if missing.is_empty() {
@@ -86,7 +86,7 @@ fn install_missing(packages: &[(&str, &str)], check: bool) -> Result<()> {
     }
     ensure!(
         there("apt-get"),
-        "this is no Debian (there is no apt-get): install by hand what has {}",
+        "this is not Debian (apt-get is missing): install by hand the packages with {}",
         names.join(", ")
     );
     let root = is_root();
@@ -128,6 +128,6 @@ fn there(program: &str) -> bool {
 }
 
 fn is_root() -> bool {
-    // The owner of this process's own folder is its effective user.
+    // The owner of the process's own folder is its effective user.
     std::fs::metadata("/proc/self").is_ok_and(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == 0)
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask sim`: builds the simulator with optimisation, and runs it with the arguments given.
+//! `cargo xtask sim`: builds the simulator with optimisation, and runs it with the given arguments.
 
 use crate::paths;
 use anyhow::{Context as _, Result, ensure};

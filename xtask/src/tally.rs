@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What became of tests: how many passed, and which ones did not.
+//! Test results: how many passed, and which tests did not.
 //!
-//! Names are kept, so that the last lines of a long run say what to look at.
+//! Names are kept, so that the last lines of a long run show the tests to look at.
 
-/// Tests passed; tests failed and skipped, each with where it ran and why.
+/// Number of passed tests. Failed and skipped tests, each with its scope and reason.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     pub(crate) passed: usize,
@@ -12,17 +12,17 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// So many passed, and nothing else happened.
+    /// Only passed tests.
     pub(crate) fn passed(count: usize) -> Self {
         Self { passed: count, ..Self::default() }
     }
 
-    /// One that failed.
+    /// One failed test.
     pub(crate) fn failed(why: String) -> Self {
         Self { failed: vec![why], ..Self::default() }
     }
 
-    /// These as well, which ran in `scope`.
+    /// Adds results from `scope`.
     pub(crate) fn add(&mut self, scope: &str, other: Self) {
         let named = |names: Vec<String>| names.into_iter().map(move |name| format!("{scope}: {name}"));
         self.passed += other.passed;
@@ -30,7 +30,7 @@ impl Tally {
         self.skipped.extend(named(other.skipped));
     }
 
-    /// The names, a line each, then the counts, which are the last line.
+    /// Prints the names, one per line, and the counts on the last line.
     pub(crate) fn print(&self) {
         for (what, names) in [("skipped", &self.skipped), ("FAILED", &self.failed)] {
             for name in names {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask test`, behind `make test`: every check and test, closing with the counts.
+//! `cargo xtask test`, behind `make test`: runs every check and test, and ends with the counts.
 //!
-//! The stages run in order, each with its time. Only a failed set-up ends the run at once; else the others go
-//! on, so that one run shows all that is wrong. A stage that has no counts of its own counts as one test. What
-//! failed and what was skipped is named again at the end.
+//! The stages run in order, each with its time. Only a failed set-up ends the run at once; after any other failure
+//! the run continues, so that one run shows all failures. A stage without counts of its own counts as one test.
+//! Failed and skipped tests are listed again at the end.
 
 use crate::tally::Tally;
 use crate::{fetch, gates, paths, self_test, setup, vm};
@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
     no_setup: bool,
 }
 
-/// A stage: its name, what it does, and whether nothing after it makes sense without it.
+/// A stage: its name, its function, and whether later stages depend on it.
 type Stage = (&'static str, fn() -> Result<Tally>, bool);
 
 const STAGES: [Stage; 10] = [
@@ -107,7 +107,7 @@ fn unit_tests() -> Result<Tally> {
     for line in BufReader::new(stdout).lines() {
         let line = line.context("read what cargo test says")?;
         match result(&line) {
-            // Hundreds of lines of success are no news.
+            // Hundreds of passed tests are not worth a line each.
             Some((_, "ok")) => {
                 sum.passed += 1;
                 continue;
@@ -127,7 +127,7 @@ fn unit_tests() -> Result<Tally> {
     Ok(sum)
 }
 
-/// The test's name and what became of it, in a line in which libtest says so.
+/// Name and result of a test, from a line of libtest's output.
 fn result(line: &str) -> Option<(&str, &str)> {
     line.strip_prefix("test ")?.rsplit_once(" ... ")
 }
@@ -145,15 +145,15 @@ fn vm_tests() -> Result<Tally> {
 }
 
 fn vm_tests_dirty_memory() -> Result<Tally> {
-    // Debian's kernels zero memory as they hand it out, which hides that ours shows stale memory.
-    // Those that take minutes and would see the same again are left out.
+    // Debian's kernels zero memory when they allocate it, which would hide that the module exposes stale memory.
+    // Tests that take minutes and would find the same again are left out.
     let long = ["v2_memory_pressure*", "v2_killed_200_times*", "v2_taken_over_200_times*"];
     let without = long.iter().flat_map(|name| ["--without", name]);
     on_both_kernels(&["--append", "init_on_alloc=0"].into_iter().chain(without).collect::<Vec<_>>())
 }
 
 fn vm_tests_generic() -> Result<Tally> {
-    // What differs from the cloud flavour is which of the kernel's parts are modules, so the essence is enough.
+    // The flavours only differ in which parts of the kernel are modules, so a few tests are enough.
     let kernels = ["--kernel", "6.1-generic", "--kernel", "6.12-generic"];
     let tests = ["smoke*", "insmod_rmmod", "readme_walkthrough", "destroy_while_mounted"];
     let arguments = vm::arguments(&[kernels.as_slice(), &tests].concat());

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask vm --kernel 6.12 [TEST...]`: boots kernels in QEMU and runs tests in them.
 //!
-//! Builds the module for each kernel, and the guest's programs, before anything boots. Several kernels run side
-//! by side. Every test gives one line; the last line has the counts, and the command fails unless nothing
-//! failed. Console logs stay in `target/vm`.
+//! Builds the module for each kernel, and the guest's programs, before the first boot. Several kernels run side by
+//! side. Every test prints one line; the last line has the counts. The command succeeds only if no test failed.
+//! Console logs stay in `target/vm`.
 
 use crate::tally::Tally;
 use crate::{examples, fetch, kmod, paths};
@@ -21,13 +21,13 @@ use zosbd2_vm::machine::Machine;
 use zosbd2_vm::protocol::{Line, Outcome, Plan};
 use zosbd2_vm::suite::{self, Report, TestInfo};
 
-/// What the guest's programs are built for: linked statically, they need nothing of the guest.
+/// Target of the guest's programs: static linking, so that the guest needs no libraries.
 pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The variant of the module that users get.
 const RELEASE: &str = "release";
 
-/// MiB of memory of the usual machine.
+/// Default memory of the machine, in MiB.
 const MEMORY_MIB: u32 = 2048;
 
 /// Arguments of the command.
@@ -88,7 +88,7 @@ pub(crate) struct Arguments {
     pub(crate) tests: Vec<String>,
 }
 
-/// What `cargo xtask vm WORDS...` would be given; for other commands that run tests.
+/// The arguments of `cargo xtask vm WORDS...`, for other commands that run tests.
 pub(crate) fn arguments(words: &[&str]) -> Arguments {
     #[derive(clap::Parser)]
     struct Command {
@@ -122,19 +122,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// The runs that the arguments ask for.
+/// The runs for these arguments.
 pub(crate) fn runs(arguments: &Arguments) -> Vec<Run> {
     let append = &arguments.append;
     arguments.kernels.iter().map(|kernel| Run { kernel: *kernel, append: append.clone() }).collect()
 }
 
-/// What became of the tests in all of these.
+/// Test results of all runs.
 pub(crate) fn tally(reports: &[(String, Report)]) -> Tally {
     let mut sum = Tally::default();
     for (label, report) in reports {
         let mut own = Tally::default();
         for result in &report.results {
-            // The whole reason was printed when the test ended.
+            // The full reason was printed when the test ended.
             let named = |why: &str| format!("{}: {}", result.name, why.lines().next().unwrap_or_default());
             match &result.outcome {
                 Outcome::Passed => own.passed += 1,
@@ -147,8 +147,8 @@ pub(crate) fn tally(reports: &[(String, Report)]) -> Tally {
     sum
 }
 
-/// Runs the tests in every run, `jobs` at a time, and returns each with its label. A run that could not be
-/// completed is an error, after the others are through.
+/// Runs the tests in every run, `jobs` at a time, and returns the reports with their labels. If a run could not be
+/// completed, the error is returned after the other runs have ended.
 pub(crate) fn reports(arguments: &Arguments, runs: &[Run]) -> Result<Vec<(String, Report)>> {
     // Two builds at once would write into the same folders.
     let building = lock(&kernels::target().join("vm/build.lock"))?;
@@ -196,13 +196,13 @@ pub(crate) fn reports(arguments: &Arguments, runs: &[Run]) -> Result<Vec<(String
     Ok(complete)
 }
 
-/// What runs in the guest.
+/// Programs for the guest.
 pub(crate) struct Programs {
     pub(crate) init: PathBuf,
     pub(crate) programs: Vec<PathBuf>,
 }
 
-/// Builds the guest's init and the project's programs, static.
+/// Builds the guest's init and the project's programs, statically linked.
 pub(crate) fn guest_programs() -> Result<Programs> {
     let target = kernels::target().join("guest");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -223,7 +223,7 @@ pub(crate) fn guest_programs() -> Result<Programs> {
     Ok(Programs { init: folder.join("zosbd2-vm-guest"), programs })
 }
 
-/// Builds the samples in C, static.
+/// Builds the samples in C, statically linked.
 fn c_programs(target: &Path) -> Result<Vec<PathBuf>> {
     let root = paths::root();
     let program = target.join("zosbd2_ramdisk");
@@ -258,7 +258,7 @@ fn lock(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// An empty folder in target/vm that no other run uses: of this name, or with a number behind it.
+/// An empty folder in target/vm that no other run uses, with this name or with this name and a number.
 fn own_folder(name: &str) -> Result<(PathBuf, File)> {
     let parent = kernels::target().join("vm");
     fs::create_dir_all(parent.join("locks")).with_context(|| format!("create {}", parent.display()))?;
@@ -282,7 +282,7 @@ fn copy(file: &Path, folder: &Path) -> Result<PathBuf> {
     Ok(to)
 }
 
-/// Tests that can share a boot: they want the same module and the same machine.
+/// Tests that can share a boot, because they need the same module and the same machine.
 struct Group {
     variant: kmod::Variant,
     hardware: Hardware,
@@ -333,15 +333,15 @@ fn prepare(
     let words = [run.kernel.to_string(), append, variant.clone(), machine, what];
     let words: Vec<String> = words.into_iter().filter(|word| !word.is_empty()).collect();
     let (folder, lock) = own_folder(&words.join("-"))?;
-    // The next build may replace them while this run is still waiting for its turn.
+    // The next build may replace the files while this run waits for its turn.
     let module = module.map(|built| copy(&built, &folder)).transpose()?;
     let init = copy(&programs.init, &folder)?;
     let own = programs.programs.iter().map(|program| copy(program, &folder)).collect::<Result<_>>()?;
-    // Counting runs on one host thread, and tells the guest that more time has passed; the debug kernel checks
-    // every access to memory.
+    // Counting instructions runs all processors on one host thread, and the guest sees more time pass. The debug
+    // kernel checks every memory access.
     let slow = arguments.icount || run.kernel.is_debug();
     let slowness = arguments.slowness.unwrap_or(if slow { 10 } else { 1 });
-    // An eighth of it is KASAN's, and what was freed is kept for a while.
+    // KASAN uses an eighth of the memory, and freed memory is kept for a while.
     let factor = if run.kernel.is_debug() { 2 } else { 1 };
     let memory = || format!("{}M", factor * hardware.memory_mib.unwrap_or(MEMORY_MIB));
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?;

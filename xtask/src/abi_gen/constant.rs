@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Evaluates the constants of the `abi` crate.
 //!
-//! Knows integers of fixed width, the operators that such constants are made of, casts, and names of
-//! constants that came before. Anything else, and any overflow, is an error that shows the expression.
+//! Knows integers of fixed width, the operators that such constants use, casts, and earlier constants. Anything
+//! else, and any overflow, is an error that shows the expression.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::HashMap;
@@ -20,12 +20,12 @@ impl Constants {
         self.values.insert(name.to_owned(), value);
     }
 
-    /// The value of an expression whose type has `bits`.
+    /// The value of an expression whose type has `bits` bits.
     pub(crate) fn evaluate(&self, expression: &Expr, bits: u32) -> Result<u128> {
         let value = match expression {
             Expr::Lit(literal) => match &literal.lit {
                 Lit::Int(number) => number.base10_parse()?,
-                _ => bail!("a literal that is no integer"),
+                _ => bail!("a literal that is not an integer"),
             },
             Expr::Paren(inner) => self.evaluate(&inner.expr, bits)?,
             Expr::Cast(cast) => self.evaluate(&cast.expr, bits)?,
@@ -35,15 +35,15 @@ impl Constants {
             Expr::Binary(binary) => {
                 let left = self.evaluate(&binary.left, bits)?;
                 let right = self.evaluate(&binary.right, bits)?;
-                operate(&binary.op, left, right).context("an operator that is not known, or an overflow")?
+                operate(&binary.op, left, right).context("an unknown operator, or an overflow")?
             }
             Expr::Path(path) => {
                 let names: Vec<_> = path.path.segments.iter().map(|part| part.ident.to_string()).collect();
                 match names.iter().map(String::as_str).collect::<Vec<_>>()[..] {
                     ["u32", "MAX"] => u32::MAX.into(),
                     ["u64", "MAX"] => u64::MAX.into(),
-                    [name] => *self.values.get(name).with_context(|| format!("{name} is not known yet"))?,
-                    _ => bail!("{} is not known", names.join("::")),
+                    [name] => *self.values.get(name).with_context(|| format!("{name} is not defined yet"))?,
+                    _ => bail!("{} is unknown", names.join("::")),
                 }
             }
             _ => bail!("an expression that the generator does not understand"),

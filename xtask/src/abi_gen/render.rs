@@ -57,9 +57,9 @@ struct CType {
 /// A header under construction.
 pub(crate) struct Header {
     text: String,
-    /// Of the module in work: its structs.
+    /// The structs of the current module.
     structs: HashMap<String, Layout>,
-    /// Of the module in work: `v1_` or nothing.
+    /// Prefix for the current module: `v1_`, or empty.
     prefix: String,
 }
 
@@ -74,12 +74,12 @@ impl Header {
         self.text + END
     }
 
-    /// Appends the public items of a module; the crate's root is the module without a name.
+    /// Appends the public items of a module. The crate's root has the empty name.
     pub(crate) fn module(&mut self, name: &str, file: &File, constants: &mut Constants) -> Result<()> {
         self.prefix = if name.is_empty() { String::new() } else { format!("{name}_") };
         self.structs.clear();
         let zero = Layout { size: 0, align: 1 };
-        // Comments may name what comes later.
+        // Comments may refer to later items.
         self.structs.extend(file.items.iter().filter_map(|item| match item {
             Item::Struct(item) => Some((item.ident.to_string(), zero)),
             _ => None,
@@ -99,7 +99,7 @@ impl Header {
                     let place = format!("struct {}", item.ident);
                     self.structure(item, constants, &names).context(place)?;
                 }
-                // Rust alone has use for an implementation.
+                // These items have no counterpart in C.
                 Item::Const(_) | Item::Mod(_) | Item::Use(_) | Item::Impl(_) => {}
                 _ => bail!("an item that the generator does not understand"),
             }
@@ -190,7 +190,7 @@ impl Header {
             "u16" => plain("__u16", 2),
             "u32" => plain("__u32", 4),
             "i32" => plain("__s32", 4),
-            // Aligned by its neighbours; the assertions below check it.
+            // Its neighbours align it; the generated assertions check that.
             "i64" => plain("__s64", 8),
             "u64" => plain("__aligned_u64", 8),
             other => {
@@ -221,7 +221,7 @@ impl Header {
         snake
     }
 
-    /// A comment as C programmers read it: names of items in C, no marks of Rust's documentation.
+    /// A comment for C programmers: with the C names of items, and without Rust's markup.
     fn prose(&self, text: &str, names: &[String]) -> String {
         let mut out = String::new();
         for (index, part) in text.replace("[`", "`").replace("`]", "`").split('`').enumerate() {
@@ -249,7 +249,7 @@ impl Header {
         out.replace("::", ".")
     }
 
-    /// Writes a comment; `mark` is what follows the opening `/*`.
+    /// Writes a comment; `mark` follows the opening `/*`.
     fn comment(&mut self, mark: &str, text: &str) {
         let short = format!("/* {text} */");
         if mark.is_empty() && short.len() <= WIDTH && !text.contains('\n') {
@@ -304,9 +304,9 @@ fn type_name(ty: &Type) -> Result<String> {
 fn docs(attributes: &[Attribute]) -> Result<String> {
     let mut text = String::new();
     for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("doc")) {
-        let Meta::NameValue(pair) = &attribute.meta else { bail!("documentation that is no text") };
-        let Expr::Lit(literal) = &pair.value else { bail!("documentation that is no literal") };
-        let Lit::Str(line) = &literal.lit else { bail!("documentation that is no string") };
+        let Meta::NameValue(pair) = &attribute.meta else { bail!("documentation that is not text") };
+        let Expr::Lit(literal) = &pair.value else { bail!("documentation that is not a literal") };
+        let Lit::Str(line) = &literal.lit else { bail!("documentation that is not a string") };
         let line = line.value();
         let line = line.trim();
         if line.is_empty() {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the benchmark's figures should be, and whether they are.
+//! The benchmark's goals, and whether the figures meet them.
 
 use super::{Form, Row};
 
-/// Says of each goal of the form whether it is met. One that lacks a row is named as unknown.
+/// Prints for each goal of the form whether it is met. A goal with missing rows is unknown.
 pub(super) fn judge(form: Form, rows: &[Row]) {
     let goals = match form {
         Form::V1 => v1(rows),
@@ -14,7 +14,7 @@ pub(super) fn judge(form: Form, rows: &[Row]) {
     }
 }
 
-/// Whether small or large is good.
+/// Whether small or large figures are good.
 #[derive(Clone, Copy, Debug)]
 enum Limit {
     AtMost(f64),
@@ -34,7 +34,7 @@ fn goal(what: &str, figure: Option<f64>, limit: Limit) -> String {
     format!("{word} {what}: {figure}, goal {bound}")
 }
 
-/// Which figure of a row; rows with one job only.
+/// A figure of a row with one job.
 type Figure = fn(&Row) -> Option<f64>;
 
 fn find(rows: &[Row], device: &str, rw: &str, bs: u64, qd: u32, figure: Figure) -> Option<f64> {
@@ -43,7 +43,7 @@ fn find(rows: &[Row], device: &str, rw: &str, bs: u64, qd: u32, figure: Figure) 
     rows.iter().find(same).and_then(figure)
 }
 
-/// One device's figure divided by another's.
+/// The figure of one device divided by that of another.
 fn ratio(rows: &[Row], devices: [&str; 2], rw: &str, bs: u64, qd: u32, figure: Figure) -> Option<f64> {
     let [ours, theirs] = devices.map(|device| find(rows, device, rw, bs, qd, figure));
     Some(ours? / theirs?)

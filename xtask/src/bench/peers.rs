@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Devices of others that the benchmark measures beside ours, and what of them can be had on this machine.
+//! Other projects' devices in the benchmark, and which of them are available on this machine.
 //!
-//! What is missing is installed here, for the benchmark alone: Debian's packages, and `rublk` by cargo into
-//! `target/tools`. What cannot be is left out, and its devices are named with the reason.
+//! Missing programs are installed here, for the benchmark only: Debian's packages, and `rublk` by cargo into
+//! `target/tools`. A device whose programs cannot be installed is left out, and the report says why.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -13,18 +13,18 @@ use zosbd2_vm::modules;
 
 use crate::{paths, setup, vm};
 
-/// The version of `rublk` that the figures are of.
+/// Version of `rublk` for which the figures are valid.
 const RUBLK: &str = "0.2.15";
 const RUBLK_PACKAGES: [(&str, &str); 1] = [("libclang1-14", "builds rublk, ublk's server")];
 const NBD_PACKAGES: [(&str, &str); 2] = [("nbdkit", "nbd's server"), ("nbd-client", "nbd's client")];
-/// nbd's programs, and the plugin with which nbdkit serves memory.
+/// nbd's programs, and the plugin of nbdkit that serves memory.
 const NBD_TOOLS: [(&str, &str); 3] = [
     ("/usr/bin/nbdkit", "nbdkit"),
     ("/usr/lib/x86_64-linux-gnu/nbdkit/plugins/nbdkit-memory-plugin.so", "nbdkit"),
     ("/sbin/nbd-client", "nbd-client"),
 ];
 
-/// A device that is not measured, and why.
+/// A device that is not measured, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Missing {
     pub(super) device: String,
@@ -32,14 +32,14 @@ pub(super) struct Missing {
 }
 
 impl Missing {
-    /// From a line of the guest, if it is one.
+    /// Parses a line of the guest.
     pub(super) fn parse(line: &str) -> Option<Self> {
         let (device, reason) = line.strip_prefix("missing ")?.split_once(' ')?;
         Some(Self { device: device.to_owned(), reason: reason.to_owned() })
     }
 }
 
-/// Puts into the guest what those of `devices` need that are of others.
+/// Adds the programs that `devices` need to the guest.
 pub(super) fn provide(
     options: &mut vm::Arguments,
     kernel: &Kernel,
@@ -83,7 +83,7 @@ fn require_module(kernel: &Kernel, name: &str) -> Result<()> {
     modules::resolve(kernel, &[name]).map(|_| ()).with_context(|| format!("Linux {}", kernel.release))
 }
 
-/// The program `rublk`, linked statically, as the guest's own programs are.
+/// The program `rublk`, statically linked like the guest's other programs.
 fn rublk() -> Result<PathBuf> {
     let root = kernels::target().join("tools");
     let program = root.join("bin/rublk");
@@ -97,7 +97,7 @@ fn rublk() -> Result<PathBuf> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(paths::root())
-        // Its default feature is a device in a graphics card's memory, which needs that card's library.
+        // Its default feature stores data in a graphics card's memory, and needs that card's library.
         .args(["install", "rublk", "--version", RUBLK, "--locked", "--no-default-features", "--force"])
         .args(["--quiet", "--target", vm::TARGET, "--root"])
         .arg(&root)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Just enough ELF to look into a module: sections, symbols, relocations of little-endian 64-bit files.
+//! A small ELF reader for modules: sections, symbols, relocations of little-endian 64-bit files.
 //!
-//! Reads files that our own build made; anything unexpected is an error, not a guess.
+//! It reads files of this project's own build. Anything unexpected is an error, not a guess.
 
 use std::fs;
 use std::path::Path;
@@ -38,13 +38,13 @@ pub(super) struct Section {
 pub(super) struct Symbol {
     pub(super) name: String,
     pub(super) is_function: bool,
-    /// Index of the section it is in, or one of ELF's special numbers.
+    /// Index of its section, or one of ELF's special numbers.
     pub(super) section: usize,
     pub(super) value: u64,
     pub(super) size: u64,
 }
 
-/// Something that the loader fills in.
+/// A relocation, which the loader fills in.
 #[derive(Debug)]
 pub(super) struct Relocation {
     pub(super) offset: u64,

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The gate that asks whether the kernel can unwind through the module's Rust frames.
+//! The gate that checks whether the kernel can unwind through the module's Rust frames.
 //!
-//! A frame shows up in a stack trace by a return address, so the kernel must find a defined ORC state for
-//! every call in every Rust function, and for the function's first instruction. What lies between functions, or
-//! behind a jump that straight-line speculation is stopped at, has no state, and needs none.
+//! A frame appears in a stack trace by a return address. So the kernel must find a defined ORC state for every
+//! call in every Rust function, and for each function's first instruction. Bytes between functions, or after a
+//! jump at which straight-line speculation stops, have no state and need none.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use super::run_tool;
 /// Bytes of an `.orc_unwind` entry, in every kernel that has ORC.
 const ENTRY_BYTES: usize = 6;
 
-/// Where a state begins.
+/// Start of a state.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct State {
     section: usize,
@@ -23,7 +23,7 @@ struct State {
     defined: bool,
 }
 
-/// Checks a module. Returns what it looked at.
+/// Checks a module. Returns a summary.
 pub(super) fn gate(module: &Path, exports: &[String]) -> Result<String> {
     let elf = Elf::read(module)?;
     let symbols = elf.symbols()?;
@@ -34,7 +34,7 @@ pub(super) fn gate(module: &Path, exports: &[String]) -> Result<String> {
     let mut seen = 0_usize;
     for symbol in &symbols {
         let is_export = exports.contains(&symbol.name);
-        // Rust's mangled names start so.
+        // Prefix of Rust's mangled names.
         if !symbol.is_function || !(is_export || symbol.name.starts_with("_R")) {
             continue;
         }
@@ -56,14 +56,14 @@ pub(super) fn gate(module: &Path, exports: &[String]) -> Result<String> {
     Ok(format!("{functions} Rust functions, {covered} places, all unwindable"))
 }
 
-/// Whether the state that holds at an address is a defined one.
+/// Whether the state at an address is defined.
 fn is_defined(states: &[State], section: usize, address: u64) -> bool {
     let after = states.partition_point(|state| (state.section, state.address) <= (section, address));
     let state = after.checked_sub(1).and_then(|index| states.get(index));
     state.is_some_and(|state| state.section == section && state.defined)
 }
 
-/// The states of the module, in order of address.
+/// The states of the module, ordered by address.
 fn states(elf: &Elf) -> Result<Vec<State>> {
     let places = elf.section(".orc_unwind_ip").context("no section .orc_unwind_ip")?;
     let entries = elf.section(".orc_unwind").context("no section .orc_unwind")?;
@@ -78,7 +78,7 @@ fn states(elf: &Elf) -> Result<Vec<State>> {
         states.push(State {
             section: symbol.section,
             address: symbol.value.wrapping_add_signed(relocation.addend),
-            // The register that the stack pointer of the caller is found by; 0 says that it cannot be found.
+            // The base register for the caller's stack pointer; 0 means undefined.
             defined: entry[4] & 0xf != 0,
         });
     }

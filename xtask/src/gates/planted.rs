@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Plants faults into a copy of the kernel part's sources, and sees that none of them builds.
+//! Plants faults into a copy of the kernel part's sources, and checks that none of the copies builds.
 //!
-//! The copy without a fault must build: else the failures would say nothing.
+//! The copy without a fault must build; otherwise the failures would prove nothing.
 
 use std::fs;
 use std::path::Path;
@@ -12,11 +12,11 @@ use super::Report;
 use crate::kmod::{self, Variant};
 use crate::paths;
 
-/// The entry point that the faults are planted into; its argument is only known at run time.
+/// The entry point for the planted faults. Its argument is only known at run time.
 const PLACE: &str = "pub extern \"C\" fn zosbd2_rs_device_bytes(queues: u32, depth: u32) -> usize {\n";
 const FILE: &str = "kernel/glue/src/entry.rs";
 
-/// Name, code, and a part of the error that must come.
+/// Name, code, and a part of the expected error.
 const FAULTS: [(&str, &str, &str); 4] = [
     ("panic", "if depth == 7 { panic!(\"planted\"); }", "panicking"),
     ("index", "if [1_u8, 2, 3][depth as usize] == 2 { return 1; }", "panic_bounds_check"),
@@ -29,7 +29,7 @@ const FAULTS: [(&str, &str, &str); 4] = [
     ),
 ];
 
-/// Builds the faults for one kernel.
+/// Builds the faulty copies for one kernel.
 pub(super) fn run(report: &mut Report, kdir: &Path) {
     report.gate("planted", "none", build(kdir, "none", "").map(|()| "builds".to_owned()));
     for (name, code, expected) in FAULTS {
@@ -71,7 +71,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from).with_context(|| format!("read {}", from.display()))? {
         let entry = entry?;
         let (path, copied) = (entry.path(), to.join(entry.file_name()));
-        // What `make` may have left, such as a link to the last module, is no source.
+        // Files that `make` may have left, such as a link to the last module, are no sources.
         if entry.file_type()?.is_dir() {
             copy(&path, &copied)?;
         } else if entry.file_type()?.is_file() {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The gates of the sources: style of the C, how much of it there is, and whether the C header for users is up to date.
+//! The gates of the sources: style and amount of the C code, and whether the C header for users is up to date.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,19 +9,19 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{apt, paths};
 
-/// A gate: says what it saw, or what is wrong.
+/// A gate: returns a summary, or an error.
 type Gate = fn() -> Result<String>;
 
 /// Every gate of the sources, by name.
 pub(super) const GATES: [(&str, Gate); 3] =
     [("abi-header", abi_header), ("checkpatch", checkpatch), ("lines", lines)];
 
-/// C lines may be at most this part of the Rust lines, in percent.
+/// Most C lines for each 100 Rust lines.
 const MOST_C_PERCENT: usize = 60;
-/// Where `checkpatch.pl` is in the kernel's source, and what it reads.
+/// Path of `checkpatch.pl` in the kernel's source, and of the files that it reads.
 const SCRIPTS: [&str; 3] =
     ["scripts/checkpatch.pl", "scripts/spelling.txt", "scripts/const_structs.checkpatch"];
-/// The Debian package with the kernel's source; no smaller one has `checkpatch.pl`.
+/// The Debian package with the kernel's source. No smaller package has `checkpatch.pl`.
 const PACKAGE: &str = "linux-source-6.12";
 
 fn abi_header() -> Result<String> {
@@ -31,7 +31,7 @@ fn abi_header() -> Result<String> {
     Ok("abi/include/zosbd2.h is up to date".to_owned())
 }
 
-/// The files below some folders that end so.
+/// The files below some folders with these endings.
 fn files(folders: &[&str], endings: &[&str]) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut folders: Vec<PathBuf> = folders.iter().map(|folder| paths::root().join(folder)).collect();
@@ -64,7 +64,7 @@ fn checkpatch() -> Result<String> {
     Ok(format!("{} files, nothing to say", files.len()))
 }
 
-/// `checkpatch.pl` in the cache; fetched with the kernel's source the first time.
+/// `checkpatch.pl` in the cache. The first call downloads it with the kernel's source.
 fn checkpatch_script() -> Result<PathBuf> {
     let folder = paths::cache().join("checkpatch");
     let script = folder.join(SCRIPTS[0]);
@@ -78,7 +78,7 @@ fn checkpatch_script() -> Result<PathBuf> {
     Ok(script)
 }
 
-/// Unpacks the scripts out of the source archive inside the package.
+/// Unpacks the scripts from the source archive inside the package.
 fn unpack(package: &Path, into: &Path) -> Result<()> {
     let names = SCRIPTS.map(|name| format!("{PACKAGE}/{name}")).join(" ");
     let pipe = format!(
@@ -90,7 +90,7 @@ fn unpack(package: &Path, into: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Lines of all files that are neither empty nor a comment.
+/// Number of lines that are neither empty nor a comment.
 fn code_lines(files: &[PathBuf]) -> Result<usize> {
     let mut count = 0;
     for path in files {
@@ -111,7 +111,7 @@ fn code_lines_of(text: &str) -> usize {
     count
 }
 
-/// The kernel part is Rust with a thin shim: see that it stays so.
+/// Checks that the kernel part is Rust with a thin C shim.
 fn lines() -> Result<String> {
     let c = code_lines(&files(&["kernel/shim", "kernel/compat"], &["c", "h"])?)?;
     let rust = code_lines(&files(&["engine/src", "kernel/glue/src"], &["rs"])?)?;
