@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What every backend has to do right, as a suite that runs against any of them.
+//! The conformance suite: tests that every backend must pass.
 //!
-//! A [`Target`] is a backend called directly ([`Direct`]) or a block device that it serves ([`Disk`]). The
-//! suite destroys what is on it. It stops at the first thing that is wrong and says what that is; what cannot
-//! be checked on a target is named as skipped.
+//! A [`Target`] is a backend that the suite calls directly ([`Direct`]), or a block device ([`Disk`]). The suite
+//! overwrites the data of the target. It stops at the first failed check and reports it. A check that does
+//! not apply to a target is reported as skipped.
 //!
 //! ```
 //! use zosbd2_backends::{Ram, conformance};
@@ -22,15 +22,15 @@ pub use target::{Direct, Disk, Target};
 
 use zosbd2::Errno;
 
-/// Something that a target did wrong.
+/// A defect of a target.
 #[derive(Debug, thiserror::Error)]
 #[error("{check}: {problem} (seed {seed})")]
 pub struct Failure {
-    /// Which check.
+    /// The failed check.
     pub check: &'static str,
-    /// What went wrong.
+    /// What the target did wrong.
     pub problem: String,
-    /// What [`run`] was given.
+    /// The seed of the run.
     pub seed: u64,
 }
 
@@ -39,18 +39,18 @@ pub struct Failure {
 pub struct Check {
     /// Its name.
     pub name: &'static str,
-    /// Why it was skipped, if it was.
+    /// Why it was skipped; `None` if it was made.
     pub skipped: Option<&'static str>,
 }
 
-/// What a check returns: `Ok(Some(why))` if it does not apply.
+/// Result of a check: `Ok(Some(why))` if it does not apply.
 type Outcome = Result<Option<&'static str>, String>;
-/// A name and what it stands for.
+/// A name and its value.
 type Entry<'a, T> = (&'static str, fn(&mut Suite<'a, T>) -> Outcome);
 
-/// Bytes that the suite works on at most, at the start of the target; it also looks at its end.
+/// Most bytes that the suite works on, at the start of the target. It also works on the last block.
 const AREA: u64 = 16 << 20;
-/// Threads that work at once.
+/// Threads that work at the same time.
 const THREADS: u64 = 4;
 /// Operations of the random part.
 const RANDOM_OPERATIONS: usize = 1000;
@@ -101,7 +101,7 @@ impl<T: Target> Suite<'_, T> {
             return Err(format!("logical block size {}", self.block));
         }
         if self.size < 64 * self.block || !self.size.is_multiple_of(self.block) {
-            return Err(format!("size {} with blocks of {}", self.size, self.block));
+            return Err(format!("size {} is not a multiple of the block size {}", self.size, self.block));
         }
         Ok(None)
     }
@@ -116,7 +116,7 @@ impl<T: Target> Suite<'_, T> {
             let data = self.random.bytes(self.block);
             self.write(offset, &data)?;
             self.expect(offset, &data)?;
-            // And again over it.
+            // Write over it again.
             let data = self.random.bytes(self.block);
             self.write(offset, &data)?;
             self.expect(offset, &data)?;
@@ -216,8 +216,8 @@ impl<T: Target> Suite<'_, T> {
         Ok(None)
     }
 
-    /// Clears ranges of several sizes: what is around must stay, the range be zeros if `zeros`, and readable
-    /// and writable in any case.
+    /// Clears ranges of several sizes. Bytes around a range must stay. The range must read as zeros if
+    /// `zeros` is set, and must be readable and writable in any case.
     fn clear(
         &mut self,
         clear: impl Fn(&T, u64, u64) -> Result<(), Errno>,
@@ -247,7 +247,7 @@ impl<T: Target> Suite<'_, T> {
 
     fn outside(&mut self) -> Outcome {
         if !self.target.sees_the_outside() {
-            return Ok(Some("the block layer lets nothing outside through"));
+            return Ok(Some("the block layer refuses requests outside the device"));
         }
         let mut buffer = vec![0; index(2 * self.block)];
         for offset in [self.size - self.block, self.size, u64::MAX - 2 * self.block + 1] {
@@ -270,7 +270,7 @@ impl<T: Target> Suite<'_, T> {
             return Ok(READ_ONLY);
         }
         if !self.target.any_thread() {
-            return Ok(Some("it wants one thread"));
+            return Ok(Some("it allows only one thread"));
         }
         let part = self.area() / THREADS / self.block * self.block;
         let (target, block) = (self.target, self.block);
@@ -299,7 +299,7 @@ impl<T: Target> Suite<'_, T> {
         Ok(None)
     }
 
-    /// Random operations against a model that knows of each block what it must hold, if anything.
+    /// Random operations against a model that knows the required content of each block, if there is one.
     fn random(&mut self) -> Outcome {
         if self.target.read_only() {
             return Ok(READ_ONLY);
@@ -350,13 +350,13 @@ impl<T: Target> Suite<'_, T> {
         Ok(None)
     }
 
-    /// Bytes to work on: a multiple of the block, and not the last block.
+    /// Bytes to work on: a multiple of the block, without the last block.
     fn area(&self) -> u64 {
         AREA.min(self.size - self.block) / self.block * self.block
     }
 
     fn read(&self, offset: u64, length: u64) -> Result<Vec<u8>, String> {
-        // Not zeros, so that what is not filled is seen.
+        // Not zeros, so that unfilled bytes are noticed.
         let mut buffer = vec![0xa5; index(length)];
         self.target.read(offset, &mut buffer).map_err(failed("read", offset, buffer.len()))?;
         Ok(buffer)

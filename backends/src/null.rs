@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A device that takes everything and keeps nothing.
+//! A device that accepts all data and stores none.
 
 use zosbd2::{Backend, Capabilities, Errno, MemoryError, Region, SparseMemory, Zero};
 
 /// Longest request of the interface.
 const SCRATCH_BYTES: usize = zosbd2::v2::abi::MAX_IO_BYTES as usize;
 
-/// Measures what serving itself costs: the kernel moves the data of every request to or from the same memory,
-/// so reads bring what some write left there, or zeros.
+/// Measures the cost of serving: the kernel moves the data of every request to or from the same memory, so
+/// reads return the data of some write, or zeros.
 #[derive(Debug)]
 pub struct Null {
     size: u64,

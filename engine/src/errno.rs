@@ -15,25 +15,25 @@ impl Errno {
     pub const EIO: Self = Self(5);
     /// The descriptor does not allow the call.
     pub const EBADF: Self = Self(9);
-    /// The argument is longer than what is known, and says something there.
+    /// The argument is longer than the kernel knows, and the unknown part is not zero.
     pub const E2BIG: Self = Self(7);
-    /// The caller may not do this.
+    /// The caller lacks the permission.
     pub const EPERM: Self = Self(1);
     /// Out of memory; in version 1 also an unusable operation buffer.
     pub const ENOMEM: Self = Self(12);
-    /// Memory of the caller cannot be used.
+    /// The caller's memory cannot be accessed.
     pub const EFAULT: Self = Self(14);
-    /// Somebody has the device open.
+    /// The device is open, or has a server.
     pub const EBUSY: Self = Self(16);
-    /// The name is taken.
+    /// The name is in use.
     pub const EEXIST: Self = Self(17);
     /// The device is being destroyed, or is gone.
     pub const ENODEV: Self = Self(19);
-    /// An argument is wrong; in version 1 also an unusable control buffer.
+    /// An argument is invalid; in version 1 also an unusable control buffer.
     pub const EINVAL: Self = Self(22);
-    /// No such call on this descriptor.
+    /// The descriptor does not support this call.
     pub const ENOTTY: Self = Self(25);
-    /// No room for another device.
+    /// All places for devices are in use.
     pub const ENOSPC: Self = Self(28);
     /// A number is outside its range.
     pub const ERANGE: Self = Self(34);
@@ -43,12 +43,12 @@ impl Errno {
     pub const EOVERFLOW: Self = Self(75);
     /// Another server has taken over.
     pub const ESHUTDOWN: Self = Self(108);
-    /// It was done before.
+    /// The call was successful before.
     pub const EALREADY: Self = Self(114);
-    /// The handle names no request of the caller's.
+    /// The caller holds no request of this handle.
     pub const ESTALE: Self = Self(116);
 
-    /// The error of a server's result: -4095 to -1.
+    /// The error in a server's result: -4095 to -1.
     #[must_use]
     pub const fn from_result(result: i64) -> Option<Self> {
         if -4095 <= result && result < 0 {
@@ -65,13 +65,13 @@ impl Errno {
         self.0
     }
 
-    /// The form in which the kernel returns it: negative.
+    /// The negative number, as the kernel returns it.
     #[must_use]
     pub const fn negative(self) -> i32 {
         self.0.wrapping_neg()
     }
 
-    /// Takes a kernel return value: `None` unless it is a negative error number.
+    /// Decodes a return value of the kernel: `None` unless it is a negative error number.
     #[must_use]
     pub const fn from_negative(code: i32) -> Option<Self> {
         if code < 0 { Some(Self(code.wrapping_neg())) } else { None }

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! How long requests take, in histograms of powers of two.
+//! Latency histograms with powers of two as bounds.
 //!
-//! A request counts when a server's answer to it is accepted, in all three histograms at once; one that is failed by a
-//! deadline or a teardown does not. Times are of any monotonic clock, in nanoseconds.
+//! An accepted answer counts its request once in each of the three histograms. A request that a deadline or a
+//! teardown fails is not counted. Times are in nanoseconds of any monotonic clock.
 
 use zosbd2_abi::v2 as abi;
 
 /// Number of buckets.
 pub const BUCKETS: usize = abi::LATENCY_BUCKETS;
 
-/// Bucket 0 has all below 2^10 ns; bucket n those from 2^(9 + n) ns to below 2^(10 + n) ns; the last one all
-/// others, too.
+/// Bucket 0 counts times below 2^10 ns. Bucket n counts times from 2^(9 + n) ns to below 2^(10 + n) ns; the
+/// last bucket also counts all longer times.
 const FIRST_BITS: u32 = 10;
 
-/// The bucket that so long a time belongs to.
+/// The bucket of a time.
 #[must_use]
 pub const fn bucket(ns: u64) -> usize {
     let bits = u64::BITS.wrapping_sub((ns | 1).leading_zeros());
@@ -21,7 +21,7 @@ pub const fn bucket(ns: u64) -> usize {
     if bucket < BUCKETS { bucket } else { BUCKETS.wrapping_sub(1) }
 }
 
-/// What all in this bucket are below; none for the last one.
+/// Upper bound of a bucket, which counts times below it; `None` for the last bucket.
 #[must_use]
 pub const fn bound_ns(bucket: usize) -> Option<u64> {
     if bucket.wrapping_add(1) < BUCKETS {
@@ -31,22 +31,22 @@ pub const fn bound_ns(bucket: usize) -> Option<u64> {
     }
 }
 
-/// How many requests took how long.
+/// Number of requests in each bucket.
 pub type Histogram = [u64; BUCKETS];
 
-/// Those of one queue.
+/// The histograms of one queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Histograms {
-    /// From the submission to the fetch by the server that answered.
+    /// Time from the submission to the fetch by the server that answered.
     pub waiting: Histogram,
-    /// From that fetch to the answer.
+    /// Time from that fetch to the answer.
     pub serving: Histogram,
-    /// From the submission to the answer.
+    /// Time from the submission to the answer.
     pub total: Histogram,
 }
 
-/// Counts of one histogram as they are kept: place n has the times of n + 1 significant bits, so that no bound has to be
-/// looked at where they are counted.
+/// Counts of one histogram in memory: place n counts the times with n + 1 significant bits, so counting needs
+/// no comparison with bounds.
 type Raw = [u64; u64::BITS as usize];
 
 /// The latencies of one queue. Counts wrap.
@@ -64,7 +64,7 @@ impl Default for Latencies {
 }
 
 impl Latencies {
-    /// Nothing was counted.
+    /// Empty histograms.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -74,14 +74,15 @@ impl Latencies {
         }
     }
 
-    /// The histograms, as interface version 2 has them.
+    /// The histograms in the form of interface version 2.
     #[inline(never)]
     #[must_use]
     pub fn histograms(&self) -> Histograms {
         Histograms { waiting: fold(&self.waiting), serving: fold(&self.serving), total: fold(&self.total) }
     }
 
-    /// A request was answered. Times that go back, which only a handle that was guessed can cause, count as long ones.
+    /// Counts an answered request. A negative time, which only a guessed handle can cause, wraps and counts
+    /// as a long one.
     #[inline]
     pub(crate) fn count(&mut self, submitted_ns: u64, fetched_ns: u64, answered_ns: u64) {
         one_more(&mut self.waiting, fetched_ns.wrapping_sub(submitted_ns));
@@ -100,7 +101,7 @@ fn one_more(raw: &mut Raw, ns: u64) {
 fn fold(raw: &Raw) -> Histogram {
     let mut histogram = [0; BUCKETS];
     for (place, counted) in raw.iter().enumerate() {
-        // The shortest time of that place.
+        // The shortest time that is counted in this place.
         if let Some(count) = histogram.get_mut(bucket(1 << place)) {
             *count = counted.wrapping_add(*count);
         }

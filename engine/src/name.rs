@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Which names a device may have.
+//! Valid device names.
 //!
 //! The name becomes a file in `/dev`, a folder in `/sys/block` and a word in the kernel log, so it must not
-//! leave its folder nor break a line: 1 to 31 bytes, none of them a control character, `/`, or `!` (which
-//! stands for `/` in device names), and neither `.` nor `..`. Version 2 is stricter, so that a name is also
-//! a word in shells, rules and unit files.
+//! leave its folder or break a line. A name has 1 to 31 bytes, none of them a control character, `/`, or `!`
+//! (which stands for `/` in device names), and is neither `.` nor `..`. Version 2 is stricter, so that a name
+//! is also a single word in shells, rules and unit files.
 
 use zosbd2_abi::v1::NAME_BYTES;
 use zosbd2_abi::v2;
@@ -16,7 +16,7 @@ use crate::errno::Errno;
 pub struct Name([u8; NAME_BYTES]);
 
 impl Name {
-    /// Takes a name field as userspace filled it: up to the first NUL, at most 31 bytes; the rest is cut.
+    /// Decodes a name field of version 1: up to the first NUL, at most 31 bytes; the rest is cut off.
     ///
     /// # Errors
     ///
@@ -42,8 +42,8 @@ impl Name {
         Ok(Self(name))
     }
 
-    /// Takes a name field of version 2: letters, digits, `.`, `_`, `-`, `+` and `:`, the first one a letter or
-    /// digit, at most [`v2::MAX_NAME_BYTES`], the rest NUL.
+    /// Decodes a name field of version 2: letters, digits, `.`, `_`, `-`, `+` and `:`, the first one a letter
+    /// or digit, at most [`v2::MAX_NAME_BYTES`], the rest NUL.
     ///
     /// # Errors
     ///

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Interface version 1 in terms of the engine: what a create may ask for, which answer fits which request,
-//! and what a request looks like to a server.
+//! Interface version 1 in terms of the engine: the checks of a create, which answer fits which request, and
+//! the form of a request for a server.
 
 use zosbd2_abi::v1 as abi;
 
@@ -8,8 +8,8 @@ use crate::errno::Errno;
 use crate::name::Name;
 use crate::request::{Op, Request};
 
-/// Requests a version 1 device can have outstanding. The original had no such bound because every
-/// submitter slept; submitters beyond it wait in the block layer.
+/// Most outstanding requests of a version 1 device. The original had no such limit, because every submitter
+/// slept. Further submitters wait in the block layer.
 pub const DEPTH: u16 = 256;
 
 /// A checked create.
@@ -64,7 +64,7 @@ impl Params {
         self.max_segments.wrapping_mul(abi::BLOCK_SIZE)
     }
 
-    /// What STATUS answers for a device of these parameters.
+    /// The answer of STATUS for a device of these parameters.
     #[must_use]
     pub const fn status(&self, handle: u32) -> abi::Status {
         abi::Status {
@@ -81,10 +81,10 @@ impl Params {
     }
 }
 
-/// What the opcode of a call asks for, before it fetches.
+/// What a call asks for before it fetches, by its opcode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// Nothing.
+    /// Nothing: the call only fetches.
     Fetch,
     /// Answer a request of this kind.
     Answer(Op),
@@ -97,7 +97,7 @@ impl Call {
     ///
     /// # Errors
     ///
-    /// `EINVAL` for any number that is not a server's.
+    /// `EINVAL` for a number that is not an opcode of servers.
     pub const fn decode(opcode: u32) -> Result<Self, Errno> {
         match opcode {
             abi::OP_FETCH => Ok(Self::Fetch),
@@ -110,14 +110,14 @@ impl Call {
     }
 }
 
-/// The head of a request as a server sees it.
+/// The head of a request in the form for servers.
 #[must_use]
 pub fn request_head(request: &Request) -> abi::OperationHead {
     let total = u64::from(request.length);
     let (opcode, data_size) = match request.op {
         Op::Read => (abi::OP_READ, 0),
         Op::Write => (abi::OP_WRITE, total),
-        // Nothing else is offered to the block layer for a device of version 1.
+        // The block layer sends no other operations to a device of version 1.
         Op::Discard | Op::Flush | Op::WriteZeroes | Op::SecureErase => (abi::OP_DISCARD, total),
     };
     abi::OperationHead {
@@ -129,7 +129,7 @@ pub fn request_head(request: &Request) -> abi::OperationHead {
     }
 }
 
-/// How many segments a request has: one for a discard, one per block otherwise.
+/// Number of segments of a request: one for a discard, one per block otherwise.
 #[must_use]
 pub const fn segment_count(request: &Request) -> u32 {
     match request.op {
@@ -153,7 +153,7 @@ pub fn segment(request: &Request, index: u32) -> abi::Segment {
     abi::Segment { start: request.offset.wrapping_add(u64::from(skipped)), length: u64::from(length) }
 }
 
-/// The head of a call that brings no request: goodbye, notice, or nothing.
+/// The head of a call that returns no request: goodbye, notice, or nothing.
 #[must_use]
 pub fn plain_head(opcode: u32, signal_no: u32) -> abi::OperationHead {
     let total_bytes = if opcode == abi::OP_SHUTDOWN_NOTICE { u64::from(abi::SHUTDOWN_ACTION) } else { 0 };

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The tracepoints, and how Rust reaches those of what it decides. Any context.
+ * The tracepoints, and the functions by which Rust calls some of them. Any context.
  */
 #define CREATE_TRACE_POINTS
 #include "trace.h"
 
-/* Whether any of the below is traced. */
+/* Whether any tracepoint below is enabled. */
 bool zosbd2_tracing(void)
 {
 	return trace_zosbd2_fetch_enabled() || trace_zosbd2_commit_enabled() ||

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Tracepoints: what happens to each request, in the words of docs/recovery.md.
- * The fields are a stable interface: names and meanings stay, new ones come last.
+ * Tracepoints for the life of each request; docs/recovery.md defines the terms.
+ * The fields are a stable interface: names and meanings stay, and new fields are
+ * added at the end.
  *
  * zosbd2_queue, _fetch, _requeue and _timeout are written with the queue's lock
- * held, _commit and _end before the block request is ended: so the events of one
+ * held, _commit and _end before the block request is ended. So the events of one
  * tag are in the order in which they happened.
  */
 #undef TRACE_SYSTEM
@@ -40,7 +41,7 @@ TRACE_EVENT(zosbd2_queue,
 		      __entry->device, __entry->queue, __entry->tag, __entry->op, __entry->flags,
 		      __entry->offset, __entry->length));
 
-/* A server got it: a tenure begins. */
+/* A server fetched the request: a tenure begins. */
 TRACE_EVENT(zosbd2_fetch,
 	    TP_PROTO(const struct zosbd2_queue *queue, u32 tag, u32 generation, u32 epoch),
 	    TP_ARGS(queue, tag, generation, epoch),
@@ -57,7 +58,7 @@ TRACE_EVENT(zosbd2_fetch,
 	    TP_printk("device=%u queue=%u tag=%u generation=%u epoch=%u", __entry->device,
 		      __entry->queue, __entry->tag, __entry->generation, __entry->epoch));
 
-/* An answer to that tenure: status 0 ends the request, others were refused. */
+/* An answer to a tenure. Status 0: accepted, the request ends. Else: refused. */
 TRACE_EVENT(zosbd2_commit,
 	    TP_PROTO(const struct zosbd2_queue *queue, u32 tag, u32 generation, u32 epoch,
 		     int status),
@@ -78,7 +79,7 @@ TRACE_EVENT(zosbd2_commit,
 		      __entry->device, __entry->queue, __entry->tag, __entry->generation,
 		      __entry->epoch, __entry->status));
 
-/* The submitter gets this: 0 or a negative errno. */
+/* The request ended with 0 or a negative errno, which the submitter gets. */
 TRACE_EVENT(zosbd2_end,
 	    TP_PROTO(const struct zosbd2_queue *queue, u32 tag, int error),
 	    TP_ARGS(queue, tag, error),
@@ -93,7 +94,7 @@ TRACE_EVENT(zosbd2_end,
 	    TP_printk("device=%u queue=%u tag=%u error=%d", __entry->device, __entry->queue,
 		      __entry->tag, __entry->error));
 
-/* It was taken from its server and is the oldest of the queue again. */
+/* The request returned from its server to the queue, as the oldest. */
 TRACE_EVENT(zosbd2_requeue,
 	    TP_PROTO(const struct zosbd2_queue *queue, u32 tag),
 	    TP_ARGS(queue, tag),
@@ -106,8 +107,8 @@ TRACE_EVENT(zosbd2_requeue,
 	    TP_printk("device=%u queue=%u tag=%u", __entry->device, __entry->queue, __entry->tag));
 
 /*
- * Its deadline has passed; action is of enum zosbd2_late_action. If that is
- * ZOSBD2_LATE_REQUEUED, zosbd2_requeue follows.
+ * The deadline of the request passed. action is of enum zosbd2_late_action;
+ * after ZOSBD2_LATE_REQUEUED a zosbd2_requeue follows.
  */
 TRACE_EVENT(zosbd2_timeout,
 	    TP_PROTO(const struct zosbd2_queue *queue, u32 tag, u32 action),

@@ -1,32 +1,34 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! What submitters may rely on: which values a block may have when it is read, and which must be on the disk.
+//! What submitters may rely on: which values a read of a block may return, and which values must be on the
+//! disk.
 //!
-//! Every write of a block has a value of its own; zeros are value 0. Times are numbers of steps. A read may bring any
-//! value that no later write, finished before the read began, has replaced. A write that failed may take effect at
-//! any time, however late. The disk must have values at least as new as what a flush, or a write that asked for it,
-//! has made durable.
+//! Every write of a block has its own value; zeros are value 0. Times are numbers of steps. A read may return
+//! any value that no later write, ended before the read began, has replaced. A failed write may take effect
+//! at any time, however late. The disk must have values at least as new as those that a flush, or a FUA
+//! write, has made durable.
 //!
-//! When a server's cache is lost so are the values that were in nothing else: older ones show again, which is
-//! allowed, but a flush that was sent after the lost write was answered must not succeed before one has failed.
+//! When a server's cache is lost, values that were only in the cache are lost, and older values are visible
+//! again. That is allowed, but a flush that was sent after the lost write was answered must not succeed
+//! before one has failed.
 
-/// A value that was written.
+/// A written value.
 #[derive(Clone, Copy, Debug)]
 struct Written {
     block: usize,
     began: u64,
-    /// `u64::MAX` while it is under way, and when it failed.
+    /// `u64::MAX` while the write is in flight, and after it failed.
     ended: u64,
     answered: bool,
 }
 
-/// What is known of one block.
+/// The known facts about one block.
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
-    /// When the last write began that has ended well.
+    /// When the newest successful write began.
     floor: u64,
-    /// The same of those that are durable.
+    /// When the newest durable write began.
     durable: u64,
-    /// When zeros were written last, and how often they may be written yet: by what is under way, or failed.
+    /// When zeros were last written, and how many requests may still write zeros: those in flight, or failed.
     zeroed: u64,
     zeroing: u32,
 }
@@ -36,12 +38,12 @@ struct Known {
 pub(crate) struct Account {
     written: Vec<Written>,
     known: Vec<Known>,
-    /// What is lost, and nobody was told of.
+    /// Losses that no flush has reported.
     lost: Vec<Lost>,
 }
 
-/// What a block had is lost: the values of writes that began from `above` to `until`. It matters to flushes that began at
-/// `after` or later, and rely on one of those. A flush that fails tells of those that it relies on.
+/// A block lost the values of writes that began from `above` to `until`. The loss concerns flushes that began
+/// at `after` or later and rely on one of these values. A failed flush reports the losses on which it relies.
 #[derive(Clone, Copy, Debug)]
 struct Lost {
     block: usize,
@@ -57,7 +59,7 @@ impl Lost {
 }
 
 impl Account {
-    /// A disk of so many blocks, all zeros.
+    /// The account of a disk with this many zeroed blocks.
     #[must_use]
     pub(crate) fn new(blocks: usize) -> Self {
         let known = Known { zeroed: 1, ..Known::default() };
@@ -65,7 +67,7 @@ impl Account {
         Self { written: vec![none], known: vec![known; blocks], lost: Vec::new() }
     }
 
-    /// A write of a new value begins. Returns the value.
+    /// Begins a write of a new value. Returns the value.
     pub(crate) fn write_begins(&mut self, block: usize, now: u64) -> u64 {
         self.written.push(Written { block, began: now, ended: u64::MAX, answered: false });
         self.written.len() as u64 - 1
@@ -75,7 +77,7 @@ impl Account {
         self.written.get_mut(usize::try_from(value).ok()?)
     }
 
-    /// It ended well; `durable` if it asked for that.
+    /// The write succeeded; `durable` if it was a FUA write.
     pub(crate) fn write_ends(&mut self, value: u64, now: u64, durable: bool) {
         let Some(written) = self.get(value) else { return };
         written.ended = now;
@@ -88,12 +90,13 @@ impl Account {
         }
     }
 
-    /// Zeros may be written from now on.
+    /// From now on a request may write zeros.
     pub(crate) fn zero_begins(&mut self, block: usize) {
         self.known[block].zeroing += 1;
     }
 
-    /// They are, by a request that began then; `None`: or not, which is for the server to decide.
+    /// A request that began at step `began` has written zeros. `None`: the server may or may not have written
+    /// them.
     pub(crate) fn zero_ends(&mut self, block: usize, began: Option<u64>, now: u64) {
         let known = &mut self.known[block];
         known.zeroing -= 1;
@@ -101,13 +104,13 @@ impl Account {
         known.floor = known.floor.max(began.unwrap_or(0));
     }
 
-    /// What a reader, or a flush, that begins now relies on.
+    /// The values on which a read or flush that begins now relies.
     #[must_use]
     pub(crate) fn floors(&self) -> Vec<u64> {
         self.known.iter().map(|known| known.floor).collect()
     }
 
-    /// Whether the block may have this value for who relies on `floor`.
+    /// Whether a reader that relies on `floor` may see this value of the block.
     fn allows(&self, block: usize, value: u64, floor: u64) -> Result<(), String> {
         if value == 0 {
             let Known { zeroed, zeroing, .. } = self.known[block];
@@ -127,7 +130,7 @@ impl Account {
         }
     }
 
-    /// A read brought these values.
+    /// Checks the values that a read returned.
     pub(crate) fn check_read(&self, first: usize, values: &[u64], floors: &[u64]) -> Result<(), String> {
         let mut blocks = first..;
         values.iter().try_for_each(|value| {
@@ -136,14 +139,14 @@ impl Account {
         })
     }
 
-    /// The disk as it is now must have all that is durable.
+    /// Checks that the disk has all durable values.
     pub(crate) fn check_disk(&self, disk: &[u64]) -> Result<(), String> {
         disk.iter().enumerate().try_for_each(|(block, value)| {
             self.allows(block, *value, self.known[block].durable).map_err(|error| format!("on disk, {error}"))
         })
     }
 
-    /// A flush ended well that began then, with these floors.
+    /// A flush that began then, with these floors, succeeded.
     pub(crate) fn flushed(&mut self, floors: &[u64], began: u64) -> Result<(), String> {
         if let Some(lost) = self.lost.iter().find(|lost| lost.matters(floors, began)) {
             return Err(format!("a flush of step {began} succeeded, but {lost:?}, and nobody was told"));
@@ -162,7 +165,7 @@ impl Account {
         self.lost.retain(|lost| lost.above <= lost.until);
     }
 
-    /// The block's value is lost with a cache: what is on the disk shows again.
+    /// The block's value is lost with a cache: the value on the disk is visible again.
     pub(crate) fn lose(&mut self, block: usize, shows: u64, now: u64) {
         let Known { zeroed, zeroing, floor, .. } = self.known[block];
         let above = match self.get(shows) {
@@ -171,23 +174,24 @@ impl Account {
             Some(written) => written.ended,
             None => 0,
         };
-        // Otherwise nobody relies on more than what shows.
+        // Otherwise readers rely on nothing newer than the visible value.
         if floor >= above {
             self.lost.push(Lost { block, above, until: floor, after: 0 });
         }
         self.shows(block, shows, now);
     }
 
-    /// A value whose answer ended just now is nowhere; something else shows. Whoever was told before could not rely on it.
+    /// An answered write, which just ended, is stored nowhere, and another value is visible. Requests that
+    /// ended before could not rely on it.
     pub(crate) fn answered_lost(&mut self, block: usize, value: u64, shows: u64, now: u64) {
-        // Zeros are not told apart, so they have no beginning.
+        // Zeros have no values of their own, so their beginning is unknown.
         if let Some(Written { answered: true, began, .. }) = self.get(value).copied() {
             self.lost.push(Lost { block, above: began, until: began, after: now });
         }
         self.shows(block, shows, now);
     }
 
-    /// An older value may show again.
+    /// An older value may be visible again.
     fn shows(&mut self, block: usize, value: u64, now: u64) {
         if value == 0 {
             let zeroed = &mut self.known[block].zeroed;

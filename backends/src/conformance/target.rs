@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What the suite runs against.
+//! The targets of the suite.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -16,29 +16,29 @@ pub trait Target: Sync {
     fn size(&self) -> u64;
     /// Smallest unit, in bytes.
     fn block_size(&self) -> u32;
-    /// Writes are refused.
+    /// Whether writes are refused.
     fn read_only(&self) -> bool;
-    /// [`discard`](Self::discard) is there.
+    /// Whether [`discard`](Self::discard) works.
     fn can_discard(&self) -> bool;
-    /// [`write_zeroes`](Self::write_zeroes) is there.
+    /// Whether [`write_zeroes`](Self::write_zeroes) works.
     fn can_write_zeroes(&self) -> bool;
-    /// Requests beyond the end get as far as the backend.
+    /// Whether requests beyond the end reach the backend.
     fn sees_the_outside(&self) -> bool;
-    /// More than one thread may use it.
+    /// Whether several threads may use it.
     fn any_thread(&self) -> bool;
-    /// As [`Backend::read`].
+    /// Like [`Backend::read`].
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Errno>;
-    /// As [`Backend::write`].
+    /// Like [`Backend::write`].
     fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno>;
-    /// As [`Backend::flush`]; nothing where there is no volatile cache.
+    /// Like [`Backend::flush`]; does nothing without a volatile cache.
     fn flush(&self) -> Result<(), Errno>;
-    /// As [`Backend::discard`].
+    /// Like [`Backend::discard`].
     fn discard(&self, offset: u64, length: u64) -> Result<(), Errno>;
-    /// As [`Backend::write_zeroes`].
+    /// Like [`Backend::write_zeroes`].
     fn write_zeroes(&self, offset: u64, length: u64, unmap: bool) -> Result<(), Errno>;
 }
 
-/// A backend, called by the suite itself.
+/// A backend that the suite calls directly.
 #[derive(Debug)]
 pub struct Direct<'a, B: ?Sized> {
     backend: &'a B,
@@ -88,7 +88,7 @@ impl<B: Backend + ?Sized> Target for Direct<'_, B> {
     fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno> {
         let own_fua = fua && self.capabilities.fua;
         self.backend.write(offset, data, own_fua)?;
-        // As the kernel does it for backends without.
+        // The kernel does the same for devices without FUA.
         if fua && !own_fua { self.flush() } else { Ok(()) }
     }
 
@@ -116,19 +116,19 @@ pub struct Disk {
     read_only: bool,
 }
 
-/// Memory for direct I/O is aligned to this.
+/// Alignment of memory for direct I/O.
 const ALIGNMENT: usize = 4096;
 
 impl Disk {
-    /// Opens a block node. Limits are taken from its folder in sysfs, such as `/sys/block/zosbd2!NAME`.
+    /// Opens a block node. Reads the limits from its folder in sysfs, such as `/sys/block/zosbd2!NAME`.
     ///
     /// # Errors
     ///
-    /// When a file cannot be opened, read or understood.
+    /// If a file cannot be opened, read or parsed.
     pub fn open(node: &Path, sysfs: &Path) -> io::Result<Self> {
         let number = |name: &str| -> io::Result<u64> {
             let text = std::fs::read_to_string(sysfs.join(name))?;
-            text.trim().parse().map_err(|_| io::Error::other(format!("{name} is no number: {text}")))
+            text.trim().parse().map_err(|_| io::Error::other(format!("{name} is not a number: {text}")))
         };
         let read_only = number("ro")? != 0;
         let flags = i32::try_from(OFlags::DIRECT.bits()).unwrap_or_default();
@@ -209,10 +209,10 @@ impl Target for Disk {
     }
 
     fn discard(&self, offset: u64, length: u64) -> Result<(), Errno> {
-        // The third mode of the kernel's block devices: a plain discard.
+        // The third mode of fallocate on block devices: a plain discard.
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE | FallocateFlags::NO_HIDE_STALE;
         match fallocate(&self.file, flags, offset, length) {
-            // Kernels from 6.13 on have no such mode: zeroing with unmap is the nearest.
+            // Kernels from 6.13 on lack that mode. Zeroing with unmap is the nearest.
             Err(Errno::OPNOTSUPP | Errno::INVAL) => self.write_zeroes(offset, length, true),
             result => result,
         }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! One queue as text: what `kernel/shim/debug.c` has in debugfs.
+//! One queue as text, for the debugfs files of `kernel/shim/debug.c`.
 //!
-//! Process context, may sleep. Numbers of one line were taken together, with the queue's lock held; text is made
-//! without it.
+//! Process context, may sleep. The numbers of one line are taken together under the queue's lock; the text is
+//! made without the lock.
 
 use core::ffi::CStr;
 
@@ -18,7 +18,7 @@ const OPERATIONS: [&CStr; abi::OPERATIONS] =
     [c"read", c"write", c"discard", c"flush", c"write-zeroes", c"secure-erase"];
 const STATES: [&CStr; 5] = [c"free", c"queued", c"held", c"copying", c"doomed"];
 
-/// Writes what is asked for; `what` is a number of [`shown`].
+/// Writes the requested file; `what` is a number of [`shown`].
 pub fn show(block: &QueueBlock, line: &Line, what: u32) {
     match what {
         shown::STATS => stats(block, line),
@@ -58,7 +58,7 @@ fn stats(block: &QueueBlock, line: &Line) {
     line.end();
 }
 
-/// One line for each bucket in which something was counted. The last bucket, which has no upper bound, has none.
+/// One line for each bucket with a count. The last bucket has no upper bound, and its line has none.
 #[inline(never)]
 fn latency(block: &QueueBlock, line: &Line) {
     let histograms = block.lock().latencies();
@@ -81,7 +81,7 @@ fn latency(block: &QueueBlock, line: &Line) {
     }
 }
 
-/// One line for each request that is not answered.
+/// One line for each unanswered request.
 #[inline(never)]
 fn requests(block: &QueueBlock, line: &Line) {
     let mut from = Some(0);

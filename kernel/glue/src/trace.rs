@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The tracepoints of what the engine decides. Those of submission and end are in the shim.
+//! The tracepoints for decisions of the engine. The tracepoints of submission and end are in the shim.
 //!
-//! Called with the queue's lock held, or, for a commit, before the block request is ended: so the events of one
-//! tag are in the order in which they happened. While nobody traces, [`on`] is all that is called.
+//! Called with the queue's lock held, or, for a commit, before the block request is ended, so that the events
+//! of one tag are in the order in which they happened. While tracing is off, only [`on`] is called.
 
 use zosbd2_engine::Errno;
 use zosbd2_engine::queue::{Copied, End};
@@ -11,14 +11,14 @@ use zosbd2_engine::request::Handle;
 use crate::block::QueueBlock;
 use crate::shim;
 
-/// Whether anybody traces: asked once for many requests.
+/// Whether any tracepoint is enabled. Checked once for many requests.
 #[inline]
 #[must_use]
 pub fn on() -> bool {
     shim::tracing()
 }
 
-/// A server gets this request.
+/// A server fetched this request.
 #[cold]
 pub fn fetch(block: &QueueBlock, handle: Handle) {
     let tag = u32::from(handle.tag());
@@ -26,7 +26,7 @@ pub fn fetch(block: &QueueBlock, handle: Handle) {
     unsafe { shim::zosbd2_trace_fetch(block.queue(), tag, handle.generation(), handle.epoch()) };
 }
 
-/// An answer ends this request, or is refused.
+/// An answer ended this request, or was refused.
 #[cold]
 pub fn commit(block: &QueueBlock, handle: Handle, result: Result<(), Errno>) {
     let (tag, generation, epoch) = (u32::from(handle.tag()), handle.generation(), handle.epoch());
@@ -35,7 +35,7 @@ pub fn commit(block: &QueueBlock, handle: Handle, result: Result<(), Errno>) {
     unsafe { shim::zosbd2_trace_commit(block.queue(), tag, generation, epoch, status) };
 }
 
-/// A request is back in the queue.
+/// A request was requeued.
 #[cold]
 pub fn requeue(block: &QueueBlock, tag: u16) {
     // SAFETY: the queue lives as long as its block.
@@ -51,7 +51,7 @@ pub fn copied(block: &QueueBlock, handle: Handle, outcome: Copied) -> Option<End
     outcome.end()
 }
 
-/// A deadline has passed, with this outcome: a number of [`shim::late`].
+/// A deadline passed, with this outcome: a number of [`shim::late`].
 pub fn timeout(block: &QueueBlock, tag: u32, action: u32) {
     // SAFETY: the queue lives as long as its block.
     unsafe { shim::zosbd2_trace_timeout(block.queue(), tag, action) };

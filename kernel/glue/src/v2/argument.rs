@@ -8,15 +8,15 @@ use zosbd2_engine::Errno;
 
 use crate::shim::{self, Plain};
 
-/// Longest argument that is looked at, in bytes.
+/// Longest accepted argument, in bytes.
 const MAX_BYTES: u32 = 4096;
 
-/// Reads an argument, as much of it as is known. May sleep.
+/// Reads the known part of an argument. May sleep.
 ///
 /// # Errors
 ///
-/// `EINVAL` when it is shorter than the first version of it, `E2BIG` when it is longer than what is known and
-/// not zero there, or longer than a page; `EFAULT`.
+/// `EINVAL` if the argument is shorter than its first version. `E2BIG` if it is longer than a page, or longer
+/// than the known part and not zero there. `EFAULT` if it cannot be read.
 #[inline]
 pub fn read<T: Argument>(user: u64) -> Result<T, Errno> {
     let known = u32::try_from(size_of::<T>()).unwrap_or(u32::MAX);
@@ -30,7 +30,7 @@ pub fn read<T: Argument>(user: u64) -> Result<T, Errno> {
 
 #[cold]
 fn check_size(user: u64, known: u32) -> Result<(), Errno> {
-    // What is too short may end where the memory does.
+    // A too short argument may end at the end of its memory, so only the size is read first.
     let size: u32 = shim::user_read(user)?;
     holds(size >= known)?;
     if size > known {
@@ -42,9 +42,9 @@ fn check_size(user: u64, known: u32) -> Result<(), Errno> {
     Ok(())
 }
 
-/// An argument.
+/// An argument of version 2.
 pub trait Argument: Plain {
-    /// What it says of its own size.
+    /// The size field.
     fn size(&self) -> u32;
 }
 

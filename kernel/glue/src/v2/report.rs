@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! What a descriptor tells of one queue: counters, latencies, and the requests that are not answered.
+//! Reports about one queue: counters, latencies, and unanswered requests.
 //!
-//! Called by servers and by who only looks on, in process context; may sleep. Nothing is copied to user memory with
-//! a lock held, so a long list is made in steps, between which requests come and go.
+//! Servers and observers call it in process context; may sleep. No lock is held during a copy to user memory,
+//! so a long list is made in steps, and requests may come and go between the steps.
 
 use core::mem::size_of;
 
@@ -15,7 +15,7 @@ use crate::block::{Device, QueueBlock};
 use crate::list::List;
 use crate::shim;
 
-/// Requests that are looked at in one step; they are on the stack.
+/// Requests per step. They are on the stack.
 pub const STEP: usize = 8;
 
 /// The counters of a queue.
@@ -50,7 +50,7 @@ pub fn counts(block: &QueueBlock) -> abi::Stats {
 ///
 /// # Errors
 ///
-/// `EINVAL` when there is no such queue.
+/// `EINVAL` if the queue does not exist.
 pub fn stats(device: &Device, user: u64) -> Result<(), Errno> {
     let asked: abi::Stats = argument::read(user)?;
     holds(asked.flags == 0)?;
@@ -62,7 +62,7 @@ pub fn stats(device: &Device, user: u64) -> Result<(), Errno> {
 ///
 /// # Errors
 ///
-/// As STATS.
+/// Like STATS.
 #[inline(never)]
 pub fn latency(device: &Device, user: u64) -> Result<(), Errno> {
     let (size, queue) = latency_head(user)?;
@@ -80,7 +80,7 @@ pub fn latency(device: &Device, user: u64) -> Result<(), Errno> {
 /// Offset of the first histogram.
 const HISTOGRAMS: usize = core::mem::offset_of!(abi::Latency, waiting);
 
-/// Not one frame with the histograms.
+/// A separate frame, because the histograms are large.
 #[inline(never)]
 fn latency_head(user: u64) -> Result<(u32, u32), Errno> {
     let asked: abi::Latency = argument::read(user)?;
@@ -92,7 +92,7 @@ fn latency_head(user: u64) -> Result<(u32, u32), Errno> {
 ///
 /// # Errors
 ///
-/// As STATS.
+/// Like STATS.
 pub fn requests(device: &Device, user: u64) -> Result<(), Errno> {
     let asked: abi::Requests = argument::read(user)?;
     holds(asked.flags == 0 && asked.reserved == 0)?;
@@ -114,7 +114,8 @@ pub fn requests(device: &Device, user: u64) -> Result<(), Errno> {
     shim::user_write(user, &abi::Requests { count, total, ..asked })
 }
 
-/// Puts requests from the tag `from` on that are so old onto the list. Returns where to go on.
+/// Appends requests of at least this age, from the tag `from` on, to the list. Returns the tag to continue
+/// from.
 pub fn look(
     block: &QueueBlock,
     mut from: u16,
