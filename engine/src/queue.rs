@@ -4,8 +4,8 @@
 //! Every method is called with the queue's lock held by the caller, who carries out the returned effects:
 //!
 //! * [`Wake`]: take one waiter off the list of sleeping servers and wake it, before the lock is dropped.
-//! * `End`: end the block request of that tag with that result, after the lock is dropped. The engine has
-//!   already forgotten it, so nobody else can end it too.
+//! * [`End`]: end the block request of that tag with that result, after the lock is dropped. The engine has
+//!   already forgotten it, so nobody else can end it too, and who drops the `End` leaks the block request.
 //!
 //! # Who sleeps, who is woken
 //!
@@ -59,17 +59,38 @@ pub enum Work {
     Nothing,
 }
 
-/// End the block request of `tag` with `result`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// End the block request of this tag with this result. Only a queue makes one, and it cannot be copied: whoever ends
+/// the block request uses it up.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
 pub struct End {
+    tag: u16,
+    result: Result<(), Errno>,
+}
+
+impl End {
     /// Whose block request.
-    pub tag: u16,
+    #[inline]
+    #[must_use]
+    pub const fn tag(&self) -> u16 {
+        self.tag
+    }
+
     /// What its submitter gets.
-    pub result: Result<(), Errno>,
+    #[inline]
+    pub const fn result(&self) -> Result<(), Errno> {
+        self.result
+    }
+
+    /// Both, for who ends the block request now.
+    #[inline]
+    pub fn use_up(self) -> (u16, Result<(), Errno>) {
+        (self.tag, self.result)
+    }
 }
 
 /// What an answer leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The answer ends the request.
     End(End),
@@ -78,7 +99,7 @@ pub enum Answer {
 }
 
 /// What became of a request when a copy of its data stopped without an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Copied {
     /// Its server keeps it, or the handle was stale.
@@ -93,7 +114,7 @@ impl Copied {
     /// The block request to end, if any.
     #[inline]
     #[must_use]
-    pub const fn end(self) -> Option<End> {
+    pub fn end(self) -> Option<End> {
         match self {
             Self::Ended(end) => Some(end),
             Self::Kept | Self::Requeued => None,
@@ -102,7 +123,8 @@ impl Copied {
 }
 
 /// What a deadline led to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
 pub enum Overdue {
     /// No request is there: the block request was ended just now, or is refused and about to be. Its clock may go on.
     NotHere,
@@ -230,7 +252,6 @@ impl Held<'_, '_> {
 
     /// HELD to FREE: an answer with nothing to copy.
     #[inline]
-    #[must_use]
     pub fn finish(self, result: Result<(), Errno>) -> End {
         end_answered(self.state, self.around, self.slot, self.tag, result)
     }

@@ -2,6 +2,8 @@
 //! Each edge of the drawings, one by one: the shortest calls that take it, and the effect that comes of it.
 //! That there are no others is shown by the exhaustive search.
 
+mod effect;
+
 use zosbd2_engine::Errno;
 use zosbd2_engine::device::{self, Change, DRAIN_TOTAL_MS, Life, Phase, Policy, Terms};
 use zosbd2_engine::queue::{
@@ -66,9 +68,13 @@ impl One {
     }
 }
 
-const FAILED_END: End = End { tag: 0, result: Err(Errno::EIO) };
-const FAILED: Option<End> = Some(FAILED_END);
-const DONE: End = End { tag: 0, result: Ok(()) };
+fn failed() -> End {
+    effect::end(0, Err(Errno::EIO))
+}
+
+fn done() -> End {
+    effect::end(0, Ok(()))
+}
 
 /// Each way along an edge: the calls, with their effects.
 fn ways(from: State, to: State) -> Vec<fn(&mut One)> {
@@ -89,25 +95,25 @@ fn ways(from: State, to: State) -> Vec<fn(&mut One)> {
             one.fetch(BYTES.into());
         }],
         (State::Queued, State::Free) => vec![
-            |one| assert_eq!(one.queue().expire(0, at_once(Policy::Fail)), Overdue::End(FAILED_END)),
+            |one| assert_eq!(one.queue().expire(0, at_once(Policy::Fail)), Overdue::End(failed())),
             // As every request is when the device fails.
-            |one| assert_eq!(one.queue().fail_next(0), FAILED),
+            |one| assert_eq!(one.queue().fail_next(0), Some(failed())),
         ],
         (State::Held, State::Free) => vec![
-            |one| assert_eq!(one.queue().expire(0, at_once(Policy::Fail)), Overdue::End(FAILED_END)),
-            |one| assert_eq!(one.queue().fail_next(0), FAILED),
+            |one| assert_eq!(one.queue().expire(0, at_once(Policy::Fail)), Overdue::End(failed())),
+            |one| assert_eq!(one.queue().fail_next(0), Some(failed())),
             |one| {
                 let handle = one.handle();
-                assert_eq!(one.queue().finish(handle, Ok(())), Ok(DONE));
+                assert_eq!(one.queue().finish(handle, Ok(())), Ok(done()));
             },
             |one| {
                 let handle = one.handle();
-                let end = End { tag: 0, result: Err(Errno::ENOSPC) };
+                let end = effect::end(0, Err(Errno::ENOSPC));
                 assert_eq!(one.queue().finish(handle, Err(Errno::ENOSPC)), Ok(end));
             },
             |one| {
                 let handle = one.handle();
-                let end = Answer::End(End { tag: 0, result: Err(Errno::EIO) });
+                let end = Answer::End(failed());
                 assert_eq!(one.queue().answer(handle, Op::Read, false), Ok(end));
             },
         ],
@@ -144,7 +150,7 @@ fn ways(from: State, to: State) -> Vec<fn(&mut One)> {
         }],
         (State::Copying, State::Free) => vec![|one| {
             let handle = one.handle();
-            assert_eq!(one.queue().answered(handle), Some(DONE));
+            assert_eq!(one.queue().answered(handle), Some(done()));
         }],
         (State::Copying, State::Doomed) => vec![
             |one| assert_eq!(one.queue().expire(0, at_once(Policy::Fail)), Overdue::Doomed),
@@ -154,11 +160,11 @@ fn ways(from: State, to: State) -> Vec<fn(&mut One)> {
         (State::Doomed, State::Free) => vec![
             |one| {
                 let handle = one.handle();
-                assert_eq!(one.queue().copied(handle).end(), FAILED);
+                assert_eq!(one.queue().copied(handle).end(), Some(failed()));
             },
             |one| {
                 let handle = one.handle();
-                assert_eq!(one.queue().answered(handle), FAILED);
+                assert_eq!(one.queue().answered(handle), Some(failed()));
             },
         ],
         other => panic!("{other:?} is no edge"),
@@ -242,7 +248,7 @@ fn a_server_has_the_whole_deadline() {
 fn a_copy_ends_only_its_own_tenure() {
     let mut one = One::in_state(State::Held);
     let stale = one.handle();
-    assert_eq!(one.queue().expire(0, at_once(Policy::Fail)), Overdue::End(FAILED_END));
+    assert_eq!(one.queue().expire(0, at_once(Policy::Fail)), Overdue::End(failed()));
     one.submit(Op::Write);
     one.fetch(u64::MAX);
     for state in [State::Copying, State::Doomed] {
@@ -282,7 +288,7 @@ fn a_requeued_request_is_marked() {
         assert_eq!(get(&mut one, server), marked);
     }
     let handle = one.handle();
-    assert_eq!(one.queue().finish(handle, Ok(())), Ok(DONE));
+    assert_eq!(one.queue().finish(handle, Ok(())), Ok(done()));
     assert_eq!(one.queue().finish(handle, Ok(())), Err(Refused::Stale));
     assert_eq!(one.queue().counters().requeued, 3);
     assert_eq!(one.queue().submit(0, asked, 0, true), Ok(Wake::None));

@@ -19,6 +19,8 @@
 //! * Who stops copies for a server that was declared dead announces what is back in the queue.
 //! * While a thread waits for memory, none of its requests is COPYING, not only the one whose memory it is.
 
+mod effect;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::mem::{Discriminant, discriminant};
 
@@ -468,7 +470,7 @@ impl World {
 
     /// Ends the request of a tag: exactly the effect that is due.
     fn end(&mut self, end: Option<End>, tag: u16, result: Result<(), Errno>) {
-        assert_eq!(end, Some(End { tag, result }));
+        assert_eq!(end.map(|end| (end.tag(), end.result())), Some((tag, result)));
         let state = &mut self.tags[usize::from(tag)].state;
         assert_ne!(*state, State::Free, "the request of tag {tag} ended twice");
         *state = State::Free;
@@ -804,8 +806,10 @@ impl World {
         let mut copy = *self;
         if self.version == Version::One {
             assert_eq!(self.queue().handle_of(handle.op_id()), Some(handle));
-            let failed = End { tag, result: Err(Errno::EIO) };
-            assert_eq!(copy.queue().answer(handle, request.op, false), Ok(Answer::End(failed)));
+            let Ok(Answer::End(failed)) = copy.queue().answer(handle, request.op, false) else {
+                panic!("refused")
+            };
+            assert_eq!((failed.tag(), failed.result()), (tag, Err(Errno::EIO)));
             if request.op == Op::Read {
                 *self = Self { state: copy.state, slots: copy.slots, ..*self };
                 self.end(Some(failed), tag, Err(Errno::EIO));
@@ -818,8 +822,8 @@ impl World {
             return;
         }
         assert_eq!(self.queue().answered_by(handle).map(|held| *held.request()), Ok(request));
-        let failed = End { tag, result: Err(Errno::ENOSPC) };
-        assert_eq!(copy.queue().finish(handle, Err(Errno::ENOSPC)), Ok(failed));
+        let failed = copy.queue().finish(handle, Err(Errno::ENOSPC));
+        assert_eq!(failed, Ok(effect::end(tag, Err(Errno::ENOSPC))));
         let end = self.queue().finish(handle, Ok(()));
         self.end(end.ok(), tag, Ok(()));
     }
@@ -913,7 +917,7 @@ impl World {
     }
 
     fn fail_next(&mut self, from: u16) {
-        let end = self.queue().fail_next(from);
+        let mut end = self.queue().fail_next(from);
         let mut next = None;
         for number in from..2 {
             let tag = &mut self.tags[usize::from(number)];
@@ -922,12 +926,12 @@ impl World {
                 State::Copying => tag.state = State::Doomed,
                 State::Queued | State::Held => {
                     next = Some(number + 1);
-                    self.end(end, number, Err(Errno::EIO));
+                    self.end(end.take(), number, Err(Errno::EIO));
                     break;
                 }
             }
         }
-        assert_eq!(end.is_some(), next.is_some());
+        assert_eq!(end, None);
         self.locked = next.map_or(Locked::No, Locked::Fail);
     }
 

@@ -4,11 +4,13 @@
 //! does not hear that all is well if that write is lost, unless somebody like him was told before. And latencies, which
 //! are counted at the same place.
 
+mod effect;
+
 use proptest::prelude::*;
 use zosbd2_engine::Errno;
 use zosbd2_engine::cache::Cache;
 use zosbd2_engine::latency::{BUCKETS, Histograms, Latencies, bucket};
-use zosbd2_engine::queue::{End, Moment, Queue, QueueState, Refused, Surroundings, Wake, Work};
+use zosbd2_engine::queue::{Moment, Queue, QueueState, Refused, Surroundings, Wake, Work};
 use zosbd2_engine::request::{FUA, Handle, Op, Request, Slot};
 
 const DEPTH: usize = 4;
@@ -181,7 +183,7 @@ impl Device {
         self.now = now;
         let epoch = self.epoch;
         let Work::Request(got) = self.queue(0).fetch(epoch, 0) else { panic!("nothing there") };
-        self.queue(0).finish(got.handle, Ok(())).expect("held").result
+        self.queue(0).finish(got.handle, Ok(())).expect("held").result()
     }
 
     /// The end of a write that the first server answered is told.
@@ -236,7 +238,7 @@ impl Device {
                 if written > 0 {
                     queue.ended(taken.epoch, written);
                 }
-                prop_assert_eq!(end, Ok(End { tag: taken.asked.tag, result: wanted }));
+                prop_assert_eq!(end, Ok(effect::end(taken.asked.tag, wanted)));
                 prop_assert_eq!(self.cache.lost(), self.model.lost.is_some());
                 if taken.asked.op == Op::Flush && ok {
                     self.model.check(taken.asked.submitted, wanted)?;
@@ -375,10 +377,10 @@ fn answered_requests_are_counted() {
         });
     }
     at(13_000, 7, &mut |queue| {
-        assert_eq!(queue.finish(handle.expect("fetched"), Ok(())), Ok(End { tag: 0, result: Ok(()) }));
+        assert_eq!(queue.finish(handle.expect("fetched"), Ok(())), Ok(effect::end(0, Ok(()))));
         assert_eq!(queue.outstanding_from(0).map(|seen| seen.tag), Some(1));
         // Failed, and so not counted.
-        assert_eq!(queue.fail_next(0).map(|end| end.tag), Some(1));
+        assert_eq!(queue.fail_next(0).map(|end| end.tag()), Some(1));
         assert_eq!(queue.outstanding_from(0), None);
     });
     let one = |ns: u64| {

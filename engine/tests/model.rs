@@ -3,6 +3,8 @@
 //! engine keeps links and counts. A failure prints the shortest sequence found, and the seed that
 //! `PROPTEST_RNG_SEED` takes to repeat the run.
 
+mod effect;
+
 use std::hash::{BuildHasher, RandomState};
 use std::ops::RangeBounds;
 
@@ -273,7 +275,7 @@ impl Model {
             State::Queued | State::Held => {
                 self.fifo.retain(|queued| *queued != tag);
                 self.states[tag] = State::Free;
-                Some(End { tag: u16::try_from(tag).unwrap(), result: Err(Errno::EIO) })
+                Some(effect::end(u16::try_from(tag).unwrap(), Err(Errno::EIO)))
             }
             State::Copying => {
                 self.states[tag] = State::Doomed;
@@ -327,7 +329,7 @@ impl Model {
 
     fn free(&mut self, tag: usize, result: Result<(), Errno>) -> End {
         self.states[tag] = State::Free;
-        End { tag: u16::try_from(tag).unwrap(), result }
+        effect::end(u16::try_from(tag).unwrap(), result)
     }
 
     /// Takes back what the servers of these epochs hold; returns the tags, the oldest first.

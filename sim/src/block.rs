@@ -520,7 +520,13 @@ impl World {
     }
 
     /// The driver ends the request of a tag.
-    pub(crate) fn end(&mut self, queue: usize, End { tag, result }: End) {
+    pub(crate) fn end(&mut self, queue: usize, end: End) {
+        let (tag, result) = end.use_up();
+        self.end_tag(queue, tag, result);
+    }
+
+    /// As [`end`](Self::end), be there an effect that says so or not.
+    pub(crate) fn end_tag(&mut self, queue: usize, tag: u16, result: Result<(), Errno>) {
         if self.planted(Defect::ForgetsEnd) {
             return;
         }

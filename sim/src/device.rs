@@ -8,10 +8,11 @@
 use crate::settings::{Defect, Settings};
 use crate::world::World;
 use std::collections::VecDeque;
+use zosbd2_engine::Errno;
 use zosbd2_engine::cache::Cache;
 use zosbd2_engine::device::{Change, DRAIN_STALL_MS, DRAIN_TICK_MS, DRAIN_TOTAL_MS, Life, Phase, Terms};
 use zosbd2_engine::latency::Latencies;
-use zosbd2_engine::queue::{End, Moment, Queue, QueueState, Surroundings};
+use zosbd2_engine::queue::{Moment, Queue, QueueState, Surroundings};
 use zosbd2_engine::request::Slot;
 
 /// A queue.
@@ -119,7 +120,8 @@ struct Work {
     id: u64,
     task: Task,
     stage: Stage,
-    end: Option<(usize, End)>,
+    /// A block request to end: its queue, its tag, and what its submitter gets.
+    end: Option<(usize, u16, Result<(), Errno>)>,
     epoch: u32,
 }
 
@@ -327,8 +329,8 @@ impl World {
     /// Continues one of the works.
     pub(crate) fn step_work(&mut self, number: usize) {
         let mut work = self.device.works[number];
-        if let Some((queue, end)) = work.end.take() {
-            self.end(queue, end);
+        if let Some((queue, tag, result)) = work.end.take() {
+            self.end_tag(queue, tag, result);
         } else {
             self.device.lock = Some(work.id);
             work.stage = self.go_on(&mut work);
@@ -528,14 +530,15 @@ impl World {
     fn fail(&mut self, work: &mut Work, queue: usize, from: u16, change: Change) -> Stage {
         let copying = self.planted(Defect::EndsCopying);
         if copying && let Some(tag) = self.some_copied(queue) {
-            work.end = Some((queue, End { tag, result: Err(zosbd2_engine::Errno::EIO) }));
+            work.end = Some((queue, tag, Err(Errno::EIO)));
             return Stage::Fail(queue, from, change);
         }
         let end = self.queue(queue).fail_next(from);
         if let Some(end) = end {
-            self.device.queues[queue].fifo.retain(|tag| *tag != end.tag);
-            work.end = Some((queue, end));
-            if let Some(from) = end.tag.checked_add(1) {
+            self.device.queues[queue].fifo.retain(|tag| *tag != end.tag());
+            let (tag, result) = end.use_up();
+            work.end = Some((queue, tag, result));
+            if let Some(from) = tag.checked_add(1) {
                 return Stage::Fail(queue, from, change);
             }
         }

@@ -529,7 +529,7 @@ impl World {
     /// A copy made an answer: it ends the request, unless the request was failed meanwhile.
     fn copied_in(&mut self, number: usize, queue: usize, copying: &Copying, end: End) {
         // A doomed request was failed before, whatever the server says.
-        let accepted = end.result.is_ok();
+        let accepted = end.result().is_ok();
         self.answered(number, queue, copying.handle, &copying.request, accepted, end);
     }
 
@@ -630,10 +630,9 @@ impl World {
             let wake = self.queue(queue).announce();
             self.wake(queue, wake);
         }
-        if let Some(end) = end {
-            self.threads[number].ends.push((queue, end));
-        }
-        end.is_some()
+        let failed = end.is_some();
+        self.threads[number].ends.extend(end.map(|end| (queue, end)));
+        failed
     }
 
     /// A server's answer was accepted.
@@ -646,8 +645,9 @@ impl World {
         well: bool,
         end: End,
     ) {
-        self.say(|| format!("thread {number}: answers tag {}: {well}, so {:?}", handle.tag(), end.result));
+        self.say(|| format!("thread {number}: answers tag {}: {well}, so {:?}", handle.tag(), end.result()));
         let thread = &mut self.threads[number];
+        let (tag, failed) = (end.tag(), end.result().is_err());
         thread.ends.push((queue, end));
         if !well || !self.settings.volatile {
             return;
@@ -666,7 +666,7 @@ impl World {
         let lost = if self.swallows(process, request) { blocks(request) } else { (0, 0) };
         let now = self.now_ns;
         let mut submitted = 0;
-        if let Some(started) = self.block.started(queue, end.tag) {
+        if let Some(started) = self.block.started(queue, tag) {
             started.lost = (lost.0..lost.0 + lost.1).collect();
             started.accepted = true;
             submitted = started.submitted;
@@ -681,7 +681,7 @@ impl World {
             }
             Op::Write | Op::WriteZeroes | Op::SecureErase => device.unended += 1,
             Op::Flush => {
-                let fetched = device.queues[queue].fetched[usize::from(end.tag)];
+                let fetched = device.queues[queue].fetched[usize::from(tag)];
                 let may_fail = device.lost > 0 || device.unended > 0;
                 if own {
                     device.covered = device.covered.max(fetched);
@@ -689,7 +689,7 @@ impl World {
                         device.lost = 0;
                     }
                 }
-                if end.result.is_err() {
+                if failed {
                     if own {
                         self.told_of_loss(queue);
                     }

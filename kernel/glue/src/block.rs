@@ -24,6 +24,7 @@ use zosbd2_engine::registry::{self, Place, RegistryState};
 use zosbd2_engine::request::{Handle, Slot};
 use zosbd2_engine::v2::{deadline_policy, tag_bits};
 
+use crate::list::List;
 use crate::{shim, trace};
 
 /// A device's block. The queues follow it in memory.
@@ -266,8 +267,9 @@ impl Device {
             let mut from = Some(0);
             while let Some(tag) = from {
                 let end = queue.lock().queue().fail_next(tag);
-                queue.end_if(end);
-                from = end.and_then(|end| end.tag.checked_add(1));
+                from = end.as_ref().and_then(|end| end.tag().checked_add(1));
+                // SAFETY: an effect of this queue.
+                unsafe { queue.end_if(end) };
             }
         }
     }
@@ -452,26 +454,42 @@ impl QueueBlock {
     }
 
     /// Ends the block request of an effect. The lock is not held.
+    ///
+    /// # Safety
+    ///
+    /// It is an effect of this queue.
     #[inline]
-    pub fn end(&self, end: End) {
-        let error = end.result.map_or_else(Errno::negative, |()| 0);
-        // SAFETY: the engine freed the tag just now and named us to end its request, once.
-        unsafe { shim::zosbd2_request_end(self.queue, u32::from(end.tag), error) };
+    pub unsafe fn end(&self, end: End) {
+        let (tag, result) = end.use_up();
+        let error = result.map_or_else(Errno::negative, |()| 0);
+        // SAFETY: the engine freed the tag and named us to end its request, which we do once.
+        unsafe { shim::zosbd2_request_end(self.queue, u32::from(tag), error) };
     }
 
     /// Ends the block request of an effect, if there is one.
+    ///
+    /// # Safety
+    ///
+    /// As [`end`](Self::end).
     #[inline]
-    pub fn end_if(&self, end: Option<End>) {
+    pub unsafe fn end_if(&self, end: Option<End>) {
         if let Some(end) = end {
-            self.end(end);
+            // SAFETY: the caller's promise.
+            unsafe { self.end(end) };
         }
     }
 
-    /// Ends the block requests of tags whose effects were successes. The lock is not held.
+    /// Ends block requests together. The lock is not held.
+    ///
+    /// # Safety
+    ///
+    /// They are of effects of this queue.
     #[inline]
-    pub fn end_well(&self, tags: &[u16]) {
+    #[expect(clippy::needless_pass_by_value, reason = "they are used up")]
+    pub unsafe fn end_well<const N: usize>(&self, ends: Successes<N>) {
+        let tags = ends.tags.items();
         let count = u32::try_from(tags.len()).unwrap_or(0);
-        // SAFETY: the engine freed the tags just now and named us to end their requests, once.
+        // SAFETY: as in `end`, for each.
         unsafe { shim::zosbd2_requests_end(self.queue, tags.as_ptr(), count) };
     }
 
@@ -532,6 +550,45 @@ impl QueueBlock {
     pub unsafe fn zero(&self, handle: Handle, start: u32) {
         // SAFETY: the request cannot be ended while it is COPYING, so its pages stay.
         unsafe { shim::zosbd2_request_zero(self.queue, u32::from(handle.tag()), start) };
+    }
+}
+
+/// Effects that are successes, to be carried out together ([`QueueBlock::end_well`]).
+#[derive(Debug)]
+pub struct Successes<const N: usize> {
+    tags: List<u16, N>,
+}
+
+impl<const N: usize> Successes<N> {
+    /// None.
+    #[inline]
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { tags: List::new() }
+    }
+
+    /// Whether there is none.
+    #[inline]
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.tags.is_empty()
+    }
+
+    /// Adds a success, if there is room; the callers see to that. A failure is given back.
+    #[inline]
+    pub fn push(&mut self, end: End) -> Option<End> {
+        if end.result().is_err() {
+            return Some(end);
+        }
+        let (tag, _) = end.use_up();
+        self.tags.push(tag);
+        None
+    }
+}
+
+impl<const N: usize> Default for Successes<N> {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

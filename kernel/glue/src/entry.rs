@@ -363,7 +363,7 @@ fn expire(block: &QueueBlock, tag: u32, report: &mut shim::Late) -> bool {
     let mut locked = block.lock_at(moment);
     let request = locked.queue().outstanding_from(tag).filter(|request| request.tag == tag);
     let overdue = locked.queue().expire(tag, deadline);
-    let (action, over) = match overdue {
+    let (action, over) = match &overdue {
         Overdue::NotHere => (late::OVER, false),
         Overdue::Over => (late::OVER, true),
         Overdue::End(_) => (late::FAILED, true),
@@ -373,17 +373,26 @@ fn expire(block: &QueueBlock, tag: u32, report: &mut shim::Late) -> bool {
         Overdue::Waits => (late::WAITS, false),
     };
     trace::timeout(block, tag.into(), action);
-    if let Overdue::Requeued(wake) = overdue {
-        if trace::on() {
-            trace::requeue(block, tag);
-        }
-        locked.wake(wake);
-    }
-    drop(locked);
+    let mut dead = 0;
     match overdue {
-        Overdue::End(end) => block.end(end),
-        Overdue::Requeued(_) => block.wake_pollers(),
-        _ => {}
+        Overdue::End(end) => {
+            drop(locked);
+            // SAFETY: an effect of this queue.
+            unsafe { block.end(end) };
+        }
+        Overdue::Requeued(wake) => {
+            if trace::on() {
+                trace::requeue(block, tag);
+            }
+            locked.wake(wake);
+            drop(locked);
+            block.wake_pollers();
+        }
+        Overdue::ServerDead(epoch) => {
+            drop(locked);
+            dead = epoch;
+        }
+        Overdue::NotHere | Overdue::Over | Overdue::Doomed | Overdue::Waits => drop(locked),
     }
     if let Some(request) = request {
         let told = report_of(&request, moment.now_ns);
@@ -396,7 +405,7 @@ fn expire(block: &QueueBlock, tag: u32, report: &mut shim::Late) -> bool {
             epoch: told.epoch,
             thread: told.thread,
             action,
-            dead: if let Overdue::ServerDead(epoch) = overdue { epoch } else { 0 },
+            dead,
         };
     }
     over

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! A short list on the stack, whose unused places cost nothing.
+//! A short list on the stack, whose unused places cost nothing. What is in it when the list goes is not dropped.
 
 use core::mem::MaybeUninit;
 use core::slice;
@@ -12,7 +12,7 @@ pub struct List<T, const N: usize> {
     count: usize,
 }
 
-impl<T: Copy, const N: usize> List<T, N> {
+impl<T, const N: usize> List<T, N> {
     /// An empty list.
     #[inline]
     #[must_use]
@@ -29,24 +29,13 @@ impl<T: Copy, const N: usize> List<T, N> {
         }
     }
 
-    /// Takes the item at `index` out; those behind it move up.
-    #[cold]
-    pub fn remove(&mut self, index: usize) {
-        let mut rest = self.items_mut().get_mut(index..).unwrap_or_default();
-        if rest.is_empty() {
-            return;
-        }
-        while let [place, next, ..] = rest {
-            *place = *next;
-            rest = rest.get_mut(1..).unwrap_or_default();
-        }
-        self.count = self.count.saturating_sub(1);
-    }
-
-    /// Takes all items out.
+    /// Takes the newest item out.
     #[inline]
-    pub const fn clear(&mut self) {
-        self.count = 0;
+    pub fn pop(&mut self) -> Option<T> {
+        self.count = self.count.checked_sub(1)?;
+        let place = self.places.get(self.count)?;
+        // SAFETY: `push` initialised it, and it is not of the list any more.
+        Some(unsafe { place.assume_init_read() })
     }
 
     /// How many there are.
@@ -79,7 +68,29 @@ impl<T: Copy, const N: usize> List<T, N> {
     }
 }
 
-impl<T: Copy, const N: usize> Default for List<T, N> {
+impl<T: Copy, const N: usize> List<T, N> {
+    /// Takes the item at `index` out; those behind it move up.
+    #[cold]
+    pub fn remove(&mut self, index: usize) {
+        let mut rest = self.items_mut().get_mut(index..).unwrap_or_default();
+        if rest.is_empty() {
+            return;
+        }
+        while let [place, next, ..] = rest {
+            *place = *next;
+            rest = rest.get_mut(1..).unwrap_or_default();
+        }
+        self.count = self.count.saturating_sub(1);
+    }
+
+    /// Takes all items out.
+    #[inline]
+    pub const fn clear(&mut self) {
+        self.count = 0;
+    }
+}
+
+impl<T, const N: usize> Default for List<T, N> {
     fn default() -> Self {
         Self::new()
     }

@@ -112,8 +112,10 @@ pub fn stopped(block: &QueueBlock, handle: Handle) -> bool {
     if superseded {
         block.wake_pollers();
     }
-    block.end_if(end);
-    end.is_some()
+    let failed = end.is_some();
+    // SAFETY: an effect of this queue.
+    unsafe { block.end_if(end) };
+    failed
 }
 
 /// Runs `action`, which does not sleep, with the request COPYING. It is HELD before and after.

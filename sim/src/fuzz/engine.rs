@@ -59,9 +59,10 @@ impl One {
     }
 
     fn end(&mut self, end: End) {
-        let taken = &mut self.taken[usize::from(end.tag)];
-        assert!(std::mem::take(taken), "tag {} ends, and was over", end.tag);
-        self.fifo.retain(|tag| *tag != end.tag);
+        let (ended, _) = end.use_up();
+        let taken = &mut self.taken[usize::from(ended)];
+        assert!(std::mem::take(taken), "tag {ended} ends, and was over");
+        self.fifo.retain(|tag| *tag != ended);
     }
 
     /// A call may have put this tag back at the front.
@@ -314,7 +315,7 @@ fn fail_all(one: &mut One, cache: &Cache) {
     let mut from = Some(0);
     while let Some(tag) = from {
         let end = one.queue(cache, 0).fail_next(tag);
-        from = end.and_then(|end| end.tag.checked_add(1));
+        from = end.as_ref().and_then(|end| end.tag().checked_add(1));
         if let Some(end) = end {
             one.end(end);
         }

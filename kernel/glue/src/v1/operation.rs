@@ -77,16 +77,19 @@ fn answer(block: &QueueBlock, op: Op, user: u64) -> Result<(), Errno> {
     let answer = queue.answer(handle, op, tail.error == 0);
     drop(locked);
     match answer {
-        Ok(Answer::End(end)) => answered(block, handle, Some(end)),
+        // SAFETY: an effect of this queue.
+        Ok(Answer::End(end)) => unsafe { answered(block, handle, Some(end)) },
         Ok(Answer::CopyIn(handle, request)) => {
             let user = user.wrapping_add(abi::OPERATION_DATA_OFFSET as u64);
             let transfer = Transfer { handle, user, start: 0, bytes: request.length, to_user: false };
             if transfer.attempt(block).is_ok() {
                 let end = block.lock_at(shim::now()).queue().answered(handle);
-                answered(block, handle, end);
+                // SAFETY: an effect of this queue.
+                unsafe { answered(block, handle, end) };
             } else if slowly(block, &transfer)? {
                 let end = block.lock_at(shim::now()).queue().finish(handle, Ok(()));
-                answered(block, handle, end.ok());
+                // SAFETY: an effect of this queue.
+                unsafe { answered(block, handle, end.ok()) };
             }
         }
         Err(Refused::Stale) => {}
@@ -96,11 +99,16 @@ fn answer(block: &QueueBlock, op: Op, user: u64) -> Result<(), Errno> {
 }
 
 /// The copy of an answer is made; ends its request, unless it was failed meanwhile.
-fn answered(block: &QueueBlock, handle: Handle, end: Option<End>) {
-    if trace::on() && end.is_some_and(|end| end.result.is_ok()) {
+///
+/// # Safety
+///
+/// `end` is an effect of this queue.
+unsafe fn answered(block: &QueueBlock, handle: Handle, end: Option<End>) {
+    if trace::on() && end.as_ref().is_some_and(|end| end.result().is_ok()) {
         trace::commit(block, handle, Ok(()));
     }
-    block.end_if(end);
+    // SAFETY: the caller's promise.
+    unsafe { block.end_if(end) };
 }
 
 /// Copies what met a page that is not there. The request is COPYING on entry and HELD afterwards. `false`: it

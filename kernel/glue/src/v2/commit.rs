@@ -15,7 +15,7 @@ use zosbd2_engine::queue::{End, Moment, Queue};
 use zosbd2_engine::request::Handle;
 use zosbd2_engine::v2::{Handles, Move, Plan, Way, check_commit, decode_handle, foreign_handle, plan};
 
-use crate::block::{Device, Locked, QueueBlock};
+use crate::block::{Device, Locked, QueueBlock, Successes};
 use crate::list::List;
 use crate::transfer::{self, Transfer};
 use crate::{shim, trace};
@@ -196,8 +196,9 @@ struct Run<'a> {
     tracing: bool,
     /// What is copied with no lock held.
     copies: List<Copying, CHUNK>,
-    /// The tags of requests that ended well; their block requests are ended last, together.
-    well: List<u16, CHUNK>,
+    /// Requests of the queue `block` that ended well; their block requests are ended last, together.
+    well: Successes<CHUNK>,
+    /// Requests of it that failed.
     failed: List<End, CHUNK>,
     /// Writes that may be in nothing but a cache.
     written: u32,
@@ -221,7 +222,7 @@ impl Run<'_> {
             moment,
             tracing: trace::on(),
             copies: List::new(),
-            well: List::new(),
+            well: Successes::new(),
             failed: List::new(),
             written: 0,
         };
@@ -232,10 +233,12 @@ impl Run<'_> {
             slow
         };
         if !run.well.is_empty() {
-            block.end_well(run.well.items());
+            // SAFETY: effects of this queue.
+            unsafe { block.end_well(run.well) };
         }
-        for end in run.failed.items() {
-            block.end(*end);
+        while let Some(end) = run.failed.pop() {
+            // SAFETY: an effect of this queue.
+            unsafe { block.end(end) };
         }
         over(block, epoch, run.written);
         if slow {
@@ -319,7 +322,7 @@ impl Run<'_> {
             } else {
                 let Copying { handle, entry, .. } = *copying;
                 match queue.answered(handle) {
-                    Some(end) if end.result.is_ok() => self.answered(handle, end),
+                    Some(end) if end.result().is_ok() => self.answered(handle, end),
                     Some(end) => self.failed_meanwhile(end, entries.get_mut(usize::from(entry)), progress),
                     None => {}
                 }
@@ -371,9 +374,7 @@ impl Run<'_> {
         if self.tracing {
             trace_answer(self.block, handle);
         }
-        if end.result.is_ok() {
-            self.well.push(handle.tag());
-        } else {
+        if let Some(end) = self.well.push(end) {
             self.failed.push(end);
         }
     }
@@ -422,15 +423,21 @@ fn conclude(block: &QueueBlock, moment: Moment, handle: Handle, data: Move) -> R
     let end = queue.finish(handle, Ok(())).map_err(|_| Errno::ESTALE)?;
     let written = queue.written();
     drop(locked);
-    finish(block, handle, end, written);
+    // SAFETY: an effect of this queue.
+    unsafe { finish(block, handle, end, written) };
     Ok(())
 }
 
 /// An answer with data in several pieces, or none after all, ends this request.
+///
+/// # Safety
+///
+/// `end` is an effect of this queue.
 #[cold]
-fn finish(block: &QueueBlock, handle: Handle, end: End, written: u32) {
+unsafe fn finish(block: &QueueBlock, handle: Handle, end: End, written: u32) {
     trace_answer(block, handle);
-    block.end(end);
+    // SAFETY: the caller's promise.
+    unsafe { block.end(end) };
     over(block, handle.epoch(), written);
 }
 
@@ -446,7 +453,8 @@ fn scattered(block: &QueueBlock, moment: Moment, handle: Handle, entry: &abi::Co
             let end = held.finish(result);
             let written = queue.written();
             drop(locked);
-            finish(block, handle, end, written);
+            // SAFETY: an effect of this queue.
+            unsafe { finish(block, handle, end, written) };
             return Ok(());
         }
     };

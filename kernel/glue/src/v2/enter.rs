@@ -205,7 +205,7 @@ impl<'a> Fetch<'a> {
                 *slow = transfer.attempt(self.block).is_err();
             }
         }
-        let mut ends = [None; CHUNK];
+        let mut ends = [const { None }; CHUNK];
         let mut locked = self.block.lock();
         let mut queue = locked.queue();
         for (described, end) in parcels.items().iter().zip(&mut ends) {
@@ -224,13 +224,16 @@ impl<'a> Fetch<'a> {
             self.block.wake_pollers();
         }
         // Before any memory is waited for: the engine has forgotten them, so nobody else can.
-        for end in ends {
-            self.block.end_if(end);
+        let mut failed = [false; CHUNK];
+        for (end, failed) in ends.into_iter().zip(&mut failed).take(parcels.len()) {
+            *failed = end.is_some();
+            // SAFETY: an effect of this queue.
+            unsafe { self.block.end_if(end) };
         }
         let mut result = Ok(());
         // From the last on, so that dropping one moves none that is still to come.
         for index in (0..parcels.len()).rev() {
-            let failed = ends.get(index).is_some_and(Option::is_some);
+            let failed = failed.get(index).is_some_and(|failed| *failed);
             let slow = slow.get(index).is_some_and(|slow| *slow);
             if failed || (slow && self.copy_slowly(parcels, index, &mut result)) {
                 parcels.remove(index);
