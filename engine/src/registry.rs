@@ -115,10 +115,16 @@ impl<'a> Registry<'a> {
         }
     }
 
-    /// Hides a device for its destruction; its name and place stay taken.
-    pub fn seal(&mut self, id: PlaceId) {
-        if let Some(entry) = self.entry(id) {
-            entry.stage = Stage::Sealed;
+    /// Hides a device for its destruction; its name and place stay taken. Returns whether it was visible: only then it
+    /// is the caller who destroys it.
+    #[must_use]
+    pub fn seal(&mut self, id: PlaceId) -> bool {
+        match self.entry(id) {
+            Some(entry) if entry.stage == Stage::Published => {
+                entry.stage = Stage::Sealed;
+                true
+            }
+            _ => false,
         }
     }
 
@@ -237,7 +243,8 @@ mod tests {
         let fourth = registry.reserve(name(b'd'), 2).expect("room");
         assert_eq!(registry.number(fourth), 3, "neither 0 nor 1 and 2, which are in use");
         // In use is in use, whatever its stage; one that is gone may be met again after the wrap.
-        registry.seal(first);
+        registry.publish(first, 1);
+        assert!(registry.seal(first) && !registry.seal(first), "by one caller");
         registry.remove(second);
         registry.state.last_handle = u32::MAX;
         let again = registry.reserve(name(b'b'), 1).expect("room");

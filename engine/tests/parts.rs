@@ -112,7 +112,7 @@ fn the_registry_numbers_lists_and_hides() {
         (None, None, None)
     );
 
-    registry.seal(ids[1]);
+    assert!(registry.seal(ids[1]));
     assert_eq!((registry.by_handle(1), registry.by_name(&name("b"))), (None, None));
     assert_eq!(registry.sealed_after(0).expect("sealed").device, 101);
     registry.remove(ids[0]);
@@ -151,7 +151,7 @@ fn the_registry_knows_versions_and_counts() {
     assert_eq!((found.version, found.handle, found.device, found.name), (2, 2, 7, name("two")));
     assert_eq!(registry.after(1), Some(found));
     assert_eq!(PlaceId::from_raw(found.place.to_raw()), two);
-    registry.seal(one);
+    assert!(registry.seal(one));
     assert_eq!((registry.count(), registry.sealed_after(0).expect("sealed").version), (1, 1));
     registry.remove(one);
     registry.remove(two);
@@ -160,7 +160,7 @@ fn the_registry_knows_versions_and_counts() {
     let nowhere = PlaceId::from_raw(4);
     assert_eq!(registry.number(nowhere), 3);
     registry.publish(nowhere, 1);
-    registry.seal(nowhere);
+    assert!(!registry.seal(nowhere));
     registry.remove(nowhere);
     assert_eq!((registry.count(), registry.sealed_after(0)), (0, None));
 }

@@ -3,16 +3,18 @@
 //!
 //! A device's block is one allocation: [`Device`], then for each queue a [`QueueBlock`] and its [`Slot`]s.
 //! It is shared between contexts; what changes after initialisation is behind the device's lock and reached
-//! through [`LockedDevice`], or behind a queue's lock and reached through [`Locked`]. The registry's block is
-//! [`Registry`], then its places, behind the registry's lock.
+//! through [`LockedDevice`], or behind a queue's lock and reached through [`Locked`].
+//!
+//! A reference to a header is one to that header alone. What follows it is reached through the pointers that each header
+//! keeps, which are those of the whole allocation.
 //!
 //! Locks are taken in the order registry, device, queue.
 
 use core::cell::UnsafeCell;
 use core::ffi::c_void;
 use core::mem::{align_of, size_of};
+use core::slice;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use core::{ptr, slice};
 
 use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
@@ -20,7 +22,6 @@ use zosbd2_engine::cache::Cache;
 use zosbd2_engine::device::{Change, Life, Terms};
 use zosbd2_engine::latency::{Histograms, Latencies};
 use zosbd2_engine::queue::{Deadline, End, Moment, Queue, QueueState, Surroundings, Wake};
-use zosbd2_engine::registry::{self, Place, RegistryState};
 use zosbd2_engine::request::{Handle, Slot};
 use zosbd2_engine::v2::{deadline_policy, tag_bits};
 
@@ -33,6 +34,8 @@ use crate::{shim, trace};
 pub struct Device {
     params: shim::Params,
     shim: *mut shim::Device,
+    /// The block of the first queue.
+    queues: *mut QueueBlock,
     /// Bytes from one queue's block to the next.
     stride: usize,
     tag_bits: u32,
@@ -61,7 +64,8 @@ pub struct QueueBlock {
     device: *const Device,
     queue: *mut shim::Queue,
     index: u32,
-    /// Number of slots; never changes.
+    /// The first slot, and how many there are; they never change.
+    slots: *mut Slot,
     depth: usize,
     /// Whether requests are queued, for those who look without the lock.
     busy: AtomicU32,
@@ -97,9 +101,12 @@ impl Device {
         terms: Terms,
         device: *mut shim::Device,
     ) {
+        // SAFETY: one header on is still within the block, or its end if it has no queues.
+        let queues = unsafe { memory.byte_add(size_of::<Self>()) }.cast();
         let block = Self {
             params,
             shim: device,
+            queues,
             stride: stride(params.depth),
             tag_bits: tag_bits(params.depth),
             size_bytes: AtomicU64::new(params.size_bytes),
@@ -127,15 +134,18 @@ impl Device {
         queue: *mut shim::Queue,
     ) -> *mut QueueBlock {
         // SAFETY: the caller's promise.
-        let device = unsafe { Self::from_memory(memory) };
+        let device = unsafe { Self::from_memory(&memory) };
         let depth = device.params.depth as usize;
-        let offset = size_of::<Self>().wrapping_add((index as usize).wrapping_mul(device.stride));
+        let offset = (index as usize).wrapping_mul(device.stride);
         // SAFETY: within the block, which has room for `index` + 1 queues.
-        let block = unsafe { memory.byte_add(offset) }.cast::<QueueBlock>();
+        let block = unsafe { device.queues.byte_add(offset) };
+        // SAFETY: one header on is still within the block.
+        let slots = unsafe { block.add(1) }.cast::<Slot>();
         let header = QueueBlock {
-            device: ptr::from_ref(device),
+            device: memory.cast(),
             queue,
             index,
+            slots,
             depth,
             busy: AtomicU32::new(0),
             state: UnsafeCell::new(QueueState::default()),
@@ -143,8 +153,6 @@ impl Device {
         };
         // SAFETY: within the block, and aligned because the stride is a multiple of the alignment.
         unsafe { block.write(header) };
-        // SAFETY: one header on is still within the block.
-        let slots = unsafe { block.add(1) }.cast::<Slot>();
         for number in 0..depth {
             // SAFETY: `number` is below the number of slots the block has room for.
             let slot = unsafe { slots.add(number) };
@@ -154,13 +162,13 @@ impl Device {
         block
     }
 
-    /// The block that `memory` is.
+    /// The block that `memory` is, for as long as the caller has that pointer where it is.
     ///
     /// # Safety
     ///
-    /// `memory` was initialised and lives for `'a`.
+    /// `memory` was initialised and lives as long as the result.
     #[must_use]
-    pub unsafe fn from_memory<'a>(memory: *mut c_void) -> &'a Self {
+    pub const unsafe fn from_memory(memory: &*mut c_void) -> &Self {
         // SAFETY: the caller's promise; only shared references to the header are ever made, and what
         // changes is in an `UnsafeCell` or atomic.
         unsafe { &*memory.cast::<Self>() }
@@ -223,9 +231,9 @@ impl Device {
         if index >= self.params.queues {
             return None;
         }
-        let offset = size_of::<Self>().wrapping_add((index as usize).wrapping_mul(self.stride));
-        // SAFETY: the block has `queues` queues from there on.
-        let block = unsafe { ptr::from_ref(self).byte_add(offset) }.cast::<QueueBlock>();
+        let offset = (index as usize).wrapping_mul(self.stride);
+        // SAFETY: the block has more than `index` queues from there on.
+        let block = unsafe { self.queues.byte_add(offset) };
         // SAFETY: initialised before the device was shared; what changes is in an `UnsafeCell` or atomic.
         Some(unsafe { &*block })
     }
@@ -373,14 +381,14 @@ const fn deadline_ns(ms: u32) -> u64 {
 }
 
 impl QueueBlock {
-    /// The block that `memory` is.
+    /// The block that `memory` is, for as long as the caller has that pointer where it is.
     ///
     /// # Safety
     ///
-    /// `memory` was initialised and lives for `'a`.
+    /// `memory` was initialised and lives as long as the result.
     #[inline]
     #[must_use]
-    pub unsafe fn from_memory<'a>(memory: *mut c_void) -> &'a Self {
+    pub const unsafe fn from_memory(memory: &*mut c_void) -> &Self {
         // SAFETY: the caller's promise; only shared references to the header are ever made, and what
         // changes is in an `UnsafeCell` or atomic.
         unsafe { &*memory.cast::<Self>() }
@@ -438,10 +446,8 @@ impl QueueBlock {
     /// [`note_queued`](Self::note_queued) is called.
     #[inline]
     pub unsafe fn locked_by_caller(&self) -> Queue<'_> {
-        // SAFETY: one header on is where the slots start (`initialise_queue`).
-        let slots = unsafe { ptr::from_ref(self).cast_mut().add(1) }.cast::<Slot>();
         // SAFETY: `depth` slots were initialised there; the lock makes this the only reference to them.
-        let slots = unsafe { slice::from_raw_parts_mut(slots, self.depth) };
+        let slots = unsafe { slice::from_raw_parts_mut(self.slots, self.depth) };
         // SAFETY: the caller's promise makes this the only reference under the lock.
         let state = unsafe { &mut *self.state.get() };
         Queue::new(state, slots)
@@ -703,80 +709,5 @@ impl Drop for Locked<'_> {
         self.block.note_queued(queued);
         // SAFETY: the lock is held, taken with these flags.
         unsafe { shim::zosbd2_queue_unlock(self.block.queue, self.flags) };
-    }
-}
-
-/// The registry's block. The places follow it in memory.
-#[derive(Debug)]
-pub struct Registry {
-    state: RegistryState,
-    places: usize,
-}
-
-const _: () = assert!(size_of::<Registry>().is_multiple_of(align_of::<Place>()));
-
-impl Registry {
-    /// Bytes of a block with so many places.
-    #[must_use]
-    pub const fn bytes(places: u32) -> usize {
-        size_of::<Self>().saturating_add((places as usize).saturating_mul(size_of::<Place>()))
-    }
-
-    /// Initialises a block.
-    ///
-    /// # Safety
-    ///
-    /// `memory` is [`bytes`](Self::bytes) long, aligned to 8, and not in use.
-    pub unsafe fn initialise(memory: *mut c_void, places: u32) {
-        let places = places as usize;
-        let block = memory.cast::<Self>();
-        // SAFETY: the caller's promise; the header is at the start of the block.
-        unsafe { block.write(Self { state: RegistryState::default(), places }) };
-        // SAFETY: one header on is still within the block, or its end when there are no places.
-        let first = unsafe { block.add(1) }.cast::<Place>();
-        for index in 0..places {
-            // SAFETY: `index` is below the number of places the block has room for.
-            let place = unsafe { first.add(index) };
-            // SAFETY: within the block, aligned because the header's size is a multiple of the alignment.
-            unsafe { place.write(Place::default()) };
-        }
-    }
-}
-
-/// The registry and its lock, held until dropped.
-#[derive(Debug)]
-pub struct LockedRegistry {
-    memory: *mut Registry,
-    _lock: shim::RegistryLock,
-}
-
-impl LockedRegistry {
-    /// Joins the registry's block with its lock.
-    ///
-    /// # Safety
-    ///
-    /// `memory` was initialised, and lives as long as the result.
-    #[must_use]
-    pub unsafe fn new(memory: *mut c_void, lock: shim::RegistryLock) -> Self {
-        Self { memory: memory.cast(), _lock: lock }
-    }
-
-    /// How many devices can exist.
-    #[must_use]
-    pub fn capacity(&self) -> u32 {
-        // SAFETY: the lock makes this the only access to the header.
-        let places = unsafe { (*self.memory).places };
-        u32::try_from(places).unwrap_or(u32::MAX)
-    }
-
-    /// The engine's registry.
-    pub fn get(&mut self) -> registry::Registry<'_> {
-        // SAFETY: one header on is where the places start (`initialise`).
-        let places = unsafe { self.memory.add(1) }.cast::<Place>();
-        // SAFETY: the lock makes this the only reference to the header.
-        let header = unsafe { &mut *self.memory };
-        // SAFETY: so many places were initialised there; the lock makes this the only reference to them.
-        let places = unsafe { slice::from_raw_parts_mut(places, header.places) };
-        registry::Registry::new(&mut header.state, places)
     }
 }

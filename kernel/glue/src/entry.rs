@@ -14,8 +14,9 @@ use zosbd2_engine::registry::PlaceId;
 use zosbd2_engine::request::{Op, Request};
 use zosbd2_engine::v2::report as report_of;
 
-use crate::block::{Device, LockedRegistry, QueueBlock, Registry};
+use crate::block::{Device, QueueBlock};
 use crate::devices::Devices;
+use crate::registry::{LockedRegistry, Registry};
 use crate::shim::{late, step};
 use crate::{shim, show, trace, v1, v2};
 
@@ -51,8 +52,8 @@ pub unsafe extern "C" fn zosbd2_rs_registry_init(registry: *mut c_void, max_devi
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zosbd2_rs_registry_remove(registry: *mut c_void, place: u32) {
     // SAFETY: the caller's promise.
-    let mut registry = unsafe { LockedRegistry::new(registry, shim::RegistryLock::take_always()) };
-    registry.get().remove(PlaceId::from_raw(place as usize));
+    let registry = unsafe { LockedRegistry::new(registry, shim::RegistryLock::take_always()) };
+    registry.remove(PlaceId::from_raw(place as usize));
 }
 
 /// An ioctl on the control node. Process context, may sleep.
@@ -145,7 +146,7 @@ fn progress(device: &Device) -> (u64, u32) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zosbd2_rs_device_drain(engine: *mut c_void, now_ms: u64) -> u32 {
     // SAFETY: the caller's promise.
-    let device = unsafe { Device::from_memory(engine) };
+    let device = unsafe { Device::from_memory(&engine) };
     let mut locked = device.lock_always();
     let (answers, outstanding) = progress(device);
     if locked.life().phase().is_there() {
@@ -168,7 +169,7 @@ pub unsafe extern "C" fn zosbd2_rs_device_drain(engine: *mut c_void, now_ms: u64
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zosbd2_rs_device_gone(engine: *mut c_void) {
     // SAFETY: the caller's promise.
-    let device = unsafe { Device::from_memory(engine) };
+    let device = unsafe { Device::from_memory(&engine) };
     let mut locked = device.lock_always();
     locked.life().gone();
     locked.carry_out(Change::None);
@@ -185,7 +186,7 @@ pub unsafe extern "C" fn zosbd2_rs_device_gone(engine: *mut c_void) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zosbd2_rs_device_grace_over(engine: *mut c_void, registry: *mut c_void) {
     // SAFETY: the caller's promise.
-    let device = unsafe { Device::from_memory(engine) };
+    let device = unsafe { Device::from_memory(&engine) };
     // SAFETY: the caller's promise.
     let devices = unsafe { Devices::new(registry) };
     let mut locked = device.lock_always();
@@ -209,7 +210,7 @@ pub unsafe extern "C" fn zosbd2_rs_device_declare_dead(
     epoch: u32,
 ) {
     // SAFETY: the caller's promise.
-    let device = unsafe { Device::from_memory(engine) };
+    let device = unsafe { Device::from_memory(&engine) };
     // SAFETY: the caller's promise.
     v2::server::declare_dead(device, unsafe { Devices::new(registry) }, epoch);
 }
@@ -230,7 +231,7 @@ pub unsafe extern "C" fn zosbd2_rs_queue_submit(
     now_ns: u64,
 ) -> i32 {
     // SAFETY: the caller's promise.
-    let block = unsafe { QueueBlock::from_memory(engine) };
+    let block = unsafe { QueueBlock::from_memory(&engine) };
     let [op, flags, last, _] = what.to_le_bytes();
     let (Some(op), Ok(tag)) = (Op::from_number(op.into()), u16::try_from(tag)) else {
         return Errno::EIO.negative();
@@ -260,7 +261,7 @@ pub unsafe extern "C" fn zosbd2_rs_queue_submit(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zosbd2_rs_queue_step_comes(engine: *mut c_void, what: u32, made_ns: u64) -> u64 {
     // SAFETY: the caller's promise.
-    let block = unsafe { QueueBlock::from_memory(engine) };
+    let block = unsafe { QueueBlock::from_memory(&engine) };
     // SAFETY: the lock is held, by the caller's promise, and nothing is queued by this.
     let mut queue = unsafe { block.locked_by_caller() };
     match what {
@@ -279,7 +280,7 @@ pub unsafe extern "C" fn zosbd2_rs_queue_step_comes(engine: *mut c_void, what: u
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zosbd2_rs_queue_step_ends(engine: *mut c_void, made_ns: u64) {
     // SAFETY: the caller's promise.
-    let block = unsafe { QueueBlock::from_memory(engine) };
+    let block = unsafe { QueueBlock::from_memory(&engine) };
     // SAFETY: the lock is held, by the caller's promise, and nothing is queued by this.
     unsafe { block.locked_by_caller() }.steps().write_ends(made_ns);
 }
@@ -292,7 +293,7 @@ pub unsafe extern "C" fn zosbd2_rs_queue_step_ends(engine: *mut c_void, made_ns:
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zosbd2_rs_queue_step_over(engine: *mut c_void, now_ns: u64) {
     // SAFETY: the caller's promise.
-    let block = unsafe { QueueBlock::from_memory(engine) };
+    let block = unsafe { QueueBlock::from_memory(&engine) };
     // SAFETY: the lock is held, by the caller's promise, and nothing is queued by this.
     let mut queue = unsafe { block.locked_by_caller() };
     if now_ns == u64::MAX {
@@ -310,7 +311,7 @@ pub unsafe extern "C" fn zosbd2_rs_queue_step_over(engine: *mut c_void, now_ns: 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zosbd2_rs_queue_announce(engine: *mut c_void) {
     // SAFETY: the caller's promise.
-    let block = unsafe { QueueBlock::from_memory(engine) };
+    let block = unsafe { QueueBlock::from_memory(&engine) };
     let mut locked = block.lock();
     let wake = locked.queue().announce();
     locked.wake(wake);
@@ -331,7 +332,7 @@ pub unsafe extern "C" fn zosbd2_rs_queue_expire(
     late: *mut shim::Late,
 ) -> bool {
     // SAFETY: the caller's promise.
-    let block = unsafe { QueueBlock::from_memory(engine) };
+    let block = unsafe { QueueBlock::from_memory(&engine) };
     let mut report = shim::Late::default();
     let over = expire(block, tag, &mut report);
     // SAFETY: the caller's promise.
@@ -347,7 +348,7 @@ pub unsafe extern "C" fn zosbd2_rs_queue_expire(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zosbd2_rs_queue_show(engine: *mut c_void, file: *mut c_void, what: u32) {
     // SAFETY: the caller's promise.
-    let block = unsafe { QueueBlock::from_memory(engine) };
+    let block = unsafe { QueueBlock::from_memory(&engine) };
     // SAFETY: the caller's promise.
     let line = unsafe { shim::Line::new(file) };
     show::show(block, &line, what);
@@ -419,7 +420,7 @@ fn expire(block: &QueueBlock, tag: u32, report: &mut shim::Late) -> bool {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zosbd2_rs_operation(engine: *mut c_void, may_write: bool, argument: u64) -> isize {
     // SAFETY: the caller's promise.
-    let device = unsafe { Device::from_memory(engine) };
+    let device = unsafe { Device::from_memory(&engine) };
     let Some(queue) = device.queue(0) else { return Errno::ENOENT.negative() as isize };
     code(v1::operation::run(queue, may_write, argument)) as isize
 }
@@ -437,7 +438,7 @@ pub unsafe extern "C" fn zosbd2_rs_server(
     argument: u64,
 ) -> isize {
     // SAFETY: the caller's promise.
-    let device = unsafe { Device::from_memory(engine) };
+    let device = unsafe { Device::from_memory(&engine) };
     v2::server::run(device, epoch, command, argument).unwrap_or_else(Errno::negative) as isize
 }
 
@@ -449,7 +450,7 @@ pub unsafe extern "C" fn zosbd2_rs_server(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zosbd2_rs_server_poll(engine: *mut c_void, epoch: u32) -> u32 {
     // SAFETY: the caller's promise.
-    let device = unsafe { Device::from_memory(engine) };
+    let device = unsafe { Device::from_memory(&engine) };
     v2::server::poll(device, epoch)
 }
 
@@ -461,7 +462,7 @@ pub unsafe extern "C" fn zosbd2_rs_server_poll(engine: *mut c_void, epoch: u32) 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zosbd2_rs_server_closed(engine: *mut c_void, registry: *mut c_void, epoch: u32) {
     // SAFETY: the caller's promise.
-    let device = unsafe { Device::from_memory(engine) };
+    let device = unsafe { Device::from_memory(&engine) };
     // SAFETY: the caller's promise.
     v2::server::closed(device, unsafe { Devices::new(registry) }, epoch);
 }

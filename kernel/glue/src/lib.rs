@@ -25,6 +25,8 @@ pub mod block;
 pub mod devices;
 pub mod entry;
 pub mod list;
+pub mod reference;
+pub mod registry;
 pub mod shim;
 pub mod show;
 pub mod trace;

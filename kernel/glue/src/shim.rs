@@ -238,7 +238,7 @@ unsafe extern "C" {
     fn zosbd2_version(version: *mut u8);
     safe fn zosbd2_registry_lock() -> i32;
     safe fn zosbd2_registry_lock_always();
-    safe fn zosbd2_registry_unlock();
+    fn zosbd2_registry_unlock();
     fn zosbd2_node_exists(name: *const u8) -> bool;
     #[cfg(zosbd2_faults)]
     safe fn zosbd2_backtrace();
@@ -581,7 +581,8 @@ impl RegistryLock {
 
 impl Drop for RegistryLock {
     fn drop(&mut self) {
-        zosbd2_registry_unlock();
+        // SAFETY: it is held.
+        unsafe { zosbd2_registry_unlock() };
     }
 }
 

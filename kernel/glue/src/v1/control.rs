@@ -10,11 +10,12 @@ use core::mem::offset_of;
 use zosbd2_abi::{v1 as abi, v2};
 use zosbd2_engine::Errno;
 use zosbd2_engine::name::Name;
-use zosbd2_engine::registry::Found;
 use zosbd2_engine::v1::{DEPTH, Params};
 
-use crate::block::{Device, LockedRegistry};
-use crate::devices::{Devices, Reference};
+use crate::block::Device;
+use crate::devices::Devices;
+use crate::reference::Reference;
+use crate::registry::{Found, LockedRegistry};
 use crate::shim;
 
 /// The control node.
@@ -139,19 +140,19 @@ impl Control {
         let mut result = Ok(());
         let mut order = 0;
         loop {
-            let mut registry = self.devices.lock()?;
-            let Some(found) = after(&mut registry, order) else { break };
+            let registry = self.devices.lock()?;
+            let Some(found) = after(&registry, order) else { break };
             order = found.order;
-            match Devices::seal(&mut registry, found, force != 0) {
-                Ok(device) => device.destroy(),
+            match found.seal(force != 0) {
+                Ok(sealed) => drop(sealed.destroy()),
                 Err(errno) => result = Err(errno),
             }
         }
         let last = order;
         order = 0;
         loop {
-            let mut registry = self.devices.lock()?;
-            let Some(found) = registry.get().sealed_after(order) else { break };
+            let registry = self.devices.lock()?;
+            let Some(found) = registry.sealed_after(order) else { break };
             if found.order > last {
                 break;
             }
@@ -159,7 +160,7 @@ impl Control {
             if found.version != VERSION {
                 continue;
             }
-            let device = Reference::take(&registry, found);
+            let device = found.reference();
             drop(registry);
             device.wait_gone()?;
         }
@@ -169,8 +170,8 @@ impl Control {
     fn handle_by_name(self, user: u64) -> Result<(), Errno> {
         let query: abi::HandleByName = shim::user_read(user)?;
         let found = Name::from_field(&query.name).and_then(|name| {
-            let found = by_name(&mut self.devices.lock()?, &name);
-            found.map(|found| found.handle).ok_or(Errno::ENOENT)
+            let registry = self.devices.lock()?;
+            by_name(&registry, &name).map(|found| found.handle).ok_or(Errno::ENOENT)
         });
         let error = error_field(found.map(|_| ())).cast_signed();
         let handle = found.unwrap_or(query.handle);
@@ -180,10 +181,10 @@ impl Control {
 
     fn list(self, user: u64) -> Result<(), Errno> {
         let mut words = [0_u32; abi::LIST_ENTRIES + 1];
-        let mut registry = self.devices.lock()?;
+        let registry = self.devices.lock()?;
         let (mut order, mut count) = (0, 0_u32);
         for handle in words.iter_mut().skip(1) {
-            let Some(found) = after(&mut registry, order) else { break };
+            let Some(found) = after(&registry, order) else { break };
             *handle = found.handle;
             order = found.order;
             count = count.wrapping_add(1);
@@ -197,25 +198,24 @@ impl Control {
 
     fn status(self, user: u64) -> Result<(), Errno> {
         let handle: u32 = shim::user_read(user)?;
-        let mut registry = self.devices.lock()?;
-        let found = by_handle(&mut registry, handle).ok_or(Errno::ENOENT)?;
-        let device = Reference::take(&registry, found);
+        let registry = self.devices.lock()?;
+        let device = by_handle(&registry, handle).ok_or(Errno::ENOENT)?.reference();
         drop(registry);
         shim::user_write(user, &status(device.block()))
     }
 }
 
-fn by_handle(registry: &mut LockedRegistry, handle: u32) -> Option<Found> {
-    registry.get().by_handle(handle).filter(|found| found.version == VERSION)
+fn by_handle(registry: &LockedRegistry, handle: u32) -> Option<Found<'_>> {
+    registry.by_handle(handle).filter(|found| found.version == VERSION)
 }
 
-fn by_name(registry: &mut LockedRegistry, name: &Name) -> Option<Found> {
-    registry.get().by_name(name).filter(|found| found.version == VERSION)
+fn by_name<'a>(registry: &'a LockedRegistry, name: &Name) -> Option<Found<'a>> {
+    registry.by_name(name).filter(|found| found.version == VERSION)
 }
 
-fn after(registry: &mut LockedRegistry, mut order: u64) -> Option<Found> {
+fn after(registry: &LockedRegistry, mut order: u64) -> Option<Found<'_>> {
     loop {
-        let found = registry.get().after(order)?;
+        let found = registry.after(order)?;
         if found.version == VERSION {
             return Some(found);
         }

@@ -11,7 +11,8 @@ use zosbd2_engine::v2::check_create;
 
 use super::argument::{self, holds};
 use super::server;
-use crate::devices::{Devices, Reference};
+use crate::devices::Devices;
+use crate::reference::Reference;
 use crate::shim;
 
 /// Known operations: the lowest bits.
@@ -108,16 +109,16 @@ fn attach(devices: Devices, user: u64) -> Result<i32, Errno> {
 fn find(devices: Devices, name: &[u8; abi::NAME_BYTES]) -> Result<Reference, Errno> {
     // Devices of version 1 are named more freely.
     let name = Name::from_field(name)?;
-    let mut registry = devices.lock()?;
-    let found = registry.get().by_name(&name).ok_or(Errno::ENOENT)?;
-    Ok(Reference::take(&registry, found))
+    let registry = devices.lock()?;
+    let found = registry.by_name(&name).ok_or(Errno::ENOENT)?;
+    Ok(found.reference())
 }
 
 fn destroy(devices: Devices, user: u64) -> Result<(), Errno> {
     let asked: abi::Destroy = argument::read(user)?;
     holds(asked.flags & !abi::DESTROY_FLAGS == 0)?;
     let name = Name::from_field(&asked.name)?;
-    devices.destroy(asked.flags & abi::DESTROY_FORCE != 0, |registry| registry.get().by_name(&name))
+    devices.destroy(asked.flags & abi::DESTROY_FORCE != 0, |registry| registry.by_name(&name))
 }
 
 fn list(devices: Devices, user: u64) -> Result<(), Errno> {
@@ -125,16 +126,17 @@ fn list(devices: Devices, user: u64) -> Result<(), Errno> {
     holds(asked.flags == 0 && asked.reserved == 0)?;
     let (mut order, mut count) = (0, 0_u32);
     while count < asked.capacity {
-        let found = devices.lock()?.get().after(order);
-        let Some(found) = found else { break };
+        let registry = devices.lock()?;
+        let Some(found) = registry.after(order) else { break };
         order = found.order;
         let entry =
             abi::ListEntry { handle: found.handle, version: found.version, name: *found.name.bytes() };
+        drop(registry);
         let offset = u64::from(count).wrapping_mul(size_of::<abi::ListEntry>() as u64);
         shim::user_write(asked.entries.wrapping_add(offset), &entry)?;
         count = count.wrapping_add(1);
     }
-    let total = devices.lock()?.get().count();
+    let total = devices.lock()?.count();
     shim::user_write(user, &abi::List { count, total, ..asked })
 }
 
