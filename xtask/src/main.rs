@@ -15,6 +15,7 @@ mod examples;
 mod fetch;
 mod fuzz;
 mod gates;
+mod host_test;
 mod kmod;
 mod paths;
 mod rust_flags;
@@ -55,6 +56,8 @@ enum Command {
     RustObject(rust_object::Arguments),
     /// Build both variants of the module and check what no compiler promises
     Gates(gates::Arguments),
+    /// Run the glue's test on the host under Miri
+    Miri,
     /// Measure instructions per I/O, ours and the kernel's own devices'
     Bench(bench::Arguments),
     /// Show the RAM disk at work, from insmod to rmmod
@@ -85,6 +88,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Kmod(arguments) => kmod::run(&arguments),
         Command::RustObject(arguments) => rust_object::run(&arguments),
         Command::Gates(arguments) => gates::run(&arguments),
+        Command::Miri => host_test::run(),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),

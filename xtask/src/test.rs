@@ -6,7 +6,7 @@
 //! Failed and skipped tests are listed again at the end.
 
 use crate::tally::Tally;
-use crate::{fetch, gates, paths, self_test, setup, vm};
+use crate::{fetch, gates, host_test, paths, self_test, setup, vm};
 use anyhow::{Context as _, Result, bail, ensure};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
@@ -27,12 +27,13 @@ pub(crate) struct Arguments {
 /// A stage: its name, its function, and whether later stages depend on it.
 type Stage = (&'static str, fn() -> Result<Tally>, bool);
 
-const STAGES: [Stage; 10] = [
+const STAGES: [Stage; 11] = [
     ("setup", set_up, true),
     ("kernels", kernels, true),
     ("format", format, false),
     ("clippy", clippy, false),
     ("unit tests", unit_tests, false),
+    ("glue on the host, sanitized", glue_sanitized, false),
     ("gates", all_gates, false),
     ("VM harness", harness, false),
     ("VM tests", vm_tests, false),
@@ -130,6 +131,10 @@ fn unit_tests() -> Result<Tally> {
 /// Name and result of a test, from a line of libtest's output.
 fn result(line: &str) -> Option<(&str, &str)> {
     line.strip_prefix("test ")?.rsplit_once(" ... ")
+}
+
+fn glue_sanitized() -> Result<Tally> {
+    host_test::sanitized().map(|()| Tally::passed(1))
 }
 
 fn all_gates() -> Result<Tally> {
