@@ -95,13 +95,18 @@ static inline struct gendisk *zosbd2_alloc_disk(struct blk_mq_tag_set *set,
 }
 #endif
 
-/* Merging, and no scheduler unless somebody asks for one. */
+/*
+ * Merging, and no scheduler unless somebody asks for one. Stacking: requests are
+ * ended by userspace, so a CPU that goes offline must not wait for the requests
+ * of its queue, with a lock held that userspace needs in order to end them.
+ */
 #ifdef HAVE_MQ_F_SHOULD_MERGE
 #define ZOSBD2_MQ_MERGE BLK_MQ_F_SHOULD_MERGE
 #else
 #define ZOSBD2_MQ_MERGE 0
 #endif
-#define ZOSBD2_TAG_SET_FLAGS (ZOSBD2_MQ_MERGE | BLK_MQ_F_NO_SCHED_BY_DEFAULT)
+#define ZOSBD2_TAG_SET_FLAGS \
+	(ZOSBD2_MQ_MERGE | BLK_MQ_F_STACKING | BLK_MQ_F_NO_SCHED_BY_DEFAULT)
 
 /* A list of requests, as queue_rqs() gets it. */
 #ifdef HAVE_RQ_LIST

@@ -9,6 +9,7 @@ pub(crate) mod faulty;
 mod fences;
 mod honest;
 pub(crate) mod hostile;
+mod hotplug;
 mod inspect;
 pub(crate) mod late;
 mod life;
@@ -41,6 +42,7 @@ pub(super) const TABLES: &[&[Test]] = &[
     inspect::TESTS,
     faulty::TESTS,
     hostile::TESTS,
+    hotplug::TESTS,
     memory::TESTS,
     pressure::TESTS,
 ];
