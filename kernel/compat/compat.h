@@ -136,27 +136,17 @@ static inline struct request *zosbd2_rq_list_peek(struct request **list)
 #endif
 
 /*
- * What open() and ioctl() of a block device are given: the mode, what it says
- * of a writer, and what open() names the disk by.
+ * Keeps everybody from opening @bdev exclusively until bd_abort_claiming() with
+ * the same @holder; waits for whoever is just doing so. Fails with -EBUSY if
+ * somebody has it open exclusively. May sleep.
  */
-#ifdef HAVE_BLK_MODE_T
-#define zosbd2_mode blk_mode_t
-#define ZOSBD2_MODE_WRITE BLK_OPEN_WRITE
-#define zosbd2_open_target gendisk
-
-static inline struct gendisk *zosbd2_open_disk(struct gendisk *target)
+static inline int zosbd2_claim(struct block_device *bdev, void *holder)
 {
-	return target;
-}
+#ifdef HAVE_HOLDER_OPS
+	return bd_prepare_to_claim(bdev, holder, NULL);
 #else
-#define zosbd2_mode fmode_t
-#define ZOSBD2_MODE_WRITE FMODE_WRITE
-#define zosbd2_open_target block_device
-
-static inline struct gendisk *zosbd2_open_disk(struct block_device *target)
-{
-	return target->bd_disk;
-}
+	return bd_prepare_to_claim(bdev, holder);
 #endif
+}
 
 #endif

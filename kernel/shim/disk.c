@@ -26,6 +26,7 @@
 #include <linux/timekeeping.h>
 
 #include "../compat/compat.h"
+#include "../compat/disk.h"
 #include "zosbd2.h"
 
 /*
@@ -75,17 +76,16 @@ static u64 now_ms(void)
 }
 
 /* Called with disk->open_mutex held, as zosbd2_device_seal() is. */
-static int disk_open(struct zosbd2_open_target *target, zosbd2_mode mode)
+static int zosbd2_disk_open(struct gendisk *disk)
 {
-	struct zosbd2_device *device = zosbd2_open_disk(target)->private_data;
+	struct zosbd2_device *device = disk->private_data;
 
 	return READ_ONCE(device->sealed) ? -ENXIO : 0;
 }
 
-static int disk_ioctl(struct block_device *bdev, zosbd2_mode mode, unsigned int command,
-		      unsigned long argument)
+static int zosbd2_disk_ioctl(struct gendisk *disk, bool may_write, u32 command, u64 argument)
 {
-	struct zosbd2_device *device = bdev->bd_disk->private_data;
+	struct zosbd2_device *device = disk->private_data;
 	unsigned int noio;
 	long result;
 
@@ -93,18 +93,11 @@ static int disk_ioctl(struct block_device *bdev, zosbd2_mode mode, unsigned int 
 	/* Version 2 is served through its own descriptors. */
 	if (device->version != 1)
 		return -ENOTTY;
-	switch (command) {
-	case 53: /* ping */
-		return 0;
-	case 58: /* operation */
-		/* Memory for the server must not be waited for on our own disk. */
-		noio = memalloc_noio_save();
-		result = zosbd2_rs_operation(device->engine, mode & ZOSBD2_MODE_WRITE, argument);
-		memalloc_noio_restore(noio);
-		return result;
-	default:
-		return -EINVAL;
-	}
+	/* Memory for the server must not be waited for on our own disk. */
+	noio = memalloc_noio_save();
+	result = zosbd2_rs_node(device->engine, may_write, command, argument);
+	memalloc_noio_restore(noio);
+	return result;
 }
 
 static int disk_getgeo(struct block_device *bdev, struct hd_geometry *geo)

@@ -336,7 +336,7 @@ void zosbd2_rs_queue_announce(void *engine);
 bool zosbd2_rs_queue_expire(void *engine, u32 tag, struct zosbd2_late *late);
 void zosbd2_rs_queue_show(void *engine, void *file, u32 what);
 void zosbd2_rs_device_declare_dead(void *engine, void *registry, u32 epoch);
-long zosbd2_rs_operation(void *engine, bool may_write, u64 argument);
+long zosbd2_rs_node(void *engine, bool may_write, u32 command, u64 argument);
 long zosbd2_rs_server(void *engine, u32 epoch, u32 command, u64 argument);
 u32 zosbd2_rs_server_poll(void *engine, u32 epoch);
 void zosbd2_rs_server_closed(void *engine, void *registry, u32 epoch);

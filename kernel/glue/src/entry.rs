@@ -412,17 +412,21 @@ fn expire(block: &QueueBlock, tag: u32, report: &mut shim::Late) -> bool {
     over
 }
 
-/// The operation call of version 1 on the block node. Process context, may sleep.
+/// An ioctl of version 1 on the block node. Process context, may sleep.
 ///
 /// # Safety
 ///
 /// `engine` is a device's block, initialised, and stays so, because the caller has the node open.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn zosbd2_rs_operation(engine: *mut c_void, may_write: bool, argument: u64) -> isize {
+pub unsafe extern "C" fn zosbd2_rs_node(
+    engine: *mut c_void,
+    may_write: bool,
+    command: u32,
+    argument: u64,
+) -> isize {
     // SAFETY: the caller's promise.
     let device = unsafe { Device::from_memory(&engine) };
-    let Some(queue) = device.queue(0) else { return Errno::ENOENT.negative() as isize };
-    code(v1::operation::run(queue, may_write, argument)) as isize
+    code(v1::operation::node(device, may_write, command, argument)) as isize
 }
 
 /// An ioctl on a server descriptor. Process context, may sleep.

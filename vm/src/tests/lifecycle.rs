@@ -512,7 +512,7 @@ fn rust_frames(context: &mut Context) {
     // Entries that the unwinder is sure of have no question mark; stale words on the stack are printed with one.
     let mut frames = trace.lines().filter(|line| !line.contains("? "));
     // The inner Rust function by its mangled name. zosbd2_backtrace() itself only jumps on.
-    for wanted in ["9operation3run", "zosbd2_rs_operation", "disk_ioctl", "do_syscall_64"] {
+    for wanted in ["9operation", "zosbd2_rs_node", "disk_ioctl", "do_syscall_64"] {
         let found = frames.any(|line| line.contains(wanted));
         assert!(found, "{wanted} is not in the backtrace, or was guessed:\n{trace}");
     }

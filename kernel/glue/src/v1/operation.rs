@@ -14,7 +14,7 @@ use zosbd2_engine::queue::{Answer, End, Fetched, Moment, Refused, Work};
 use zosbd2_engine::request::{Handle, Op, Request};
 use zosbd2_engine::v1::{self, Call};
 
-use crate::block::QueueBlock;
+use crate::block::{Device, QueueBlock};
 use crate::transfer::{self, Transfer};
 use crate::{shim, trace};
 
@@ -22,6 +22,20 @@ use crate::{shim, trace};
 const SEGMENTS_AT_ONCE: u32 = 30;
 const HEAD_WORDS: usize = 6;
 const SEGMENT_BYTES: u32 = 16;
+
+/// An ioctl on the block node.
+///
+/// # Errors
+///
+/// As [`run`]; `EINVAL` for a number that is none.
+pub fn node(device: &Device, may_write: bool, command: u32, argument: u64) -> Result<(), Errno> {
+    match command {
+        abi::IOCTL_BLOCK_PING => Ok(()),
+        abi::IOCTL_OPERATION => run(device.queue(0).ok_or(Errno::ENOENT)?, may_write, argument),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
 /// Answers as the buffer at `user` says, then fetches into it.
 ///
 /// # Errors
@@ -29,7 +43,7 @@ const SEGMENT_BYTES: u32 = 16;
 /// As `docs/abi-v1.md`: `EBADF` without write permission, `ENOMEM` for an unusable buffer, `ENOENT` when
 /// the handle is not this device's or the device is gone, `EINVAL` for an opcode that is none or an answer
 /// of the wrong kind, `EINTR`.
-pub fn run(block: &QueueBlock, may_write: bool, user: u64) -> Result<(), Errno> {
+fn run(block: &QueueBlock, may_write: bool, user: u64) -> Result<(), Errno> {
     #[cfg(zosbd2_faults)]
     shim::backtrace();
     if !may_write {

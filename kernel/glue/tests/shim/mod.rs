@@ -10,6 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_char, c_void};
 use std::ptr;
 
+use zosbd2_abi::v1::IOCTL_OPERATION;
 use zosbd2_glue::entry;
 use zosbd2_glue::shim::{Device, File, Params, Queue};
 
@@ -229,7 +230,7 @@ pub(crate) fn close(fd: usize) {
 pub(crate) fn operation<T: ?Sized>(number: usize, argument: &mut T) -> isize {
     let engine = on_disk(number, |disk| disk.engine.start.cast());
     // SAFETY: a device's block, which is not freed meanwhile.
-    unsafe { entry::zosbd2_rs_operation(engine, true, address(argument)) }
+    unsafe { entry::zosbd2_rs_node(engine, true, IOCTL_OPERATION, address(argument)) }
 }
 
 /// A block request comes, on any CPU: what `queue_rq` does.
