@@ -187,17 +187,21 @@ void zosbd2_device_declare_dead(struct zosbd2_device *device, u32 epoch)
 
 /*
  * Looks for partitions. Not in the call that starts the disk: it reads the
- * disk, and the caller may be the only one who serves it.
+ * disk, and the caller may be the only one who serves it. By now somebody may
+ * have the disk open exclusively, under whom no partitions must appear.
  */
 static void scan_work(struct work_struct *work)
 {
 	struct zosbd2_device *device = container_of(work, struct zosbd2_device, scan);
 	struct gendisk *disk = device->disk;
 
+	if (zosbd2_claim(disk->part0, device))
+		return;
 	mutex_lock(&disk->open_mutex);
 	if (!READ_ONCE(device->sealed))
 		bdev_disk_changed(disk, false);
 	mutex_unlock(&disk->open_mutex);
+	bd_abort_claiming(disk->part0, device);
 }
 
 static void teardown_work(struct work_struct *work)
