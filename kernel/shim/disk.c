@@ -301,7 +301,11 @@ int zosbd2_device_create(const struct zosbd2_params *params, struct zosbd2_devic
 	strscpy(disk->disk_name, params->disk_name, sizeof(disk->disk_name));
 	if (params->version == 1)
 		disk->flags |= GENHD_FL_NO_PART;
-	/* scan_work() looks for partitions when the time is right. */
+	/*
+	 * scan_work() looks for partitions when the time is right. Where nobody
+	 * wants that the bit stays, so that BLKRRPART is refused, too: udev uses it
+	 * whenever a writer has closed the disk.
+	 */
 	set_bit(GD_SUPPRESS_PART_SCAN, &disk->state);
 	set_capacity(disk, params->size_bytes >> SECTOR_SHIFT);
 	if (params->flags & ZOSBD2_READ_ONLY)
@@ -344,9 +348,10 @@ int zosbd2_device_start(struct zosbd2_device *device)
 		return error;
 	}
 	device->started = true;
-	clear_bit(GD_SUPPRESS_PART_SCAN, &disk->state);
-	if (!(disk->flags & GENHD_FL_NO_PART) && !(device->flags & ZOSBD2_NO_PARTITION_SCAN))
+	if (!(disk->flags & GENHD_FL_NO_PART) && !(device->flags & ZOSBD2_NO_PARTITION_SCAN)) {
+		clear_bit(GD_SUPPRESS_PART_SCAN, &disk->state);
 		queue_work(scan_queue, &device->scan);
+	}
 	return 0;
 }
 

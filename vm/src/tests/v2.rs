@@ -15,6 +15,7 @@ pub(crate) mod late;
 mod life;
 mod memory;
 mod operations;
+mod partitions;
 pub(crate) mod pressure;
 mod races;
 pub(crate) mod recovery;
@@ -26,6 +27,7 @@ use crate::guest::Test;
 
 pub(super) const TABLES: &[&[Test]] = &[
     operations::TESTS,
+    partitions::TESTS,
     data::TESTS,
     serving::TESTS,
     crews::TESTS,

@@ -2,17 +2,15 @@
 //! A backend sees what submitters do: every operation with its offset, length and flags.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, fdatasync, fsync, open};
 use rustix::io::{Errno, IoSlice, ReadWriteFlags, pread, pwrite, pwritev2};
-use zosbd2::{Backend as _, Builder, Capabilities};
-use zosbd2_backends::Ram;
+use zosbd2::{Builder, Capabilities};
 
 use super::super::support::{Aligned, discard, open_direct};
 use super::support::{Disk, Recorder, Seen, Serving, threads};
-use crate::guest::{Context, Need, Test, raw, run, wait_until};
+use crate::guest::{Context, Need, Test, run, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("v2_every_operation_is_seen", every_operation)
@@ -26,12 +24,9 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("v2_block_sizes", block_sizes).needs(&[Need::Module]).timeout(60),
     Test::new("v2_requests_of_4_mib", large_requests).needs(&[Need::Module]).timeout(60),
     Test::new("v2_iostat_is_sane", iostat).needs(&[Need::Module]).timeout(60),
-    Test::new("v2_partitions_are_found", partitions).needs(&[Need::Module]).timeout(60),
 ];
 
 const MIB: u64 = 1 << 20;
-/// Rescan partitions.
-const BLKRRPART: u32 = 0x125f;
 
 fn everything(capabilities: &mut Capabilities) {
     capabilities.volatile_cache = true;
@@ -344,63 +339,4 @@ fn iostat(context: &mut Context) {
     });
     drop(node);
     disk.destroy_and_join(serving);
-}
-
-/// A partition table with one partition of 8 MiB that begins at 1 MiB.
-fn partition_table() -> [u8; 512] {
-    let mut table = [0; 512];
-    table[446 + 4] = 0x83;
-    table[446 + 8..446 + 12].copy_from_slice(&2048_u32.to_le_bytes());
-    table[446 + 12..446 + 16].copy_from_slice(&16384_u32.to_le_bytes());
-    table[510..].copy_from_slice(&[0x55, 0xaa]);
-    table
-}
-
-fn partitions(context: &mut Context) {
-    context.load_module("");
-    let ram = Arc::new(Ram::new(64 * MIB).expect("memory"));
-    let builder = Builder::new("parts");
-    // Without a scan by START, which could run as late as the scan below and find the partition again.
-    let (disk, serving) = Disk::serve(&builder.clone().partition_scan(false), &ram, threads(1));
-    let part = Path::new("/dev/zosbd2/parts1");
-    assert!(!part.exists());
-    let node = open_direct(&disk.path());
-    let mut buffer = Aligned::new(512, 0);
-    buffer.bytes_mut().copy_from_slice(&partition_table());
-    assert_eq!(pwrite(&node, buffer.bytes(), 0), Ok(512));
-    raw::ioctl(node.as_fd(), BLKRRPART, 0).expect("read the table again");
-    wait_until(20, "the partition", || part.exists());
-    // A write to the partition lands where the table says.
-    let inner = open_direct(part);
-    write(inner.as_fd(), 4096, 4096, ReadWriteFlags::empty());
-    let (mut stored, mut wanted) = (vec![0; 4096], Aligned::new(4096, 0));
-    wanted.fill(4096);
-    ram.read(MIB + 4096, &mut stored).expect("read");
-    assert!(stored == wanted.bytes(), "the write is not where the table says");
-    drop((inner, node));
-    disk.destroy_and_join(serving);
-    assert!(!part.exists(), "the partition's node is still there");
-
-    // The only serving thread starts the device, and the kernel finds the partition.
-    let (disk, serving) = Disk::serve(&builder, &ram, threads(1));
-    wait_until(20, "the partition", || part.exists());
-    disk.destroy_and_join(serving);
-    // Not scanned if the flag says so, but found on request.
-    let (disk, serving) = Disk::serve(&builder.clone().partition_scan(false), &ram, threads(1));
-    let node = open_direct(&disk.path());
-    let mut buffer = Aligned::new(512, 0);
-    assert_eq!(pread(&node, buffer.bytes_mut(), 0), Ok(512), "opening and reading is no reason to look");
-    assert!(!part.exists());
-    raw::ioctl(node.as_fd(), BLKRRPART, 0).expect("read the table");
-    wait_until(20, "the partition", || part.exists());
-    drop(node);
-    disk.destroy_and_join(serving);
-    // For all block sizes, and if the last page is incomplete.
-    for (block, size) in [(4096, 512 * MIB), (1024, 512 * MIB + 1024), (512, 64 * MIB + 512)] {
-        let ram = Arc::new(Ram::new(size).expect("memory"));
-        ram.write(0, &partition_table(), false).expect("write the table");
-        let (disk, serving) = Disk::serve(&builder.clone().logical_block_size(block), &ram, threads(1));
-        wait_until(20, "the partition", || part.exists());
-        disk.destroy_and_join(serving);
-    }
 }

@@ -45,7 +45,7 @@ const ROUNDS: usize = 50;
 /// For all of them together. Not a check of speed: the alternative would be the grace, or for ever.
 const BOUND: Duration = Duration::from_secs(25);
 
-fn name(index: usize) -> String {
+pub(super) fn name(index: usize) -> String {
     format!("end-{index}")
 }
 
@@ -59,7 +59,7 @@ fn destroy_all(context: &Context) {
 }
 
 /// Like [`destroy_all`], for these devices.
-fn destroy(context: &Context, which: Range<usize>) {
+pub(super) fn destroy(context: &Context, which: Range<usize>) {
     let begin = Instant::now();
     let destroyers: Vec<_> = which
         .clone()
@@ -164,7 +164,7 @@ fn stopped(context: &mut Context) {
     assert!(child.wait(20).success(), "{}", child.stderr());
 }
 
-fn outstanding(index: usize) -> usize {
+pub(super) fn outstanding(index: usize) -> usize {
     let observer = control().observe(&name(index)).expect("observe");
     observer.requests(0, Duration::ZERO).expect("requests").len()
 }
