@@ -80,6 +80,12 @@ impl Op {
             _ => None,
         }
     }
+
+    /// Whether it changes what the device has.
+    #[must_use]
+    pub const fn changes(self) -> bool {
+        !matches!(self, Self::Read | Self::Flush)
+    }
 }
 
 /// [`Request::flags`]: the write must be durable when it is answered.

@@ -212,6 +212,13 @@ impl Device {
         self.cache.as_ref().is_some_and(Cache::lost)
     }
 
+    /// Whether it was made to be read only. What `blockdev --setro` says is between the administrator and the block layer.
+    #[inline]
+    #[must_use]
+    pub const fn is_read_only(&self) -> bool {
+        self.params.flags & abi::CREATE_READ_ONLY != 0
+    }
+
     /// Present size in bytes.
     #[inline]
     #[must_use]

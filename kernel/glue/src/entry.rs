@@ -240,6 +240,10 @@ pub unsafe extern "C" fn zosbd2_rs_queue_submit(
     if offset.saturating_add(length.into()) > block.device().size_bytes() {
         return Errno::EIO.negative();
     }
+    // The block layer warns of these, and passes them on.
+    if op.changes() && block.device().is_read_only() {
+        return Errno::EIO.negative();
+    }
     // SAFETY: the lock is held, by the caller's promise, until this has returned.
     let mut queue = unsafe { block.locked_by_caller() };
     match queue.submit(tag, Request { op, flags, offset, length }, now_ns, last != 0) {
