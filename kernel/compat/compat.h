@@ -67,9 +67,23 @@ static inline struct gendisk *zosbd2_alloc_disk(struct blk_mq_tag_set *set,
 						const struct zosbd2_limits *limits,
 						void *queuedata)
 {
+	unsigned int granularity = limits->discard_granularity >> SECTOR_SHIFT;
+	unsigned int discard = limits->max_discard_sectors;
+	unsigned int erase = limits->max_secure_erase_sectors;
 	struct gendisk *disk = blk_mq_alloc_disk(set, queuedata);
 	struct request_queue *queue;
 
+	/*
+	 * Here secure erases are merged as far as discards may be, so the smaller
+	 * limit has to do for both. One that is below the granularity would not
+	 * limit discards: then there is no secure erase.
+	 */
+	if (erase && erase < discard) {
+		if (erase < granularity)
+			erase = 0;
+		else
+			discard = erase;
+	}
 	if (IS_ERR(disk))
 		return disk;
 	queue = disk->queue;
@@ -83,10 +97,10 @@ static inline struct gendisk *zosbd2_alloc_disk(struct blk_mq_tag_set *set,
 	blk_queue_max_segment_size(queue, UINT_MAX);
 	blk_queue_dma_alignment(queue, SECTOR_SIZE - 1);
 	queue->limits.discard_granularity = limits->discard_granularity;
-	blk_queue_max_discard_sectors(queue, limits->max_discard_sectors);
+	blk_queue_max_discard_sectors(queue, discard);
 	blk_queue_max_discard_segments(queue, 1);
 	blk_queue_max_write_zeroes_sectors(queue, limits->max_write_zeroes_sectors);
-	blk_queue_max_secure_erase_sectors(queue, limits->max_secure_erase_sectors);
+	blk_queue_max_secure_erase_sectors(queue, erase);
 	blk_queue_write_cache(queue, limits->volatile_cache, limits->fua);
 	if (!limits->rotational)
 		blk_queue_flag_set(QUEUE_FLAG_NONROT, queue);
