@@ -4,8 +4,8 @@
 //! Every method is called with the registry's lock held. A device is [reserved](Registry::reserve) by name
 //! before anything of it is made, [numbered](Registry::number) when all checks are passed,
 //! [published](Registry::publish) once it works, [sealed](Registry::seal) by the one caller who destroys it,
-//! and [removed](Registry::remove) when its name is free again. Only published devices are seen by
-//! look-ups and lists.
+//! [vacated](Registry::vacate) when its disk is deleted and its name free again, and [removed](Registry::remove)
+//! when its memory is freed. Only published devices are seen by look-ups and lists.
 
 use crate::errno::Errno;
 use crate::name::Name;
@@ -16,6 +16,8 @@ enum Stage {
     Reserved,
     Published,
     Sealed,
+    /// Its name is free, but somebody has its memory.
+    Vacated,
 }
 
 /// What the registry knows of one device.
@@ -81,7 +83,11 @@ impl<'a> Registry<'a> {
     /// `ENOSPC` when all places are taken, `EEXIST` when the name is.
     pub fn reserve(&mut self, name: Name, version: u32) -> Result<PlaceId, Errno> {
         let free = self.places.iter().position(|place| place.0.is_none()).ok_or(Errno::ENOSPC)?;
-        if self.places.iter().any(|place| place.0.is_some_and(|entry| entry.name == name)) {
+        if self
+            .places
+            .iter()
+            .any(|place| place.0.is_some_and(|entry| entry.stage != Stage::Vacated && entry.name == name))
+        {
             return Err(Errno::EEXIST);
         }
         let place = self.places.get_mut(free).ok_or(Errno::ENOSPC)?;
@@ -128,7 +134,14 @@ impl<'a> Registry<'a> {
         }
     }
 
-    /// Frees a device's place and name.
+    /// Frees a device's name. Its place and its handle stay taken.
+    pub fn vacate(&mut self, id: PlaceId) {
+        if let Some(entry) = self.entry(id) {
+            entry.stage = Stage::Vacated;
+        }
+    }
+
+    /// Frees a device's place, and its name if that is not free yet.
     pub fn remove(&mut self, id: PlaceId) {
         if let Some(place) = self.places.get_mut(id.0) {
             place.0 = None;
@@ -246,8 +259,10 @@ mod tests {
         registry.publish(first, 1);
         assert!(registry.seal(first) && !registry.seal(first), "by one caller");
         registry.remove(second);
+        registry.vacate(fourth);
         registry.state.last_handle = u32::MAX;
         let again = registry.reserve(name(b'b'), 1).expect("room");
         assert_eq!(registry.number(again), 2);
+        assert_eq!(registry.number(fourth), 4, "that of the vacated one is still in use");
     }
 }

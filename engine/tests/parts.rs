@@ -121,6 +121,15 @@ fn the_registry_numbers_lists_and_hides() {
         Err(Errno::EEXIST),
         "the name is free only when the device is gone"
     );
+    assert!(registry.seal(ids[2]));
+    registry.vacate(ids[2]);
+    assert_eq!(
+        (registry.by_handle(3), registry.sealed_after(0).map(|found| found.device)),
+        (None, Some(101))
+    );
+    let same = registry.reserve(name("c"), 2).expect("the name is free, and there is a place");
+    assert_eq!(registry.reserve(name("d"), 1), Err(Errno::ENOSPC), "the place of the vacated one is not");
+    registry.remove(same);
     registry.remove(ids[1]);
     let again = registry.reserve(name("b"), 1).expect("free again");
     assert_eq!(registry.number(again), 4, "handles are not used again");

@@ -109,10 +109,16 @@ static int disk_getgeo(struct block_device *bdev, struct hd_geometry *geo)
 	return 0;
 }
 
+/*
+ * The device's place in the registry goes with its memory, so that max_devices
+ * bounds that memory. The module can be unloaded from module_put() on; module
+ * exit waits for whoever is still in here, or in a caller of ours.
+ */
 static void device_free(struct kref *kref)
 {
 	struct zosbd2_device *device = container_of(kref, struct zosbd2_device, kref);
 
+	zosbd2_rs_registry_remove(zosbd2_registry, device->place);
 	zosbd2_queue_teardown(device);
 	kvfree(device->engine);
 	kfree(device);
@@ -220,16 +226,21 @@ static void teardown_work(struct work_struct *work)
 		del_gendisk(device->disk);
 		/* No request, so nothing is late any more. */
 		cancel_work_sync(&device->bury);
+		/* The disk's queue has left it, and takes no more requests. */
+		blk_mq_free_tag_set(&device->tag_set);
 	}
 	cancel_delayed_work_sync(&device->drain);
 	zosbd2_rs_device_gone(device->engine);
 	zosbd2_device_hang_up(device);
 	zosbd2_debug_remove(device);
-	zosbd2_rs_registry_remove(zosbd2_registry, device->place);
+	zosbd2_rs_registry_vacate(zosbd2_registry, device->place);
 	complete_all(&device->gone);
 	put_disk(device->disk);
-	if (!started)
+	if (!started) {
+		/* A disk that was never added makes its queue leave when it is freed. */
+		blk_mq_free_tag_set(&device->tag_set);
 		zosbd2_device_put(device);
+	}
 }
 
 /*
@@ -258,7 +269,8 @@ int zosbd2_device_create(const struct zosbd2_params *params, struct zosbd2_devic
 	int error = -ENOMEM;
 
 	might_sleep();
-	device = zosbd2_fault(ZOSBD2_FAULT_DEVICE) ? NULL : kzalloc(sizeof(*device), GFP_KERNEL);
+	device = zosbd2_fault(ZOSBD2_FAULT_DEVICE) ? NULL :
+		kzalloc(sizeof(*device), GFP_KERNEL_ACCOUNT);
 	if (!device)
 		return -ENOMEM;
 	kref_init(&device->kref);
@@ -318,6 +330,7 @@ int zosbd2_device_create(const struct zosbd2_params *params, struct zosbd2_devic
 	return 0;
 
 undo_queue:
+	blk_mq_free_tag_set(&device->tag_set);
 	zosbd2_queue_teardown(device);
 free_engine:
 	kvfree(device->engine);

@@ -21,10 +21,10 @@
 
 #define ZOSBD2_MODULE_VERSION "0.1.0"
 
-static unsigned int max_devices = 50;
+static unsigned int max_devices = 1024;
 module_param(max_devices, uint, 0444);
 MODULE_PARM_DESC(max_devices,
-		 "Devices that can exist at once, 1 to 4096 (default 50); v1 lists show the first 50");
+		 "Devices that can exist at once, 1 to 4096 (default 1024); v1 lists show the first 50");
 
 static unsigned int max_minors = 255;
 module_param(max_minors, uint, 0);

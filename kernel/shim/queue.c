@@ -321,7 +321,8 @@ int zosbd2_queue_setup(struct zosbd2_device *device, u32 depth)
 	if (!device->queues)
 		return -ENOMEM;
 	requests = zosbd2_fault(ZOSBD2_FAULT_REQUESTS) ? NULL :
-		kvcalloc(array_size(device->queue_count, depth), sizeof(*requests), GFP_KERNEL);
+		kvcalloc(array_size(device->queue_count, depth), sizeof(*requests),
+			 GFP_KERNEL_ACCOUNT);
 	if (!requests) {
 		error = -ENOMEM;
 		goto free_queues;
@@ -355,9 +356,9 @@ free_queues:
 	return error;
 }
 
+/* Frees what zosbd2_queue_setup() allocated, but for the tag set. */
 void zosbd2_queue_teardown(struct zosbd2_device *device)
 {
-	blk_mq_free_tag_set(&device->tag_set);
 	kvfree(device->queues[0].requests);
 	kvfree(device->queues);
 }

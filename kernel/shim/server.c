@@ -80,7 +80,8 @@ int zosbd2_server_open(struct zosbd2_device *device, struct file **file)
 	int fd;
 
 	might_sleep();
-	server = zosbd2_fault(ZOSBD2_FAULT_SERVER) ? NULL : kmalloc(sizeof(*server), GFP_KERNEL);
+	server = zosbd2_fault(ZOSBD2_FAULT_SERVER) ? NULL :
+		kmalloc(sizeof(*server), GFP_KERNEL_ACCOUNT);
 	if (!server)
 		return -ENOMEM;
 	server->device = device;

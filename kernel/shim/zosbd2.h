@@ -138,9 +138,10 @@ struct zosbd2_queue {
 } ____cacheline_aligned;
 
 /*
- * A device. Its memory lives until nobody references it: its gendisk until
- * that is freed, every server descriptor, and control calls for their
- * duration. @engine is Rust's block for the device.
+ * A device. Its memory and its place in the registry live until nobody
+ * references it: its gendisk until that is freed, every server descriptor, and
+ * control calls for their duration. The tag set, which is the largest part, goes
+ * with the disk. @engine is Rust's block for the device.
  *
  * @lock: covers the engine's life of the device. Taken after the registry's
  *	lock and before a queue's.
@@ -309,6 +310,7 @@ void zosbd2_backtrace(void);
  */
 size_t zosbd2_rs_registry_bytes(u32 max_devices);
 void zosbd2_rs_registry_init(void *registry, u32 max_devices);
+void zosbd2_rs_registry_vacate(void *registry, u32 place);
 void zosbd2_rs_registry_remove(void *registry, u32 place);
 long zosbd2_rs_control(void *registry, u32 command, u64 argument, bool compat);
 

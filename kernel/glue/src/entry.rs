@@ -44,7 +44,19 @@ pub unsafe extern "C" fn zosbd2_rs_registry_init(registry: *mut c_void, max_devi
     unsafe { Registry::initialise(registry, max_devices) };
 }
 
-/// Frees the place and name of a device whose disk is deleted. May sleep.
+/// Frees the name of a device whose disk is deleted. May sleep.
+///
+/// # Safety
+///
+/// `registry` is initialised; `place` is from the device's parameters.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn zosbd2_rs_registry_vacate(registry: *mut c_void, place: u32) {
+    // SAFETY: the caller's promise.
+    let registry = unsafe { LockedRegistry::new(registry, shim::RegistryLock::take_always()) };
+    registry.vacate(PlaceId::from_raw(place as usize));
+}
+
+/// Frees the place of a device whose memory goes. May sleep.
 ///
 /// # Safety
 ///

@@ -115,7 +115,12 @@ impl LockedRegistry {
         device
     }
 
-    /// Frees a place and its name.
+    /// Frees a device's name, and keeps its place.
+    pub fn vacate(&self, place: PlaceId) {
+        self.with(|mut registry| registry.vacate(place));
+    }
+
+    /// Frees a place, and its name if that is not free yet.
     pub fn remove(&self, place: PlaceId) {
         self.with(|mut registry| registry.remove(place));
     }

@@ -49,7 +49,7 @@ pub(super) const TESTS: &[Test] = &[
 /// Fifty devices at once, each written and read back, created and destroyed in random order. Another one is
 /// refused.
 fn fifty_devices(context: &mut Context) {
-    context.load_module("");
+    context.load_module("max_devices=50");
     let mut random = context.random("order");
     let mut disks: Vec<_> = (0..50)
         .map(|index| {
