@@ -13,6 +13,7 @@
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/rcupdate.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 #include <linux/vmalloc.h>
@@ -162,6 +163,14 @@ static void __exit zosbd2_exit(void)
 	zosbd2_debug_exit();
 	zosbd2_disk_exit();
 	kvfree(zosbd2_registry);
+	/*
+	 * The last close of a disk that is gone drops the module's last reference
+	 * in disk_free(), from which it has yet to return. The block layer does not
+	 * pin the module there, and a work item would not help: whoever queues it
+	 * has to return, too. So wait until each task that was runnable has blocked
+	 * or gone back to user mode, which none does in there.
+	 */
+	synchronize_rcu_tasks();
 }
 
 module_init(zosbd2_init);
