@@ -292,7 +292,7 @@ int zosbd2_device_create(const struct zosbd2_params *params, struct zosbd2_devic
 	memcpy(device->serial, params->serial, sizeof(device->serial));
 
 	device->engine = zosbd2_fault(ZOSBD2_FAULT_ENGINE) ? NULL :
-		kvzalloc(zosbd2_rs_device_bytes(params->queues, params->depth), GFP_KERNEL);
+		zosbd2_alloc_block(zosbd2_rs_device_bytes(params->queues, params->depth));
 	if (!device->engine)
 		goto free_device;
 	zosbd2_rs_device_init(device->engine, params, device);

@@ -305,6 +305,21 @@ const struct blk_mq_ops zosbd2_queue_ops = {
 };
 
 /*
+ * Allocates a zeroed block that is aligned as ZOSBD2_BLOCK_ALIGN says, which
+ * kvzalloc() promises for sizes that are powers of two only. May sleep.
+ */
+void *zosbd2_alloc_block(size_t bytes)
+{
+	void *block = kvzalloc(bytes, GFP_KERNEL_ACCOUNT);
+
+	if (WARN_ON_ONCE(!IS_ALIGNED((unsigned long)block, ZOSBD2_BLOCK_ALIGN))) {
+		kvfree(block);
+		return NULL;
+	}
+	return block;
+}
+
+/*
  * Allocates what the queues need; the device's engine is initialised.
  * @device->queue_count is at most the number of CPUs, and with @depth small
  * enough for the products not to overflow.
@@ -317,7 +332,7 @@ int zosbd2_queue_setup(struct zosbd2_device *device, u32 depth)
 	int error;
 
 	device->queues = zosbd2_fault(ZOSBD2_FAULT_QUEUES) ? NULL :
-		kvcalloc(device->queue_count, sizeof(*device->queues), GFP_KERNEL);
+		zosbd2_alloc_block(array_size(device->queue_count, sizeof(*device->queues)));
 	if (!device->queues)
 		return -ENOMEM;
 	requests = zosbd2_fault(ZOSBD2_FAULT_REQUESTS) ? NULL :

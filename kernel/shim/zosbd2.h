@@ -25,6 +25,9 @@
 #define ZOSBD2_NAME_BYTES 32
 #define ZOSBD2_SERIAL_BYTES 32
 
+/* Of the engine's block and of the queues: no two queues share a cache line. */
+#define ZOSBD2_BLOCK_ALIGN 64
+
 /* Operations, as engine/src/request.rs and abi/src/v2.rs number them. */
 enum zosbd2_op {
 	ZOSBD2_READ,
@@ -228,6 +231,7 @@ void zosbd2_debug_remove(struct zosbd2_device *device);
 /* queue.c, for disk.c */
 extern const struct blk_mq_ops zosbd2_queue_ops;
 void zosbd2_device_declare_dead(struct zosbd2_device *device, u32 epoch);
+void *zosbd2_alloc_block(size_t bytes);
 int zosbd2_queue_setup(struct zosbd2_device *device, u32 depth);
 void zosbd2_queue_teardown(struct zosbd2_device *device);
 
