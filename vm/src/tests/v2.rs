@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Tests of interface version 2.
 
+mod bounds;
 pub(crate) mod crash;
 pub(crate) mod crews;
 mod data;
@@ -28,6 +29,7 @@ use crate::guest::Test;
 pub(super) const TABLES: &[&[Test]] = &[
     operations::TESTS,
     partitions::TESTS,
+    bounds::TESTS,
     data::TESTS,
     serving::TESTS,
     crews::TESTS,

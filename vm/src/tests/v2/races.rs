@@ -426,7 +426,7 @@ fn owner(context: &mut Context) {
 }
 
 /// KiB that the kernel uses, without the memory of processes and without reclaimable caches.
-fn kernel_memory() -> u64 {
+pub(super) fn kernel_memory() -> u64 {
     drop_caches();
     let text = std::fs::read_to_string("/proc/meminfo").expect("meminfo");
     let value = |name: &str| -> u64 {
