@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * What a device is doing, as text, in debugfs: zosbd2/DISK/stats, latency and
- * requests, where DISK is the disk's name in /sys/block. For people and scripts;
- * programs ask by ioctl (STATS, LATENCY, REQUESTS).
+ * requests, where DISK is the disk's name in /sys/block. Programs ask by ioctl
+ * (STATS, LATENCY, REQUESTS).
  *
  * Lines are words KEY=VALUE with one blank between them, and begin with the
- * queue; keys and meanings stay, new keys come last. Rust says what is in them.
+ * queue. This is for people who look: no interface, and it changes as the module
+ * does. Rust says what is in the lines.
  * Only root may read. Without debugfs nothing of this is there, and nothing else
  * is missing.
  */
