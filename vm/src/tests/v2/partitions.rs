@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Partitions: who looks for them, when, and who is in the way.
+//! Partition scans: when they run, and when they are refused.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
@@ -23,7 +23,7 @@ pub(super) const TESTS: &[Test] = &[
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 64 * MIB;
-/// Look for partitions.
+/// Rescan partitions.
 const BLKRRPART: u32 = 0x125f;
 /// Change one partition.
 const BLKPG: u32 = 0x1269;
@@ -69,11 +69,11 @@ fn found(context: &mut Context) {
     context.load_module("");
     let builder = Builder::new("parts");
     let [first, second] = ["/dev/zosbd2/parts1", "/dev/zosbd2/parts2"].map(Path::new);
-    // When the device starts, by the only thread that serves it.
+    // The only serving thread starts the device, and the kernel finds the partition.
     let ram = partitioned(SIZE, 1);
     let (disk, serving) = Disk::serve(&builder, &ram, threads(1));
     wait_until(20, "the partition", || first.exists());
-    // What is written to the partition is where the table says.
+    // A write to the partition lands where the table says.
     let inner = open_direct(first);
     let mut buffer = Aligned::new(4096, 0);
     buffer.fill(4096);
@@ -82,7 +82,7 @@ fn found(context: &mut Context) {
     ram.read(MIB + 4096, &mut stored).expect("read");
     assert!(stored == buffer.bytes(), "the write is not where the table says");
     drop(inner);
-    // When asked for; this waits for the look above, if that is not quite over.
+    // On request; the request waits for the scan above, if that scan is still running.
     let node = open_direct(&disk.path());
     let mut buffer = Aligned::new(512, 0);
     buffer.bytes_mut().copy_from_slice(&partition_table(2));
@@ -93,7 +93,7 @@ fn found(context: &mut Context) {
     drop(node);
     disk.destroy_and_join(serving);
     assert!(!first.exists() && !second.exists(), "a partition's node is still there");
-    // Whatever the blocks, and where the last page is not whole.
+    // For all block sizes, and if the last page is incomplete.
     for (block, size) in [(4096, 512 * MIB), (1024, 512 * MIB + 1024), (512, SIZE + 512)] {
         let builder = builder.clone().logical_block_size(block);
         let (disk, serving) = Disk::serve(&builder, &partitioned(size, 1), threads(1));
@@ -102,8 +102,8 @@ fn found(context: &mut Context) {
     }
 }
 
-/// Nobody reads the table of a device that was made without a look for partitions: not its start, not who writes to it and
-/// closes it, as udev asks then, nor who asks by hand. Partitions that somebody names are made.
+/// A device with the flag no-partition-scan is never scanned: START does not scan it, and BLKRRPART is refused, which udev
+/// calls whenever a writer closes the node. BLKPG adds and removes partitions as on any disk.
 fn unwanted(context: &mut Context) {
     context.load_module("");
     let builder = Builder::new("whole").partition_scan(false);
@@ -130,8 +130,8 @@ fn unwanted(context: &mut Context) {
     disk.destroy_and_join(serving);
 }
 
-/// Who opened a disk exclusively before the look that its start has asked for gets no partitions under him, and nothing is
-/// read. The look waits behind as many as a work queue of the kernel carries out at a time (`WQ_DFL_ACTIVE`, 256).
+/// A program opens the node exclusively after START has returned and before the scan has run. The scan is then left out: the
+/// server gets no read. The test delays the scan behind 256 others, as many as a work queue runs at a time (`WQ_DFL_ACTIVE`).
 fn beside_an_owner(context: &mut Context) {
     const DISKS: usize = 270;
     context.load_module("max_devices=300");
@@ -142,19 +142,19 @@ fn beside_an_owner(context: &mut Context) {
             disk
         })
         .collect();
-    wait_until(60, "many looks to begin", || {
+    wait_until(60, "many scans to begin", || {
         (0..DISKS).filter(|index| teardown::outstanding(*index) > 0).count() >= 256
     });
     let (disk, _server) = by_hand(&plain("owned").partition_scan(true));
     let exclusive = OFlags::RDWR | OFlags::EXCL | OFlags::CLOEXEC;
     let owner = open(disk.path(), exclusive, Mode::empty()).expect("open it exclusively");
-    // Its turn comes after the one before.
+    // Its scan runs after the one of "owned".
     let (after, serving) = Disk::serve(&Builder::new("after"), &partitioned(SIZE, 1), threads(1));
     let asked = || disk.server.stats(0).expect("stats").queued;
-    assert_eq!(asked(), 0, "it was to wait for its turn");
+    assert_eq!(asked(), 0, "the scan did not wait for its turn");
     teardown::destroy(context, 0..DISKS);
     wait_until(60, "the partition of the other disk", || Path::new("/dev/zosbd2/after1").exists());
-    assert_eq!(asked(), 0, "the disk was read, which has an owner");
+    assert_eq!(asked(), 0, "a disk that is open exclusively was scanned");
     drop(owner);
     after.destroy_and_join(serving);
     disk.destroy(true);
