@@ -78,4 +78,9 @@ impl Backend for Ram {
     fn region(&self, offset: u64, length: usize) -> Option<Region<'_>> {
         Backend::region(&self.0, offset, length)
     }
+
+    #[inline]
+    fn read_region(&self, offset: u64, length: usize) -> Option<Region<'_>> {
+        Backend::read_region(&self.0, offset, length)
+    }
 }

@@ -269,6 +269,14 @@ pub enum MemoryError {
         /// The kernel's error.
         source: Errno,
     },
+    /// The file whose memory it was to be is larger than this process may write (`RLIMIT_FSIZE`).
+    #[error("a file of {bytes} bytes is larger than the {limit} that this process may write (RLIMIT_FSIZE)")]
+    FileLimit {
+        /// Size of the memory.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
     /// The range is not inside the memory.
     #[error("{operation} of {length} bytes at {offset} is not inside the memory of {size} bytes")]
     Bounds {
@@ -281,4 +289,15 @@ pub enum MemoryError {
         /// Size of the memory.
         size: u64,
     },
+}
+
+impl MemoryError {
+    /// The error number of a request that failed for this.
+    pub(crate) fn errno(&self) -> Errno {
+        match self {
+            Self::Map { source, .. } | Self::File { source, .. } => *source,
+            Self::FileLimit { .. } => Errno::FBIG,
+            Self::Size(_) | Self::Bounds { .. } => Errno::INVAL,
+        }
+    }
 }

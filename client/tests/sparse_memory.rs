@@ -3,6 +3,9 @@
 //! accounting.
 
 use proptest::prelude::*;
+use rustix::fs::{MemfdFlags, memfd_create};
+use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use zosbd2::{MemoryError, SparseMemory};
 
@@ -14,6 +17,9 @@ enum Step {
     Read(usize, usize),
     Write(usize, usize, u8),
     Discard(usize, usize),
+    Zeroes(usize, usize),
+    /// Bytes that are named for the kernel to write to.
+    Region(usize, usize),
 }
 
 /// Ranges inside the memory. Many cross pages and the boundaries of the locks.
@@ -29,14 +35,16 @@ fn step() -> impl Strategy<Value = Step> {
         range().prop_map(|(at, length)| Step::Read(at, length)),
         (range(), any::<u8>()).prop_map(|((at, length), value)| Step::Write(at, length, value)),
         range().prop_map(|(at, length)| Step::Discard(at, length)),
+        range().prop_map(|(at, length)| Step::Zeroes(at, length)),
+        range().prop_map(|(at, length)| Step::Region(at, length)),
     ]
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
-    fn behaves_like_a_vector(steps in proptest::collection::vec(step(), 1..24)) {
-        let memory = SparseMemory::new(SIZE as u64).expect("memory");
+    fn behaves_like_a_vector(steps in proptest::collection::vec(step(), 1..24), shared: bool) {
+        let memory = if shared { in_file(SIZE as u64).1 } else { SparseMemory::new(SIZE as u64).expect("memory") };
         let mut model = vec![0_u8; SIZE];
         for step in steps {
             match step {
@@ -53,12 +61,93 @@ proptest! {
                     memory.discard(at as u64, length as u64).expect("in range");
                     model[at..at + length].fill(0);
                 }
+                Step::Zeroes(at, length) => {
+                    memory.write_zeroes(at as u64, length as u64).expect("in range");
+                    model[at..at + length].fill(0);
+                }
+                Step::Region(at, length) => {
+                    prop_assert_eq!(memory.region(at as u64, length).expect("in range").length(), length);
+                    let read = memory.read_region(at as u64, length).expect("in range");
+                    prop_assert_eq!(read.map(|region| region.length()), Some(length), "it is there now");
+                }
             }
         }
         let mut all = vec![0xAA; SIZE];
         memory.read_at(0, &mut all).expect("in range");
         prop_assert!(all == model);
     }
+}
+
+/// A memory in a file of its own, and the file.
+fn in_file(bytes: u64) -> (File, SparseMemory) {
+    let file = File::from(memfd_create("memory", MemfdFlags::CLOEXEC).expect("a file in memory"));
+    let memory = SparseMemory::in_file(file.try_clone().expect("clone"), bytes).expect("memory");
+    (file, memory)
+}
+
+#[test]
+fn reading_a_file_takes_no_memory() {
+    let (file, memory) = in_file(64 * MIB as u64);
+    let blocks = || file.metadata().expect("metadata").blocks();
+    let mut bytes = vec![1; 3 * MIB];
+    memory.read_at(5 * MIB as u64 + 77, &mut bytes).expect("in range");
+    assert!(bytes.iter().all(|byte| *byte == 0));
+    assert!(memory.read_region(0, 4096).expect("in range").is_none(), "a hole has no bytes to name");
+    memory.discard(512, 1024).expect("a part of a page that is not there");
+    assert_eq!(blocks(), 0);
+    memory.write_at(4096, &[7; 512]).expect("in range");
+    assert!(memory.read_region(4096, 4096).expect("in range").is_some());
+    assert!(memory.read_region(4096, 8192).expect("in range").is_none(), "one page is missing");
+    assert_eq!(blocks(), 8);
+    memory.region(8192, 4096).expect("there is room");
+    assert_eq!(blocks(), 16, "what is named for a write is there");
+    memory.discard(0, 16384).expect("in range");
+    assert_eq!(blocks(), 0);
+    assert!(memory.read_region(8192, 4096).expect("in range").is_none(), "it is a hole again");
+}
+
+#[test]
+fn reading_names_zeros_where_nothing_was_written() {
+    let memory = SparseMemory::new(64 * MIB as u64).expect("memory");
+    let named = |at: usize, length| memory.read_region(at as u64, length).expect("in range").is_some();
+    assert!(named(0, 32 * MIB) && named(40 * MIB + 512, 4096));
+    assert!(!named(0, 33 * MIB), "longer than any request");
+    memory.write_at(4 * MIB as u64, &[1; 512]).expect("in range");
+    assert!(named(4 * MIB, 512) && named(5 * MIB, 4096) && named(2 * MIB, 4096));
+    assert!(!named(3 * MIB, 2 * MIB), "partly written");
+}
+
+/// The mapping of what is gone would be SIGBUS.
+#[test]
+fn a_file_that_becomes_shorter_is_an_error() {
+    let (file, memory) = in_file(4 * MIB as u64);
+    memory.write_at(0, &vec![7; 4 * MIB]).expect("in range");
+    file.set_len(MIB as u64).expect("shorten");
+    let mut bytes = [0; 8192];
+    memory.read_at(0, &mut bytes).expect("this is left");
+    assert_eq!(bytes, [7; 8192]);
+    for at in [MIB - 4096, 2 * MIB] {
+        let error = memory.read_at(at as u64, &mut bytes).expect_err("behind the end");
+        assert_eq!(error.to_string(), "read the file of a memory of 4194304 bytes");
+    }
+    memory.discard(2 * MIB as u64, 4096).expect("nothing is there");
+    // Those make it longer again.
+    memory.write_zeroes(2 * MIB as u64, 512).expect("in range");
+    memory.write_at(3 * MIB as u64, &[8; 512]).expect("in range");
+    memory.read_at(3 * MIB as u64, &mut bytes[..512]).expect("it is there");
+    assert_eq!(bytes[..512], [8; 512]);
+}
+
+#[test]
+fn a_file_of_another_size_is_refused() {
+    let (file, memory) = in_file(8192);
+    let again = SparseMemory::in_file(file.try_clone().expect("clone"), 4096).expect_err("another size");
+    assert_eq!(again.to_string(), "find the same size in the file of a memory of 4096 bytes");
+    memory.write_at(0, &[3; 16]).expect("in range");
+    let again = SparseMemory::in_file(file, 8192).expect("the same size");
+    let mut bytes = [0; 16];
+    again.read_at(0, &mut bytes).expect("in range");
+    assert_eq!(bytes, [3; 16]);
 }
 
 #[test]

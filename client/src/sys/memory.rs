@@ -3,18 +3,28 @@
 //!
 //! [`SparseMemory`]: any thread may call any function at any time. No function lends the bytes out. The
 //! functions copy bytes in and out under a lock for that part of the address space, so two threads access the
-//! same byte at the same time only if both read it. A function that fails has changed nothing. A [`Region`]
-//! names bytes that the kernel copies without these locks. A [`Buffer`] has one owner, like a box. Dropping a
-//! mapping unmaps all of it.
+//! same byte at the same time only if both read it. A [`Region`] names bytes that the kernel copies without
+//! these locks. A [`Buffer`] has one owner, like a box. Dropping a mapping unmaps all of it.
+//!
+//! Reading takes no memory. A read through the mapping costs page tables, and in a file the page itself. So a
+//! part that was never written is read from constant zeros, or from the file by a call.
 
+mod buffer;
+mod file;
+mod region;
+mod touched;
+
+pub use buffer::Buffer;
+pub use region::Region;
+
+use self::buffer::{map, zeros};
+use self::file::MemoryFile;
+use self::touched::Touched;
 use crate::{Errno, MemoryError};
-use rustix::fs::{FallocateFlags, fallocate, fstat, ftruncate};
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 use std::fs::File;
 use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU8;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Bytes of the address space that one lock covers without a break.
@@ -37,13 +47,20 @@ struct Stripe(RwLock<()>);
 /// An operation is atomic within each aligned MiB and not beyond: a reader may see one part of a larger
 /// concurrent write and not the other, as on a disk. The kernel's copies to and from a [`Region`] take no
 /// lock: concurrent requests that overlap may mix byte by byte, as on a disk.
+///
+/// If the file system of the file is full, the operation that needs more memory fails, such as with `ENOSPC` on
+/// a tmpfs; the part of a write before that is written. Private memory has no such limit: the kernel kills a
+/// process when the system has no memory left.
 pub struct SparseMemory {
     base: NonNull<u8>,
     bytes: usize,
     page: usize,
     locks: Box<[Stripe]>,
+    /// The parts that may be accessed through the mapping without taking memory. Private memory: the parts
+    /// that have page tables. A file: the pages that this process allocated.
+    touched: Touched,
     /// The mapped file, unless the memory is private.
-    file: Option<File>,
+    file: Option<MemoryFile>,
 }
 
 // SAFETY: the mapping belongs to this value alone and is not tied to a thread.
@@ -63,41 +80,52 @@ impl SparseMemory {
     /// overcommits and has less free memory.
     pub fn new(bytes: u64) -> Result<Self, MemoryError> {
         let length = length(bytes)?;
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        let base = map(length, flags)?;
+        let page = rustix::param::page_size();
+        // One page of page-table entries covers so much.
+        let touched = Touched::new(length, page * (page / size_of::<u64>()))?;
+        let base = map(length, MapFlags::PRIVATE | MapFlags::NORESERVE)?;
         // A huge page would take 2 MiB for one written block. A kernel without huge pages refuses the advice
         // and needs none.
         // SAFETY: the range is the mapping just made; the advice changes no content.
         let _ = unsafe { madvise(base.as_ptr().cast(), length, Advice::LinuxNoHugepage) };
-        let locks = std::iter::repeat_with(Stripe::default).take(LOCKS).collect();
-        Ok(Self { base, bytes: length, page: rustix::param::page_size(), locks, file: None })
+        Ok(Self::mapped(base, length, page, touched, None))
     }
 
     /// Maps a file. An empty file becomes `bytes` long. The file must be on a file system in memory that can
     /// punch holes, such as `/dev/shm`; elsewhere the kernel writes the bytes back to a disk when it likes.
-    /// If another process shortens the file, access to the missing part kills this process.
     ///
     /// # Errors
     ///
-    /// [`MemoryError::File`] if the file has another size, or if a call on it fails; [`MemoryError::Size`]
-    /// and [`MemoryError::Map`] as for [`new`](Self::new).
+    /// [`MemoryError::File`] if the file has another size, or if a call on it fails;
+    /// [`MemoryError::FileLimit`] if this process may not write files of that size; [`MemoryError::Size`] and
+    /// [`MemoryError::Map`] as for [`new`](Self::new).
     pub fn in_file(file: File, bytes: u64) -> Result<Self, MemoryError> {
         let length = length(bytes)?;
-        let failed = |operation: &'static str| move |source| MemoryError::File { operation, bytes, source };
-        let present = fstat(&file).map_err(failed("look at"))?.st_size;
-        if present == 0 {
-            ftruncate(&file, bytes).map_err(failed("set the size of"))?;
-        } else if u64::try_from(present) != Ok(bytes) {
-            return Err(failed("find the same size in")(Errno::INVAL));
-        }
+        let page = rustix::param::page_size();
+        let touched = Touched::new(length, page)?;
+        let file = MemoryFile::new(file, bytes)?;
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: with a null hint the kernel chooses an unused range. Other processes may change the bytes,
         // but no reference to the bytes is ever made.
-        let base = unsafe { mmap(std::ptr::null_mut(), length, protection, MapFlags::SHARED, &file, 0) }
-            .map_err(|source| MemoryError::Map { bytes, source })?;
+        let base =
+            unsafe { mmap(std::ptr::null_mut(), length, protection, MapFlags::SHARED, file.file(), 0) }
+                .map_err(|source| MemoryError::Map { bytes, source })?;
         let base = NonNull::new(base.cast::<u8>()).ok_or(MemoryError::Size(bytes))?;
+        Ok(Self::mapped(base, length, page, touched, Some(file)))
+    }
+
+    fn mapped(
+        base: NonNull<u8>,
+        bytes: usize,
+        page: usize,
+        touched: Touched,
+        file: Option<MemoryFile>,
+    ) -> Self {
+        // A core dump of the server must not be as large as its disk. If the kernel refuses, it is.
+        // SAFETY: the range is the mapping just made; the advice changes no content.
+        let _ = unsafe { madvise(base.as_ptr().cast(), bytes, Advice::LinuxDontDump) };
         let locks = std::iter::repeat_with(Stripe::default).take(LOCKS).collect();
-        Ok(Self { base, bytes: length, page: rustix::param::page_size(), locks, file: Some(file) })
+        Self { base, bytes, page, locks, touched, file }
     }
 
     /// Size in bytes.
@@ -113,12 +141,10 @@ impl SparseMemory {
         while !rest.is_empty() {
             let (part, tail) = rest.split_at_mut(within_stripe(at, rest.len()));
             let guard = self.read_lock(at);
-            // SAFETY: `check` found the range inside the mapping, whose bytes are initialised (zeros).
-            let source = unsafe { self.base.add(at) };
-            let target = part.as_mut_ptr();
-            // SAFETY: both are valid for `part.len()` bytes. They cannot overlap, because no reference
-            // to the mapping exists. The stripe's lock keeps writers of these bytes away.
-            unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), target, part.len()) };
+            match &self.file {
+                Some(file) => file.read(at, part).map_err(self.failed("read"))?,
+                None => self.copy_out(&guard, at, part),
+            }
             drop(guard);
             at += part.len();
             rest = tail;
@@ -128,76 +154,147 @@ impl SparseMemory {
 
     /// Stores `data` at `offset`.
     pub fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), MemoryError> {
-        let mut at = self.check("write", offset, data.len() as u64)?;
+        let at = self.check("write", offset, data.len() as u64)?;
         let mut rest = data;
-        while !rest.is_empty() {
-            let (part, tail) = rest.split_at(within_stripe(at, rest.len()));
-            let guard = self.write_lock(at);
-            // SAFETY: `check` found the range inside the mapping.
-            let target = unsafe { self.base.add(at) };
-            // SAFETY: both are valid for `part.len()` bytes. They cannot overlap, because no reference
-            // to the mapping exists. The stripe's lock keeps everyone else away from these bytes.
-            unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), target.as_ptr(), part.len()) };
-            drop(guard);
-            at += part.len();
+        self.change(at, data.len(), |guard, at, length| {
+            let (part, tail) = rest.split_at(length);
             rest = tail;
-        }
-        Ok(())
+            match &self.file {
+                Some(file) => file.write(at, part).map_err(self.failed("write"))?,
+                None => self.copy_in(guard, at, part),
+            }
+            self.touched.set(at, length);
+            Ok(())
+        })
     }
 
     /// Makes `length` bytes from `offset` on read as zeros, and frees whole pages.
     pub fn discard(&self, offset: u64, length: u64) -> Result<(), MemoryError> {
-        let mut at = self.check("discard", offset, length)?;
-        // `check` made sure that the range fits a `usize`.
-        let end = at + usize::try_from(length).map_err(|_| MemoryError::Size(length))?;
-        while at < end {
-            let part = within_stripe(at, end - at);
-            let guard = self.write_lock(at);
-            let first = at.next_multiple_of(self.page).min(at + part);
-            let last = ((at + part) / self.page * self.page).max(first);
-            self.zero(&guard, at, first);
-            self.give_back(&guard, first, last);
-            self.zero(&guard, last, at + part);
-            drop(guard);
-            at += part;
-        }
-        Ok(())
+        let at = self.check("discard", offset, length)?;
+        let length = usize::try_from(length).map_err(|_| MemoryError::Size(length))?;
+        self.change(at, length, |guard, at, length| {
+            if let Some(file) = &self.file {
+                file.punch(at, length).map_err(self.failed("discard"))?;
+                self.touched.clear_whole(at, length);
+            } else if !self.touched.none(at, length) {
+                let first = at.next_multiple_of(self.page).min(at + length);
+                let last = ((at + length) / self.page * self.page).max(first);
+                self.zero(guard, at, first);
+                self.give_back(guard, first, last);
+                self.zero(guard, last, at + length);
+            }
+            Ok(())
+        })
     }
 
     /// Overwrites `length` bytes from `offset` on with zeros, and keeps their pages.
     pub fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), MemoryError> {
-        let mut at = self.check("write of zeros", offset, length)?;
-        // `check` made sure that the range fits a `usize`.
-        let end = at + usize::try_from(length).map_err(|_| MemoryError::Size(length))?;
-        while at < end {
-            let part = within_stripe(at, end - at);
+        let at = self.check("write of zeros", offset, length)?;
+        let length = usize::try_from(length).map_err(|_| MemoryError::Size(length))?;
+        self.change(at, length, |guard, at, length| {
+            match &self.file {
+                Some(file) => file.write_zeros(at, length).map_err(self.failed("write of zeros"))?,
+                None => self.zero(guard, at, at + length),
+            }
+            self.touched.set(at, length);
+            Ok(())
+        })
+    }
+
+    /// Names `length` bytes from `offset` on for direct copies by the kernel, and allocates the pages of a file.
+    #[inline]
+    pub fn region(&self, offset: u64, length: usize) -> Result<Region<'_>, MemoryError> {
+        let at = self.check("region", offset, length as u64)?;
+        if !self.touched.all(at, length) {
+            self.take(at, length)?;
+        }
+        Ok(self.mapping(at, length))
+    }
+
+    /// Names `length` bytes from `offset` on for the kernel to copy from. `None` if the copy would take memory;
+    /// [`read_at`](Self::read_at) takes none.
+    #[inline]
+    pub fn read_region(&self, offset: u64, length: usize) -> Result<Option<Region<'_>>, MemoryError> {
+        let at = self.check("region", offset, length as u64)?;
+        if self.touched.all(at, length) {
+            return Ok(Some(self.mapping(at, length)));
+        }
+        if self.file.is_some() || !self.touched.none(at, length) {
+            return Ok(None);
+        }
+        let bytes = zeros().and_then(|zeros| zeros.get(..length));
+        Ok(bytes.map(|bytes| Region { start: NonNull::from(bytes).cast(), length, owner: PhantomData }))
+    }
+
+    #[inline]
+    fn mapping(&self, at: usize, length: usize) -> Region<'_> {
+        // SAFETY: the callers checked that the range is inside the mapping.
+        let start = unsafe { self.base.add(at) };
+        Region { start, length, owner: PhantomData }
+    }
+
+    /// Allocates the bytes.
+    #[cold]
+    fn take(&self, at: usize, length: usize) -> Result<(), MemoryError> {
+        self.change(at, length, |_, at, length| {
+            if let Some(file) = &self.file {
+                // Discards take the same lock, so a mark never outlives its page.
+                file.allocate(at, length).map_err(self.failed("get room in"))?;
+            }
+            self.touched.set(at, length);
+            Ok(())
+        })
+    }
+
+    /// Calls `change` for the part of the range in each stripe, with its lock.
+    fn change(
+        &self,
+        mut at: usize,
+        mut length: usize,
+        mut change: impl FnMut(&RwLockWriteGuard<'_, ()>, usize, usize) -> Result<(), MemoryError>,
+    ) -> Result<(), MemoryError> {
+        while length > 0 {
+            let part = within_stripe(at, length);
             let guard = self.write_lock(at);
-            self.zero(&guard, at, at + part);
+            change(&guard, at, part)?;
             drop(guard);
             at += part;
+            length -= part;
         }
         Ok(())
     }
 
-    /// Names `length` bytes from `offset` on for direct copies by the kernel.
-    #[inline]
-    pub fn region(&self, offset: u64, length: usize) -> Result<Region<'_>, MemoryError> {
-        let at = self.check("region", offset, length as u64)?;
-        // SAFETY: `check` found the range inside the mapping.
-        let start = unsafe { self.base.add(at) };
-        Ok(Region { start, length, owner: PhantomData })
+    fn failed(&self, operation: &'static str) -> impl Fn(Errno) -> MemoryError {
+        let bytes = self.bytes as u64;
+        move |source| MemoryError::File { operation, bytes, source }
     }
 
-    /// Frees the whole pages `first..last`, which then read as zeros.
+    /// Copies bytes of private memory to `part`.
+    fn copy_out(&self, _guard: &RwLockReadGuard<'_, ()>, at: usize, part: &mut [u8]) {
+        // A stripe is never in more than one unit.
+        if self.touched.none(at, part.len()) {
+            return part.fill(0);
+        }
+        // SAFETY: the callers checked that the range is inside the mapping, whose bytes are initialised (zeros).
+        let source = unsafe { self.base.add(at) };
+        let target = part.as_mut_ptr();
+        // SAFETY: both are valid for `part.len()` bytes. They cannot overlap, because no reference
+        // to the mapping exists. The stripe's lock keeps writers of these bytes away.
+        unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), target, part.len()) };
+    }
+
+    /// Copies `part` to private memory.
+    fn copy_in(&self, _guard: &RwLockWriteGuard<'_, ()>, at: usize, part: &[u8]) {
+        // SAFETY: the callers checked that the range is inside the mapping.
+        let target = unsafe { self.base.add(at) };
+        // SAFETY: both are valid for `part.len()` bytes. They cannot overlap, because no reference
+        // to the mapping exists. The stripe's lock keeps everyone else away from these bytes.
+        unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), target.as_ptr(), part.len()) };
+    }
+
+    /// Frees the whole pages `first..last` of private memory, which then read as zeros.
     fn give_back(&self, guard: &RwLockWriteGuard<'_, ()>, first: usize, last: usize) {
         if first == last {
-            return;
-        }
-        if let Some(file) = &self.file {
-            let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            if fallocate(file, punch, first as u64, (last - first) as u64).is_err() {
-                self.zero(guard, first, last);
-            }
             return;
         }
         // SAFETY: the callers checked that the range is inside the mapping.
@@ -211,7 +308,7 @@ impl SparseMemory {
         }
     }
 
-    /// Fills `first..last` with zeros.
+    /// Fills `first..last` of private memory with zeros.
     fn zero(&self, _guard: &RwLockWriteGuard<'_, ()>, first: usize, last: usize) {
         // SAFETY: the callers checked that the range is inside the mapping.
         let start = unsafe { self.base.add(first) };
@@ -259,117 +356,4 @@ fn length(bytes: u64) -> Result<usize, MemoryError> {
 /// How many of the `length` bytes from `at` on the lock of `at` covers.
 fn within_stripe(at: usize, length: usize) -> usize {
     length.min(STRIPE - at % STRIPE)
-}
-
-/// Maps `length` fresh zeros, readable and writable.
-fn map(length: usize, flags: MapFlags) -> Result<NonNull<u8>, MemoryError> {
-    let protection = ProtFlags::READ | ProtFlags::WRITE;
-    // SAFETY: with a null hint the kernel chooses an unused range.
-    let base = unsafe { mmap_anonymous(std::ptr::null_mut(), length, protection, flags) }
-        .map_err(|source| MemoryError::Map { bytes: length as u64, source })?;
-    NonNull::new(base.cast::<u8>()).ok_or(MemoryError::Size(length as u64))
-}
-
-/// Bytes of a backend that the kernel copies from and to, while others may access them too.
-///
-/// The bytes are never lent out as references. The memory stays mapped for `'a`.
-#[derive(Clone, Copy)]
-pub struct Region<'a> {
-    start: NonNull<u8>,
-    length: usize,
-    owner: PhantomData<&'a [AtomicU8]>,
-}
-
-// SAFETY: a region gives access to its bytes only through the kernel, like `&[AtomicU8]`.
-unsafe impl Send for Region<'_> {}
-// SAFETY: as above.
-unsafe impl Sync for Region<'_> {}
-
-impl Region<'_> {
-    /// A region anywhere in memory, such as in a shared mapping.
-    ///
-    /// # Safety
-    ///
-    /// For the lifetime `'a`, the `length` bytes from `start` on are readable and writable, and no reference
-    /// to them exists except to atomics and cells.
-    #[must_use]
-    pub const unsafe fn from_raw(start: NonNull<u8>, length: usize) -> Self {
-        Self { start, length, owner: PhantomData }
-    }
-
-    /// Length in bytes.
-    #[must_use]
-    pub const fn length(&self) -> usize {
-        self.length
-    }
-
-    pub(super) fn address(&self) -> *mut u8 {
-        self.start.as_ptr()
-    }
-}
-
-impl<'a> From<&'a [AtomicU8]> for Region<'a> {
-    fn from(bytes: &'a [AtomicU8]) -> Self {
-        Self { start: NonNull::from(bytes).cast(), length: bytes.len(), owner: PhantomData }
-    }
-}
-
-impl std::fmt::Debug for Region<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Region").field("length", &self.length).finish_non_exhaustive()
-    }
-}
-
-/// A page-aligned buffer with its own mapping, zeroed at first.
-pub struct Buffer {
-    base: NonNull<u8>,
-    bytes: usize,
-}
-
-// SAFETY: the mapping belongs to this value alone and is not tied to a thread.
-unsafe impl Send for Buffer {}
-// SAFETY: a shared reference gives no more than shared references to the bytes.
-unsafe impl Sync for Buffer {}
-
-impl Buffer {
-    /// Maps `bytes`, at least 1. With `populated` the pages are allocated now, not on first use.
-    pub fn new(bytes: usize, populated: bool) -> Result<Self, MemoryError> {
-        if bytes == 0 || isize::try_from(bytes).is_err() {
-            return Err(MemoryError::Size(bytes as u64));
-        }
-        let populate = if populated { MapFlags::POPULATE } else { MapFlags::empty() };
-        Ok(Self { base: map(bytes, MapFlags::PRIVATE | populate)?, bytes })
-    }
-}
-
-impl Deref for Buffer {
-    type Target = [u8];
-
-    #[inline]
-    fn deref(&self) -> &[u8] {
-        // SAFETY: the mapping is this long, initialised, and changes only through `&mut self`.
-        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.bytes) }
-    }
-}
-
-impl DerefMut for Buffer {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `deref`, and `self` is borrowed exclusively.
-        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.bytes) }
-    }
-}
-
-impl std::fmt::Debug for Buffer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Buffer").field("bytes", &self.bytes).finish_non_exhaustive()
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        // SAFETY: `new` made the mapping with this size, and nobody can use it after `drop`. `munmap` cannot
-        // fail for such a range.
-        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
-    }
 }

@@ -77,6 +77,13 @@ pub trait Backend: Sync {
         None
     }
 
+    /// Where the bytes are, for reads alone; the same as [`region`](Self::region) unless it is overridden. For backends
+    /// whose memory is sparse: what [`region`](Self::region) names for a write has to be there, and reading should take
+    /// no memory. Without a region [`read`](Self::read) is called.
+    fn read_region(&self, offset: u64, length: usize) -> Option<Region<'_>> {
+        self.region(offset, length)
+    }
+
     /// The faults to inject while the backend is served, for tests: see [`Faulty`](super::Faulty). Called
     /// once, when serving begins.
     fn faults(&self) -> Option<&FaultPlan> {
@@ -178,15 +185,15 @@ impl Backend for SparseMemory {
     }
 
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Errno> {
-        self.read_at(offset, buffer).map_err(|_| Errno::INVAL)
+        self.read_at(offset, buffer).map_err(|error| error.errno())
     }
 
     fn write(&self, offset: u64, data: &[u8], _: bool) -> Result<(), Errno> {
-        self.write_at(offset, data).map_err(|_| Errno::INVAL)
+        self.write_at(offset, data).map_err(|error| error.errno())
     }
 
     fn discard(&self, offset: u64, length: u64) -> Result<(), Errno> {
-        SparseMemory::discard(self, offset, length).map_err(|_| Errno::INVAL)
+        SparseMemory::discard(self, offset, length).map_err(|error| error.errno())
     }
 
     fn write_zeroes(&self, offset: u64, length: u64, zero: Zero) -> Result<(), Errno> {
@@ -195,11 +202,16 @@ impl Backend for SparseMemory {
         } else {
             SparseMemory::write_zeroes(self, offset, length)
         };
-        written.map_err(|_| Errno::INVAL)
+        written.map_err(|error| error.errno())
     }
 
     #[inline]
     fn region(&self, offset: u64, length: usize) -> Option<Region<'_>> {
         SparseMemory::region(self, offset, length).ok()
+    }
+
+    #[inline]
+    fn read_region(&self, offset: u64, length: usize) -> Option<Region<'_>> {
+        SparseMemory::read_region(self, offset, length).ok().flatten()
     }
 }

@@ -111,6 +111,10 @@ impl<B: Backend> Backend for Faulty<B> {
         self.backend.region(offset, length)
     }
 
+    fn read_region(&self, offset: u64, length: usize) -> Option<Region<'_>> {
+        self.backend.read_region(offset, length)
+    }
+
     fn faults(&self) -> Option<&FaultPlan> {
         Some(&self.plan)
     }

@@ -11,8 +11,8 @@ mod inject;
 use self::inject::Places;
 use super::request::{Geometry, Wanted, operation_name};
 use super::{
-    Answers, Backend, Batch, Buffer, Entered, FaultPlan, Fetch, Region, Request, ServerId, Status,
-    ThreadModel, Zero,
+    Answers, Backend, Batch, Buffer, Entered, FaultPlan, Fetch, Region, Request, ServerId,
+    Status, ThreadModel, Zero,
 };
 use crate::serving::{Running, prepare_thread};
 use crate::{BadRequest, Errno, Error, Result, StopToken};
@@ -748,7 +748,7 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
         let flag = |flag| request.flags() & flag != 0;
         let done = |result: Result<(), Errno>| result.map_or_else(Taken::Failed, |()| Taken::Done);
         let run = || match wanted {
-            Wanted::Read => match backend.region(offset, length) {
+            Wanted::Read => match backend.read_region(offset, length) {
                 Some(region) => {
                     session.fits(region, offset, length).map_or_else(Taken::Failed, Taken::Source)
                 }
