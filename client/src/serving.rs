@@ -3,7 +3,7 @@
 //! running threads, by which the caller waits for their end.
 
 use crate::StopToken;
-use rustix::process::{configure_io_flusher_behavior, is_io_flusher};
+use rustix::process::{Resource, configure_io_flusher_behavior, getrlimit, is_io_flusher};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Counts the serving threads. The last thread to end wakes the [`StopToken`] on which the caller waits.
@@ -51,8 +51,18 @@ impl Drop for CountOut<'_> {
 /// without.
 pub(crate) fn prepare_thread(device: &str) {
     become_io_flusher(device);
+    if let Err(error) = crate::sys::signal::block_signals_of_writes() {
+        tracing::warn!(device, %error, "SIGXFSZ and SIGPIPE are not blocked: a write that fails may kill the server");
+    }
     if let Err(error) = crate::sys::schedule::wake_without_preempting() {
         tracing::debug!(device, %error, "serving with the default scheduling policy");
+    }
+}
+
+/// Tells the log of limits of the process that will end it while it serves.
+pub(crate) fn warn_of_limits(device: &str) {
+    if let Some(seconds) = getrlimit(Resource::Cpu).current {
+        tracing::warn!(device, seconds, "RLIMIT_CPU: the server will be killed after so much time on a CPU");
     }
 }
 
@@ -75,6 +85,7 @@ fn become_io_flusher(device: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::process::{Rlimit, setrlimit};
     use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
     use std::fmt::{Debug, Write as _};
     use std::sync::{Arc, Mutex};
@@ -130,6 +141,40 @@ mod tests {
         let told = told.lock().unwrap();
         for part in ["device=\"humble\"", "error=", "PR_SET_IO_FLUSHER failed", "CAP_SYS_RESOURCE"] {
             assert!(told.contains(part), "missing in the log: {part}; the log has: {told}");
+        }
+    }
+
+    /// The signals of a set in `/proc/thread-self/status`, as bits.
+    fn signals(set: &str) -> u64 {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(set)).unwrap();
+        u64::from_str_radix(line.trim(), 16).unwrap()
+    }
+
+    #[test]
+    fn signals_of_writes_are_blocked_in_serving_threads_alone() {
+        let (blocked, ignored) = (signals("SigBlk:"), signals("SigIgn:"));
+        let inside = std::thread::spawn(|| {
+            prepare_thread("quiet");
+            (signals("SigBlk:"), signals("SigIgn:"))
+        });
+        let wanted = 1 << (libc::SIGXFSZ - 1) | 1 << (libc::SIGPIPE - 1);
+        assert_eq!(inside.join().unwrap(), (blocked | wanted, ignored));
+        assert_eq!((signals("SigBlk:"), signals("SigIgn:")), (blocked, ignored));
+    }
+
+    #[test]
+    fn a_limit_that_will_end_the_server_is_told() {
+        let log = Log::default();
+        let told = log.0.clone();
+        let before = getrlimit(Resource::Cpu);
+        // Far more than these tests use.
+        setrlimit(Resource::Cpu, Rlimit { current: Some(1_000_000), ..before.clone() }).unwrap();
+        tracing::subscriber::with_default(log, || warn_of_limits("short"));
+        setrlimit(Resource::Cpu, before).unwrap();
+        let told = told.lock().unwrap();
+        for part in ["device=\"short\"", "seconds=1000000", "RLIMIT_CPU"] {
+            assert!(told.contains(part), "{part} is not in: {told}");
         }
     }
 }

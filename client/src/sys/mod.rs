@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Everything that needs unsafe: the ioctls of both interfaces, raw memory mappings, and one scheduler call.
+//! Everything that needs unsafe: the ioctls of both interfaces, raw memory mappings, and two calls for
+//! serving threads.
 //!
 //! No caller can break memory safety through these wrappers. The ioctl functions take references whose types
 //! cover all memory that the kernel reads and writes. A mapping that threads share hands out no reference to
@@ -10,3 +11,4 @@ pub(crate) mod ioctl;
 pub(crate) mod ioctl2;
 pub(crate) mod memory;
 pub(crate) mod schedule;
+pub(crate) mod signal;

@@ -14,7 +14,7 @@ use super::{
     Answers, Backend, Batch, Buffer, Entered, FaultPlan, Fetch, Region, Request, ServerId,
     Status, ThreadModel, Zero,
 };
-use crate::serving::{Running, prepare_thread};
+use crate::serving::{Running, prepare_thread, warn_of_limits};
 use crate::{BadRequest, Errno, Error, Result, StopToken};
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -223,6 +223,7 @@ where
     let status = channel.status();
     options.check(&status.name, status.queues, backend.capabilities().threads)?;
     options.lock_memory()?;
+    warn_of_limits(&status.name);
     let mut session = Session {
         channel,
         backend,
