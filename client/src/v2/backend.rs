@@ -133,6 +133,9 @@ pub struct Capabilities {
     pub physical_block_size: u32,
     /// Optimal I/O size, in bytes; 0: none.
     pub io_opt: u32,
+    /// Discards are best made in multiples of this, in bytes: a power of two, at least the logical block; 0: the
+    /// physical block.
+    pub discard_granularity: u32,
     /// Which threads may call the backend.
     pub threads: ThreadModel,
 }
@@ -152,6 +155,7 @@ impl Default for Capabilities {
             logical_block_size: 512,
             physical_block_size: 0,
             io_opt: 0,
+            discard_granularity: 0,
             threads: ThreadModel::Any,
         }
     }

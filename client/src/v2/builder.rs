@@ -41,7 +41,7 @@ pub struct Builder {
     fua: Option<bool>,
     partition_scan: bool,
     auto_destroy: bool,
-    discard_granularity: u32,
+    discard_granularity: Option<u32>,
     max_discard_bytes: Option<u32>,
     max_write_zeroes_bytes: Option<u32>,
     max_secure_erase_bytes: Option<u32>,
@@ -85,7 +85,7 @@ impl Builder {
             fua: None,
             partition_scan: true,
             auto_destroy: false,
-            discard_granularity: 0,
+            discard_granularity: None,
             max_discard_bytes: None,
             max_write_zeroes_bytes: None,
             max_secure_erase_bytes: None,
@@ -138,7 +138,7 @@ impl Builder {
         /// attaches.
         auto_destroy: bool => auto_destroy;
         /// Preferred unit of discards, in bytes: a power of two; 0: the physical block.
-        discard_granularity: u32 => discard_granularity;
+        discard_granularity: u32 => Some(discard_granularity);
         /// Longest discard, in bytes: a multiple of the logical block, or [`UNLIMITED`]; 0: not supported.
         max_discard_bytes: u32 => Some(max_discard_bytes);
         /// Longest write-zeroes, as for discards; 0: the kernel writes zeros.
@@ -218,6 +218,13 @@ impl Builder {
             set => set,
         });
         self.power_of_two("logical block size", logical, v2::MIN_BLOCK_SIZE, info.max_block_size)?;
+        if logical < capabilities.logical_block_size {
+            let problem = format!("is smaller than the backend's, {}", capabilities.logical_block_size);
+            return Err(self.nonsense("logical block size", logical, problem));
+        }
+        if capabilities.read_only && self.read_only == Some(false) {
+            return Err(self.nonsense("read-only", "no", "does not suit a backend that cannot be written"));
+        }
         let physical = match self.physical_block_size.unwrap_or(capabilities.physical_block_size) {
             0 => logical,
             set => set,
@@ -238,9 +245,14 @@ impl Builder {
             self.multiple("largest I/O", self.max_io_bytes.into(), logical, "logical block")?;
         }
         self.queues_and_depth(info)?;
-        if self.discard_granularity != 0 {
+        let discard_granularity =
+            self.discard_granularity.unwrap_or(match capabilities.discard_granularity {
+                set if capabilities.discard && set != 0 => set.max(logical),
+                _ => 0,
+            });
+        if discard_granularity != 0 {
             let most = v2::MAX_PHYSICAL_BLOCK_SIZE;
-            self.power_of_two("discard granularity", self.discard_granularity, logical, most)?;
+            self.power_of_two("discard granularity", discard_granularity, logical, most)?;
         }
         let limit = |option, set: Option<u32>, capable: bool| {
             let value = set.unwrap_or(if capable { UNLIMITED } else { 0 });
@@ -252,7 +264,7 @@ impl Builder {
         let max_discard_bytes = limit("longest discard", self.max_discard_bytes, capabilities.discard)?;
         if max_discard_bytes > 0 {
             // The block layer cannot have a smaller limit.
-            let least = physical.max(self.discard_granularity);
+            let least = physical.max(discard_granularity);
             self.range("longest discard", max_discard_bytes.into(), least.into(), u32::MAX.into())?;
         }
         Ok(v2::Create {
@@ -267,7 +279,7 @@ impl Builder {
             max_io_bytes: self.max_io_bytes,
             queues: self.queues,
             depth: self.depth,
-            discard_granularity: self.discard_granularity,
+            discard_granularity,
             max_discard_bytes,
             max_write_zeroes_bytes: limit(
                 "longest write-zeroes",

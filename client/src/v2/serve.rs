@@ -11,7 +11,7 @@ mod inject;
 use self::inject::Places;
 use super::request::{Geometry, Wanted, operation_name};
 use super::{
-    Answers, Backend, Batch, Buffer, Entered, FaultPlan, Fetch, Region, Request, ServerId,
+    Answers, Backend, Batch, Buffer, Capabilities, Entered, FaultPlan, Fetch, Region, Request, ServerId,
     Status, ThreadModel, Zero,
 };
 use crate::serving::{Running, prepare_thread, warn_of_limits};
@@ -221,7 +221,9 @@ where
     B: Backend + ?Sized,
 {
     let status = channel.status();
-    options.check(&status.name, status.queues, backend.capabilities().threads)?;
+    let capabilities = backend.capabilities();
+    options.check(&status.name, status.queues, capabilities.threads)?;
+    check_store(status, &capabilities)?;
     options.lock_memory()?;
     warn_of_limits(&status.name);
     let mut session = Session {
@@ -277,6 +279,25 @@ where
     let end = if session.taken_over.load(Ordering::Relaxed) { End::TakenOver } else { End::Gone };
     let first = session.first.into_inner().unwrap_or_else(PoisonError::into_inner);
     first.map_or(Ok(end), Err)
+}
+
+/// Whether the backend can carry out what the device lets through. The device may have been made for another one.
+fn check_store(status: &Status, backend: &Capabilities) -> Result<()> {
+    let wrong = |option, value: String, problem: String| {
+        Err(Error::Option { operation: "serve", name: status.name.clone(), option, value, problem })
+    };
+    if status.logical_block_size < backend.logical_block_size {
+        let problem = format!("is smaller than the backend's, {}", backend.logical_block_size);
+        return wrong("logical block size", status.logical_block_size.to_string(), problem);
+    }
+    if backend.read_only && status.create_flags & v2::CREATE_READ_ONLY == 0 {
+        return wrong(
+            "read-only",
+            "no".to_owned(),
+            "does not suit a backend that cannot be written".to_owned(),
+        );
+    }
+    Ok(())
 }
 
 /// What the threads of one `serve` share.

@@ -674,6 +674,49 @@ fn a_builder_takes_from_the_backend_what_is_not_set() {
     assert_eq!(raw.flags, flags | v2::CREATE_AUTO_DESTROY);
 }
 
+/// Cannot be written, and has large blocks.
+struct Fixed;
+
+impl Backend for Fixed {
+    fn size(&self) -> u64 {
+        SIZE
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            read_only: true,
+            discard: true,
+            discard_granularity: 16384,
+            logical_block_size: 4096,
+            ..Capabilities::default()
+        }
+    }
+
+    fn read(&self, _: u64, buffer: &mut [u8]) -> Result<(), Errno> {
+        buffer.fill(0);
+        Ok(())
+    }
+
+    fn write(&self, _: u64, _: &[u8], _: bool) -> Result<(), Errno> {
+        Err(Errno::ROFS)
+    }
+}
+
+fn set_block(builder: Builder) -> Builder {
+    builder.logical_block_size(512)
+}
+
+#[test]
+fn a_backend_that_does_not_suit_the_device_is_refused() {
+    let fake = Fake::new(SIZE, MAX_IO, []);
+    let error = serve(&fake, &Fixed).expect_err("the device has smaller blocks");
+    assert_eq!(
+        error.to_string(),
+        "serve device fake: logical block size 512 is smaller than the backend's, 4096"
+    );
+    assert_eq!(fake.results(), []);
+}
+
 #[test]
 fn what_makes_no_sense_is_named() {
     let disk = || Builder::new("disk").size_bytes(SIZE);
@@ -712,6 +755,16 @@ fn what_makes_no_sense_is_named() {
         let error = builder.to_raw(&info()).expect_err(problem);
         assert_eq!(error.to_string(), format!("create device disk: {problem}"));
     }
+    for (change, problem) in [
+        (set_block as fn(Builder) -> Builder, "logical block size 512 is smaller than the backend's, 4096"),
+        (|builder| builder.read_only(false), "read-only no does not suit a backend that cannot be written"),
+    ] {
+        let error = change(Builder::new("disk").for_backend(&Fixed)).to_raw(&info()).expect_err(problem);
+        assert_eq!(error.to_string(), format!("create device disk: {problem}"));
+    }
+    let raw = Builder::new("disk").for_backend(&Fixed).to_raw(&info()).expect("sensible");
+    assert_eq!((raw.logical_block_size, raw.discard_granularity), (4096, 16384));
+    assert_ne!(raw.flags & v2::CREATE_READ_ONLY, 0);
     let many = disk().queues(8).depth(1024);
     assert!(many.to_raw(&info()).is_ok());
     let wide = Info { max_queues: 128, ..info() };
