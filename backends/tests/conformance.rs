@@ -9,6 +9,8 @@ use zosbd2_backends::conformance::{Check, Direct, Failure, run};
 use zosbd2_backends::{FileDisk, FileError, FileOptions, Null, Ram};
 
 const SIZE: u64 = 32 << 20;
+/// How long to wait for a lock that will not be had.
+const SHORT: std::time::Duration = std::time::Duration::from_millis(50);
 
 fn seed() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock");
@@ -69,7 +71,7 @@ fn a_successor_has_the_file_next() {
     drop(old);
     assert_eq!(next.size(), SIZE);
     assert!(
-        matches!(FileOptions::default().open(&path), Err(FileError::Locked { .. })),
+        matches!(FileOptions::default().patience(SHORT).open(&path), Err(FileError::Locked { .. })),
         "it has the lock now"
     );
 }
@@ -142,7 +144,13 @@ fn what_cannot_be_a_disk_is_refused() {
     let block = FileOptions::default().logical_block_size(1000).open(&path);
     assert!(matches!(block, Err(FileError::BlockSize { block: 1000, .. })));
     let kept = open(&path).expect("open");
-    assert!(matches!(open(&path), Err(FileError::Locked { .. })), "two servers of one file");
+    let second = FileOptions::default().patience(SHORT).open(&path).expect_err("two servers of one file");
+    let FileError::Locked { holders, .. } = &second else { panic!("{second:?}") };
+    assert_eq!(holders.iter().map(|holder| holder.pid).collect::<Vec<_>>(), [std::process::id()]);
+    assert!(
+        second.to_string().contains(&format!("is in use by process {} (", std::process::id())),
+        "{second}"
+    );
     drop(kept);
     assert!(open(&path).is_ok());
     assert!(matches!(open(Path::new("/dev/null")), Err(FileError::Kind { .. })));

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Why a file cannot be a disk.
+
+use super::lock::Holder;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+use zosbd2::MemoryError;
+
+/// Why a file cannot be a disk.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FileError {
+    /// A system call failed.
+    #[error("{operation} {}", path.display())]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Neither a regular file nor a block device.
+    #[error("{} is neither a regular file nor a block device", path.display())]
+    Kind {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Another process has it locked, and kept it so.
+    #[error("{} is in use by {}, after {} s of waiting", path.display(), super::lock::names(holders), waited.as_secs())]
+    Locked {
+        /// The file.
+        path: PathBuf,
+        /// The processes that have locked it, as far as this one can see them.
+        holders: Vec<Holder>,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// The file has no direct I/O.
+    #[error("{} cannot be read and written directly (O_DIRECT): {why}", path.display())]
+    NotDirect {
+        /// The file.
+        path: PathBuf,
+        /// Who says so.
+        why: &'static str,
+    },
+    /// The store reads and writes in units that are larger than a disk's blocks can be.
+    #[error("{} is read and written in units of {needed} bytes; a disk's blocks have at most 4096", path.display())]
+    Unit {
+        /// The file.
+        path: PathBuf,
+        /// The unit.
+        needed: u32,
+    },
+    /// The block size cannot be had.
+    #[error("{}: logical block size {block} is not a power of two from {needed} to 4096", path.display())]
+    BlockSize {
+        /// The file.
+        path: PathBuf,
+        /// What was asked for.
+        block: u32,
+        /// The smallest possible one, for what is read and written in smaller pieces fails or costs a read.
+        needed: u32,
+    },
+    /// It cannot be mapped.
+    #[error("{} as a disk in memory", path.display())]
+    Memory {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: MemoryError,
+    },
+    /// It is shorter than a block.
+    #[error("{} is shorter than a block of {block} bytes", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+        /// Logical block size.
+        block: u32,
+    },
+}
