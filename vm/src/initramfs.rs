@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Host programs that tests may use, and their Debian packages.
-pub const TOOLS: [(&str, &str); 11] = [
+pub const TOOLS: [(&str, &str); 15] = [
     ("/usr/bin/fio", "fio"),
     ("/sbin/mkfs.ext4", "e2fsprogs"),
     ("/sbin/e2fsck", "e2fsprogs"),
@@ -29,6 +29,10 @@ pub const TOOLS: [(&str, &str); 11] = [
     ("/sbin/fstrim", "util-linux"),
     ("/sbin/blkdiscard", "util-linux"),
     ("/sbin/fsfreeze", "util-linux"),
+    ("/sbin/losetup", "util-linux"),
+    ("/sbin/mkswap", "util-linux"),
+    ("/sbin/swapon", "util-linux"),
+    ("/sbin/swapoff", "util-linux"),
     ("/sbin/mdadm", "mdadm"),
     ("/sbin/lvm", "lvm2"),
     ("/sbin/dmsetup", "dmsetup"),

@@ -88,6 +88,8 @@ fn main() -> ExitCode {
         ["--serve-late", arguments @ ..] => role("serve", tests::v2::late::role(arguments)),
         ["--serve-faulty", arguments @ ..] => role("serve", tests::v2::faulty::role(arguments)),
         ["--call-control", arguments @ ..] => role("call", tests::v2::hostile::role(arguments)),
+        ["--serve-limited", arguments @ ..] => role("serve", tests::v2::limits::role(arguments)),
+        ["--swapper", mib, rounds] => role("swap", tests::v2::pressure::swapper_role(mib, rounds)),
         ["--hog", left] => role("hog", tests::v2::pressure::hog_role(left)),
         ["--fuzz", arguments @ ..] => role("fuzz", tests::ioctl_fuzz::role::role(arguments)),
         ["--destroy-v2", name] => role("destroy", tests::v2::support::destroy_role(name)),

@@ -15,6 +15,13 @@ use rustix::io::Errno;
 /// Size of a page.
 pub(crate) const PAGE: usize = 4096;
 
+/// Makes a block device read-only, or not.
+pub(crate) const BLKROSET: u32 = 0x125d;
+/// Discards a range of a block device.
+pub(crate) const BLKDISCARD: u32 = 0x1277;
+/// Writes zeros to a range of a block device.
+pub(crate) const BLKZEROOUT: u32 = 0x127f;
+
 fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }

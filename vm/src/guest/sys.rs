@@ -63,3 +63,12 @@ pub(crate) fn fail_ioctls(error: Errno) -> io::Result<()> {
         unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
     if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// Makes SIGPIPE end this process, as it does in programs whose language leaves it alone.
+pub(crate) fn default_sigpipe() -> io::Result<()> {
+    // SAFETY: no handler is set: the default is none of ours, and nothing of this program relies on the old one.
+    if unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

@@ -298,13 +298,17 @@ pub(crate) fn write_in_thread(
 
 /// Discards a range (`BLKDISCARD`).
 pub(crate) fn discard(path: &Path, offset: u64, length: u64) -> Result<(), Errno> {
-    const BLKDISCARD: u32 = 0x1277;
+    range_ioctl(path, raw::BLKDISCARD, offset, length)
+}
+
+/// `BLKDISCARD`, `BLKZEROOUT` and the like.
+pub(crate) fn range_ioctl(path: &Path, command: u32, offset: u64, length: u64) -> Result<(), Errno> {
     let node = open_direct(path);
     let pages = raw::Pages::new(16);
     let at = pages.at_end(16);
     pages.put(at, &offset.to_ne_bytes());
     pages.put(at + 8, &length.to_ne_bytes());
-    raw::ioctl(std::os::fd::AsFd::as_fd(&node), BLKDISCARD, at).map(|_| ())
+    raw::ioctl(std::os::fd::AsFd::as_fd(&node), command, at).map(|_| ())
 }
 
 /// The numbers in `/sys/block/NAME/stat`.

@@ -14,6 +14,7 @@ mod hotplug;
 mod inspect;
 pub(crate) mod late;
 mod life;
+pub(crate) mod limits;
 mod memory;
 mod operations;
 mod partitions;
@@ -21,6 +22,7 @@ pub(crate) mod pressure;
 mod races;
 pub(crate) mod recovery;
 pub(crate) mod serving;
+mod store;
 pub(crate) mod support;
 pub(crate) mod teardown;
 
@@ -31,6 +33,8 @@ pub(super) const TABLES: &[&[Test]] = &[
     partitions::TESTS,
     bounds::TESTS,
     data::TESTS,
+    store::TESTS,
+    limits::TESTS,
     serving::TESTS,
     crews::TESTS,
     life::TESTS,

@@ -23,6 +23,17 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("v2_memory_pressure_direct", |context| pressure(context, "direct", 1024))
         .needs(SMALL)
         .timeout(600),
+    Test::new("v2_swap_on_a_raw_store", swap).needs(SWAPS).timeout(900),
+];
+
+const SWAPS: &[Need] = &[
+    Need::Module,
+    Need::Memory(512),
+    Need::Disk(5),
+    Need::KernelModule("virtio_blk"),
+    Need::Tool("mkswap"),
+    Need::Tool("swapon"),
+    Need::Path("/proc/swaps"),
 ];
 
 const SMALL: &[Need] = &[
@@ -70,6 +81,34 @@ pub(crate) fn hog_role(left: &str) -> Result<(), Box<dyn std::error::Error>> {
             std::thread::sleep(PAUSE);
         }
     }
+}
+
+/// What the guest program does as `--swapper MIB ROUNDS`: fills so much memory, more than there is, and reads all of
+/// it and changes it so often. Prints what was wrong, or `right`.
+pub(crate) fn swapper_role(mib: &str, rounds: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let (mib, rounds): (usize, u64) = (mib.parse()?, rounds.parse()?);
+    std::fs::write("/proc/self/oom_score_adj", "500")?;
+    let mut wanted = vec![0; 1 << 20];
+    let mut memory = Vec::new();
+    for round in 0..rounds {
+        for place in 0..mib {
+            if round == 0 {
+                memory.push(Pages::new(1 << 20));
+            } else {
+                stream(round - 1, place as u64).fill(&mut wanted);
+                let pages = &memory[place];
+                if pages.get(pages.at_end(1 << 20), 1 << 20) != wanted {
+                    return Err(format!("MiB {place} is wrong in round {round}").into());
+                }
+            }
+            stream(round, place as u64).fill(&mut wanted);
+            let pages = &memory[place];
+            pages.put(pages.at_end(1 << 20), &wanted);
+        }
+        println!("round {round}");
+    }
+    println!("right");
+    Ok(())
 }
 
 /// The sum of the counters whose names have this prefix, in a file of `NAME NUMBER` lines.
@@ -179,4 +218,42 @@ fn compare(path: &Path, mut stream: Random, mib: u64) {
         }
     }
     assert_eq!(file.read(&mut chunk).expect("read the end"), 0, "{} is too long", path.display());
+}
+
+/// The system swaps on a disk whose store is a device of its own, and whose server is locked into memory. All of it
+/// ends, and every page comes back as it was.
+fn swap(context: &mut Context) {
+    const MEMORY: u64 = 600;
+    const ROUNDS: &str = "2";
+    context.load_module("");
+    let store = context.load_disk();
+    write_text("/proc/self/oom_score_adj", "-1000");
+    let mut server = context.spawn("/proc/self/exe", &["--serve-v2", "locked", NAME, "2", "2", store]);
+    wait_until(60, "the server to serve", || {
+        assert!(server.running(), "the server ended: {}", server.stderr());
+        server.stdout().contains("serving")
+    });
+    run(60, "mkswap", &[DEVICE]);
+    run(60, "swapon", &[DEVICE]);
+    let moved = || (counter("/proc/vmstat", "pswpout "), counter("/proc/vmstat", "pswpin "));
+    let (before, start) = (moved(), Instant::now());
+    let mut swapper = context.spawn("/proc/self/exe", &["--swapper", &MEMORY.to_string(), ROUNDS]);
+    let status = swapper.wait(600);
+    assert!(status.success(), "{status}: {}{}", swapper.stdout(), swapper.stderr());
+    let after = moved();
+    let (out, back) = (after.0 - before.0, after.1 - before.1);
+    context.say(&format!(
+        "{MEMORY} MiB of memory filled {ROUNDS} times in {:.0} s: {} MiB went out, {} MiB came back",
+        start.elapsed().as_secs_f64(),
+        out * PAGE as u64 / MIB,
+        back * PAGE as u64 / MIB,
+    ));
+    assert!(swapper.stdout().contains("right") && server.running(), "{}", server.stderr());
+    assert!(out * PAGE as u64 >= 200 * MIB && back * PAGE as u64 >= 200 * MIB, "{out} and {back} pages");
+    drop(swapper);
+    run(300, "swapoff", &[DEVICE]);
+    let status = control().observe(NAME).and_then(|observer| observer.status()).expect("status");
+    assert_eq!((status.state, status.epoch, status.lost), (State::Live, 1, false));
+    control().destroy(NAME, false).expect("destroy");
+    assert!(server.wait(60).success(), "{}", server.stderr());
 }

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use zosbd2::v2::abi;
 use zosbd2::{
-    Answers, Backend, Batch, Builder, Capabilities, Control, End, Entered, Errno, Error, Fetch, Region,
-    Request, ServeOptions, Server, StopToken, TakeOver, Zero,
+    Answers, Backend, Batch, Builder, Capabilities, Control, End, Entered, Errno, Error, Fetch, MemoryLock,
+    Region, Request, ServeOptions, Server, StopToken, TakeOver, Zero,
 };
 use zosbd2_backends::{FileOptions, Null, Ram};
 
@@ -361,7 +361,7 @@ const SIZE: u64 = 256 << 20;
 /// Prints `serving` when the node exists.
 pub(crate) fn serve_role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
     let [kind, name, queues, threads, rest @ ..] = arguments else {
-        return Err("usage: --serve-v2 null|ram|file|direct NAME QUEUES THREADS [FILE]".into());
+        return Err("usage: --serve-v2 null|ram|file|direct|locked NAME QUEUES THREADS [FILE]".into());
     };
     let options = ServeOptions::default().threads_per_queue(threads.parse()?);
     let builder =
@@ -372,6 +372,11 @@ pub(crate) fn serve_role(arguments: &[&str]) -> Result<(), Box<dyn std::error::E
         ("ram", []) => builder.serve_then(&Ram::new(SIZE)?, ready)?,
         ("file", [file]) => builder.serve_then(&FileOptions::default().open(Path::new(file))?, ready)?,
         ("direct", [file]) => {
+            builder.serve_then(&FileOptions::default().direct(true).open(Path::new(file))?, ready)?;
+        }
+        ("locked", [file]) => {
+            let options = ServeOptions::default().threads_per_queue(threads.parse()?);
+            let builder = builder.serving(options.memory_lock(MemoryLock::All));
             builder.serve_then(&FileOptions::default().direct(true).open(Path::new(file))?, ready)?;
         }
         _ => return Err(format!("{kind} is no backend, or wants another number of files").into()),
