@@ -14,12 +14,14 @@ mod kmemleak;
 mod kmsg;
 mod modules;
 mod mount;
+mod patience;
 mod process;
 mod random;
 pub(crate) mod raw;
 mod registry;
 mod replay;
 mod report;
+mod step;
 mod supervise;
 pub(crate) mod sys;
 mod tracing;
@@ -34,9 +36,11 @@ pub(crate) use {
     kmsg::Kmsg,
     modules::{load_file, try_unload},
     mount::{Mounted, drop_caches, read_trimmed, write_text},
+    patience::Patience,
     process::{Finished, Spawned, command, run},
     random::Random,
     replay::What,
+    step::Step,
     tracing::{follow as follow_trace, traced},
-    wait::{deadline, wait_until},
+    wait::wait_until,
 };

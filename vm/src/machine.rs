@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! One boot of one kernel in QEMU, in software emulation.
+//! One boot of one kernel in QEMU, by KVM or in software emulation.
 //!
 //! [`Machine::boot`] returns the guest's report and how the boot ended. The console (first serial port) goes into
 //! a file. The second port is QEMU's standard output and carries the [`protocol`](crate::protocol). The guest ends
@@ -20,8 +20,12 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 const QEMU: &str = "qemu-system-x86_64";
-/// Longest silence from QEMU's start to init's first line, and from one test to the next.
+/// Longest silence from QEMU's start to init's first line, and from one report of init to the next.
 const QUIET: Duration = Duration::from_mins(2);
+/// How often it is looked at.
+const SLICE: Duration = Duration::from_secs(1);
+/// Time in which QEMU works, or waits for a processor, counts so much less: the host may be slow.
+const STRETCH: u32 = 5;
 
 /// A machine to boot.
 #[derive(Clone, Debug)]
@@ -137,14 +141,15 @@ impl Machine {
         };
         let lines = child.0.stdout.take().map(listen);
         let mut watch = Watch::new(started, plan.slowness);
-        let silent = lines.is_none_or(|lines| watch.follow(&lines, on_line));
+        let mut meter = Meter::new(child.0.id());
+        let silent = lines.is_none_or(|lines| watch.follow(&lines, &mut || meter.worked(), on_line));
         if silent {
             let _ = child.0.kill();
         }
         let status = child.0.wait().map_err(file("wait for", Path::new(QEMU)))?;
         let _ = fs::remove_file(&initramfs);
         let ending = if silent {
-            let reason = format!("nothing was heard for {} s", watch.patience.as_secs());
+            let reason = watch.silence();
             Err(Error::Guest { reason, during: watch.during.clone(), console })
         } else if !status.success() {
             let output = command::tail(&fs::read_to_string(&errors).unwrap_or_default());
@@ -168,10 +173,11 @@ impl Machine {
         }
         // A slow host must not make the kernel report stalls (a real stall lasts longer), nor make it give up its
         // clock source: that patches code which other processors execute, and QEMU's translator does not always
-        // survive it.
+        // survive it. Nor may the kernel check its timer: if the host pauses QEMU during the check, the kernel
+        // panics.
         let mut append =
             "console=ttyS0 panic=-1 oops=panic quiet loglevel=4 rcupdate.rcu_cpu_stall_timeout=60 \
-                          watchdog_thresh=30 random.trust_cpu=on tsc=reliable"
+                          watchdog_thresh=30 random.trust_cpu=on tsc=reliable no_timer_check"
                 .to_owned();
         for argument in &self.append {
             append.push(' ');
@@ -208,6 +214,8 @@ struct Watch {
     slowness: u32,
     patience: Duration,
     during: Option<String>,
+    /// The step that it was last heard of in.
+    step: String,
     results: Vec<TestResult>,
     data: Vec<String>,
     boot_time: Option<Duration>,
@@ -221,6 +229,7 @@ impl Watch {
             slowness: slowness.max(1),
             patience: QUIET * slowness.max(1),
             during: None,
+            step: String::new(),
             results: Vec::new(),
             data: Vec::new(),
             boot_time: None,
@@ -228,24 +237,47 @@ impl Watch {
         }
     }
 
-    /// Reads lines until the guest closes its port. Returns true if the guest was silent for too long.
-    fn follow(&mut self, lines: &Receiver<String>, on_line: &mut dyn FnMut(&Line)) -> bool {
-        let mut deadline = Instant::now() + self.patience;
+    /// Reads lines until the guest closes its port. Returns true if the guest was silent for too long. Time in which
+    /// the machine worked, according to `worked`, counts less.
+    fn follow(
+        &mut self,
+        lines: &Receiver<String>,
+        worked: &mut dyn FnMut() -> bool,
+        on_line: &mut dyn FnMut(&Line),
+    ) -> bool {
+        let (mut spent, mut seen) = (Duration::ZERO, Instant::now());
         loop {
-            match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            let slice = SLICE.min(self.patience);
+            match lines.recv_timeout(slice) {
                 Ok(text) => {
-                    let Some(line) = Line::parse(&text) else { continue };
-                    self.take(&line);
-                    on_line(&line);
-                    // A test's own output does not extend its time limit.
-                    if !matches!(line, Line::Say(_) | Line::Data(_)) {
-                        deadline = Instant::now() + self.patience;
+                    if let Some(line) = Line::parse(&text) {
+                        self.take(&line);
+                        on_line(&line);
+                        // A test's own output does not extend its time limit.
+                        if !matches!(line, Line::Say(_) | Line::Data(_)) {
+                            (spent, seen) = (Duration::ZERO, Instant::now());
+                        }
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => return true,
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return false,
             }
+            let passed = seen.elapsed();
+            if passed >= slice {
+                spent += if worked() { passed / STRETCH } else { passed };
+                seen += passed;
+            }
+            if spent >= self.patience {
+                return true;
+            }
         }
+    }
+
+    /// Why a silent guest was given up.
+    fn silence(&self) -> String {
+        let step =
+            if self.step.is_empty() { String::new() } else { format!(" since the step \"{}\"", self.step) };
+        format!("nothing was heard{step}: the limit of {} s is spent", self.patience.as_secs())
     }
 
     fn take(&mut self, line: &Line) {
@@ -254,6 +286,7 @@ impl Watch {
             Line::Hello(_) => self.boot_time = Some(self.started.elapsed()),
             Line::Start(name, seconds) => {
                 self.during = Some(name.clone());
+                self.step.clear();
                 self.patience = quiet + Duration::from_secs(*seconds);
             }
             Line::Test(name, outcome, seconds) => {
@@ -262,10 +295,47 @@ impl Watch {
                 let (name, outcome, seconds) = (name.clone(), outcome.clone(), *seconds);
                 self.results.push(TestResult { name, outcome, seconds });
             }
+            Line::Going(_, _, step) => {
+                step.clone_into(&mut self.step);
+                // Init watches the test.
+                self.patience = quiet;
+            }
             Line::Say(_) => {}
             Line::Data(text) => self.data.push(text.clone()),
             Line::Verdict { .. } => self.verdict = true,
         }
+    }
+}
+
+/// What QEMU has used of the host's processors, or wanted of them and waited for.
+struct Meter {
+    pid: u32,
+    seen: Instant,
+    used: Duration,
+}
+
+impl Meter {
+    fn new(pid: u32) -> Self {
+        Self { pid, seen: Instant::now(), used: Self::used(pid) }
+    }
+
+    fn used(pid: u32) -> Duration {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        // "RUNNING WAITING SLICES", in nanoseconds. Where the kernel does not count them nothing has worked.
+        let texts = tasks.filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok());
+        let sums = texts.map(|text| {
+            text.split_whitespace().take(2).filter_map(|word| word.parse::<u64>().ok()).sum::<u64>()
+        });
+        Duration::from_nanos(sums.sum())
+    }
+
+    /// Whether QEMU has worked since the last call: for a quarter of the time.
+    fn worked(&mut self) -> bool {
+        let (passed, used) = (self.seen.elapsed(), Self::used(self.pid));
+        let worked = used.saturating_sub(self.used) * 4 >= passed;
+        self.seen += passed;
+        self.used = used;
+        worked
     }
 }
 
@@ -315,13 +385,52 @@ mod tests {
         sender.send(Line::Start("a".into(), 0).to_string()).unwrap();
         sender.send(Line::Data("x".into()).to_string()).unwrap();
         drop(sender);
-        assert!(!watch.follow(&receiver, &mut |_| ()), "the guest has closed its port");
+        assert!(!watch.follow(&receiver, &mut || false, &mut |_| ()), "the guest has closed its port");
         assert_eq!((watch.during.as_deref(), watch.patience), (Some("a"), QUIET));
         let (sender, receiver) = mpsc::channel();
         watch.patience = Duration::from_millis(10);
         sender.send(Line::Say("still here".into()).to_string()).unwrap();
-        assert!(watch.follow(&receiver, &mut |_| ()), "the guest is silent");
+        assert!(watch.follow(&receiver, &mut || false, &mut |_| ()), "the guest is silent");
         drop(sender);
+    }
+
+    #[test]
+    fn a_machine_that_works_is_given_more_time_but_not_for_ever() {
+        let (sender, receiver) = mpsc::channel::<String>();
+        let mut watch = Watch::new(Instant::now(), 1);
+        watch.patience = Duration::from_millis(20);
+        let start = Instant::now();
+        assert!(watch.follow(&receiver, &mut || true, &mut |_| ()));
+        assert!(start.elapsed() >= watch.patience * STRETCH, "{:?}", start.elapsed());
+        drop(sender);
+    }
+
+    #[test]
+    fn the_last_step_is_named_and_tests_that_go_on_prolong_their_time() {
+        let (sender, receiver) = mpsc::channel();
+        let mut watch = Watch::new(Instant::now(), 1);
+        for line in [Line::Start("a".into(), 240), Line::Going("a".into(), 300, "compare".into())] {
+            sender.send(line.to_string()).unwrap();
+        }
+        drop(sender);
+        assert!(!watch.follow(&receiver, &mut || false, &mut |_| ()));
+        assert_eq!(watch.patience, QUIET);
+        assert!(watch.silence().contains("since the step \"compare\""), "{}", watch.silence());
+        watch.take(&Line::Start("b".into(), 1));
+        assert!(!watch.silence().contains("compare"), "{}", watch.silence());
+    }
+
+    #[test]
+    fn a_process_that_computes_works_and_one_that_sleeps_does_not() {
+        let run = |program: &str, argument: &str| {
+            let silent = Command::new(program).arg(argument).stdout(Stdio::null()).spawn();
+            Running(silent.unwrap())
+        };
+        let (busy, idle) = (run("yes", "x"), run("sleep", "60"));
+        let (mut busy, mut idle) = (Meter::new(busy.0.id()), Meter::new(idle.0.id()));
+        idle.worked();
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(busy.worked() && !idle.worked());
     }
 
     #[test]

@@ -38,8 +38,10 @@ pub enum Outcome {
 pub enum Line {
     /// Init runs, in this kernel release.
     Hello(String),
-    /// A test begins. The guest ends it after this many seconds.
+    /// A test begins. The guest ends it if it has stood still for this many seconds.
     Start(String, u64),
+    /// A test is running for this many seconds, and its current step. Sent by init, which watches the test.
+    Going(String, u64, String),
     /// A test ended after this many seconds.
     Test(String, Outcome, f64),
     /// A message for people.
@@ -63,6 +65,7 @@ impl fmt::Display for Line {
         match self {
             Self::Hello(release) => write!(f, "hello {release}"),
             Self::Start(name, seconds) => write!(f, "start {name} {seconds}"),
+            Self::Going(name, seconds, step) => write!(f, "going {name} {seconds} {}", escape(step)),
             Self::Test(name, Outcome::Passed, seconds) => write!(f, "test {name} ok {seconds:.2}s"),
             Self::Test(name, Outcome::Failed(why), seconds) => {
                 write!(f, "test {name} FAILED {seconds:.2}s: {}", escape(why))
@@ -87,6 +90,11 @@ impl Line {
             "start" => {
                 let (name, seconds) = rest.split_once(' ')?;
                 Some(Self::Start(name.to_owned(), seconds.parse().ok()?))
+            }
+            "going" => {
+                let mut words = rest.splitn(3, ' ');
+                let (name, seconds) = (words.next()?.to_owned(), words.next()?.parse().ok()?);
+                Some(Self::Going(name, seconds, unescape(words.next().unwrap_or_default())))
             }
             "test" => parse_test(rest),
             "say" => Some(Self::Say(unescape(rest))),
@@ -191,6 +199,8 @@ mod tests {
         for line in [
             Line::Hello("6.12.1-test".into()),
             Line::Start("a_test".into(), 30),
+            Line::Going("a_test".into(), 4, "copy: 3 of 7\nfiles".into()),
+            Line::Going("a_test".into(), 4, String::new()),
             Line::Test("a".into(), Outcome::Passed, 1.25),
             Line::Test("a".into(), Outcome::Failed("x: y\nback\\slash \\n".into()), 0.5),
             Line::Test("a".into(), Outcome::Skipped("no\nway".into()), 0.0),

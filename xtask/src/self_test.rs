@@ -9,11 +9,19 @@ use anyhow::{Result, bail};
 use zosbd2_vm::protocol::Outcome;
 
 /// The expected outcome of each test: `ok`, or a part of the failure's reason.
-const EXPECTED: [(&str, &str); 10] = [
+const EXPECTED: [(&str, &str); 15] = [
     ("selftest_passes", "ok"),
     ("selftest_panics", "as asked\nin two lines"),
     ("selftest_aborts", "killed by signal 6"),
-    ("selftest_hangs", "hung: still running after 2 s"),
+    ("selftest_hangs", "hung in the step \"waiting for nothing\": its limit of 2 s is spent, after "),
+    (
+        "selftest_hangs_in_a_step",
+        "hung in the step \"the second step: 3 of 7\": its limit of 2 s is spent, after ",
+    ),
+    ("selftest_hangs_and_stays", "hung in the step \"comparing\": its limit of 2 s is spent, after "),
+    ("selftest_is_slow", "ok"),
+    ("selftest_waits_slowly", "ok"),
+    ("selftest_spins", "hung in the step \"spinning\": its limit of 1 s is spent, after "),
     ("selftest_leaves_processes", "ok"),
     ("selftest_warns", "the kernel said:\nWARNING: made up"),
     ("selftest_warns_allowed", "ok"),

@@ -394,6 +394,6 @@ fn print(label: &str, line: &Line) {
         }
         Line::Test(name, Outcome::Skipped(why), _) => println!("[{label}] test {name} ... skipped: {why}"),
         Line::Say(text) => println!("[{label}] {text}"),
-        Line::Start(..) | Line::Data(_) | Line::Verdict { .. } => {}
+        Line::Start(..) | Line::Going(..) | Line::Data(_) | Line::Verdict { .. } => {}
     }
 }

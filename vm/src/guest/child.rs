@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A test's own process: runs the test, and leaves the reason of a failure where init finds it.
 
-use super::Context;
+use super::{Context, step};
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -22,6 +22,10 @@ pub(crate) fn run(name: &str) -> ExitCode {
     let unmet: Vec<String> = test.needs.iter().filter_map(|need| need.unmet(&context)).collect();
     if !unmet.is_empty() {
         return leave(SKIPPED, &unmet.join(", "), ExitCode::SUCCESS);
+    }
+    // What a test starts as a test is no step of its own.
+    if rustix::process::getppid().is_some_and(rustix::process::Pid::is_init) {
+        step::record();
     }
     std::panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("a panic without a message");

@@ -3,6 +3,7 @@
 //!
 //! Output goes to files, so a program never waits for the test to read it.
 
+use super::step::Step;
 use super::wait::wait_until;
 use rustix::process::{Pid, Signal};
 use std::ffi::OsStr;
@@ -27,9 +28,11 @@ pub(crate) fn command(program: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs a program. It must succeed within this many seconds.
+/// Runs a program. It must succeed within this many seconds. Counts as a step of the test.
 #[track_caller]
 pub(crate) fn run(seconds: u64, program: &str, arguments: &[&str]) -> Finished {
+    let words = format!("{program} {}", arguments.join(" "));
+    let _step = Step::begin(&words.chars().take(100).collect::<String>());
     let finished = Spawned::start(command(program, arguments)).finish(seconds);
     let Finished { status, stdout, stderr } = &finished;
     assert!(status.success(), "{program} {}: {status}\n{stdout}{stderr}", arguments.join(" "));

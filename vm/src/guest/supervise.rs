@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! One test from init's side: start it, end it if it hangs, clean up after it, and judge it.
 //!
-//! Init is the parent of every orphan, so this reaps every process that ends while the test runs.
+//! Init is the parent of every orphan, so this reaps every process that ends while the test runs. Meanwhile init tells
+//! the host the test's current step. A test hangs if it has used up its limit as [`Patience`] counts it.
 
 use super::child::{REASON, SKIPPED};
 use super::kmsg::{self, Kmsg};
+use super::patience::Patience;
+use super::step::{self, STEP};
 use super::tracing::{self, Followed};
-use super::wait::deadline;
-use super::{Context, Test, modules, write_text};
+use super::{Context, Test, modules, report, write_text};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group};
@@ -17,10 +19,13 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use zosbd2_vm::protocol::Outcome;
+use zosbd2_vm::protocol::{Line, Outcome};
 
 /// Seconds for a killed process to end, and for cleaning up.
 const GRACE: u64 = 30;
+
+/// How often the host is told that a test goes on.
+const PERIOD: Duration = Duration::from_secs(2);
 
 /// A test's end.
 pub(crate) struct Judged {
@@ -34,16 +39,15 @@ pub(crate) struct Judged {
 
 /// Runs one test.
 pub(crate) fn run(test: &Test, context: &Context, kmsg: &mut Kmsg) -> Judged {
-    for path in [REASON, SKIPPED] {
+    for path in [REASON, SKIPPED, STEP] {
         let _ = fs::remove_file(path);
     }
     let mut faults = Vec::new();
     let start = Instant::now();
-    let limit = Duration::from_secs(test.seconds) * context.slowness();
     let before = modules::all_loaded();
     // Hidden tests are measurements, so they are not traced.
     tracing::prepare(!test.hidden);
-    let mut sound = match in_a_process(test.name, limit) {
+    let mut sound = match in_a_process(test) {
         Ended::With(status) if status.exit_status() == Some(0) => true,
         Ended::With(status) => {
             let words = match status.terminating_signal() {
@@ -54,20 +58,25 @@ pub(crate) fn run(test: &Test, context: &Context, kmsg: &mut Kmsg) -> Judged {
             true
         }
         Ended::Killed => {
-            faults.push(format!("hung: still running after {} s", limit.as_secs()));
+            faults.push(hung(test, context, start.elapsed()));
             true
         }
         Ended::Stuck => {
-            faults.push(format!("hung: stuck in the kernel, {GRACE} s after it was killed"));
+            let hung = hung(test, context, start.elapsed());
+            faults.push(format!("{hung}, stuck in the kernel, {GRACE} s after it was killed"));
             false
         }
     };
     let seconds = start.elapsed().as_secs_f64();
+    // What it leaves may be waited for, too.
+    let going = Going { name: test.name, start };
     let mut followed = Followed::default();
     if sound {
-        let untidy = clean_up(&before, &mut followed);
+        let untidy = clean_up(&before, &mut followed, &going);
         sound = untidy.is_empty();
-        faults.extend(untidy);
+        // What could not be removed behind a test that failed is no cause but a consequence.
+        let after = if faults.is_empty() { "" } else { "afterwards: " };
+        faults.extend(untidy.into_iter().map(|fault| format!("{after}{fault}")));
         faults.extend(followed.fault.take());
     }
     // The kernel's last line can only be read when another line follows.
@@ -100,8 +109,33 @@ enum Ended {
     Stuck,
 }
 
+/// The failure's reason for a test that hung, with its step.
+fn hung(test: &Test, context: &Context, took: Duration) -> String {
+    let limit = test.seconds * u64::from(context.slowness());
+    let step = step::current();
+    let step = if step.is_empty() { String::new() } else { format!(" in the step \"{step}\"") };
+    format!("hung{step}: its limit of {limit} s is spent, after {:.0} s in all", took.as_secs_f64())
+}
+
+/// Reports a running test to the host.
+struct Going<'a> {
+    name: &'a str,
+    start: Instant,
+}
+
+impl Going<'_> {
+    /// Reports the step, unless the last report was less than [`PERIOD`] ago.
+    fn tell(&self, told: &mut Instant, step: impl FnOnce() -> String) {
+        if told.elapsed() >= PERIOD {
+            *told = Instant::now();
+            report::send(&Line::Going(self.name.to_owned(), self.start.elapsed().as_secs(), step()));
+        }
+    }
+}
+
 /// Runs the test's process, and reaps every other process that ends meanwhile.
-fn in_a_process(name: &str, limit: Duration) -> Ended {
+fn in_a_process(test: &Test) -> Ended {
+    let name = test.name;
     #[expect(clippy::zombie_processes, reason = "the reaper below waits for every child, this one included")]
     let child = Command::new("/init")
         .env("PATH", "/bin:/sbin:/usr/bin:/usr/sbin")
@@ -127,13 +161,15 @@ fn in_a_process(name: &str, limit: Duration) -> Ended {
             }
         }
     });
-    if !readable(&handle, limit) {
+    let going = Going { name, start: Instant::now() };
+    if !readable(&handle, Patience::seconds(test.seconds), &going, &step::current) {
         killed.store(true, Ordering::Relaxed);
         eprintln!("test {name} hangs; blocked tasks:");
         let _ = fs::write("/proc/sysrq-trigger", "w");
         let _ = kill_process_group(pid, Signal::KILL);
         let _ = kill_process(pid, Signal::KILL);
-        if !readable(&handle, Duration::from_secs(GRACE)) {
+        let dies = || "it was killed, and has not ended".to_owned();
+        if !readable(&handle, Patience::seconds(GRACE), &going, &dies) {
             return Ended::Stuck;
         }
     }
@@ -146,34 +182,42 @@ fn in_a_process(name: &str, limit: Duration) -> Ended {
     }
 }
 
-/// Waits until a process has ended. Returns false on a timeout.
-fn readable(handle: &impl std::os::fd::AsFd, limit: Duration) -> bool {
-    let end = Instant::now() + limit;
+/// Waits until a process has ended. Returns false if the limit is used up first.
+fn readable(
+    handle: &impl std::os::fd::AsFd,
+    mut patience: Patience,
+    going: &Going<'_>,
+    step: &dyn Fn() -> String,
+) -> bool {
+    const SLICE: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
+    let mut told = Instant::now();
     loop {
-        let left = end.saturating_duration_since(Instant::now());
-        let left = Timespec::try_from(left).unwrap_or_default();
-        match poll(&mut [PollFd::new(handle, PollFlags::IN)], Some(&left)) {
-            Ok(0) => return false,
+        // It may have ended while this process was not scheduled.
+        let over = patience.over();
+        match poll(&mut [PollFd::new(handle, PollFlags::IN)], Some(&SLICE)) {
+            Ok(0) if over => return false,
+            Ok(0) | Err(_) => going.tell(&mut told, step),
             Ok(_) => return true,
-            Err(_) => {}
         }
     }
 }
 
 /// Kills, unmounts and unloads what the test has left. Returns what could not be removed.
-fn clean_up(before: &[String], followed: &mut Followed) -> Vec<String> {
+fn clean_up(before: &[String], followed: &mut Followed, going: &Going<'_>) -> Vec<String> {
     let mut faults = Vec::new();
-    let end = deadline(GRACE);
+    let mut patience = Patience::seconds(GRACE);
+    let mut told = Instant::now();
     loop {
         let left = processes();
         if left.is_empty() {
             break;
         }
-        if Instant::now() > end {
+        if patience.over() {
             let _ = fs::write("/proc/sysrq-trigger", "w");
             faults.push(format!("processes that do not die: {}", left.join(", ")));
             return faults;
         }
+        going.tell(&mut told, || format!("killing what it left: {}", left.join(", ")));
         std::thread::sleep(Duration::from_millis(5));
     }
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
@@ -194,9 +238,10 @@ fn clean_up(before: &[String], followed: &mut Followed) -> Vec<String> {
         }
         let ours = name == "zosbd2";
         loop {
+            going.tell(&mut told, || format!("unloading {name}"));
             match modules::try_unload(&name) {
                 Ok(()) => break,
-                Err(error) if Instant::now() > end => {
+                Err(error) if patience.over() => {
                     if ours {
                         faults.push(format!("zosbd2 does not unload: {error}"));
                     }

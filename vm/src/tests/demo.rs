@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::guest::{
-    Context, Mounted, Need, Spawned, Test, command, drop_caches, load_file, run, try_unload, wait_until,
+    Context, Mounted, Need, Spawned, Step, Test, command, drop_caches, load_file, run, try_unload, wait_until,
 };
 
 pub(super) const TESTS: &[Test] = &[Test::new("demo", demo)
@@ -36,64 +36,84 @@ pub(crate) fn native(module: &str, trees: &[&str]) {
 
 fn steps(say: &mut dyn FnMut(&str), module: &str, trees: &[&str], folder: &str) {
     let begin = Instant::now();
-    let mut step = |what: &str, work: &mut dyn FnMut()| {
+    let mut step = |what: &str, work: &mut dyn FnMut(&mut Tell<'_>)| {
         let start = Instant::now();
-        work();
+        let own = Step::begin(what);
+        work(&mut Tell { step: &own, what, told: start });
         say(&format!("{:>6.2} s  {what}", start.elapsed().as_secs_f64()));
     };
-    let sums: Vec<_> = trees.iter().map(|tree| checksums(Path::new(tree))).collect();
+    let mut sums = Vec::new();
+    step("read what will be copied", &mut |tell| {
+        sums = trees.iter().map(|tree| checksums(Path::new(tree), tell)).collect();
+    });
     let files: usize = sums.iter().map(BTreeMap::len).sum();
     let bytes: u64 = sums.iter().flat_map(BTreeMap::values).map(|(length, _)| length).sum();
     assert!(files >= 1000 && bytes >= 100_000_000, "the tree is too small: {files} files, {bytes} bytes");
     let mut server = None;
     let mut mounted = None;
-    step("insmod zosbd2.ko", &mut || {
+    step("insmod zosbd2.ko", &mut |_| {
         load_file(module, "");
     });
-    step("zosbd2_sample_ramdisk -t 2", &mut || {
+    step("zosbd2_sample_ramdisk -t 2", &mut |_| {
         let started = Spawned::start(command("zosbd2_sample_ramdisk", &["-t", "2"]));
         wait_until(20, "the server to say that it is ready", || started.stdout().contains("ready"));
         server = Some(started);
     });
-    step("mkfs.ext4", &mut || {
+    step("mkfs.ext4", &mut |_| {
         run(60, "mkfs.ext4", &["-q", "-F", NODE]);
     });
-    step("mount", &mut || mounted = Some(Mounted::new(NODE, folder, "ext4", "")));
-    step(&format!("copy {files} files, {} MB", bytes / 1_000_000), &mut || {
+    step("mount", &mut |_| mounted = Some(Mounted::new(NODE, folder, "ext4", "")));
+    step(&format!("copy {files} files, {} MB", bytes / 1_000_000), &mut |tell| {
         for (index, tree) in trees.iter().enumerate() {
-            copy(Path::new(tree), &Path::new(folder).join(index.to_string()));
+            copy(Path::new(tree), &Path::new(folder).join(index.to_string()), tell);
         }
     });
-    step("umount", &mut || mounted.take().expect("mounted").unmount());
-    step("drop caches", &mut drop_caches);
-    step("mount again", &mut || mounted = Some(Mounted::new(NODE, folder, "ext4", "")));
-    step("compare every checksum", &mut || {
+    step("umount", &mut |_| mounted.take().expect("mounted").unmount());
+    step("drop caches", &mut |_| drop_caches());
+    step("mount again", &mut |_| mounted = Some(Mounted::new(NODE, folder, "ext4", "")));
+    step("compare every checksum", &mut |tell| {
         for (index, sums) in sums.iter().enumerate() {
-            let found = checksums(&Path::new(folder).join(index.to_string()));
+            let found = checksums(&Path::new(folder).join(index.to_string()), tell);
             assert!(found == *sums, "the copy of {} differs: {} files", trees[index], found.len());
         }
     });
-    step("fstrim", &mut || {
+    step("fstrim", &mut |_| {
         run(60, "fstrim", &[folder]);
     });
-    step("umount", &mut || mounted.take().expect("mounted").unmount());
-    step("e2fsck -f -n", &mut || {
+    step("umount", &mut |_| mounted.take().expect("mounted").unmount());
+    step("e2fsck -f -n", &mut |_| {
         run(60, "e2fsck", &["-f", "-n", NODE]);
     });
-    step("zosbd2_sample_ramdisk -d", &mut || {
+    step("zosbd2_sample_ramdisk -d", &mut |_| {
         run(60, "zosbd2_sample_ramdisk", &["-d"]);
     });
-    step("the server exits with 0", &mut || {
+    step("the server exits with 0", &mut |_| {
         assert!(server.as_mut().expect("started").wait(20).success(), "the server failed");
     });
-    step("rmmod zosbd2", &mut || {
+    step("rmmod zosbd2", &mut |_| {
         wait_until(20, "the module to unload", || try_unload("zosbd2").is_ok());
     });
     say(&format!("demo passed in {:.1} s", begin.elapsed().as_secs_f64()));
 }
 
+/// Reports the progress of a step.
+struct Tell<'a> {
+    step: &'a Step,
+    what: &'a str,
+    told: Instant,
+}
+
+impl Tell<'_> {
+    fn files(&mut self, count: usize, folder: &Path) {
+        if self.told.elapsed() >= Duration::from_secs(1) {
+            self.told = Instant::now();
+            self.step.tell(&format!("{}: {count} files of {}", self.what, folder.display()));
+        }
+    }
+}
+
 /// Length and checksum of every file below a folder, by relative path.
-fn checksums(folder: &Path) -> BTreeMap<PathBuf, (u64, u64)> {
+fn checksums(folder: &Path, tell: &mut Tell<'_>) -> BTreeMap<PathBuf, (u64, u64)> {
     let mut sums = BTreeMap::new();
     let mut buffer = vec![0; 1 << 16];
     walk(folder, &mut |path| {
@@ -115,6 +135,7 @@ fn checksums(folder: &Path) -> BTreeMap<PathBuf, (u64, u64)> {
         }
         let name = path.strip_prefix(folder).expect("below the folder").to_owned();
         sums.insert(name, (length, sum));
+        tell.files(sums.len(), folder);
     });
     sums
 }
@@ -133,11 +154,14 @@ fn walk(folder: &Path, visit: &mut dyn FnMut(&Path)) {
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+fn copy(from: &Path, to: &Path, tell: &mut Tell<'_>) {
+    let mut count = 0;
     walk(from, &mut |path| {
         let target = to.join(path.strip_prefix(from).expect("below the folder"));
         let parent = target.parent().expect("in a folder");
         fs::create_dir_all(parent).unwrap_or_else(|error| panic!("make {}: {error}", parent.display()));
         fs::copy(path, &target).unwrap_or_else(|error| panic!("copy to {}: {error}", target.display()));
+        count += 1;
+        tell.files(count, to);
     });
 }

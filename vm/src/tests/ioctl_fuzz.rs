@@ -41,7 +41,7 @@ use self::board::{Board, SLOTS};
 use self::process::{DEVICES, PROCESSES};
 use super::v2::support::control;
 use super::v2::teardown::nobody_is_stuck;
-use crate::guest::{Context, Need, Random, Spawned, Test, deadline, wait_until};
+use crate::guest::{Context, Need, Patience, Random, Spawned, Test, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("ioctl_fuzz", fuzz).needs(&[Need::Module]).timeout(180),
@@ -225,14 +225,14 @@ impl<'a> Fuzzer<'a> {
 
     /// Kills processes, waits for their end, and starts the next ones.
     fn replace(&mut self, numbers: &[usize]) {
-        let end = deadline(LIMIT);
+        let mut patience = Patience::seconds(LIMIT);
         for number in numbers {
             self.kills += 1;
             self.processes[*number].signal(Signal::KILL);
         }
         for number in numbers {
             while self.processes[*number].running() {
-                assert!(Instant::now() < end, "process {number} was killed, and does not die");
+                assert!(!patience.over(), "process {number} was killed, and does not die");
                 self.help();
                 std::thread::sleep(PERIOD);
             }
@@ -247,10 +247,10 @@ impl<'a> Fuzzer<'a> {
     /// Ends the run. Nothing may be left. Returns a summary.
     fn end(mut self) -> String {
         self.board.stop();
-        let end = deadline(LIMIT);
+        let mut patience = Patience::seconds(LIMIT);
         for number in 0..PROCESSES {
             while self.processes[number].running() {
-                assert!(Instant::now() < end, "process {number} does not end:\n{}", self.doing());
+                assert!(!patience.over(), "process {number} does not end:\n{}", self.doing());
                 if self.swept.elapsed() > PERIOD * 10 {
                     self.sweep();
                 }
@@ -295,9 +295,9 @@ impl Drop for Fuzzer<'_> {
         for process in &mut self.processes {
             process.signal(Signal::KILL);
         }
-        let end = deadline(LIMIT);
+        let mut patience = Patience::seconds(LIMIT);
         // The processes may wait for devices, and create devices until they are dead.
-        while self.processes.iter_mut().any(Spawned::running) && Instant::now() < end {
+        while self.processes.iter_mut().any(Spawned::running) && !patience.over() {
             destroy_all();
             std::thread::sleep(PERIOD);
         }

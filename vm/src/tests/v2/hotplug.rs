@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::io::{Errno, pread, pwrite};
 use rustix::process::Signal;
@@ -17,7 +17,7 @@ use zosbd2_backends::Ram;
 
 use super::super::support::{Aligned, open_direct};
 use super::support::{Disk, control, plain, threads};
-use crate::guest::{Context, Mounted, Need, Spawned, Test, deadline, read_trimmed, wait_until, write_text};
+use crate::guest::{Context, Mounted, Need, Patience, Spawned, Test, read_trimmed, wait_until, write_text};
 
 /// The CPU that goes.
 const CPU: usize = 1;
@@ -57,8 +57,8 @@ fn switch(path: &'static str, text: &'static str, answer: impl FnOnce()) {
 
 /// Waits for a thread. What keeps it is the request that `answer` answers.
 fn finish<T>(what: &str, thread: JoinHandle<T>, answer: impl FnOnce()) -> T {
-    let end = deadline(20);
-    while !thread.is_finished() && Instant::now() < end {
+    let mut patience = Patience::seconds(20);
+    while !thread.is_finished() && !patience.over() {
         std::thread::sleep(Duration::from_millis(5));
     }
     let late = !thread.is_finished();

@@ -152,7 +152,7 @@ fn beside_an_owner(context: &mut Context) {
     let (after, serving) = Disk::serve(&Builder::new("after"), &partitioned(SIZE, 1), threads(1));
     let asked = || disk.server.stats(0).expect("stats").queued;
     assert_eq!(asked(), 0, "the scan did not wait for its turn");
-    teardown::destroy(context, 0..DISKS);
+    teardown::destroy(0..DISKS);
     wait_until(60, "the partition of the other disk", || Path::new("/dev/zosbd2/after1").exists());
     assert_eq!(asked(), 0, "a disk that is open exclusively was scanned");
     drop(owner);

@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Signal, getpid, kill_process};
 use zosbd2::{
@@ -17,7 +17,7 @@ use zosbd2::{
 };
 
 use super::cache::Cache;
-use crate::guest::Random;
+use crate::guest::{Patience, Random};
 
 /// Unit in which data goes into the file, in bytes.
 pub(super) const BLOCK: u64 = 4096;
@@ -219,10 +219,10 @@ pub(super) fn cache_of(file: &Path) -> PathBuf {
 
 /// Creates the device when its name is free. A device is no longer found some time before its name is free.
 fn create(control: &Control, builder: &Builder) -> zosbd2::Result<Server> {
-    let end = Instant::now() + Duration::from_secs(20);
+    let mut patience = Patience::seconds(20);
     loop {
         match control.create(builder) {
-            Err(Error::Control { source: Errno::EXIST, .. }) if Instant::now() < end => {
+            Err(Error::Control { source: Errno::EXIST, .. }) if !patience.over() => {
                 std::thread::sleep(Duration::from_millis(5));
             }
             made => return made,

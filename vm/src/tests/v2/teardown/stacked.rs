@@ -51,7 +51,7 @@ fn mirrors(context: &mut Context) {
     let writes: Vec<_> =
         (0..MIRRORS).map(|index| write_in_thread(mirror(index), 0, index as u64, 4096)).collect();
     wait_until(60, "all writes", || (0..MIRRORS).all(|index| outstanding(index) > 0));
-    destroy(context, 0..MIRRORS);
+    destroy(0..MIRRORS);
     assert_eq!(ends(writes), [Ok(4096); MIRRORS], "the other half was there");
     for index in 0..MIRRORS {
         let read = read_in_thread(mirror(index), 0, 4096).join().expect("reader").expect("data");
@@ -65,7 +65,7 @@ fn mirrors(context: &mut Context) {
     second.stop();
     let reads: Vec<_> = (0..MIRRORS).map(|index| read_in_thread(mirror(index), 0, 4096)).collect();
     wait_until(60, "all reads", || (MIRRORS..ROUNDS).all(|index| outstanding(index) > 0));
-    destroy(context, MIRRORS..ROUNDS);
+    destroy(MIRRORS..ROUNDS);
     for read in reads {
         assert_eq!(read.join().expect("reader"), Err(Errno::IO));
     }
@@ -105,7 +105,7 @@ fn volume(context: &mut Context) {
     let mounted = Mounted::new(VOLUME, "/mnt/volume", "ext4", "");
     std::fs::write("/mnt/volume/file", vec![7; 32 << 20]).expect("write");
     child.stop();
-    destroy_all(context);
+    destroy_all();
     nobody_is_stuck();
     mounted.unmount();
     // LVM no longer finds a group that the volume belongs to.
