@@ -15,7 +15,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{apt, paths, rust_object};
+use crate::{apt, narrate, paths, rust_object};
 
 /// A folder with the metadata of `core` and `compiler_builtins`, compiled from this source with these flags.
 pub(crate) fn metadata(flags: &[String], source: &Path) -> Result<PathBuf> {
@@ -29,7 +29,7 @@ pub(crate) fn metadata(flags: &[String], source: &Path) -> Result<PathBuf> {
     }
     let unfinished = folder.with_extension(format!("new{}", std::process::id()));
     fs::create_dir_all(&unfinished).with_context(|| format!("create {}", unfinished.display()))?;
-    println!("compiling core {version} for this kernel's flags");
+    let _doing = narrate::doing(format!("compiling core {version} for this kernel's flags"));
     rust_object::build_core(flags, source, &unfinished)?;
     fs::write(unfinished.join("done"), "")?;
     // Another process may have been faster. Then its folder serves as well.
@@ -62,6 +62,7 @@ pub(crate) fn source() -> Result<PathBuf> {
 
 fn fetch(version: &str, into: &Path) -> Result<()> {
     println!("fetching rust-src {version} (source of core, 45 MB)");
+    let _doing = narrate::doing(format!("fetching rust-src {version}"));
     let fits = |found: &str| found.starts_with(&format!("{version}+"));
     let fetched = apt::fetch("rust-src", fits, into, |package, folder| {
         // The package has all of Rust's sources. `core` and the files that it includes are in the library folders.

@@ -11,12 +11,13 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use zosbd2_vm::kernels::{self, DEBUG_CONFIG, Kernel, KernelName, SOURCES};
 use zosbd2_vm::packages::{Archive, Package};
 
+use crate::narrate::{self, Doing};
 use crate::{command, fetch, setup};
 
 /// The package, and the name of the archive and folder in it.
@@ -55,7 +56,9 @@ pub(crate) fn one(update: bool) -> Result<Kernel> {
     fs::create_dir_all(&work).with_context(|| format!("create {}", work.display()))?;
     let lock_path = work.join("lock");
     let lock = File::create(&lock_path).with_context(|| format!("create {}", lock_path.display()))?;
+    let waiting = narrate::doing("waiting for another build of the debug kernel");
     lock.lock().with_context(|| format!("lock {}", lock_path.display()))?;
+    drop(waiting);
     // The previous holder of the lock may have built it.
     if !update && let Ok(kernel) = kernels::find(KernelName::DEBUG) {
         return Ok(kernel);
@@ -68,8 +71,11 @@ pub(crate) fn one(update: bool) -> Result<Kernel> {
         let start = Instant::now();
         eprintln!("building kernel {release}: this takes half an hour");
         let build = Build { tree: work.join(PACKAGE), log: work.join("build.log") };
+        let doing = narrate::doing(format!("configuring kernel {release}"));
         build.configure(&release)?;
-        build.make(&["bzImage", "modules"])?;
+        doing.next(format!("building kernel {release}"));
+        build.make(&["bzImage", "modules"], &doing)?;
+        doing.next(format!("installing kernel {release}"));
         build.install(&release, &place)?;
         eprintln!("built {release} in {:.0?}", start.elapsed());
     }
@@ -92,6 +98,7 @@ fn source(work: &Path, update: bool) -> Result<String> {
         return Ok(version);
     }
     eprintln!("fetching {PACKAGE} {version} into {}", work.display());
+    let _doing = narrate::doing(format!("fetching and unpacking {PACKAGE} {version}"));
     // Without the file with its version, the folder does not count as a complete source.
     for folder in [&stamp, &tree, &work.join("unpacked")] {
         remove(folder)?;
@@ -137,13 +144,21 @@ impl Build {
     }
 
     /// Runs make, which takes long. Its output goes into the log.
-    fn make(&self, targets: &[&str]) -> Result<()> {
+    fn make(&self, targets: &[&str], doing: &Doing) -> Result<()> {
         let log = File::create(&self.log).with_context(|| format!("create {}", self.log.display()))?;
         let errors = log.try_clone().context("share the log")?;
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let mut command = self.command();
         command.arg(format!("-j{processors}")).args(targets).stdout(log).stderr(errors);
-        let status = command.status().context("run make")?;
+        let mut child = command.spawn().context("run make")?;
+        let status = loop {
+            if let Some(status) = child.try_wait().context("wait for make")? {
+                break status;
+            }
+            let said = fs::read_to_string(&self.log).unwrap_or_default();
+            doing.detail(format!("{} steps done", said.lines().count()));
+            std::thread::sleep(Duration::from_secs(1));
+        };
         ensure!(status.success(), "building the kernel failed: see {}", self.log.display());
         Ok(())
     }

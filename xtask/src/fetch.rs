@@ -4,7 +4,7 @@
 //! Needs the network only for kernels that are not in the cache. Prints the paths of each kernel's parts for
 //! scripts. The debug kernel is not downloaded but built, which takes long.
 
-use crate::debug_kernel;
+use crate::{debug_kernel, narrate};
 use anyhow::{Context as _, Result};
 use std::time::Instant;
 use zosbd2_vm::kernels::{self, Kernel, KernelName};
@@ -46,6 +46,7 @@ pub(crate) fn one(name: KernelName, update: bool) -> Result<Kernel> {
     }
     let start = Instant::now();
     eprintln!("fetching kernel {name} into {}", kernels::cache().display());
+    let _doing = narrate::doing(format!("fetching kernel {name}"));
     let kernel = kernels::fetch(name, update).with_context(|| format!("fetch kernel {name}"))?;
     eprintln!("fetched {} in {:.0?}", kernel.release, start.elapsed());
     Ok(kernel)

@@ -5,7 +5,7 @@
 //! instrumented. There is no sanitizer, because safe code does not need one. Failing inputs go to
 //! `target/fuzz/found/`. With `--merge`, inputs that reach new code are added to `fuzz/corpus/`.
 
-use crate::{command, paths, setup};
+use crate::{command, narrate, paths, setup};
 use anyhow::{Context as _, Result, ensure};
 use std::fs;
 use std::path::PathBuf;
@@ -67,6 +67,7 @@ fn build() -> Result<()> {
         TRIPLE,
     ]);
     command.arg("--target-dir").arg(output()).env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"));
+    let _doing = narrate::doing("building the fuzz targets");
     let status = command.status().context("run cargo")?;
     ensure!(status.success(), "the fuzz targets do not build");
     Ok(())
@@ -79,6 +80,7 @@ fn fuzz(name: &str, arguments: &Arguments, seed: u32) -> Result<()> {
         fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
     }
     println!("== {name}, seed {seed}");
+    let doing = narrate::doing(format!("fuzzing {name} for {} minutes", arguments.minutes));
     let program = output().join(TRIPLE).join("release").join(name);
     let mut command = Command::new(&program);
     command.arg(format!("-seed={seed}")).arg(format!("-max_total_time={}", arguments.minutes * 60));
@@ -94,6 +96,7 @@ fn fuzz(name: &str, arguments: &Arguments, seed: u32) -> Result<()> {
         println!("{name}: {line}");
     }
     // Coverage of all known inputs.
+    doing.next(format!("{name}: measuring coverage"));
     let smallest = output().join("merged").join(name);
     let _ = fs::remove_dir_all(&smallest);
     fs::create_dir_all(&smallest).with_context(|| format!("create {}", smallest.display()))?;

@@ -20,7 +20,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use zosbd2_vm::kernels::{self, KernelName};
 
 use crate::kmod::{self, Variant};
-use crate::paths;
+use crate::{narrate, paths};
 use crate::rust_flags::Config;
 
 /// Undefined symbols, exported by the kernel, that the object may have besides the shim's functions.
@@ -239,6 +239,7 @@ impl Report {
         match result {
             Ok(detail) => {
                 println!("pass  {scope:<36} {name:<18} {detail}");
+                narrate::said();
                 self.passed += 1;
             }
             Err(error) => {
@@ -278,6 +279,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             }
         }
         for (name, gate) in sources::GATES {
+            let _doing = narrate::doing(format!("gate {name}"));
             report.gate("sources", name, gate());
         }
     }

@@ -12,6 +12,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::narrate::{self, Doing};
 use crate::{paths, rust_object};
 
 /// Which module to build.
@@ -84,7 +85,9 @@ pub(crate) fn build_from(
 fn build_in(root: &Path, kdir: &Path, variant: Variant, sparse: bool, work: &Path) -> Result<PathBuf> {
     let kdir = &headers(kdir)?;
     let module = work.join("zosbd2.ko");
-    let built = steps(root, kdir, variant, sparse, work);
+    let name = work.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let doing = narrate::doing(format!("building zosbd2.ko in {name}"));
+    let built = steps(root, kdir, variant, sparse, work, &doing);
     if built.is_err() && module.exists() {
         fs::remove_file(&module).with_context(|| format!("remove {}", module.display()))?;
     }
@@ -102,12 +105,15 @@ fn headers(kdir: &Path) -> Result<PathBuf> {
     })
 }
 
-fn steps(root: &Path, kdir: &Path, variant: Variant, sparse: bool, work: &Path) -> Result<()> {
+fn steps(root: &Path, kdir: &Path, variant: Variant, sparse: bool, work: &Path, doing: &Doing) -> Result<()> {
     mirror(&root.join("kernel/shim"), &work.join("shim"))?;
     mirror(&root.join("kernel/compat"), &work.join("compat"))?;
     mirror(&root.join("kernel/compat/probes"), &work.join("probes"))?;
+    doing.detail("what this kernel has");
     probe(kdir, &root.join("kernel/compat/probes"), work)?;
+    doing.detail("Rust");
     rust_object::build(kdir, variant == Variant::Faults, root, work)?;
+    doing.detail(if sparse { "C, with sparse" } else { "C" });
     copy_if_changed(&root.join("kernel/Kbuild"), &work.join("Kbuild"))?;
     kbuild(kdir, work, variant, sparse)
 }

@@ -17,6 +17,7 @@ mod fuzz;
 mod gates;
 mod host_test;
 mod kmod;
+mod narrate;
 mod paths;
 mod rust_flags;
 mod rust_object;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask sim`: builds the simulator with optimisation, and runs it with the given arguments.
 
-use crate::paths;
+use crate::{narrate, paths};
 use anyhow::{Context as _, Result, ensure};
 use std::process::Command;
 
@@ -17,6 +17,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(paths::root()).args(["run", "--quiet", "--release", "--package", "zosbd2-sim", "--"]);
+    let _doing = narrate::doing("the simulator");
     let status = command.args(&arguments.arguments).status().context("run cargo")?;
     ensure!(status.success(), "the simulator failed ({status})");
     Ok(())

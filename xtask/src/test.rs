@@ -6,7 +6,7 @@
 //! Failed and skipped tests are listed again at the end.
 
 use crate::tally::Tally;
-use crate::{fetch, gates, host_test, paths, self_test, setup, vm};
+use crate::{fetch, gates, host_test, narrate, paths, self_test, setup, vm};
 use anyhow::{Context as _, Result, bail, ensure};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
@@ -52,10 +52,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
         println!("== {name}");
         let start = Instant::now();
+        let doing = narrate::doing(name);
         let tally = stage().unwrap_or_else(|error| {
             println!("{error:#}");
             Tally::failed(format!("{error:#}").lines().next().unwrap_or_default().to_owned())
         });
+        drop(doing);
         table.push(format!("{name}: {tally}, {:.1} s", start.elapsed().as_secs_f64()));
         sum.add(name, tally);
         if vital && !sum.failed.is_empty() {
@@ -105,12 +107,14 @@ fn unit_tests() -> Result<Tally> {
     let mut child = cargo(&words).stdout(Stdio::piped()).spawn().context("run cargo")?;
     let stdout = child.stdout.take().context("its output is a pipe")?;
     let mut sum = Tally::default();
+    let doing = narrate::doing("unit tests");
     for line in BufReader::new(stdout).lines() {
         let line = line.context("read what cargo test says")?;
         match result(&line) {
             // Hundreds of passed tests are not worth a line each.
-            Some((_, "ok")) => {
+            Some((name, "ok")) => {
                 sum.passed += 1;
+                doing.detail(format!("{} passed so far, the last one is {name}", sum.passed));
                 continue;
             }
             Some((name, "FAILED")) => sum.failed.push(name.to_owned()),
@@ -119,6 +123,7 @@ fn unit_tests() -> Result<Tally> {
             _ => {}
         }
         println!("{line}");
+        narrate::said();
     }
     let status = child.wait().context("wait for cargo")?;
     if !status.success() && sum.failed.is_empty() {

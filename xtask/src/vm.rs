@@ -5,6 +5,7 @@
 //! side. Every test prints one line; the last line has the counts. The command succeeds only if no test failed.
 //! Console logs stay in `target/vm`.
 
+use crate::narrate::{self, Doing};
 use crate::tally::Tally;
 use crate::{examples, fetch, kmod, paths};
 use anyhow::{Context as _, Result, bail, ensure};
@@ -151,9 +152,13 @@ pub(crate) fn tally(reports: &[(String, Report)]) -> Tally {
 /// completed, the error is returned after the other runs have ended.
 pub(crate) fn reports(arguments: &Arguments, runs: &[Run]) -> Result<Vec<(String, Report)>> {
     // Two builds at once would write into the same folders.
+    let waiting = narrate::doing("waiting for another run's build");
     let building = lock(&kernels::target().join("vm/build.lock"))?;
+    drop(waiting);
     let programs = guest_programs()?;
+    let gathering = narrate::doing("building the examples, and gathering Python");
     let cached = vec![examples::python()?, examples::build()?];
+    drop(gathering);
     let all = suite::list(&programs.init)?;
     let without = match arguments.without.as_slice() {
         [] => Vec::new(),
@@ -204,6 +209,7 @@ pub(crate) struct Programs {
 
 /// Builds the guest's init and the project's programs, statically linked.
 pub(crate) fn guest_programs() -> Result<Programs> {
+    let _doing = narrate::doing("building the guest's programs");
     let target = kernels::target().join("guest");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
@@ -349,12 +355,12 @@ fn prepare(
     Ok(Job {
         label,
         machine: Machine {
-            kernel,
             smp: arguments.smp,
             memory: arguments.mem.clone().unwrap_or_else(memory),
             disk_gib: hardware.disk_gib,
             icount: arguments.icount,
             append: run.append.clone(),
+            kernel,
             folder,
         },
         contents: Contents {
@@ -375,7 +381,12 @@ impl Job {
     fn run(&self) -> Result<Report> {
         let start = Instant::now();
         let (label, folder) = (&self.label, self.machine.folder.display());
-        let report = suite::run(&self.machine, &self.contents, &self.plan, &mut |line| print(label, line))
+        let doing = narrate::doing(format!("[{label}] booting"));
+        let mut on_line = |line: &Line| {
+            print(label, line);
+            tell(&doing, label, line);
+        };
+        let report = suite::run(&self.machine, &self.contents, &self.plan, &mut on_line)
             .inspect_err(|error| println!("[{label}] {error}"))?;
         let boots: Vec<String> =
             report.boots.iter().map(|time| format!("{:.1} s", time.as_secs_f64())).collect();
@@ -394,6 +405,19 @@ fn print(label: &str, line: &Line) {
         }
         Line::Test(name, Outcome::Skipped(why), _) => println!("[{label}] test {name} ... skipped: {why}"),
         Line::Say(text) => println!("[{label}] {text}"),
-        Line::Start(..) | Line::Going(..) | Line::Data(_) | Line::Verdict { .. } => {}
+        Line::Start(..) | Line::Going(..) | Line::Data(_) | Line::Verdict { .. } => return,
+    }
+    narrate::said();
+}
+
+/// What the machine is at, after this line.
+fn tell(doing: &Doing, label: &str, line: &Line) {
+    match line {
+        Line::Hello(_) => doing.next(format!("[{label}] preparing the first test")),
+        Line::Start(name, _) => doing.next(format!("[{label}] {name}")),
+        Line::Going(_, _, step) => doing.detail(step.as_str()),
+        Line::Test(name, ..) => doing.next(format!("[{label}] after {name}: cleaning up, or booting again")),
+        Line::Verdict { .. } => doing.next(format!("[{label}] powering off, or booting again")),
+        Line::Say(_) | Line::Data(_) => {}
     }
 }
