@@ -6,6 +6,7 @@
 //! hung tests itself; the host only steps in if the guest is silent for longer than that takes. QEMU has always
 //! ended when this returns.
 
+use crate::accel::Accel;
 use crate::error::file;
 use crate::initramfs::{self, Contents};
 use crate::kernels::{self, Kernel};
@@ -19,7 +20,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-const QEMU: &str = "qemu-system-x86_64";
+pub(crate) const QEMU: &str = "qemu-system-x86_64";
 /// Longest silence from QEMU's start to init's first line, and from one report of init to the next.
 const QUIET: Duration = Duration::from_mins(2);
 /// How often it is looked at.
@@ -38,6 +39,8 @@ pub struct Machine {
     pub memory: String,
     /// GiB of an empty virtio disk, created for each boot and removed after it.
     pub disk_gib: Option<u32>,
+    /// What executes it; software if instructions are counted.
+    pub accel: Accel,
     /// Count instructions: the guest's clock advances by 1 ns per instruction. For benchmarks.
     pub icount: bool,
     /// More kernel arguments.
@@ -168,6 +171,8 @@ impl Machine {
         let mut command = Command::new(QEMU);
         if self.icount {
             command.args(["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]);
+        } else if self.accel == Accel::Kvm {
+            command.args(["-accel", "kvm"]);
         } else {
             command.args(["-accel", "tcg,thread=multi"]);
         }

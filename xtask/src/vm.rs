@@ -13,11 +13,12 @@ use clap::ValueEnum as _;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Instant, SystemTime};
+use zosbd2_vm::accel::Accel;
 use zosbd2_vm::hardware::Hardware;
 use zosbd2_vm::initramfs::Contents;
-use zosbd2_vm::kernels::{self, KernelName};
+use zosbd2_vm::kernels::{self, Kernel, KernelName};
 use zosbd2_vm::machine::Machine;
 use zosbd2_vm::protocol::{Line, Outcome, Plan};
 use zosbd2_vm::suite::{self, Report, TestInfo};
@@ -245,6 +246,27 @@ fn c_programs(target: &Path) -> Result<Vec<PathBuf>> {
     Ok(vec![program])
 }
 
+/// What runs the virtual machines: tried once, with the first kernel, and said. `ZOSBD2_ACCEL=kvm` or `tcg` decides
+/// without a try.
+fn accel(kernel: &Kernel) -> Accel {
+    static FOUND: OnceLock<Accel> = OnceLock::new();
+    let find = || {
+        let asked = std::env::var("ZOSBD2_ACCEL").unwrap_or_default();
+        let accel = match asked.as_str() {
+            "kvm" => Accel::Kvm,
+            "tcg" => Accel::Tcg("ZOSBD2_ACCEL=tcg".to_owned()),
+            _ => {
+                let _doing = narrate::doing("trying whether KVM runs the guest");
+                Accel::find(&kernel.vmlinuz)
+            }
+        };
+        println!("{accel}");
+        narrate::said();
+        accel
+    };
+    FOUND.get_or_init(find).clone()
+}
+
 /// A run that is ready to boot.
 struct Job {
     label: String,
@@ -358,6 +380,11 @@ fn prepare(
             smp: arguments.smp,
             memory: arguments.mem.clone().unwrap_or_else(memory),
             disk_gib: hardware.disk_gib,
+            accel: if arguments.icount {
+                Accel::Tcg("instructions are counted".to_owned())
+            } else {
+                accel(&kernel)
+            },
             icount: arguments.icount,
             append: run.append.clone(),
             kernel,

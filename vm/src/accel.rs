@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Whether this machine's `/dev/kvm` can run the guest.
+//!
+//! That the device is there, and that QEMU opens it, says little: in some containers a stock kernel hangs in it, or
+//! dies. So it is tried: the kernel is booted without a root file system, which ends, after all of the kernel's own
+//! initialisation, in a panic that says so. Only that is a success. The try ends within its limit, and QEMU with it.
+
+use std::fmt;
+use std::io::Read as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// How long a try may take. With KVM a stock kernel needs about a second.
+pub const LIMIT: Duration = Duration::from_secs(10);
+
+/// The device, and what a kernel without a root file system says in the end.
+const DEVICE: &str = "/dev/kvm";
+const END: &str = "Kernel panic - not syncing: VFS: Unable to mount root fs";
+
+/// What executes the guest's instructions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Accel {
+    /// The processor, by `/dev/kvm`.
+    Kvm,
+    /// QEMU itself, and why.
+    Tcg(String),
+}
+
+impl fmt::Display for Accel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kvm => f.write_str("virtual machines use KVM"),
+            Self::Tcg(why) => write!(f, "virtual machines are emulated in software: {why}"),
+        }
+    }
+}
+
+impl Accel {
+    /// Tries `/dev/kvm` with this kernel.
+    #[must_use]
+    pub fn find(kernel: &Path) -> Self {
+        decide(Path::new(crate::machine::QEMU), Path::new(DEVICE), kernel, LIMIT)
+    }
+}
+
+fn decide(qemu: &Path, device: &Path, kernel: &Path, limit: Duration) -> Accel {
+    if let Err(error) = std::fs::OpenOptions::new().read(true).write(true).open(device) {
+        return Accel::Tcg(format!("{}: {error}", device.display()));
+    }
+    match attempt(qemu, kernel, limit) {
+        Ok(()) => Accel::Kvm,
+        Err(why) => Accel::Tcg(format!("{} does not run the guest: {why}", device.display())),
+    }
+}
+
+struct Trial(Child);
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        // Both fail only when it is gone already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Boots the kernel; the error is why that is no success.
+fn attempt(qemu: &Path, kernel: &Path, limit: Duration) -> Result<(), String> {
+    let start = Instant::now();
+    let mut command = Command::new(qemu);
+    command
+        .args(["-accel", "kvm", "-cpu", "max", "-smp", "2", "-m", "512M"])
+        .args(["-display", "none", "-monitor", "none", "-nodefaults", "-no-reboot", "-serial", "stdio"])
+        .arg("-kernel")
+        .arg(kernel)
+        .args(["-append", "console=ttyS0 earlyprintk=ttyS0 panic=-1 tsc=reliable no_timer_check"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut trial = Trial(command.spawn().map_err(|error| format!("{}: {error}", qemu.display()))?);
+    let stdout = trial.0.stdout.take();
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        let Some(mut stdout) = stdout else { return };
+        while let Ok(count @ 1..) = stdout.read(&mut buffer) {
+            if sender.send(buffer.get(..count).unwrap_or_default().to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    let mut console = Vec::new();
+    loop {
+        let left = limit.saturating_sub(start.elapsed());
+        match receiver.recv_timeout(left) {
+            Ok(bytes) => console.extend(bytes),
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                let last = last_line(&console).map_or("nothing".to_owned(), |line| format!("{line:?}"));
+                return Err(format!("after {limit:?} the kernel had said {last}"));
+            }
+            // QEMU has ended, or has closed its output.
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+        }
+        if String::from_utf8_lossy(&console).contains(END) {
+            return Ok(());
+        }
+    }
+    let last = last_line(&console).map_or("without a word".to_owned(), |line| format!("after {line:?}"));
+    Err(format!("QEMU ended {last}"))
+}
+
+fn last_line(console: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(console);
+    text.lines().rev().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::PathBuf;
+
+    /// A program in place of QEMU, and a device that is there.
+    fn fake(name: &str, script: &str) -> (PathBuf, PathBuf) {
+        let folder = std::env::temp_dir().join(format!("zosbd2-vm-accel-{}-{name}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let (program, device) = (folder.join("qemu"), folder.join("kvm"));
+        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(&device, "").unwrap();
+        (program, device)
+    }
+
+    fn decision(name: &str, script: &str, limit: Duration) -> Accel {
+        let (program, device) = fake(name, script);
+        // The file of another test that is being started may still hold this one open for writing.
+        let accel = loop {
+            match decide(&program, &device, Path::new("vmlinuz"), limit) {
+                Accel::Tcg(why) if why.contains("Text file busy") => {}
+                accel => break accel,
+            }
+        };
+        fs::remove_dir_all(program.parent().unwrap()).unwrap();
+        accel
+    }
+
+    fn why(accel: Accel) -> String {
+        match accel {
+            Accel::Tcg(why) => why,
+            Accel::Kvm => panic!("KVM was chosen"),
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_comes_to_its_end_works_whatever_qemu_does_then() {
+        let script = format!(
+            "case \"$*\" in *'-accel kvm'*'-kernel vmlinuz'*) ;; *) exit 3;; esac\n\
+             echo 'Linux version 6.12'; echo '[    0.9] {END} on unknown-block(0,0)'; exec sleep 600"
+        );
+        assert_eq!(decision("works", &script, Duration::from_mins(1)), Accel::Kvm);
+    }
+
+    #[test]
+    fn a_kernel_that_hangs_is_given_up_and_qemu_is_gone() {
+        let script = "echo $$; exec sleep 600";
+        let why = why(decision("hangs", script, Duration::from_secs(2)));
+        let pid = why.strip_suffix('"').and_then(|start| start.rsplit_once('"')).map(|(_, pid)| pid);
+        let pid: u32 = pid.and_then(|pid| pid.parse().ok()).unwrap_or_else(|| panic!("{why}"));
+        assert!(why.contains("after 2s the kernel had said"), "{why}");
+        assert!(!Path::new("/proc").join(pid.to_string()).exists(), "QEMU still runs");
+    }
+
+    #[test]
+    fn a_kernel_that_never_says_a_word_is_given_up() {
+        let why = why(decision("silent", "exec sleep 600", Duration::from_millis(200)));
+        assert!(why.contains("the kernel had said nothing"), "{why}");
+    }
+
+    #[test]
+    fn a_qemu_that_ends_before_is_no_success() {
+        let limit = Duration::from_mins(1);
+        let refused = why(decision("refuses", "echo 'failed to initialize kvm' >&2; exit 1", limit));
+        assert!(refused.contains("QEMU ended without a word"), "{refused}");
+        let died =
+            why(decision("dies", "echo 'Linux version 6.12'; echo 'Kernel panic - not syncing: x'", limit));
+        assert!(died.contains("QEMU ended after \"Kernel panic - not syncing: x\""), "{died}");
+    }
+
+    #[test]
+    fn without_the_device_nothing_is_tried() {
+        let limit = Duration::from_mins(1);
+        let accel = decide(Path::new("/nonexistent"), Path::new("/nonexistent/kvm"), Path::new("k"), limit);
+        assert!(why(accel).starts_with("/nonexistent/kvm: "));
+    }
+}
