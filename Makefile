@@ -5,13 +5,17 @@ help:
 	@echo 'make setup     install the host packages that are missing (apt, as root or through sudo)'
 	@echo 'make demo      the RAM disk at work, in QEMU; NATIVE=1: on this machine'
 	@echo 'make bench     instructions per I/O, beside the kernel'"'"'s own devices'
-	@echo 'make test      every check and test, on Linux 6.1 and 6.12 in QEMU'
+	@echo 'make test      every check, and the tests on Linux 6.1 and 6.12 in QEMU'
+	@echo 'make test-all  what takes longer, in parts of at most 40 minutes (PART=NAME; cargo xtask test-all --list)'
 	@echo 'make test-debug  the VM tests in a kernel that watches itself (KASAN, lockdep, ...); takes hours'
 	@echo 'make kmod      build zosbd2.ko for a kernel (KDIR=headers; default: the running one)'
 	@echo 'cargo xtask --help lists all commands; cargo xtask vm --list all VM tests'
 
 setup test bench: need-rust
 	cargo xtask $@
+
+test-all: need-rust
+	cargo xtask test-all $(if $(PART),--part $(PART))
 
 test-debug: need-rust
 	cargo xtask setup
@@ -31,4 +35,4 @@ need-rust:
 		$$([ "$$(id -u)" = 0 ] || echo sudo) \
 			sh -c 'apt-get update -q && apt-get install -y --no-install-recommends gcc libc6-dev'; }
 
-.PHONY: help setup demo bench test test-debug kmod need-rust
+.PHONY: help setup demo bench test test-all test-debug kmod need-rust

@@ -41,6 +41,11 @@ const FLAGS: [&str; 7] = [
     "-Ccodegen-units=1",
 ];
 
+/// Runs every target for so long, with a new seed.
+pub(crate) fn all(minutes: u64) -> Result<()> {
+    run(&Arguments { target: None, minutes, seed: None, merge: false })
+}
+
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::install_packages(&PACKAGES)?;

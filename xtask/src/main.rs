@@ -26,6 +26,7 @@ mod setup;
 mod sim;
 mod tally;
 mod test;
+mod test_all;
 mod vm;
 
 use clap::{Parser, Subcommand};
@@ -67,8 +68,10 @@ enum Command {
     Sim(sim::Arguments),
     /// Run a fuzz target, or all, one after the other
     Fuzz(fuzz::Arguments),
-    /// Run every check and test, closing with the counts
+    /// Run every check, and the tests on stock kernels, closing with the counts
     Test(test::Arguments),
+    /// Run the parts of the tests that take long
+    TestAll(test_all::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -95,5 +98,6 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
+        Command::TestAll(arguments) => test_all::run(&arguments),
     }
 }

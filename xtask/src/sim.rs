@@ -13,6 +13,11 @@ pub(crate) struct Arguments {
     arguments: Vec<String>,
 }
 
+/// A run of so many steps, with a new seed.
+pub(crate) fn steps(steps: u64) -> Result<()> {
+    run(&Arguments { arguments: vec!["--steps".to_owned(), steps.to_string()] })
+}
+
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

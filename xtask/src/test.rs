@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask test`, behind `make test`: runs every check and test, and ends with the counts.
+//! `cargo xtask test`, behind `make test`: runs every check, and the tests on stock kernels, and ends with the counts.
+//! Tests that take longer are in `test_all`.
 //!
 //! The stages run in order, each with its time. Only a failed set-up ends the run at once; after any other failure
 //! the run continues, so that one run shows all failures. A stage without counts of its own counts as one test.
@@ -27,7 +28,7 @@ pub(crate) struct Arguments {
 /// A stage: its name, its function, and whether later stages depend on it.
 type Stage = (&'static str, fn() -> Result<Tally>, bool);
 
-const STAGES: [Stage; 11] = [
+const STAGES: [Stage; 10] = [
     ("setup", set_up, true),
     ("kernels", kernels, true),
     ("format", format, false),
@@ -37,7 +38,6 @@ const STAGES: [Stage; 11] = [
     ("gates", all_gates, false),
     ("VM harness", harness, false),
     ("VM tests", vm_tests, false),
-    ("VM tests, memory not zeroed", vm_tests_dirty_memory, false),
     ("VM tests, generic kernels", vm_tests_generic, false),
 ];
 
@@ -151,29 +151,14 @@ fn harness() -> Result<Tally> {
 }
 
 fn vm_tests() -> Result<Tally> {
-    on_both_kernels(&[])
-}
-
-fn vm_tests_dirty_memory() -> Result<Tally> {
-    // Debian's kernels zero memory when they allocate it, which would hide that the module exposes stale memory.
-    // Tests that take minutes and would find the same again are left out.
-    let long = ["v2_memory_pressure*", "v2_killed_200_times*", "v2_taken_over_200_times*"];
-    let without = long.iter().flat_map(|name| ["--without", name]);
-    on_both_kernels(&["--append", "init_on_alloc=0"].into_iter().chain(without).collect::<Vec<_>>())
+    vm::results(&["--kernel", "6.1", "--kernel", "6.12"])
 }
 
 fn vm_tests_generic() -> Result<Tally> {
     // The flavours only differ in which parts of the kernel are modules, so a few tests are enough.
     let kernels = ["--kernel", "6.1-generic", "--kernel", "6.12-generic"];
     let tests = ["smoke*", "insmod_rmmod", "readme_walkthrough", "destroy_while_mounted"];
-    let arguments = vm::arguments(&[kernels.as_slice(), &tests].concat());
-    Ok(vm::tally(&vm::reports(&arguments, &vm::runs(&arguments))?))
-}
-
-fn on_both_kernels(more: &[&str]) -> Result<Tally> {
-    let words = ["--kernel", "6.1", "--kernel", "6.12"];
-    let arguments = vm::arguments(&[&words[..], more].concat());
-    Ok(vm::tally(&vm::reports(&arguments, &vm::runs(&arguments))?))
+    vm::results(&[kernels.as_slice(), &tests].concat())
 }
 
 #[cfg(test)]

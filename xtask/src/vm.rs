@@ -124,6 +124,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// Runs `cargo xtask vm WORDS...`, and returns the counts.
+pub(crate) fn results(words: &[&str]) -> Result<Tally> {
+    let arguments = arguments(words);
+    Ok(tally(&reports(&arguments, &runs(&arguments))?))
+}
+
 /// The runs for these arguments.
 pub(crate) fn runs(arguments: &Arguments) -> Vec<Run> {
     let append = &arguments.append;

@@ -253,7 +253,8 @@ pub(crate) fn open_direct(path: &Path) -> OwnedFd {
         .unwrap_or_else(|error| panic!("open {} with O_DIRECT: {error}", path.display()))
 }
 
-/// Reads with `O_DIRECT` in a thread of its own.
+/// Reads with `O_DIRECT` in a thread of its own, into memory that is not zero: bytes that nobody brought are seen, also where
+/// the kernel hands out zeroed memory.
 pub(crate) fn read_in_thread(
     path: PathBuf,
     offset: u64,
@@ -261,6 +262,7 @@ pub(crate) fn read_in_thread(
 ) -> JoinHandle<Result<Vec<u8>, Errno>> {
     std::thread::spawn(move || {
         let mut buffer = Aligned::new(length, 0);
+        buffer.bytes_mut().fill(0xa5);
         let count = rustix::io::pread(open_direct(&path), buffer.bytes_mut(), offset)?;
         Ok(buffer.bytes()[..count].to_vec())
     })

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask test-all`, behind `make test-all`: what takes too long for each run of `make test`, in parts.
+//!
+//! A part takes at most 40 minutes on two processors that have nothing else to do. Each ends with a row for the table
+//! of last runs in docs/testing.md, which has one row for each part.
+
+use std::fs;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::tally::Tally;
+use crate::{command, fuzz, narrate, paths, setup, sim, vm};
+
+/// Where the table of last runs is.
+const TABLE: &str = "docs/testing.md";
+
+/// Arguments of the command.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Only these parts; all, one after the other, if none is given
+    #[arg(long = "part", value_delimiter = ',')]
+    parts: Vec<String>,
+    /// Only list the parts
+    #[arg(long)]
+    list: bool,
+}
+
+/// A part of the tests.
+struct Part {
+    name: &'static str,
+    what: &'static str,
+    work: Work,
+}
+
+/// What a part does.
+enum Work {
+    /// `cargo xtask vm` with these words.
+    Vm(&'static [&'static str]),
+    /// These tests on the debug kernel.
+    Debug(&'static [&'static str]),
+    /// All others on the debug kernel.
+    DebugRest,
+    /// The simulator, for so many steps.
+    Sim(u64),
+    /// Each fuzz target, for so many minutes.
+    Fuzz(u64),
+}
+
+const fn part(name: &'static str, what: &'static str, work: Work) -> Part {
+    Part { name, what, work }
+}
+
+/// What the parts for the debug kernel run, by beginnings of names; the last of these parts has what no other has.
+const DEBUG_LIFE: &[&str] = &["v2_t*", "v2_d*", "v2_c*", "v2_a*", "v2_b*"];
+const DEBUG_DEATHS: &[&str] = &["v2_k*", "v2_l*", "v2_fa*", "v2_fl*", "v2_s*"];
+const DEBUG_FAILURES: &[&str] = &["fail_nth_*", "ioctl_fuzz", "kasan_*"];
+
+const PARTS: [Part; 11] = [
+    part(
+        "dirty-6.1",
+        "the VM tests on 6.1, with memory that the kernel does not zero",
+        Work::Vm(&["--kernel", "6.1", "--append", "init_on_alloc=0"]),
+    ),
+    part("dirty-6.12", "the same on 6.12", Work::Vm(&["--kernel", "6.12", "--append", "init_on_alloc=0"])),
+    part("generic-6.1", "all VM tests on 6.1, generic flavour", Work::Vm(&["--kernel", "6.1-generic"])),
+    part("generic-6.12", "all VM tests on 6.12, generic flavour", Work::Vm(&["--kernel", "6.12-generic"])),
+    part(
+        "debug-life",
+        "debug kernel: devices made, attached to, torn down; data; crashes",
+        Work::Debug(DEBUG_LIFE),
+    ),
+    part("debug-deaths", "debug kernel: killed and late servers, faults, flushes", Work::Debug(DEBUG_DEATHS)),
+    part(
+        "debug-failures",
+        "debug kernel: failing allocations and copies, ioctl fuzzer",
+        Work::Debug(DEBUG_FAILURES),
+    ),
+    part("debug-rest", "debug kernel: version 1, and all other tests", Work::DebugRest),
+    part(
+        "ioctl-fuzz",
+        "the ioctl fuzzer on 6.12 for 30 minutes",
+        Work::Vm(&["--kernel", "6.12", "--set", "fuzz_minutes=30", "ioctl_fuzz_long"]),
+    ),
+    part("sim", "six thousand million steps of the simulator", Work::Sim(6_000_000_000)),
+    part("fuzz", "each fuzz target for 15 minutes", Work::Fuzz(15)),
+];
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let names = || PARTS.map(|part| part.name).join(", ");
+    for wanted in &arguments.parts {
+        ensure!(
+            PARTS.iter().any(|part| part.name == wanted),
+            "there is no part {wanted}: there are {}",
+            names()
+        );
+    }
+    let chosen =
+        |part: &&Part| arguments.parts.is_empty() || arguments.parts.iter().any(|name| name == part.name);
+    if arguments.list {
+        let table = table()?;
+        for part in PARTS.iter().filter(chosen) {
+            println!("{:<15} {}", part.name, part.what);
+            println!("{:<15} last run: {}", "", last_run(&table, part.name).unwrap_or("none"));
+        }
+        return Ok(());
+    }
+    setup::install()?;
+    let (mut sum, mut rows) = (Tally::default(), Vec::new());
+    for part in PARTS.iter().filter(chosen) {
+        println!("== {}: {}", part.name, part.what);
+        let start = Instant::now();
+        let doing = narrate::doing(part.name);
+        let tally = part.run().unwrap_or_else(|error| {
+            println!("{error:#}");
+            Tally::failed(format!("{error:#}").lines().next().unwrap_or_default().to_owned())
+        });
+        drop(doing);
+        let minutes = start.elapsed().as_secs().div_ceil(60);
+        rows.push(format!("| `{}` | {} | {} | {tally}, {minutes} min |", part.name, commit()?, today()?));
+        sum.add(part.name, tally);
+    }
+    println!("== rows for the table in {TABLE}");
+    for row in &rows {
+        println!("{row}");
+    }
+    sum.print();
+    ensure!(sum.failed.is_empty(), "not everything passed");
+    Ok(())
+}
+
+impl Part {
+    fn run(&self) -> Result<Tally> {
+        match self.work {
+            Work::Vm(words) => vm::results(words),
+            Work::Debug(tests) => vm::results(&[&["--kernel", "debug"], tests].concat()),
+            Work::DebugRest => {
+                let others = PARTS.iter().flat_map(|part| match part.work {
+                    Work::Debug(tests) => tests,
+                    _ => &[],
+                });
+                let without = others.flat_map(|name| ["--without", name]);
+                vm::results(&["--kernel", "debug"].into_iter().chain(without).collect::<Vec<_>>())
+            }
+            Work::Sim(steps) => sim::steps(steps).map(|()| Tally::passed(1)),
+            Work::Fuzz(minutes) => fuzz::all(minutes).map(|()| Tally::passed(1)),
+        }
+    }
+}
+
+fn table() -> Result<String> {
+    fs::read_to_string(paths::root().join(TABLE)).with_context(|| format!("read {TABLE}"))
+}
+
+/// What the table says of a part: commit, date, result.
+fn last_run<'a>(table: &'a str, part: &str) -> Option<&'a str> {
+    let start = format!("| `{part}` | ");
+    table.lines().find_map(|line| line.strip_prefix(start.as_str())?.strip_suffix(" |"))
+}
+
+/// The commit that is checked out; with a plus if there is more.
+fn commit() -> Result<String> {
+    let git = |words: &[&str]| -> Result<String> {
+        let output = command::finish(Command::new("git").current_dir(paths::root()).args(words))?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let more = if git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty() { "" } else { "+" };
+    Ok(git(&["rev-parse", "--short", "HEAD"])? + more)
+}
+
+fn today() -> Result<String> {
+    let output = command::finish(Command::new("date").args(["-u", "+%F"]))?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    if text.is_empty() {
+        bail!("`date` says nothing");
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_has_a_row_in_the_table_and_no_other() {
+        let table = table().unwrap();
+        for part in &PARTS {
+            let row =
+                last_run(&table, part.name).unwrap_or_else(|| panic!("{} has no row in {TABLE}", part.name));
+            assert_eq!(row.split(" | ").count(), 3, "{}: commit, date, result: {row}", part.name);
+        }
+        let start = table.find("| part | commit | date | result |").expect("the table of last runs");
+        let rows = table[start..].lines().skip(2).take_while(|line| line.starts_with('|')).count();
+        assert_eq!(rows, PARTS.len());
+    }
+
+    #[test]
+    fn names_are_unique() {
+        for (index, part) in PARTS.iter().enumerate() {
+            assert!(PARTS[..index].iter().all(|other| other.name != part.name), "{}", part.name);
+        }
+    }
+
+    #[test]
+    fn words_are_those_of_the_vm_command() {
+        for part in &PARTS {
+            if let Work::Vm(words) = part.work {
+                assert!(!vm::arguments(words).kernels.is_empty());
+            }
+        }
+    }
+}
