@@ -531,3 +531,12 @@ void zosbd2_backtrace(void)
 	if (zosbd2_fault(ZOSBD2_FAULT_BACKTRACE))
 		dump_stack();
 }
+
+/*
+ * How many bytes behind the end of its memory the Rust object shall read, 0
+ * for none; only the faults variant calls it.
+ */
+u32 zosbd2_overrun(void)
+{
+	return zosbd2_fault(ZOSBD2_FAULT_OVERRUN) ? 1 : 0;
+}

@@ -207,6 +207,7 @@ enum zosbd2_fault {
 	ZOSBD2_FAULT_DRAIN_QUEUE,
 	ZOSBD2_FAULT_CONTROL,
 	ZOSBD2_FAULT_SCAN_QUEUE,
+	ZOSBD2_FAULT_OVERRUN,
 };
 
 #ifdef ZOSBD2_FAULTS
@@ -308,6 +309,7 @@ void zosbd2_server_appoint(struct file *file, u32 epoch);
 void zosbd2_server_install(int fd, struct file *file);
 void zosbd2_server_abandon(int fd, struct file *file);
 void zosbd2_backtrace(void);
+u32 zosbd2_overrun(void);
 
 /*
  * Rust functions that the shim calls (kernel/glue/src).

@@ -20,13 +20,15 @@ use anyhow::{Context as _, Result, bail, ensure};
 use zosbd2_vm::kernels::{self, KernelName};
 
 use crate::kmod::{self, Variant};
-use crate::{narrate, paths};
 use crate::rust_flags::Config;
+use crate::{narrate, paths};
 
 /// Undefined symbols, exported by the kernel, that the object may have besides the shim's functions.
 const ALLOWED: &[&str] = &["__x86_return_thunk", "memcpy", "memmove", "memset", "memcmp", "bcmp"];
 /// Largest stack frame of a Rust function, in bytes. Kbuild checks the same for C.
 const MAX_FRAME: u64 = 1024;
+/// The same where KASAN keeps its distance between variables.
+const MAX_FRAME_KASAN: u64 = 2048;
 
 /// Runs a tool of binutils on a file and returns its output.
 fn run_tool(program: &str, arguments: &[&str], file: &Path) -> Result<String> {
@@ -55,7 +57,9 @@ struct Object<'a> {
     config: &'a Config,
 }
 
-const OBJECT_GATES: [(&str, Gate); 6] = [
+const OBJECT_GATES: [(&str, Gate); 8] = [
+    ("stack-protector", stack_protector),
+    ("kasan", kasan),
     ("undefined-symbols", undefined_symbols),
     ("relocations", relocations),
     ("instructions", instructions),
@@ -81,11 +85,40 @@ fn exports(root: &Path) -> Result<Vec<String>> {
     Ok(text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
 
+/// rustc reads the stack's canary at `%gs:40`. Newer kernels keep it elsewhere, and a function that reads it there would
+/// report a smashed stack sooner or later. So no function may have a stack protector, or read per-CPU data.
+fn stack_protector(object: &Object<'_>) -> Result<String> {
+    let table = run_tool("nm", &["--undefined-only", "--format=just-symbols"], object.path)?;
+    let asked = table.lines().map(str::trim).find(|name| name.starts_with("__stack_chk"));
+    ensure!(asked.is_none(), "the Rust object wants {}: it has a stack protector", asked.unwrap_or_default());
+    let text = run_tool("objdump", &["--disassemble", "--no-show-raw-insn"], object.path)?;
+    for Instruction { function, text, .. } in disassemble(&text) {
+        let per_cpu = ["%gs:", "%fs:"].iter().any(|segment| text.contains(segment));
+        ensure!(!per_cpu, "{function} reads per-CPU data, as a stack protector does: {text}");
+    }
+    Ok("none, and no per-CPU data".to_owned())
+}
+
+/// The object calls KASAN if and only if the kernel has it.
+fn kasan(object: &Object<'_>) -> Result<String> {
+    let table = run_tool("nm", &["--undefined-only", "--format=just-symbols"], object.path)?;
+    let count = table.lines().filter(|name| name.trim().starts_with("__asan_")).count();
+    match (object.config.is_set("KASAN"), count) {
+        (false, 0) => Ok("not in this kernel".to_owned()),
+        (false, _) => bail!("the Rust object calls KASAN, which the kernel does not have"),
+        (true, 0) => bail!("the kernel has KASAN, and nothing in the Rust object calls it"),
+        (true, _) => Ok(format!("{count} symbols of KASAN")),
+    }
+}
+
 /// No code of `core` is linked, so a remaining call into `core` is an undefined symbol.
 fn undefined_symbols(object: &Object<'_>) -> Result<String> {
     let table = run_tool("nm", &["--undefined-only", "--format=just-symbols"], object.path)?;
-    let (known, foreign): (Vec<&str>, Vec<&str>) =
-        table.lines().map(str::trim).partition(|name| name.starts_with("zosbd2_") || ALLOWED.contains(name));
+    let checks = object.config.is_set("KASAN");
+    let is_known = |name: &&str| {
+        name.starts_with("zosbd2_") || ALLOWED.contains(name) || (checks && name.starts_with("__asan_"))
+    };
+    let (known, foreign): (Vec<&str>, Vec<&str>) = table.lines().map(str::trim).partition(is_known);
     ensure!(
         foreign.is_empty(),
         "the Rust object wants {}: a panic, a formatted message or arithmetic without an instruction has \
@@ -168,7 +201,8 @@ fn stack(object: &Object<'_>) -> Result<String> {
             (largest, where_largest) = (amount, function);
         }
     }
-    ensure!(largest <= MAX_FRAME, "{where_largest} uses {largest} bytes, more than {MAX_FRAME}");
+    let most = if object.config.is_set("KASAN") { MAX_FRAME_KASAN } else { MAX_FRAME };
+    ensure!(largest <= most, "{where_largest} uses {largest} bytes, more than {most}");
     Ok(format!("{largest} bytes at most, in {where_largest}"))
 }
 
@@ -253,7 +287,7 @@ impl Report {
 /// Arguments of the command.
 #[derive(clap::Args, Default)]
 pub(crate) struct Arguments {
-    /// Headers of a kernel to build for; may be repeated. Without: every kernel that was fetched
+    /// Headers of a kernel to build for; may be repeated. Without: every kernel that was fetched or built
     #[arg(long)]
     kdir: Vec<PathBuf>,
     /// Only plant faults and see that each makes the build fail
@@ -266,6 +300,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut kdirs = arguments.kdir.clone();
     if kdirs.is_empty() {
         let fetched = KernelName::STOCK.into_iter().filter_map(|name| kernels::find(name).ok());
+        kdirs.extend(kernels::find(KernelName::DEBUG).ok().map(|kernel| kernel.headers));
         kdirs.extend(fetched.map(|kernel| kernel.headers));
     }
     let Some(last) = kdirs.last() else {

@@ -3,7 +3,11 @@
 //!
 //! The needed options depend on the kernel's configuration alone, never on its release number. The spelling of an
 //! option depends on the compiler, which a run that compiles nothing determines. An option without a spelling is
-//! an error: an unhardened object would load, and weaken the kernel.
+//! an error: an unhardened object would load, and weaken the kernel. In a kernel with KASAN the memory accesses of the
+//! Rust object are checked, too.
+//!
+//! There is one exception: the object has no stack protector, because rustc reads the canary at `%gs:40`, and newer
+//! kernels keep it elsewhere. A gate refuses an object with a stack protector.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -41,7 +45,7 @@ impl Config {
         names.iter().any(|name| self.is_set(name))
     }
 
-    fn value(&self, name: &str) -> Option<&str> {
+    pub(crate) fn value(&self, name: &str) -> Option<&str> {
         self.0.get(&format!("CONFIG_{name}")).map(String::as_str)
     }
 }
@@ -163,7 +167,41 @@ pub(crate) fn flags(config: &Config, core: Core) -> Result<Vec<String>> {
             config.value("FUNCTION_PADDING_BYTES").context("CONFIG_FUNCTION_PADDING_BYTES is unset")?;
         flags.push(format!("-Zpatchable-function-entry={bytes},{bytes}"));
     }
+    if config.is_set("KASAN") {
+        let more = kasan(config, core)?;
+        let checked: Vec<&str> = more.iter().map(String::as_str).collect();
+        ensure!(accepts(&flags, &checked)?, "rustc does not know one of {}", more.join(" "));
+        flags.extend(more);
+    }
     Ok(flags)
+}
+
+/// The flags that instrument memory accesses, as `scripts/Makefile.kasan` does for the kernel's own Rust code.
+fn kasan(config: &Config, core: Core) -> Result<Vec<String>> {
+    ensure!(
+        config.is_set("KASAN_GENERIC"),
+        "the target kernel uses KASAN by tags, with which the Rust object was never tried"
+    );
+    ensure!(
+        core == Core::Source,
+        "the target kernel uses KASAN, for which core must be compiled from its source, which cannot be had"
+    );
+    let offset = config.value("KASAN_SHADOW_OFFSET").context("CONFIG_KASAN_SHADOW_OFFSET is unset")?;
+    // Functions with more accesses than this call the kernel for each of them.
+    let threshold = if config.is_set("KASAN_INLINE") { "10000" } else { "0" };
+    let stack =
+        if config.is_set("KASAN_STACK") || config.value("KASAN_STACK") == Some("1") { "1" } else { "0" };
+    let parameters = [
+        ("asan-mapping-offset", offset),
+        ("asan-instrumentation-with-call-threshold", threshold),
+        ("asan-stack", stack),
+        // Checked globals need constructors, and all globals of the object are constants.
+        ("asan-globals", "0"),
+        ("asan-kernel-mem-intrinsic-prefix", "1"),
+    ];
+    let parameters = parameters.into_iter().map(|(name, value)| format!("-Cllvm-args=-{name}={value}"));
+    let switches = ["-Zsanitizer=kernel-address", "-Zsanitizer-recover=kernel-address"];
+    Ok(switches.into_iter().map(str::to_owned).chain(parameters).collect())
 }
 
 /// `rustc`, or the program in `RUSTC`. A stable compiler accepts unstable options, as in the kernel's own build.
@@ -209,6 +247,28 @@ mod tests {
     fn what_was_never_tried_is_refused() {
         assert!(flags(&with(&["CFI_CLANG"]), Core::Source).is_err());
         assert!(flags(&Config::parse("CONFIG_ARM64=y\n"), Core::Source).is_err());
+    }
+
+    #[test]
+    fn a_kernel_that_checks_memory_checks_the_rust_object() {
+        let config = "CONFIG_X86_64=y\nCONFIG_KASAN=y\nCONFIG_KASAN_GENERIC=y\nCONFIG_KASAN_INLINE=y\n\
+                      CONFIG_KASAN_STACK=y\nCONFIG_KASAN_SHADOW_OFFSET=0xdffffc0000000000\n";
+        let all = flags(&Config::parse(config), Core::Source).unwrap().join(" ");
+        for wanted in [
+            "-Zsanitizer=kernel-address",
+            "-asan-mapping-offset=0xdffffc0000000000",
+            "-call-threshold=10000",
+            "-asan-stack=1",
+        ] {
+            assert!(all.contains(wanted), "{wanted} is not in {all}");
+        }
+        let outline = config.replace("KASAN_INLINE", "KASAN_OUTLINE").replace("CONFIG_KASAN_STACK=y", "");
+        let all = flags(&Config::parse(&outline), Core::Source).unwrap().join(" ");
+        assert!(all.contains("-call-threshold=0") && all.contains("-asan-stack=0"), "{all}");
+        let without = flags(&with(&[]), Core::Source).unwrap().join(" ");
+        assert!(!without.contains("asan"), "{without}");
+        assert!(flags(&Config::parse(config), Core::Host).is_err());
+        assert!(flags(&with(&["KASAN", "KASAN_SW_TAGS"]), Core::Source).is_err());
     }
 
     #[test]

@@ -49,10 +49,22 @@ fn run_quiet(command: &mut Command) -> Result<String> {
 
 /// Builds the object for the kernel of `kdir` into `out/zosbd2_rust.o`, and leaves an unstripped copy beside it.
 pub(crate) fn build(kdir: &Path, faults: bool, root: &Path, out: &Path) -> Result<PathBuf> {
+    build_with(kdir, faults, root, out, &[])
+}
+
+/// As [`build`], with more flags for rustc, against a `core` compiled with them too.
+pub(crate) fn build_with(
+    kdir: &Path,
+    faults: bool,
+    root: &Path,
+    out: &Path,
+    more: &[&str],
+) -> Result<PathBuf> {
     let config = Config::read(kdir)?;
     let mut flags = match core_lib::source() {
         Ok(source) => {
             let mut flags = rust_flags::flags(&config, Core::Source)?;
+            flags.extend(more.iter().map(|&flag| flag.to_owned()));
             let core = core_lib::metadata(&flags, &source)?;
             flags.push(format!("-L{}", core.display()));
             flags

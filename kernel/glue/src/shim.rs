@@ -242,6 +242,8 @@ unsafe extern "C" {
     fn zosbd2_node_exists(name: *const u8) -> bool;
     #[cfg(zosbd2_faults)]
     safe fn zosbd2_backtrace();
+    #[cfg(zosbd2_faults)]
+    safe fn zosbd2_overrun() -> u32;
 }
 
 /// What a result of the shim says.
@@ -590,4 +592,14 @@ impl Drop for RegistryLock {
 #[cfg(zosbd2_faults)]
 pub fn backtrace() {
     zosbd2_backtrace();
+}
+
+/// Reads behind the end of an array when the faults variant is told to; shows that KASAN checks Rust's accesses.
+#[cfg(zosbd2_faults)]
+pub fn overrun() {
+    let array = core::hint::black_box([0_u64; 4]);
+    let last = array.as_ptr_range().end.wrapping_sub(1).wrapping_add(zosbd2_overrun() as usize);
+    // SAFETY: the array's last element, unless the kernel's tester wants this read to be wrong. Even then it reads 8 bytes
+    // of this thread's stack, which goes on above the array, and nothing looks at the value.
+    core::hint::black_box(unsafe { last.read_volatile() });
 }

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::Report;
 use crate::kmod::{self, Variant};
-use crate::paths;
+use crate::{paths, rust_object};
 
 /// The entry point for the planted faults. Its argument is only known at run time.
 const PLACE: &str = "pub extern \"C\" fn zosbd2_rs_device_bytes(queues: u32, depth: u32) -> usize {\n";
@@ -35,6 +35,23 @@ pub(super) fn run(report: &mut Report, kdir: &Path) {
     for (name, code, expected) in FAULTS {
         report.gate("planted", name, refused(kdir, name, code, expected));
     }
+    report.gate("planted", "stack-protector", protected(kdir));
+}
+
+/// The object with a stack protector in each function.
+fn protected(kdir: &Path) -> Result<String> {
+    let out = paths::root().join("target/planted/stack-protector");
+    fs::create_dir_all(&out).with_context(|| format!("create {}", out.display()))?;
+    let Err(error) = rust_object::build_with(kdir, false, &paths::root(), &out, &["-Zstack-protector=all"])
+    else {
+        bail!("the build did not fail")
+    };
+    let text = format!("{error:#}");
+    ensure!(
+        text.contains("gate stack-protector") && text.contains("__stack_chk_fail"),
+        "the build failed, but not for its stack protector: {text}"
+    );
+    Ok("does not build: undefined __stack_chk_fail".to_owned())
 }
 
 fn refused(kdir: &Path, name: &str, code: &str, expected: &str) -> Result<String> {

@@ -46,6 +46,8 @@ pub fn node(device: &Device, may_write: bool, command: u32, argument: u64) -> Re
 fn run(block: &QueueBlock, may_write: bool, user: u64) -> Result<(), Errno> {
     #[cfg(zosbd2_faults)]
     shim::backtrace();
+    #[cfg(zosbd2_faults)]
+    shim::overrun();
     if !may_write {
         return Err(Errno::EBADF);
     }
