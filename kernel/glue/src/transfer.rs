@@ -33,22 +33,32 @@ pub struct Transfer {
 }
 
 impl Transfer {
-    /// Copies at once. The request is COPYING, by the caller, before and after. Does not sleep.
+    /// Copies at once. Does not sleep.
     ///
     /// # Errors
     ///
     /// `EFAULT` when a page is not there, for now or for good.
+    ///
+    /// # Safety
+    ///
+    /// The caller made the request COPYING and has not unpinned it, and `start` + `bytes` is within it.
     #[inline]
-    pub fn attempt(&self, block: &QueueBlock) -> Result<(), Errno> {
+    pub unsafe fn attempt(&self, block: &QueueBlock) -> Result<(), Errno> {
         if self.start > 0 {
-            return self.go_on(block, &mut 0);
+            // SAFETY: the caller's promise.
+            return unsafe { self.go_on(block, &mut 0) };
         }
-        // SAFETY: COPYING, which the callers see to.
+        // SAFETY: the caller's promise.
         unsafe { block.copy_all(self.handle, self.user, self.bytes, self.to_user) }
     }
 
-    fn go_on(&self, block: &QueueBlock, done: &mut u32) -> Result<(), Errno> {
-        // SAFETY: COPYING, which the callers see to.
+    /// As [`attempt`](Self::attempt), from where an attempt stopped.
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    unsafe fn go_on(&self, block: &QueueBlock, done: &mut u32) -> Result<(), Errno> {
+        // SAFETY: the caller's promise.
         unsafe { block.copy(self.handle, self.user, (self.start, self.bytes), done, self.to_user) }
     }
 
@@ -65,7 +75,8 @@ impl Transfer {
         let (mut done, mut in_vain) = (0, 0_u32);
         loop {
             let before = done;
-            if pinned(block, self.handle, || self.go_on(block, &mut done))?.is_ok() {
+            // SAFETY: COPYING while `pinned` runs it.
+            if pinned(block, self.handle, || unsafe { self.go_on(block, &mut done) })?.is_ok() {
                 return Ok(());
             }
             in_vain = if done == before { in_vain.wrapping_add(1) } else { 0 };

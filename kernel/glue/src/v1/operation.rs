@@ -98,7 +98,8 @@ fn answer(block: &QueueBlock, op: Op, user: u64) -> Result<(), Errno> {
         Ok(Answer::CopyIn(handle, request)) => {
             let user = user.wrapping_add(abi::OPERATION_DATA_OFFSET as u64);
             let transfer = Transfer { handle, user, start: 0, bytes: request.length, to_user: false };
-            if transfer.attempt(block).is_ok() {
+            // SAFETY: the answer made it COPYING.
+            if unsafe { transfer.attempt(block) }.is_ok() {
                 let end = block.lock_at(shim::now()).queue().answered(handle);
                 // SAFETY: an effect of this queue.
                 unsafe { answered(block, handle, end) };
@@ -202,7 +203,8 @@ fn deliver_parts(block: &QueueBlock, fetched: &Fetched, user: u64) -> Result<boo
         let data = user.wrapping_add(abi::OPERATION_DATA_OFFSET as u64);
         let (handle, bytes) = (*handle, request.length);
         let transfer = Transfer { handle, user: data, start: 0, bytes, to_user: true };
-        if transfer.attempt(block).is_ok() {
+        // SAFETY: a write that was fetched with its data is COPYING.
+        if unsafe { transfer.attempt(block) }.is_ok() {
             if transfer::stopped(block, handle) {
                 return Ok(false);
             }

@@ -302,7 +302,8 @@ impl Run<'_> {
     fn copy(&mut self) -> bool {
         let mut slow = false;
         for copying in self.copies.items_mut() {
-            copying.slow = copying.attempt(self.block).is_err();
+            // SAFETY: `begin` made it COPYING, and `settle` comes after this.
+            copying.slow = unsafe { copying.attempt(self.block) }.is_err();
             slow |= copying.slow;
         }
         slow
@@ -387,14 +388,19 @@ impl Copying {
         Transfer { handle, user, start: 0, bytes: data.bytes, to_user: data.to_server() }
     }
 
-    /// Makes the copy of an entry in one piece, if its memory is there. Its request is COPYING.
+    /// Makes the copy of an entry in one piece, if its memory is there.
+    ///
+    /// # Safety
+    ///
+    /// The caller made its request COPYING and has not unpinned it.
     #[inline]
-    fn attempt(&self, block: &QueueBlock) -> Result<(), Errno> {
+    unsafe fn attempt(&self, block: &QueueBlock) -> Result<(), Errno> {
         if self.data.bytes > 0 {
-            self.transfer().attempt(block)?;
+            // SAFETY: the caller's promise.
+            unsafe { self.transfer().attempt(block) }?;
         }
         if self.data.way == Way::InAndZero {
-            // SAFETY: COPYING, which the caller saw to.
+            // SAFETY: the caller's promise.
             unsafe { block.zero(self.handle, self.data.bytes) };
         }
         Ok(())
