@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A disk kept in a file or on another block device: how it is opened.
+//! A disk kept in a file or on another block device: options, and opening.
 
 mod disk;
 mod error;
@@ -22,7 +22,7 @@ use rustix::fs::OFlags;
 use rustix::process::{Resource, getrlimit};
 use zosbd2::{Backend as _, Errno};
 
-/// How long a lock of somebody else's is waited for, unless [`FileOptions::patience`] says otherwise.
+/// Default of [`FileOptions::patience`]: how long to wait for a lock of another process.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Largest logical block of a disk.
@@ -39,7 +39,7 @@ pub struct FileOptions {
 }
 
 impl Default for FileOptions {
-    /// Through the page cache, for reading and writing, with blocks as small as the file allows.
+    /// Through the page cache, for reading and writing, with the smallest blocks that the file allows.
     fn default() -> Self {
         Self {
             direct: false,
@@ -59,16 +59,17 @@ impl FileOptions {
         self
     }
 
-    /// Opens the file for reading alone. A block device that is read-only is opened so in any case, and makes a
-    /// read-only disk.
+    /// Opens the file read-only. A read-only block device is always opened read-only, and makes a read-only
+    /// disk.
     #[must_use]
     pub fn read_only(mut self, read_only: bool) -> Self {
         self.read_only = read_only;
         self
     }
 
-    /// Logical block size in bytes, a power of two from 512 to 4096; by default the smallest that the store takes: 512
-    /// for a file, or what direct I/O on it needs, and the logical block of a block device.
+    /// Logical block size in bytes, a power of two from 512 to 4096. The default is the smallest that the
+    /// store allows: 512 for a file, the alignment of direct I/O on the file, or the logical block of a block
+    /// device.
     #[must_use]
     pub fn logical_block_size(mut self, bytes: u32) -> Self {
         self.logical_block_size = Some(bytes);
@@ -83,8 +84,8 @@ impl FileOptions {
         self
     }
 
-    /// How long to wait while others have the file locked; 5 s by default. udev locks a block device for some 100 ms
-    /// when it looks at it.
+    /// How long to wait while other processes have the file locked; 5 s by default. udev locks a block device
+    /// for some 100 ms while it probes the device.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
@@ -93,11 +94,11 @@ impl FileOptions {
 
     /// Opens the disk.
     ///
-    /// The file is locked for this process alone (advisory): two servers of one file would destroy it, unless one
+    /// The file gets an advisory lock of this process, because two servers would destroy the file, unless one
     /// takes over from the other: the kernel gives each request to one of them.
     ///
-    /// The disk has the store's properties, as far as the system tells them: its blocks, whether it can be written, seeks,
-    /// discards, has a volatile cache.
+    /// The disk has the store's properties, as far as the system reports them: block size, read-only,
+    /// rotational, discard, volatile cache.
     ///
     /// # Errors
     ///
@@ -132,7 +133,7 @@ impl FileOptions {
             return Err(FileError::BlockSize { path: path.to_owned(), block, needed });
         }
         if (store.read_only || opened_read_only) && !self.read_only {
-            tracing::warn!(path = %path.display(), "the device is read-only: so is the disk");
+            tracing::warn!(path = %path.display(), "the device is read-only, and so is the disk");
         }
         store.read_only |= opened_read_only;
         let disk = FileDisk::new(file, store, block, locked);
@@ -144,7 +145,7 @@ impl FileOptions {
         Ok(disk)
     }
 
-    /// The file, and whether it is open for reading alone.
+    /// The file, and whether it is open read-only.
     fn open_file(self, path: &Path) -> Result<(File, bool), FileError> {
         let flags = if self.direct { OFlags::DIRECT } else { OFlags::empty() };
         let open = |write| {
@@ -158,7 +159,7 @@ impl FileOptions {
         let device = || std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_block_device());
         match open(!self.read_only) {
             Ok(file) => Ok((file, self.read_only)),
-            // Some drivers refuse it, others the first write.
+            // Some drivers refuse the open, others the first write.
             Err(error) if !self.read_only && is(&error, Errno::ROFS) && device() => open(false)
                 .map(|file| (file, true))
                 .map_err(|source| FileError::Io { operation: "open", path: path.to_owned(), source }),
@@ -170,7 +171,7 @@ impl FileOptions {
     }
 }
 
-/// Tells the log what the user of such a store should know.
+/// Logs warnings for users of such a store.
 fn warn(path: &Path, store: &Store, size: u64) {
     let path = path.display();
     if store.read_only {
@@ -185,6 +186,6 @@ fn warn(path: &Path, store: &Store, size: u64) {
     }
     let limit = if store.device { None } else { getrlimit(Resource::Fsize).current };
     if let Some(limit) = limit.filter(|limit| *limit < size) {
-        tracing::warn!(%path, limit, size, "RLIMIT_FSIZE: writes behind this limit will fail (EFBIG)");
+        tracing::warn!(%path, limit, size, "RLIMIT_FSIZE: writes beyond this limit will fail (EFBIG)");
     }
 }

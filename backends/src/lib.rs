@@ -14,7 +14,7 @@ pub mod conformance;
 mod file;
 mod null;
 mod ram;
-#[expect(unsafe_code, reason = "calls on block devices; nothing else may")]
+#[expect(unsafe_code, reason = "the only module with unsafe code: calls on block devices")]
 mod sys;
 
 pub use file::{FileDisk, FileError, FileOptions, Holder};

@@ -9,7 +9,7 @@ use zosbd2_backends::conformance::{Check, Direct, Failure, run};
 use zosbd2_backends::{FileDisk, FileError, FileOptions, Null, Ram};
 
 const SIZE: u64 = 32 << 20;
-/// How long to wait for a lock that will not be had.
+/// How long to wait for a lock that will not become free.
 const SHORT: std::time::Duration = std::time::Duration::from_millis(50);
 
 fn seed() -> u64 {

@@ -269,7 +269,7 @@ pub enum MemoryError {
         /// The kernel's error.
         source: Errno,
     },
-    /// The file whose memory it was to be is larger than this process may write (`RLIMIT_FSIZE`).
+    /// The file behind the memory would be larger than this process may write (`RLIMIT_FSIZE`).
     #[error("a file of {bytes} bytes is larger than the {limit} that this process may write (RLIMIT_FSIZE)")]
     FileLimit {
         /// Size of the memory.
@@ -292,7 +292,7 @@ pub enum MemoryError {
 }
 
 impl MemoryError {
-    /// The error number of a request that failed for this.
+    /// The error number of a request that failed because of this error.
     pub(crate) fn errno(&self) -> Errno {
         match self {
             Self::Map { source, .. } | Self::File { source, .. } => *source,

@@ -59,10 +59,10 @@ pub(crate) fn prepare_thread(device: &str) {
     }
 }
 
-/// Tells the log of limits of the process that will end it while it serves.
+/// Logs limits of the process that will end it while it serves.
 pub(crate) fn warn_of_limits(device: &str) {
     if let Some(seconds) = getrlimit(Resource::Cpu).current {
-        tracing::warn!(device, seconds, "RLIMIT_CPU: the server will be killed after so much time on a CPU");
+        tracing::warn!(device, seconds, "RLIMIT_CPU: the kernel will kill the server at this limit");
     }
 }
 
@@ -144,7 +144,7 @@ mod tests {
         }
     }
 
-    /// The signals of a set in `/proc/thread-self/status`, as bits.
+    /// The signals of a set in `/proc/thread-self/status`, as a bit mask.
     fn signals(set: &str) -> u64 {
         let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(set)).unwrap();

@@ -18,7 +18,7 @@ enum Step {
     Write(usize, usize, u8),
     Discard(usize, usize),
     Zeroes(usize, usize),
-    /// Bytes that are named for the kernel to write to.
+    /// A region for the kernel to write to.
     Region(usize, usize),
 }
 
@@ -117,7 +117,7 @@ fn reading_names_zeros_where_nothing_was_written() {
     assert!(!named(3 * MIB, 2 * MIB), "partly written");
 }
 
-/// The mapping of what is gone would be SIGBUS.
+/// Access to a mapping beyond the end of its file would cause SIGBUS.
 #[test]
 fn a_file_that_becomes_shorter_is_an_error() {
     let (file, memory) = in_file(4 * MIB as u64);
@@ -131,7 +131,7 @@ fn a_file_that_becomes_shorter_is_an_error() {
         assert_eq!(error.to_string(), "read the file of a memory of 4194304 bytes");
     }
     memory.discard(2 * MIB as u64, 4096).expect("nothing is there");
-    // Those make it longer again.
+    // These calls extend the file again.
     memory.write_zeroes(2 * MIB as u64, 512).expect("in range");
     memory.write_at(3 * MIB as u64, &[8; 512]).expect("in range");
     memory.read_at(3 * MIB as u64, &mut bytes[..512]).expect("it is there");

@@ -12,34 +12,34 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use zosbd2::v2::abi::MAX_PHYSICAL_BLOCK_SIZE;
 use zosbd2::{Backend, Capabilities, Errno, Zero};
 
-/// Zeros are written in pieces of this size where the store has no better way.
+/// Size of the pieces in which zeros are written if the store has no better way.
 const ZEROES: usize = 1 << 20;
 
-/// As much as direct I/O can need.
+/// The largest alignment that direct I/O needs.
 const ALIGNMENT: usize = 4096;
 
 /// A disk kept in a file or on another block device.
 ///
-/// Writes are durable when they are flushed or have FUA. The size is that of the file at any time, less what
-/// is beyond the last whole block: [`Server::serve`](zosbd2::Server::serve) notices when it changes.
+/// Writes are durable when they are flushed or have FUA. The size is the current size of the file, without an
+/// incomplete last block: [`Server::serve`](zosbd2::Server::serve) notices changes.
 ///
-/// The file must not be on a file system that is on this very disk.
+/// The file must not be on a file system on this disk.
 #[derive(Debug)]
 pub struct FileDisk {
     file: File,
     store: Store,
     block: u32,
-    /// Zeros to write where the store has no better way, and room to align them for direct I/O. None is ever written
-    /// to, so they are no memory but the kernel's page of zeros.
+    /// Zeros to write if the store has no better way, with room to align them for direct I/O. They are never
+    /// modified, so they only use the kernel's page of zeros.
     zeros: Vec<u8>,
-    /// Not yet, while the server before us has it.
+    /// False while the previous server still holds the lock.
     locked: AtomicBool,
-    /// As of the last call of `size`. A write beyond it would make a file grow.
+    /// Result of the last call of `size`. A write beyond it would extend a file.
     size: AtomicU64,
 }
 
-/// Whether an operation was carried out: `false` when the store has no such thing, or not for this range, as a device
-/// for pieces of its units.
+/// Whether an operation was carried out: `false` if the store does not support it, or not for this range, for
+/// example for a part of a device's unit.
 fn done(result: Result<(), Errno>) -> Result<bool, Errno> {
     match result {
         Ok(()) => Ok(true),
@@ -58,7 +58,7 @@ impl FileDisk {
         Self { file, store, block, zeros, locked: AtomicBool::new(locked), size: AtomicU64::new(0) }
     }
 
-    /// Tries a fallocate; `false` when the store has no such thing, or not for this range.
+    /// Tries a fallocate. Returns `false` if the store does not support it, or not for this range.
     fn fallocate(&self, flags: FallocateFlags, offset: u64, length: u64) -> Result<bool, Errno> {
         loop {
             match fallocate(&self.file, flags, offset, length) {
@@ -99,7 +99,7 @@ impl FileDisk {
 
 impl Backend for FileDisk {
     fn size(&self) -> u64 {
-        // Asked for every second.
+        // Called every second.
         if !self.locked.load(Ordering::Relaxed) && self.file.try_lock().is_ok() {
             self.locked.store(true, Ordering::Relaxed);
         }
@@ -108,7 +108,7 @@ impl Backend for FileDisk {
         } else {
             fstat(&self.file).map(|stat| u64::try_from(stat.st_size).unwrap_or(0))
         };
-        // A file that does not tell its size any more has none.
+        // A file whose size is unknown has size 0.
         let size = bytes.unwrap_or(0) / u64::from(self.block) * u64::from(self.block);
         self.size.store(size, Ordering::Relaxed);
         size
@@ -118,7 +118,7 @@ impl Backend for FileDisk {
         let store = &self.store;
         let mut capabilities = Capabilities::default();
         capabilities.volatile_cache = store.volatile_cache;
-        // It is that of the kernel, or of the disk below.
+        // The cache is that of the kernel, or of the disk below.
         capabilities.cache_survives = true;
         capabilities.fua = store.volatile_cache;
         capabilities.discard = store.discard;
@@ -126,7 +126,7 @@ impl Backend for FileDisk {
         capabilities.read_only = store.read_only;
         capabilities.rotational = store.rotational;
         capabilities.logical_block_size = self.block;
-        // The builder refuses what makes no sense; devices may well say such things.
+        // The builder refuses invalid values, and devices may report such values.
         let physical = store.physical.max(self.block);
         if physical.is_power_of_two() && physical <= MAX_PHYSICAL_BLOCK_SIZE {
             capabilities.physical_block_size = physical;
@@ -176,7 +176,7 @@ impl Backend for FileDisk {
 
     fn discard(&self, offset: u64, length: u64) -> Result<(), Errno> {
         self.check(offset, length)?;
-        // Where the store does not take it nothing is lost by keeping the bytes.
+        // If the store does not support it, keeping the data is harmless.
         if self.store.device {
             return done(sys::discard(&self.file, offset, length)).map(drop);
         }

@@ -14,11 +14,11 @@ pub enum FileError {
     /// A system call failed.
     #[error("{operation} {}", path.display())]
     Io {
-        /// What was tried.
+        /// The failed operation.
         operation: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// Neither a regular file nor a block device.
@@ -27,14 +27,14 @@ pub enum FileError {
         /// The file.
         path: PathBuf,
     },
-    /// Another process has it locked, and kept it so.
+    /// Another process kept the file locked.
     #[error("{} is in use by {}, after {} s of waiting", path.display(), super::lock::names(holders), waited.as_secs())]
     Locked {
         /// The file.
         path: PathBuf,
-        /// The processes that have locked it, as far as this one can see them.
+        /// The processes that hold the lock, as far as this process can see them.
         holders: Vec<Holder>,
-        /// How long it was waited for.
+        /// How long `open` waited.
         waited: Duration,
     },
     /// The file has no direct I/O.
@@ -42,10 +42,10 @@ pub enum FileError {
     NotDirect {
         /// The file.
         path: PathBuf,
-        /// Who says so.
+        /// Where the system says so.
         why: &'static str,
     },
-    /// The store reads and writes in units that are larger than a disk's blocks can be.
+    /// The unit of the store is larger than the largest block of a disk.
     #[error("{} is read and written in units of {needed} bytes; a disk's blocks have at most 4096", path.display())]
     Unit {
         /// The file.
@@ -53,25 +53,25 @@ pub enum FileError {
         /// The unit.
         needed: u32,
     },
-    /// The block size cannot be had.
+    /// The store does not allow this block size.
     #[error("{}: logical block size {block} is not a power of two from {needed} to 4096", path.display())]
     BlockSize {
         /// The file.
         path: PathBuf,
-        /// What was asked for.
+        /// The requested block size.
         block: u32,
-        /// The smallest possible one, for what is read and written in smaller pieces fails or costs a read.
+        /// The smallest possible block size: I/O in smaller pieces fails, or costs a read.
         needed: u32,
     },
-    /// It cannot be mapped.
+    /// The file cannot be mapped.
     #[error("{} as a disk in memory", path.display())]
     Memory {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: MemoryError,
     },
-    /// It is shorter than a block.
+    /// The file is shorter than a block.
     #[error("{} is shorter than a block of {block} bytes", path.display())]
     Empty {
         /// The file.

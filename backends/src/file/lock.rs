@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The lock that keeps a second server away from a file.
 //!
-//! Others lock block devices too, but only for as long as they look: udev takes a shared lock while it finds out what is
-//! on a device, and so do programs that make partitions or file systems (systemd's protocol for locking block devices).
-//! So a lock that cannot be had is waited for. flock has no time limit, so it is tried again and again.
+//! Other programs lock block devices, too, but only for a short time: udev takes a shared lock while it
+//! probes a device, and so do programs that create partitions or file systems (systemd's protocol for locking
+//! block devices). So `open` waits for the lock. flock has no time limit, so `open` tries it repeatedly.
 
 use rustix::fs::{fstat, major, minor};
 use std::fmt::Write as _;
@@ -11,29 +11,29 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::time::{Duration, Instant};
 
-/// Between two tries.
+/// Time between two attempts.
 const PERIOD: Duration = Duration::from_millis(20);
 
 /// A process that has locked a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Holder {
-    /// Its number.
+    /// Its process ID.
     pub pid: u32,
-    /// Its name, if it has not ended since.
+    /// Its name; `None` if the process has ended.
     pub name: Option<String>,
 }
 
-/// What became of a try.
+/// Result of an attempt.
 #[derive(Debug)]
 pub(super) enum Locked {
-    /// The lock is ours.
+    /// This process has the lock.
     Yes,
-    /// Others have it.
+    /// Other processes have the lock.
     No(Vec<Holder>),
 }
 
-/// Locks a file for this process alone, within so much time.
+/// Locks a file for this process alone, within this time.
 pub(super) fn lock(file: &File, patience: Duration) -> io::Result<Locked> {
     let end = Instant::now() + patience;
     loop {
@@ -50,7 +50,7 @@ pub(super) fn lock(file: &File, patience: Duration) -> io::Result<Locked> {
     }
 }
 
-/// Those who have locked the file, each once.
+/// The processes that have locked the file, each once.
 fn holders(file: &File) -> Vec<Holder> {
     let Ok(stat) = fstat(file) else { return Vec::new() };
     let place = format!("{:02x}:{:02x}:{}", major(stat.st_dev), minor(stat.st_dev), stat.st_ino);
@@ -62,8 +62,8 @@ fn holders(file: &File) -> Vec<Holder> {
     pids.into_iter().map(|pid| Holder { pid, name: name(pid).map(|name| name.trim().to_owned()) }).collect()
 }
 
-/// The process of a line of `/proc/locks`, if it has a lock on the file at `place` (device and inode):
-/// `3: FLOCK  ADVISORY  WRITE 512 00:05:131 0 EOF`. Those that wait have an arrow before the kind.
+/// The process in a line of `/proc/locks`, if it has a lock on the file at `place` (device and inode): `3:
+/// FLOCK  ADVISORY  WRITE 512 00:05:131 0 EOF`. Waiting processes have an arrow before the kind.
 fn holder(line: &str, place: &str) -> Option<u32> {
     let mut words = line.split_whitespace().skip(1);
     let kind = words.next()?;
@@ -74,7 +74,7 @@ fn holder(line: &str, place: &str) -> Option<u32> {
     (words.next()? == place).then_some(pid)
 }
 
-/// The holders in words.
+/// The holders as text.
 pub(super) fn names(holders: &[Holder]) -> String {
     if holders.is_empty() {
         return "another process".to_owned();

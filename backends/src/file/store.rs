@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What a file or block device is like as a store of bytes: asked of the system, never found out by trial I/O.
+//! Properties of a file or block device as a store. The system reports them; trial I/O never determines them.
 //!
-//! Whoever knows is asked: `BLKSSZGET` and `BLKROGET` of a block device, `statx(STATX_DIOALIGN)` of a file that is read
-//! and written directly, the queue's folder in sysfs. What nobody answers is taken for the careful value. One thing
-//! can only be tried: whether a file system can punch holes; behind the file's end, where there is nothing.
+//! `BLKSSZGET` and `BLKROGET` report on a block device, `statx(STATX_DIOALIGN)` on a file with direct I/O,
+//! and the queue's folder in sysfs on the device below. An unknown property gets the careful value. Only one
+//! property has to be tried: whether a file system can punch holes. The trial is beyond the end of the file,
+//! where there is no data.
 
 use crate::sys;
 use rustix::fs::{
@@ -15,40 +16,40 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The unit of direct I/O where nobody knows it, and of the page cache.
+/// The unit of direct I/O if it is unknown, and the unit of the page cache.
 pub(super) const PAGE: u32 = 4096;
 
-/// `f_type` of file systems that write a journal, or a tree, before what they were asked to write: ext3 and ext4 (ext2
-/// has the same), xfs, btrfs, f2fs, jfs, and reiserfs.
+/// `f_type` of file systems that write a journal, or a tree, before the data: ext3 and ext4 (ext2 has the
+/// same number), xfs, btrfs, f2fs, jfs, and reiserfs.
 const JOURNALLING: [u64; 6] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0x3153_464a, 0x5265_4973];
 
-/// What a store is like.
+/// Properties of a store.
 #[derive(Clone, Copy, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "they are independent of each other")]
+#[expect(clippy::struct_excessive_bools, reason = "the flags are independent of each other")]
 pub(super) struct Store {
-    /// It is a block device.
+    /// Whether it is a block device.
     pub(super) device: bool,
-    /// Smallest unit that it can be read and written in, in bytes: a power of two from 512 on.
+    /// Smallest unit of reads and writes, in bytes: a power of two from 512 on.
     pub(super) unit: u32,
-    /// Smallest unit that it writes without reading first.
+    /// Smallest unit that it writes without a read before.
     pub(super) physical: u32,
-    /// Best size of I/O; 0: none.
+    /// Optimal I/O size; 0: none.
     pub(super) io_opt: u32,
-    /// It cannot be written.
+    /// Whether it is read-only.
     pub(super) read_only: bool,
-    /// What it is on seeks.
+    /// Whether its device is rotational.
     pub(super) rotational: bool,
-    /// It forgets what is not flushed when the power fails.
+    /// Whether it loses unflushed data in a power failure.
     pub(super) volatile_cache: bool,
-    /// Discards do something.
+    /// Whether discards have an effect.
     pub(super) discard: bool,
-    /// Discards are best made in multiples of this; 0: not known.
+    /// Preferred unit of discards; 0: unknown.
     pub(super) discard_granularity: u32,
-    /// It is a file of a file system that journals.
+    /// Whether it is a file on a journalling file system.
     pub(super) journalled: bool,
 }
 
-/// Why a store cannot be used directly, or not at all.
+/// Why a store cannot be used with direct I/O, or not at all.
 #[derive(Debug)]
 pub(super) enum Problem {
     /// A call failed.
@@ -64,7 +65,8 @@ impl From<Errno> for Problem {
 }
 
 impl Store {
-    /// Asks about an open file, which is a regular one or a block device. With `direct` it is open with `O_DIRECT`.
+    /// Gets the properties of an open file, which is a regular file or a block device. With `direct` it is
+    /// open with `O_DIRECT`.
     pub(super) fn ask(file: &File, direct: bool) -> Result<Self, Problem> {
         let stat = fstat(file)?;
         let device = file.metadata().map_err(Problem::Io)?.file_type();
@@ -79,7 +81,7 @@ impl Store {
         let queue = Queue::of(stat.st_rdev);
         let block = ioctl_blksszget(file)?.max(512);
         let unit = if direct { block.max(memory_alignment(file)) } else { block };
-        // Through the page cache a page is what is written without reading first.
+        // The page cache writes whole pages without a read before.
         let physical = ioctl_blkpbszget(file)?.max(if direct { unit } else { PAGE.max(unit) });
         let discard = queue.number("discard_max_bytes").is_some_and(|bytes| bytes > 0);
         let write_through = queue.text("write_cache").is_some_and(|text| text == "write through");
@@ -123,28 +125,28 @@ fn direct_unit(file: &File) -> Result<u32, Problem> {
     let asked = StatxFlags::DIOALIGN;
     let told = match statx(file, "", AtFlags::EMPTY_PATH, asked) {
         Ok(told) if told.stx_mask & asked.bits() != 0 => told,
-        // A kernel before 6.1, or a file system that does not say.
+        // A kernel before 6.1, or a file system that does not report it.
         Ok(_) | Err(Errno::NOSYS | Errno::INVAL) => return Ok(PAGE),
         Err(errno) => return Err(errno.into()),
     };
     match told.stx_dio_offset_align {
         0 => Err(Problem::NotDirect),
-        // The buffers of a disk are aligned to its blocks, and to no more.
+        // The buffers of a disk are aligned to its blocks only.
         unit => Ok(unit.max(told.stx_dio_mem_align).max(512).next_power_of_two()),
     }
 }
 
-/// How memory has to be aligned for direct I/O on a block device.
+/// The alignment of memory for direct I/O on a block device.
 fn memory_alignment(device: &File) -> u32 {
     let asked = StatxFlags::DIOALIGN;
     match statx(device, "", AtFlags::EMPTY_PATH, asked) {
         Ok(told) if told.stx_mask & asked.bits() != 0 => told.stx_dio_mem_align.next_power_of_two(),
-        // Then the logical block suffices.
+        // The logical block suffices then.
         _ => 0,
     }
 }
 
-/// Whether the file system of a regular file can give space back. Nothing is behind the end of the file.
+/// Whether the file system of a regular file can free space. There is no data beyond the end of the file.
 fn punches_holes(file: &File, stat: &Stat) -> bool {
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     let end = u64::try_from(stat.st_size).unwrap_or(0).next_multiple_of(PAGE.into());
@@ -156,7 +158,7 @@ fn punches_holes(file: &File, stat: &Stat) -> bool {
     }
 }
 
-/// The folder of a block device's queue in sysfs; that of the whole disk, for a partition has none.
+/// The sysfs folder of a block device's queue. A partition has no queue, so it is that of the whole disk.
 #[derive(Debug)]
 struct Queue(PathBuf);
 
@@ -177,7 +179,7 @@ impl Queue {
         self.text(name)?.parse().ok()
     }
 
-    /// A number of bytes, 0 when it is not known.
+    /// A number of bytes; 0 if unknown.
     fn size(&self, name: &str) -> u32 {
         self.number(name).and_then(|bytes| u32::try_from(bytes).ok()).unwrap_or(0)
     }

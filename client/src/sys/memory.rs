@@ -56,8 +56,8 @@ pub struct SparseMemory {
     bytes: usize,
     page: usize,
     locks: Box<[Stripe]>,
-    /// The parts that may be accessed through the mapping without taking memory. Private memory: the parts
-    /// that have page tables. A file: the pages that this process allocated.
+    /// The parts whose access through the mapping allocates no memory. Private memory: the parts that have
+    /// page tables. A file: the pages that this process allocated.
     touched: Touched,
     /// The mapped file, unless the memory is private.
     file: Option<MemoryFile>,
@@ -81,7 +81,7 @@ impl SparseMemory {
     pub fn new(bytes: u64) -> Result<Self, MemoryError> {
         let length = length(bytes)?;
         let page = rustix::param::page_size();
-        // One page of page-table entries covers so much.
+        // One page of page-table entries covers this many bytes.
         let touched = Touched::new(length, page * (page / size_of::<u64>()))?;
         let base = map(length, MapFlags::PRIVATE | MapFlags::NORESERVE)?;
         // A huge page would take 2 MiB for one written block. A kernel without huge pages refuses the advice
@@ -121,7 +121,7 @@ impl SparseMemory {
         touched: Touched,
         file: Option<MemoryFile>,
     ) -> Self {
-        // A core dump of the server must not be as large as its disk. If the kernel refuses, it is.
+        // A core dump of the server should not contain the disk. If the kernel refuses the advice, it does.
         // SAFETY: the range is the mapping just made; the advice changes no content.
         let _ = unsafe { madvise(base.as_ptr().cast(), bytes, Advice::LinuxDontDump) };
         let locks = std::iter::repeat_with(Stripe::default).take(LOCKS).collect();
@@ -211,8 +211,8 @@ impl SparseMemory {
         Ok(self.mapping(at, length))
     }
 
-    /// Names `length` bytes from `offset` on for the kernel to copy from. `None` if the copy would take memory;
-    /// [`read_at`](Self::read_at) takes none.
+    /// Names `length` bytes from `offset` on for the kernel to copy from. `None` if the copy would allocate
+    /// memory; [`read_at`](Self::read_at) allocates none.
     #[inline]
     pub fn read_region(&self, offset: u64, length: usize) -> Result<Option<Region<'_>>, MemoryError> {
         let at = self.check("region", offset, length as u64)?;

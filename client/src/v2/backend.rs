@@ -77,9 +77,9 @@ pub trait Backend: Sync {
         None
     }
 
-    /// Where the bytes are, for reads alone; the same as [`region`](Self::region) unless it is overridden. For backends
-    /// whose memory is sparse: what [`region`](Self::region) names for a write has to be there, and reading should take
-    /// no memory. Without a region [`read`](Self::read) is called.
+    /// Like [`region`](Self::region), for reads only; defaults to it. For backends with sparse memory:
+    /// [`region`](Self::region) must return allocated memory for a write, but a read should not allocate
+    /// memory. Without a region the library calls [`read`](Self::read).
     fn read_region(&self, offset: u64, length: usize) -> Option<Region<'_>> {
         self.region(offset, length)
     }
@@ -133,8 +133,8 @@ pub struct Capabilities {
     pub physical_block_size: u32,
     /// Optimal I/O size, in bytes; 0: none.
     pub io_opt: u32,
-    /// Discards are best made in multiples of this, in bytes: a power of two, at least the logical block; 0: the
-    /// physical block.
+    /// Preferred unit of discards, in bytes: a power of two, at least the logical block; 0: the physical
+    /// block.
     pub discard_granularity: u32,
     /// Which threads may call the backend.
     pub threads: ThreadModel,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Plain mappings: a buffer with one owner, and zeros that everybody may read.
+//! Plain mappings: a buffer with one owner, and zeros for all readers.
 
 use crate::MemoryError;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
@@ -21,9 +21,8 @@ fn map_as(length: usize, protection: ProtFlags, flags: MapFlags) -> Result<NonNu
     NonNull::new(base.cast::<u8>()).ok_or(MemoryError::Size(length as u64))
 }
 
-/// As many zeros as the longest request has bytes, for reads of what was never written. Nobody can change them, and
-/// they take no memory but page tables: all pages are the kernel's one page of zeros. Nothing when they cannot be
-/// mapped.
+/// As many zeros as the longest request has bytes, for reads of unwritten parts. Nobody can change them, and
+/// they use only page tables: all pages are the kernel's one page of zeros. `None` if the mapping fails.
 pub(super) fn zeros() -> Option<&'static [u8]> {
     static ZEROS: OnceLock<Option<&'static [u8]>> = OnceLock::new();
     *ZEROS.get_or_init(|| {
@@ -55,13 +54,14 @@ impl Buffer {
         Ok(Self { base: map(bytes, MapFlags::PRIVATE | populate)?, bytes })
     }
 
-    /// The bytes as words that threads share; what fills no word is left out. Nobody may have used them as bytes.
+    /// The bytes as words that threads share; bytes beyond the last whole word are left out. The buffer must
+    /// not have been used as bytes.
     #[inline]
     pub(super) fn words(&self) -> &[AtomicU64] {
         let count = self.bytes / size_of::<u64>();
-        // SAFETY: the mapping is page-aligned, so long, and initialised, and any bytes are a valid word. The words
-        // live in `UnsafeCell`s, and `deref`, which would see them change, needs the same shared borrow: the only
-        // user of this function, in this module, never calls it.
+        // SAFETY: the mapping is page-aligned, this long, and initialised, and any bytes are a valid word.
+        // The words live in `UnsafeCell`s. `deref`, through which they would change, needs the same shared
+        // borrow, and the only user of this function, in this module, never calls `deref`.
         unsafe { std::slice::from_raw_parts(self.base.cast::<AtomicU64>().as_ptr(), count) }
     }
 }

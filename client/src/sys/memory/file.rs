@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The bytes of a file in memory, by system calls alone.
+//! Access to a file in memory by system calls only.
 //!
-//! Access to a mapped page fails with a signal: SIGBUS kills the process if the file system has no room for the
-//! page, or if the file became shorter. A system call fails with an error instead. So this process never accesses
-//! the mapping of a file. Only the kernel does, when it copies to and from a region, and gets `EFAULT`.
+//! Access to a mapped page fails with a signal: SIGBUS kills the process if the file system has no room for
+//! the page, or if the file became shorter. A system call fails with an error instead. So this process never
+//! accesses the mapping of a file. Only the kernel does, when it copies to and from a region, and gets
+//! `EFAULT`.
 
 use crate::{Errno, MemoryError};
 use rustix::fs::{FallocateFlags, fallocate, fstat, fstatfs, ftruncate};
@@ -11,21 +12,21 @@ use rustix::process::{Resource, getrlimit};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
-/// `f_type` of hugetlbfs, whose files cannot be written by a call.
+/// `f_type` of hugetlbfs, whose files no system call can write.
 const HUGETLBFS: u64 = 0x9584_58f6;
 
-/// Zeros are written in pieces of this size.
+/// Size of the pieces in which zeros are written.
 const ZEROS: usize = 1 << 16;
 
-/// A file whose bytes are a memory.
+/// A file that serves as memory.
 #[derive(Debug)]
 pub(super) struct MemoryFile(File);
 
 impl MemoryFile {
-    /// Takes a file that is `bytes` long, or empty: then it becomes so long.
+    /// Takes a file that is `bytes` long. An empty file becomes `bytes` long.
     pub(super) fn new(file: File, bytes: u64) -> Result<Self, MemoryError> {
         let failed = |operation: &'static str| move |source| MemoryError::File { operation, bytes, source };
-        // Otherwise the kernel would send SIGXFSZ for the first call.
+        // Otherwise the first call would cause SIGXFSZ.
         if let Some(limit) = getrlimit(Resource::Fsize).current.filter(|limit| *limit < bytes) {
             return Err(MemoryError::FileLimit { bytes, limit });
         }
@@ -71,7 +72,7 @@ impl MemoryFile {
         self.fallocate(FallocateFlags::KEEP_SIZE, at, length)
     }
 
-    /// Makes the bytes zeros, and frees their pages where the file system can.
+    /// Zeroes the bytes, and frees their pages if the file system can.
     pub(super) fn punch(&self, at: usize, length: usize) -> Result<(), Errno> {
         match self.fallocate(FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, at, length) {
             Err(Errno::OPNOTSUPP | Errno::NODEV | Errno::NOSYS | Errno::INVAL) => {

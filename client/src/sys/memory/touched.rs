@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which parts of a memory were written: one bit for each unit, any number of threads.
+//! Records which parts of a memory were written: one bit per unit, for any number of threads.
 
 use super::Buffer;
 use crate::MemoryError;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// One bit for each unit of a memory, all clear at first. The bits themselves are sparse memory too: those of a
-/// memory that is not used take nothing.
+/// One bit per unit of a memory, all clear at first. The bits are in sparse memory, too, so the bits of
+/// unused memory use none.
 #[derive(Debug)]
 pub(super) struct Touched {
     words: Buffer,
@@ -15,26 +15,26 @@ pub(super) struct Touched {
 }
 
 impl Touched {
-    /// Bits for `bytes` bytes, in units of `unit` bytes, which is a power of two.
+    /// Bits for `bytes` bytes, in units of `unit` bytes; `unit` is a power of two.
     pub(super) fn new(bytes: usize, unit: usize) -> Result<Self, MemoryError> {
         let shift = unit.trailing_zeros();
         let words = (bytes >> shift) / 64 + 1;
         Ok(Self { words: Buffer::new(words * size_of::<u64>(), false)?, shift })
     }
 
-    /// Whether each unit that has one of these bytes is marked.
+    /// Whether every unit with any of these bytes is marked.
     #[inline]
     pub(super) fn all(&self, at: usize, length: usize) -> bool {
         self.masks(self.units(at, length)).all(|(word, mask)| word.load(Ordering::Acquire) & mask == mask)
     }
 
-    /// Whether no unit that has one of these bytes is marked.
+    /// Whether no unit with any of these bytes is marked.
     #[inline]
     pub(super) fn none(&self, at: usize, length: usize) -> bool {
         self.masks(self.units(at, length)).all(|(word, mask)| word.load(Ordering::Acquire) & mask == 0)
     }
 
-    /// Marks each unit that has one of these bytes.
+    /// Marks every unit with any of these bytes.
     pub(super) fn set(&self, at: usize, length: usize) {
         for (word, mask) in self.masks(self.units(at, length)) {
             if word.load(Ordering::Relaxed) & mask != mask {
@@ -43,7 +43,7 @@ impl Touched {
         }
     }
 
-    /// Clears the marks of the units that have no byte but these.
+    /// Clears the marks of the units that lie completely within these bytes.
     pub(super) fn clear_whole(&self, at: usize, length: usize) {
         let (first, end) = (at.div_ceil(1 << self.shift), (at + length) >> self.shift);
         if first < end {
@@ -57,7 +57,7 @@ impl Touched {
         at >> self.shift..=(at + length.max(1) - 1) >> self.shift
     }
 
-    /// The words of these units, and which bits of each are theirs.
+    /// The words of these units, each with the bits of these units.
     fn masks(&self, units: RangeInclusive<usize>) -> impl Iterator<Item = (&AtomicU64, u64)> {
         let (first, last) = units.into_inner();
         (first / 64..=last / 64).map(move |index| {
