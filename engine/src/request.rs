@@ -20,18 +20,18 @@
 //!                  deadline, teardown
 //! ```
 //!
-//! What a deadline does is a matter of the device's policy: drawn is the one that fails requests. The others
-//! take HELD back to QUEUED, as when a server died.
+//! The effect of a deadline depends on the device's policy. The drawing shows the policy that fails requests. The
+//! other policies take HELD back to QUEUED, as after the death of a server.
 //!
-//! * FREE: the tag is not in use, or its request has just been ended by whoever got the effect to do so.
+//! * FREE: the tag is not in use, or the engine has just told the caller to end its request.
 //! * QUEUED: waits for a server, in FIFO order.
-//! * HELD: a server has it; its handle is valid. When the server dies it goes back to QUEUED, marked as
-//!   maybe executed. A server that was declared dead may be in the middle of a copy: then the request goes
-//!   back when the copy stops, unless it was the whole of an answer, which counts.
-//! * COPYING: data is being moved between the request's pages and a server's memory, so the pages must
-//!   stay. Copies never wait for a page fault in this state: a fault ends it first, so it is short. It
-//!   belongs to whoever copies: only he, or deadline and teardown by way of DOOMED, takes it further.
-//! * DOOMED: failed by deadline or teardown while COPYING; whoever copies ends it.
+//! * HELD: a server holds it, and its handle is valid. When the server dies, it returns to QUEUED, marked as
+//!   maybe executed. A server that is declared dead may be in the middle of a copy. The request then returns
+//!   when the copy stops, unless the copy completes an answer, which counts.
+//! * COPYING: data is moved between the request's pages and a server's memory, so the pages must stay. A copy
+//!   does not wait for a page fault in this state: a fault ends the state first, so the state is short. Only
+//!   the copying thread takes the request further, except that a deadline or a teardown makes it DOOMED.
+//! * DOOMED: a deadline or a teardown failed it while COPYING. The copying thread ends it.
 //!
 //! Every edge is a method of [`Queue`](crate::queue::Queue); [`EDGES`] lists them for the table test.
 
@@ -44,7 +44,7 @@ pub const OP_ID_TAG_BITS: u32 = 10;
 /// Most requests one queue can hold; also bounded by [`OP_ID_TAG_BITS`].
 pub const MAX_DEPTH: u16 = 1024;
 
-/// What a request asks for. The numbers are those of `abi::v2` and of the kernel shim.
+/// Operations. The numbers are those of `abi::v2` and of the kernel shim.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Op {
@@ -53,9 +53,9 @@ pub enum Op {
     Read = 0,
     /// Data from the submitter to the device.
     Write = 1,
-    /// The range's contents are not needed any more.
+    /// The contents of the range are no longer needed.
     Discard = 2,
-    /// What was written before must become durable.
+    /// Earlier writes must become durable.
     Flush = 3,
     /// The range must read as zeros.
     WriteZeroes = 4,
@@ -67,7 +67,7 @@ impl Op {
     /// Number of operations.
     pub const COUNT: usize = 6;
 
-    /// The operation of this number.
+    /// The operation with this number.
     #[must_use]
     pub const fn from_number(number: u32) -> Option<Self> {
         match number {
@@ -81,7 +81,7 @@ impl Op {
         }
     }
 
-    /// Whether it changes what the device has.
+    /// Whether it changes the contents of the device.
     #[must_use]
     pub const fn changes(self) -> bool {
         !matches!(self, Self::Read | Self::Flush)
@@ -92,10 +92,10 @@ impl Op {
 pub const FUA: u8 = 1;
 /// [`Request::flags`]: the range of a write-zeroes must stay allocated.
 pub const NO_UNMAP: u8 = 2;
-/// [`Request::flags`]: an earlier server had it and may have executed it.
+/// [`Request::flags`]: an earlier server or thread held the request and may have executed it.
 pub const MAYBE_EXECUTED: u8 = 4;
 
-/// What a submitter asked for. Offsets and lengths are in bytes.
+/// A submitter's request. Offsets and lengths are in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Request {
     /// The operation.
@@ -108,24 +108,24 @@ pub struct Request {
     pub length: u32,
 }
 
-/// Where a request is in its life; see the drawing above.
+/// State of a request; see the drawing above.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum State {
     /// The tag is not in use.
     #[default]
     Free,
-    /// Waits for a server.
+    /// Waiting for a server.
     Queued,
-    /// A server has it.
+    /// A server holds it.
     Held,
     /// Its data is being copied.
     Copying,
-    /// Failed while its data was being copied.
+    /// It failed while its data was being copied.
     Doomed,
 }
 
-/// Every edge of the drawing as (from, to). The table test drives each and refuses any other.
+/// Every edge of the drawing as (from, to). The table test drives each edge and refuses all others.
 pub const EDGES: &[(State, State)] = &[
     (State::Free, State::Queued),
     (State::Queued, State::Held),
@@ -141,7 +141,7 @@ pub const EDGES: &[(State, State)] = &[
     (State::Doomed, State::Free),
 ];
 
-/// Names one tenure of a request by a server: valid from the fetch until the answer, the deadline, the
+/// Names one tenure of a request. A handle is valid from the fetch until the answer, the deadline, the
 /// teardown or the server's death, and never again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Handle {
@@ -151,19 +151,19 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// The tag of the request; meaningful to whoever got the handle from the engine.
+    /// The tag of the request; meaningful for code that got the handle from the engine.
     #[must_use]
     pub const fn tag(self) -> u16 {
         self.tag
     }
 
-    /// Which tenure of its tag it is.
+    /// Number of the tenure of its tag.
     #[must_use]
     pub const fn generation(self) -> u32 {
         self.generation
     }
 
-    /// The server that has the request.
+    /// Epoch of the server that holds the request.
     #[must_use]
     pub const fn epoch(self) -> u32 {
         self.epoch
@@ -182,27 +182,27 @@ pub struct Slot {
     pub(crate) state: State,
     pub(crate) previous: u16,
     pub(crate) next: u16,
-    /// Goes up at every fetch.
+    /// Increases with every fetch.
     pub(crate) generation: u32,
-    /// The server that fetched it last, and its thread.
+    /// Epoch and thread of the last fetch.
     pub(crate) epoch: u32,
     pub(crate) thread: u32,
     pub(crate) request: Request,
-    /// When it was submitted, and when it was fetched last.
+    /// Time of the submission, and of the last fetch.
     pub(crate) submitted_ns: u64,
     pub(crate) fetched_ns: u64,
-    /// Of a flush that was fetched: the last era of the cache that it covers.
+    /// For a fetched flush: the newest era of the cache that it covers.
     pub(crate) covers: u64,
 }
 
 impl Slot {
-    /// Where the tag's request is in its life.
+    /// State of the tag's request.
     #[must_use]
     pub const fn state(&self) -> State {
         self.state
     }
 
-    /// Whether `handle` names the present tenure, if there is one.
+    /// Whether `handle` names the current tenure, if there is one.
     #[inline]
     pub(crate) const fn is(&self, handle: Handle) -> bool {
         self.generation == handle.generation && self.epoch == handle.epoch

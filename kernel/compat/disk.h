@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The callbacks of struct block_device_operations whose arguments differ
- * between kernels, for shim/disk.c, which has the two functions behind them.
+ * Wrappers for callbacks of struct block_device_operations whose arguments
+ * differ between kernels. Included by shim/disk.c, which defines the two
+ * functions that they call.
  */
 #ifndef ZOSBD2_COMPAT_DISK_H
 #define ZOSBD2_COMPAT_DISK_H

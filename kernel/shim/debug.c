@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What a device is doing, as text, in debugfs: zosbd2/DISK/stats, latency and
- * requests, where DISK is the disk's name in /sys/block. Programs ask by ioctl
- * (STATS, LATENCY, REQUESTS).
+ * The state of a device as text, in debugfs: zosbd2/DISK/stats, latency and
+ * requests, where DISK is the disk's name in /sys/block. Programs use the
+ * ioctls STATS, LATENCY and REQUESTS instead.
  *
- * Lines are words KEY=VALUE with one blank between them, and begin with the
- * queue. This is for people who look: no interface, and it changes as the module
- * does. Rust says what is in the lines.
- * Only root may read. Without debugfs nothing of this is there, and nothing else
- * is missing.
+ * A line consists of words KEY=VALUE, separated by one blank, and begins with
+ * the queue. The files are for people: they are no stable interface, and change
+ * with the module. Rust provides the contents. Only root may read the files.
+ * The module works without debugfs.
  */
 #include <linux/debugfs.h>
 #include <linux/module.h>
@@ -47,14 +46,17 @@ static int requests_show(struct seq_file *file, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(requests);
 
-/* Begins a line. Returns false if it makes no sense: all is asked again, with more room. */
+/*
+ * Begins a line. Returns false if the line is useless, because the buffer is
+ * full: seq_file then repeats everything with a larger buffer.
+ */
 bool zosbd2_show_begin(void *file, u32 queue)
 {
 	seq_printf(file, "queue=%u", queue);
 	return !seq_has_overflowed(file);
 }
 
-/* Adds a number to the line. Strings, here and below, are Rust's own. */
+/* Adds a number to the line. The strings, here and below, belong to Rust. */
 void zosbd2_show_number(void *file, const char *key, u64 number)
 {
 	seq_printf(file, " %s=%llu", key, number);
@@ -74,7 +76,7 @@ void zosbd2_show_end(void *file)
 
 void zosbd2_debug_init(void)
 {
-	/* debugfs takes an error for the folder, and then does nothing. */
+	/* debugfs accepts an error as the folder, and then does nothing. */
 	root = debugfs_create_dir("zosbd2", NULL);
 }
 
@@ -83,7 +85,7 @@ void zosbd2_debug_exit(void)
 	debugfs_remove(root);
 }
 
-/* Shows a device that is initialised. Process context, may sleep. */
+/* Shows an initialised device. Process context, may sleep. */
 void zosbd2_debug_add(struct zosbd2_device *device)
 {
 	device->debug = debugfs_create_dir(device->disk->disk_name, root);
@@ -92,7 +94,7 @@ void zosbd2_debug_add(struct zosbd2_device *device)
 	debugfs_create_file("requests", 0400, device->debug, device, &requests_fops);
 }
 
-/* Waits for those who are just reading; nobody reads any more. May sleep. */
+/* Waits for current readers. There are no readers afterwards. May sleep. */
 void zosbd2_debug_remove(struct zosbd2_device *device)
 {
 	debugfs_remove(device->debug);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Effects to compare with: only a queue can make an [`End`], so these are made by queues of their own.
+//! Effects to compare with. Only a queue can make an [`End`], so these come from separate queues.
 
 use zosbd2_engine::Errno;
 use zosbd2_engine::queue::{End, Queue, QueueState, Work};

@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/*
- * In 6.5 whoever opens a block device exclusively began to say with it what is
- * to be called when the device dies.
- */
+/* Since 6.5 an exclusive open of a block device takes callbacks for the death of the device. */
 #include <linux/blkdev.h>
 
 int probe(struct block_device *bdev, void *holder);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Entry points between the C shim and the engine: the one place with unsafe Rust in the kernel.
+//! Entry points between the C shim and the engine: the only unsafe Rust in the kernel.
 //!
-//! The shim calls the `extern "C"` functions of [`entry`]; they turn its pointers into the types of
-//! [`block`], call the engine, and carry out its effects through the functions of [`shim`]. Policy that
-//! needs no pointer is in the engine; data is moved by the shim.
+//! The shim calls the `extern "C"` functions of [`entry`]. They turn its pointers into the types of
+//! [`block`], call the engine, and carry out its effects through the functions of [`shim`]. Policy without
+//! pointers is in the engine, and the shim moves the data.
 //!
-//! Nothing here allocates or panics. Memory comes from the shim, zeroed, and is initialised here once.
+//! No function here allocates or panics. The shim allocates zeroed memory, which is initialised here once.
 #![no_std]
 #![deny(
     clippy::arithmetic_side_effects,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! A short list on the stack, whose unused places cost nothing. What is in it when the list goes is not dropped.
+//! A short list on the stack. Unused places are not initialised and cost nothing. Dropping the list does not
+//! drop its items.
 
 use core::mem::MaybeUninit;
 use core::slice;
@@ -7,7 +8,7 @@ use core::slice;
 /// At most `N` items.
 #[derive(Debug)]
 pub struct List<T, const N: usize> {
-    /// The first `count` of them are initialised.
+    /// The first `count` places are initialised.
     places: [MaybeUninit<T>; N],
     count: usize,
 }
@@ -20,7 +21,7 @@ impl<T, const N: usize> List<T, N> {
         Self { places: [const { MaybeUninit::uninit() }; N], count: 0 }
     }
 
-    /// Adds an item, if there is room; the callers see to that.
+    /// Appends an item if there is room; the callers ensure that there is.
     #[inline]
     pub fn push(&mut self, item: T) {
         if let Some(place) = self.places.get_mut(self.count) {
@@ -29,23 +30,23 @@ impl<T, const N: usize> List<T, N> {
         }
     }
 
-    /// Takes the newest item out.
+    /// Removes the newest item.
     #[inline]
     pub fn pop(&mut self) -> Option<T> {
         self.count = self.count.checked_sub(1)?;
         let place = self.places.get(self.count)?;
-        // SAFETY: `push` initialised it, and it is not of the list any more.
+        // SAFETY: `push` initialised it, and the list no longer contains it.
         Some(unsafe { place.assume_init_read() })
     }
 
-    /// How many there are.
+    /// Number of items.
     #[inline]
     #[must_use]
     pub const fn len(&self) -> usize {
         self.count
     }
 
-    /// Whether there is none.
+    /// Whether the list is empty.
     #[inline]
     #[must_use]
     pub const fn is_empty(&self) -> bool {
@@ -69,7 +70,7 @@ impl<T, const N: usize> List<T, N> {
 }
 
 impl<T: Copy, const N: usize> List<T, N> {
-    /// Takes the item at `index` out; those behind it move up.
+    /// Removes the item at `index`; later items move up.
     #[cold]
     pub fn remove(&mut self, index: usize) {
         let mut rest = self.items_mut().get_mut(index..).unwrap_or_default();
@@ -83,7 +84,7 @@ impl<T: Copy, const N: usize> List<T, N> {
         self.count = self.count.saturating_sub(1);
     }
 
-    /// Takes all items out.
+    /// Removes all items.
     #[inline]
     pub const fn clear(&mut self) {
         self.count = 0;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! References to a device's memory, and the right to destroy the device.
 //!
-//! A device is destroyed exactly once. The right to do so is a value that cannot be copied: [`New`] for a device
-//! that was just made, until it is published; then [`Sealed`], for whoever sealed it in the registry.
+//! A device is destroyed exactly once. The right to do so is a value that cannot be copied: [`New`] for a new
+//! device, until it is published; then [`Sealed`], for the caller that sealed it in the registry.
 
 use core::ffi::c_void;
 use core::ops::Deref;
@@ -12,7 +12,7 @@ use zosbd2_engine::Errno;
 use crate::block::Device;
 use crate::shim;
 
-/// A reference to a device's memory; put when dropped.
+/// A reference to a device's memory. Dropped by the destructor.
 #[derive(Debug)]
 pub struct Reference {
     device: *mut shim::Device,
@@ -24,7 +24,7 @@ impl Reference {
     ///
     /// # Safety
     ///
-    /// The device is there.
+    /// The device exists.
     #[must_use]
     pub unsafe fn take(device: *mut shim::Device) -> Self {
         // SAFETY: the caller's promise.
@@ -34,7 +34,7 @@ impl Reference {
         Self { device, engine }
     }
 
-    /// The device as the shim knows it.
+    /// The shim's device.
     #[must_use]
     pub const fn device(&self) -> *mut shim::Device {
         self.device
@@ -51,39 +51,39 @@ impl Reference {
     ///
     /// # Errors
     ///
-    /// `EINTR` when the caller is being killed; the destruction goes on.
+    /// `EINTR` if the caller is being killed; the destruction goes on.
     pub fn wait_gone(&self) -> Result<(), Errno> {
         // SAFETY: a reference is held.
         let code = unsafe { shim::zosbd2_device_wait_gone(self.device) };
-        // Only a fatal signal ends the wait early, so nobody sees which error it was.
+        // Only a fatal signal ends the wait early, so no program sees which error it was.
         shim::result(code).map_err(|_| Errno::EINTR)
     }
 }
 
 impl Drop for Reference {
     fn drop(&mut self) {
-        // SAFETY: taken once, put once.
+        // SAFETY: the reference was taken once and is dropped once.
         unsafe { shim::zosbd2_device_put(self.device) };
     }
 }
 
-/// A device that its maker destroys, unless he publishes it.
+/// A new device. Its creator destroys it or publishes it.
 #[derive(Debug)]
 #[must_use]
 pub struct New(Reference);
 
 impl New {
-    /// Takes a reference to a device that was just made.
+    /// Takes a reference to a new device.
     ///
     /// # Safety
     ///
-    /// Nobody else knows of the device, and it has no other `New`.
+    /// Nobody else knows the device, and it has no other `New`.
     pub unsafe fn take(device: *mut shim::Device) -> Self {
-        // SAFETY: the caller's promise; the shim gave the device to its maker.
+        // SAFETY: the caller's promise; the shim gave the device to its creator.
         Self(unsafe { Reference::take(device) })
     }
 
-    /// From now on whoever seals the device destroys it; called by the registry.
+    /// From now on the caller that seals the device destroys it. Called by the registry.
     #[must_use]
     pub fn known(self) -> Reference {
         self.0
@@ -104,7 +104,7 @@ impl Deref for New {
     }
 }
 
-/// A device that nobody finds any more, for its destruction, which who has this starts.
+/// A device that can no longer be found. The owner of this value starts its destruction.
 #[derive(Debug)]
 #[must_use]
 pub struct Sealed(Reference);
@@ -114,7 +114,7 @@ impl Sealed {
     ///
     /// # Safety
     ///
-    /// The caller sealed the device in the registry just now.
+    /// The caller has just sealed the device in the registry.
     pub unsafe fn new(reference: Reference) -> Self {
         Self(reference)
     }
@@ -122,7 +122,7 @@ impl Sealed {
     /// Starts the destruction.
     #[must_use]
     pub fn destroy(self) -> Reference {
-        // SAFETY: a reference is held; there is one `New` or `Sealed` of a device, and it is used up.
+        // SAFETY: a reference is held. A device has one `New` or `Sealed`, which is used up here.
         unsafe { shim::zosbd2_device_destroy(self.0.device) };
         self.0
     }

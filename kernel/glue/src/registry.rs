@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The registry's memory, and the lock around it.
+//! The registry's memory, and its lock.
 //!
-//! The memory is one allocation: [`Registry`], then its places. All of it is behind the registry's lock, and reached
-//! through [`LockedRegistry`]. What is found there is [`Found`], which ends before the lock is dropped.
+//! The memory is one allocation: [`Registry`], then its places. All of it is behind the registry's lock, and
+//! reached through [`LockedRegistry`]. A look-up returns [`Found`], which ends before the lock is dropped.
 
 use core::ffi::c_void;
 use core::mem::{align_of, size_of};
@@ -26,7 +26,7 @@ pub struct Registry {
 const _: () = assert!(size_of::<Registry>().is_multiple_of(align_of::<Place>()));
 
 impl Registry {
-    /// Bytes of a block with so many places.
+    /// Bytes of a block with this many places.
     #[must_use]
     pub const fn bytes(places: u32) -> usize {
         size_of::<Self>().saturating_add((places as usize).saturating_mul(size_of::<Place>()))
@@ -42,7 +42,7 @@ impl Registry {
         let block = memory.cast::<Self>();
         // SAFETY: the caller's promise; the header is at the start of the block.
         unsafe { block.write(Self { state: RegistryState::default(), places }) };
-        // SAFETY: one header on is still within the block, or its end when there are no places.
+        // SAFETY: one header on is still within the block, or at its end without places.
         let first = unsafe { block.add(1) }.cast::<Place>();
         for index in 0..places {
             // SAFETY: `index` is below the number of places the block has room for.
@@ -56,13 +56,14 @@ impl Registry {
 /// The registry and its lock, held until dropped.
 #[derive(Debug)]
 pub struct LockedRegistry {
-    /// Of the whole block, and no reference to its header: the places are behind that.
+    /// A pointer to the whole block rather than a reference to its header, because the places follow the
+    /// header.
     memory: *mut Registry,
     _lock: shim::RegistryLock,
 }
 
 impl LockedRegistry {
-    /// Joins the registry's block with its lock.
+    /// Combines the registry's block with its lock.
     ///
     /// # Safety
     ///
@@ -72,7 +73,7 @@ impl LockedRegistry {
         Self { memory: memory.cast(), _lock: lock }
     }
 
-    /// How many devices can exist.
+    /// Most devices that can exist.
     #[must_use]
     pub fn capacity(&self) -> u32 {
         // SAFETY: the lock makes this the only access to the header.
@@ -80,33 +81,33 @@ impl LockedRegistry {
         u32::try_from(places).unwrap_or(u32::MAX)
     }
 
-    /// Runs `action`, which does not call this again, on the engine's registry.
+    /// Runs `action` on the engine's registry. `action` does not call this again.
     fn with<T>(&self, action: impl FnOnce(registry::Registry<'_>) -> T) -> T {
         // SAFETY: one header on is where the places start (`initialise`).
         let places = unsafe { self.memory.add(1) }.cast::<Place>();
         // SAFETY: the lock is held, by this thread, and no other `action` runs, so this is the only reference.
         let header = unsafe { &mut *self.memory };
-        // SAFETY: so many places were initialised there; the only reference to them, as above.
+        // SAFETY: that many places were initialised there; the only reference to them, as above.
         let places = unsafe { slice::from_raw_parts_mut(places, header.places) };
         action(registry::Registry::new(&mut header.state, places))
     }
 
-    /// As [`registry::Registry::reserve`].
+    /// Like [`registry::Registry::reserve`].
     ///
     /// # Errors
     ///
-    /// As there.
+    /// Likewise.
     pub fn reserve(&self, name: Name, version: u32) -> Result<PlaceId, Errno> {
         self.with(|mut registry| registry.reserve(name, version))
     }
 
-    /// As [`registry::Registry::number`].
+    /// Like [`registry::Registry::number`].
     #[must_use]
     pub fn number(&self, place: PlaceId) -> u32 {
         self.with(|mut registry| registry.number(place))
     }
 
-    /// Makes a device visible, in the place that it was made for.
+    /// Makes a device visible, in the place for which it was created.
     #[must_use]
     pub fn publish(&self, device: New) -> Reference {
         let device = device.known();
@@ -125,7 +126,7 @@ impl LockedRegistry {
         self.with(|mut registry| registry.remove(place));
     }
 
-    /// How many devices are published.
+    /// Number of published devices.
     #[must_use]
     pub fn count(&self) -> u32 {
         self.with(|registry| registry.count())
@@ -143,13 +144,13 @@ impl LockedRegistry {
         self.find(|registry| registry.by_name(name))
     }
 
-    /// The published device that comes next in the order of creation after `order`; 0 for the first.
+    /// The published device that follows `order` in the order of creation; 0 for the first one.
     #[must_use]
     pub fn after(&self, order: u64) -> Option<Found<'_>> {
         self.find(|registry| registry.after(order))
     }
 
-    /// As [`after`](Self::after), among the devices being destroyed.
+    /// Like [`after`](Self::after), for devices that are being destroyed.
     #[must_use]
     pub fn sealed_after(&self, order: u64) -> Option<Found<'_>> {
         self.find(|registry| registry.sealed_after(order))
@@ -163,7 +164,7 @@ impl LockedRegistry {
     }
 }
 
-/// A device that the registry knows, and so one that is there for as long as the registry is locked.
+/// A device that the registry knows. It exists while the registry is locked.
 #[derive(Debug)]
 pub struct Found<'a> {
     registry: &'a LockedRegistry,
@@ -171,11 +172,11 @@ pub struct Found<'a> {
 }
 
 impl Found<'_> {
-    /// Takes a reference, which keeps the device's memory when the lock is dropped.
+    /// Takes a reference, which keeps the device's memory after the lock is dropped.
     #[must_use]
     pub fn reference(&self) -> Reference {
         let device = ptr::with_exposed_provenance_mut(usize::try_from(self.found.device).unwrap_or(0));
-        // SAFETY: its place is only freed under the lock, which is held, and its memory after that.
+        // SAFETY: the place is only freed under the lock, which is held, and the memory after that.
         unsafe { Reference::take(device) }
     }
 
@@ -183,7 +184,7 @@ impl Found<'_> {
     ///
     /// # Errors
     ///
-    /// `EBUSY` when somebody has it open and it is not by `force`, `ENOENT` when it is sealed.
+    /// `EBUSY` if the device is open and `force` is not set, `ENOENT` if it is already sealed.
     pub fn seal(self, force: bool) -> Result<Sealed, Errno> {
         let reference = self.reference();
         // SAFETY: a reference is held, and the registry is locked.
@@ -193,7 +194,7 @@ impl Found<'_> {
         if !self.registry.with(|mut registry| registry.seal(self.found.place)) {
             return Err(Errno::ENOENT);
         }
-        // SAFETY: it was, just now.
+        // SAFETY: sealed just now.
         Ok(unsafe { Sealed::new(reference) })
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The glue on the host, over a shim that is a fake: what the kernel's own checkers do not see of it, Miri and the
-//! address sanitizer do (`cargo xtask miri`, and `make test`).
+//! The glue on the host, with a fake shim. Miri and the address sanitizer check what the kernel's own
+//! checkers cannot see (`cargo xtask miri`, and `make test`).
 
 mod shim;
 
@@ -17,7 +17,7 @@ fn name<const N: usize>(text: &str) -> [u8; N] {
     field
 }
 
-/// Makes a device and starts it. Returns its server descriptor.
+/// Creates a device and starts it. Returns its server descriptor.
 fn create(module: &Module, text: &str, change: impl FnOnce(&mut v2::Create)) -> usize {
     let mut create = v2::Create {
         size: v2::CREATE_BYTES,
@@ -39,7 +39,7 @@ fn destroy(module: &Module, text: &str) -> isize {
     module.control(v2::IOCTL_DESTROY, &mut v2::Destroy { size: v2::DESTROY_BYTES, flags, name: name(text) })
 }
 
-/// What one ENTER brings: requests, and the arena.
+/// Result of one ENTER: requests, and the arena.
 struct Batch {
     requests: Vec<v2::Request>,
     arena: Vec<u8>,
@@ -78,7 +78,7 @@ fn enter_into(
     (code, Batch { requests, arena })
 }
 
-/// The answer of a server that did what it was asked; its data is at `address`.
+/// The answer of a server that carried the request out; its data is at `address`.
 fn done(request: &v2::Request, address: u64) -> v2::Commit {
     let result = i64::try_from(request.length).expect("short");
     v2::Commit { handle: request.handle, result, address, ..v2::Commit::default() }
@@ -101,7 +101,7 @@ fn every_tag_of_every_queue_is_served() {
             assert_eq!(submit(0, at, tag, (op, 4096 * tag as u64), data), 0);
         }
         assert_eq!(poll(fd), 0x41, "there is something to fetch");
-        // Fewer than there are, then the rest.
+        // Fewer than are queued, then the rest.
         let (code, mut batch) = enter(fd, queue, &mut [], 4);
         let (again, rest) = enter(fd, queue, &mut [], 4);
         assert_eq!((code, again, batch.requests.len(), rest.requests.len()), (0, 0, 4, 1));
@@ -164,7 +164,7 @@ fn memory_that_is_not_there_is_brought_in() {
     assert_eq!((code, batch.requests.len()), (0, 4));
     let start = usize::try_from(batch.requests[3].data).expect("in the arena");
     assert_eq!(batch.arena[start..][..1024], pattern(9, 1024));
-    // One read in one piece, one in two with the rest zeroed; a write's data is copied once more.
+    // One read in one piece, one in two pieces with the rest zeroed; a write's data is copied once more.
     let (mut whole, mut first, mut second) = (pattern(1, 1024), pattern(2, 100), pattern(3, 300));
     let (mut written, mut again) = (vec![0; 1024], vec![0; 1024]);
     let mut pieces = [
@@ -196,7 +196,7 @@ fn memory_that_is_not_there_is_brought_in() {
     assert_eq!(ends[1], Ended { tag: 2, error: 0, data: joined });
     assert_eq!(ends.len(), 3);
     assert!(show(0, 0, 2).contains("tag=0 op=write"), "the server has it yet");
-    // Memory that cannot be used; the request stays with its server.
+    // Inaccessible memory; the request stays with its server.
     let mut commits = [done(&batch.requests[0], u64::MAX)];
     commits[0].flags = v2::COMMIT_COPY_ONLY;
     commits[0].address = 0;
@@ -226,7 +226,7 @@ fn a_successor_gets_what_a_dead_server_had() {
     let (_, batch) = enter(fd, 1, &mut [], 3);
     let marks: Vec<_> = batch.requests.iter().map(|request| request.flags).collect();
     assert_eq!(marks, [v2::REQUEST_MAYBE_EXECUTED, v2::REQUEST_MAYBE_EXECUTED, 0]);
-    // One is late, one is answered, one is there when the device goes.
+    // One request is late, one is answered, one exists when the device goes.
     pass(100_000_000);
     assert!(expire(0, 1, 2));
     assert!(!expire(0, 1, 4), "no such request");
@@ -255,7 +255,7 @@ fn devices_come_and_go() {
         v2::List { size: v2::LIST_BYTES, entries: address(&mut entries), capacity: 4, ..v2::List::default() };
     assert_eq!(module.control(v2::IOCTL_LIST, &mut list), 0);
     assert_eq!((list.count, list.total, entries[1].name), (2, 2, name("two")));
-    // It goes with its server, of itself.
+    // The device goes with its server.
     close(second);
     third.flags = v2::CREATE_AUTO_DESTROY;
     let third = usize::try_from(module.control(v2::IOCTL_CREATE, &mut third)).expect("the place is free");
@@ -263,7 +263,7 @@ fn devices_come_and_go() {
     assert_eq!(destroy(&module, "one"), 0);
     assert_eq!(destroy(&module, "one"), -2);
     close(first);
-    // It was never started.
+    // The device was never started.
     close(third);
 }
 

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The C shim as a fake, for tests of the glue on the host: one thread, user memory is the test's own memory.
+//! A fake of the C shim, for tests of the glue on the host. It has one thread, and user memory is the test's
+//! own memory.
 //!
-//! Each allocation is as long as the glue says and is freed with its last reference, so that a checker (Miri, the
-//! address sanitizer) sees each access outside of it. The fake panics, which aborts the test, when the glue breaks
-//! the rules of `kernel/shim`: a lock taken twice or not held, a request ended that is not there.
+//! Each allocation has exactly the requested length and is freed with its last reference, so that a checker
+//! (Miri, the address sanitizer) notices each access outside it. The fake panics, which aborts the test, if
+//! the glue breaks the rules of `kernel/shim`: a lock taken twice or not held, or the end of a request that
+//! does not exist.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::cell::{Cell, RefCell};
@@ -20,7 +22,7 @@ const ETIME: i32 = -62;
 thread_local! {
     static REGISTRY: Cell<*mut c_void> = const { Cell::new(ptr::null_mut()) };
     static REGISTRY_LOCKED: Cell<bool> = const { Cell::new(false) };
-    /// Every device that was made; null when it is freed.
+    /// Every device; null once it is freed.
     static DISKS: RefCell<Vec<*mut Disk>> = const { RefCell::new(Vec::new()) };
     static SERVERS: RefCell<Vec<*mut Server>> = const { RefCell::new(Vec::new()) };
     static NOW_NS: Cell<u64> = const { Cell::new(1) };
@@ -28,7 +30,7 @@ thread_local! {
     static TEXT: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Zeroed memory of the engine's.
+/// Zeroed memory for the engine.
 struct Memory {
     start: *mut u8,
     layout: Layout,
@@ -38,7 +40,7 @@ impl Memory {
     fn new(bytes: usize, align: usize) -> Self {
         let layout = Layout::from_size_align(bytes, align).expect("a layout");
         assert!(bytes > 0);
-        // SAFETY: it is not empty.
+        // SAFETY: the layout is not empty.
         let start = unsafe { alloc_zeroed(layout) };
         assert!(!start.is_null());
         Self { start, layout }
@@ -47,12 +49,12 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: allocated so by `new`.
+        // SAFETY: allocated with this layout by `new`.
         unsafe { dealloc(self.start, self.layout) };
     }
 }
 
-/// A lock of one thread.
+/// A lock for one thread.
 #[derive(Default)]
 struct Lock(Cell<bool>);
 
@@ -70,7 +72,7 @@ impl Lock {
     }
 }
 
-/// What a `Device` is.
+/// The object behind a `Device`.
 struct Disk {
     references: Cell<u32>,
     lock: Lock,
@@ -82,16 +84,16 @@ struct Disk {
     queues: RefCell<Vec<*mut Hardware>>,
 }
 
-/// What a `Queue` is.
+/// The object behind a `Queue`.
 struct Hardware {
     lock: Lock,
     engine: Cell<*mut c_void>,
-    /// The data of each request that is not ended.
+    /// The data of each request that has not ended.
     requests: RefCell<Vec<Option<Vec<u8>>>>,
     ended: RefCell<Vec<Ended>>,
 }
 
-/// A block request that was ended.
+/// A block request that has ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Ended {
     pub(crate) tag: usize,
@@ -99,7 +101,7 @@ pub(crate) struct Ended {
     pub(crate) data: Vec<u8>,
 }
 
-/// What a `File` is, and so a server descriptor.
+/// The object behind a `File`, which is a server descriptor.
 struct Server {
     disk: *mut Disk,
     epoch: Cell<u32>,
@@ -107,7 +109,8 @@ struct Server {
 }
 
 fn disk(device: &*mut Device) -> &Disk {
-    // SAFETY: the glue's pointers are those that it got from here, of disks that it holds references to.
+    // SAFETY: the glue's pointers come from this file, and belong to disks to which the glue holds
+    // references.
     unsafe { &*device.cast::<Disk>() }
 }
 
@@ -116,7 +119,7 @@ fn hardware(queue: &*mut Queue) -> &Hardware {
     unsafe { &*queue.cast::<Hardware>() }
 }
 
-/// The registry, in service as long as this is there, and nothing may be left then.
+/// The registry. When this value is dropped, no device may be left.
 pub(crate) struct Module {
     memory: Memory,
 }
@@ -125,7 +128,7 @@ impl Module {
     pub(crate) fn load(max_devices: u32) -> Self {
         let memory = Memory::new(entry::zosbd2_rs_registry_bytes(max_devices), 8);
         REGISTRY.set(memory.start.cast());
-        // SAFETY: as long and as aligned as it says, and new.
+        // SAFETY: new memory of the requested length and alignment.
         unsafe { entry::zosbd2_rs_registry_init(REGISTRY.get(), max_devices) };
         Self { memory }
     }
@@ -147,23 +150,23 @@ impl Drop for Module {
     }
 }
 
-/// The address that user memory has.
+/// The user address of some memory.
 pub(crate) fn address<T: ?Sized>(memory: &mut T) -> u64 {
     ptr::from_mut(memory).cast::<u8>().expose_provenance() as u64
 }
 
-/// From now on this memory has to be brought in before it can be copied to or from.
+/// Makes this memory missing: it must be brought in before the next copy.
 pub(crate) fn page_out(memory: &mut [u8]) {
     let start = address(memory);
     ABSENT.set(Some((start, start + memory.len() as u64)));
 }
 
-/// Time passes.
+/// Advances the clock.
 pub(crate) fn pass(ns: u64) {
     NOW_NS.set(NOW_NS.get() + ns);
 }
 
-/// What debugfs shows of a queue.
+/// The debugfs text of a queue.
 pub(crate) fn show(server: usize, queue: usize, what: u32) -> String {
     TEXT.take();
     let engine = at(server, queue, |hardware| hardware.engine.get());
@@ -189,7 +192,7 @@ fn at<T>(number: usize, queue: usize, action: impl FnOnce(&Hardware) -> T) -> T 
     action(hardware(&queue))
 }
 
-/// The block of the device that a descriptor serves, and as which server.
+/// The block of a descriptor's device, and the epoch of its server.
 fn served(fd: usize) -> (*mut c_void, u32) {
     server(fd, |server| {
         let device = server.disk.cast();
@@ -204,7 +207,7 @@ pub(crate) fn call<T>(fd: usize, command: u32, argument: &mut T) -> isize {
     unsafe { entry::zosbd2_rs_server(engine, epoch, command, address(argument)) }
 }
 
-/// What poll(2) says of a server descriptor.
+/// The poll events of a server descriptor.
 pub(crate) fn poll(fd: usize) -> u32 {
     let (engine, epoch) = served(fd);
     // SAFETY: a device's block; the descriptor keeps it.
@@ -221,19 +224,19 @@ pub(crate) fn close(fd: usize) {
     }
     work();
     let server = SERVERS.with_borrow(|servers| servers[fd]);
-    // SAFETY: made by zosbd2_server_open(), and not open any more.
+    // SAFETY: made by zosbd2_server_open(), and no longer open.
     let server = unsafe { Box::from_raw(server) };
     zosbd2_device_put(server.disk.cast());
 }
 
-/// The operation call on the node of a device.
+/// The operation call on a device's node.
 pub(crate) fn operation<T: ?Sized>(number: usize, argument: &mut T) -> isize {
     let engine = on_disk(number, |disk| disk.engine.start.cast());
     // SAFETY: a device's block, which is not freed meanwhile.
     unsafe { entry::zosbd2_rs_node(engine, true, IOCTL_OPERATION, address(argument)) }
 }
 
-/// A block request comes, on any CPU: what `queue_rq` does.
+/// Submits a block request, on any CPU, like `queue_rq`.
 pub(crate) fn submit(
     number: usize,
     queue: usize,
@@ -256,7 +259,7 @@ pub(crate) fn submit(
     })
 }
 
-/// The deadline of a request is over. Returns whether the request is.
+/// The deadline of a request passes. Returns whether the request has ended.
 pub(crate) fn expire(number: usize, queue: usize, tag: u32) -> bool {
     let mut late = zosbd2_glue::shim::Late::default();
     let engine = at(number, queue, |hardware| hardware.engine.get());
@@ -264,12 +267,12 @@ pub(crate) fn expire(number: usize, queue: usize, tag: u32) -> bool {
     unsafe { entry::zosbd2_rs_queue_expire(engine, tag, &raw mut late) }
 }
 
-/// What was ended since this was last asked.
+/// The requests that ended since the last call.
 pub(crate) fn ended(number: usize, queue: usize) -> Vec<Ended> {
     at(number, queue, |hardware| hardware.ended.take())
 }
 
-/// The workers of destroyed devices do what is to do.
+/// Runs the workers of destroyed devices.
 fn work() {
     for disk in DISKS.with_borrow(Clone::clone) {
         let device = disk.cast();
@@ -279,7 +282,7 @@ fn work() {
     }
 }
 
-/// What the worker of one does.
+/// Runs the worker of one device.
 fn tear_down(device: *mut Device) {
     {
         let disk = disk(&device);
@@ -326,7 +329,7 @@ extern "C" fn zosbd2_device_create(params: *const Params, device: *mut *mut Devi
     }))
     .cast();
     DISKS.with_borrow_mut(|disks| disks.push(made.cast()));
-    // SAFETY: as long and as aligned as it says, and new.
+    // SAFETY: new memory of the requested length and alignment.
     unsafe { entry::zosbd2_rs_device_init(memory, &raw const params, made) };
     for index in 0..params.queues {
         let hardware = Box::into_raw(Box::new(Hardware {
@@ -364,7 +367,7 @@ extern "C" fn zosbd2_device_put(device: *mut Device) {
         return;
     }
     assert!(disk(&device).gone.get(), "the last reference to a device that is there");
-    // SAFETY: made by zosbd2_device_create(), and nobody has a reference any more.
+    // SAFETY: made by zosbd2_device_create(), and there are no references any more.
     let disk = unsafe { Box::from_raw(device.cast::<Disk>()) };
     for queue in disk.queues.take() {
         // SAFETY: made with the disk.
@@ -486,7 +489,7 @@ extern "C" fn zosbd2_queue_unlock(queue: *mut Queue, flags: usize) {
     hardware(&queue).lock.give_back();
 }
 
-/// Nobody else is there to wake this one.
+/// No other thread could wake this one.
 #[unsafe(no_mangle)]
 extern "C" fn zosbd2_queue_sleep(queue: *mut Queue, _flags: *mut usize, left: *mut isize) -> i32 {
     assert!(hardware(&queue).lock.is_held());
@@ -527,7 +530,7 @@ extern "C" fn zosbd2_requests_end(queue: *mut Queue, tags: *const u16, count: u3
     }
 }
 
-/// Whether a copy to or from there meets a page that is not there.
+/// Whether a copy to or from there meets a missing page.
 fn faults(user: u64, bytes: usize) -> bool {
     ABSENT.with_borrow(|absent| {
         absent.is_some_and(|(start, end)| user < end && start < user + bytes as u64) || user == 0
@@ -556,7 +559,7 @@ extern "C" fn zosbd2_request_copy(
     let data =
         &mut requests[tag as usize].as_mut().expect("a request that is not ended")[from..from + length];
     if to_user {
-        // SAFETY: the test's memory is as long as it says.
+        // SAFETY: the test's memory has the stated length.
         unsafe { ptr::copy_nonoverlapping(data.as_ptr(), memory, length) };
     } else {
         // SAFETY: as above.
@@ -590,7 +593,7 @@ extern "C" fn zosbd2_user_read(to: *mut c_void, user: u64, bytes: u32) -> i32 {
         return EFAULT;
     }
     let from = ptr::with_exposed_provenance::<u8>(usize::try_from(user).expect("an address"));
-    // SAFETY: the test's memory is as long as it says, and so is the glue's.
+    // SAFETY: the test's memory and the glue's have the stated length.
     unsafe { ptr::copy_nonoverlapping(from, to.cast(), bytes as usize) };
     0
 }
@@ -601,7 +604,7 @@ extern "C" fn zosbd2_user_write(user: u64, from: *const c_void, bytes: u32) -> i
         return EFAULT;
     }
     let to = ptr::with_exposed_provenance_mut::<u8>(usize::try_from(user).expect("an address"));
-    // SAFETY: the test's memory is as long as it says, and so is the glue's.
+    // SAFETY: the test's memory and the glue's have the stated length.
     unsafe { ptr::copy_nonoverlapping(from.cast(), to, bytes as usize) };
     0
 }
@@ -690,7 +693,7 @@ extern "C" fn zosbd2_version(version: *mut u8) {
     unsafe { version.write_bytes(b'1', 1) };
 }
 
-/// Functions that say the same always.
+/// Functions with a constant result.
 macro_rules! always {
     ($($name:ident($($argument:ty),*) $(-> $result:ty = $value:expr)?;)*) => { $(
         #[unsafe(no_mangle)]
