@@ -23,9 +23,9 @@ use std::time::{Duration, Instant};
 pub(crate) const QEMU: &str = "qemu-system-x86_64";
 /// Longest silence from QEMU's start to init's first line, and from one report of init to the next.
 const QUIET: Duration = Duration::from_mins(2);
-/// How often it is looked at.
+/// Time between two checks.
 const SLICE: Duration = Duration::from_secs(1);
-/// Time in which QEMU works, or waits for a processor, counts so much less: the host may be slow.
+/// Divisor for time in which QEMU works, or waits for a processor: the host may be slow.
 const STRETCH: u32 = 5;
 
 /// A machine to boot.
@@ -39,7 +39,7 @@ pub struct Machine {
     pub memory: String,
     /// GiB of an empty virtio disk, created for each boot and removed after it.
     pub disk_gib: Option<u32>,
-    /// What executes it; software if instructions are counted.
+    /// What executes the guest; always software if instructions are counted.
     pub accel: Accel,
     /// Count instructions: the guest's clock advances by 1 ns per instruction. For benchmarks.
     pub icount: bool,
@@ -219,7 +219,7 @@ struct Watch {
     slowness: u32,
     patience: Duration,
     during: Option<String>,
-    /// The step that it was last heard of in.
+    /// The last reported step.
     step: String,
     results: Vec<TestResult>,
     data: Vec<String>,
@@ -312,7 +312,7 @@ impl Watch {
     }
 }
 
-/// What QEMU has used of the host's processors, or wanted of them and waited for.
+/// The time that QEMU has used the host's processors, or waited for them.
 struct Meter {
     pid: u32,
     seen: Instant,
@@ -326,7 +326,7 @@ impl Meter {
 
     fn used(pid: u32) -> Duration {
         let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-        // "RUNNING WAITING SLICES", in nanoseconds. Where the kernel does not count them nothing has worked.
+        // "RUNNING WAITING SLICES", in nanoseconds. If the kernel does not count them, QEMU counts as idle.
         let texts = tasks.filter_map(|task| fs::read_to_string(task.path().join("schedstat")).ok());
         let sums = texts.map(|text| {
             text.split_whitespace().take(2).filter_map(|word| word.parse::<u64>().ok()).sum::<u64>()
@@ -334,7 +334,7 @@ impl Meter {
         Duration::from_nanos(sums.sum())
     }
 
-    /// Whether QEMU has worked since the last call: for a quarter of the time.
+    /// Whether QEMU has worked for at least a quarter of the time since the last call.
     fn worked(&mut self) -> bool {
         let (passed, used) = (self.seen.elapsed(), Self::used(self.pid));
         let worked = used.saturating_sub(self.used) * 4 >= passed;

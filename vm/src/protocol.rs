@@ -38,9 +38,10 @@ pub enum Outcome {
 pub enum Line {
     /// Init runs, in this kernel release.
     Hello(String),
-    /// A test begins. The guest ends it if it has stood still for this many seconds.
+    /// A test begins. The guest ends it after this many seconds without progress.
     Start(String, u64),
-    /// A test is running for this many seconds, and its current step. Sent by init, which watches the test.
+    /// A test has been running for this many seconds, and its current step. Sent by init, which watches the
+    /// test.
     Going(String, u64, String),
     /// A test ended after this many seconds.
     Test(String, Outcome, f64),

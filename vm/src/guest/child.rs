@@ -23,7 +23,7 @@ pub(crate) fn run(name: &str) -> ExitCode {
     if !unmet.is_empty() {
         return leave(SKIPPED, &unmet.join(", "), ExitCode::SUCCESS);
     }
-    // What a test starts as a test is no step of its own.
+    // A test that another test starts is no step of its own.
     if rustix::process::getppid().is_some_and(rustix::process::Pid::is_init) {
         step::record();
     }

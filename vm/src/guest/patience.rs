@@ -1,24 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Time limits that a slow machine does not exceed.
 //!
-//! A limit says how long something may stand still. While the guest works (its processors are busy, or a disk
-//! completes requests) time counts a tenth of what it counts while the guest is idle. So what is stuck fails when
-//! its limit is over, what is merely slow has ten times as long, and what works without an end fails, too.
+//! A limit bounds the time without progress. While the guest works (its processors are busy, or a disk
+//! completes requests), time counts a tenth of the time in which the guest is idle. So a stuck test fails
+//! after its limit, a slow test has ten times as long, and a test that works without end fails, too.
 //!
-//! A processor is busy when it is not idle, and not by its count of ticks: the guest of a loaded host misses ticks.
+//! A processor is busy if it is not idle. Its own count of busy ticks is not used, because the guest of a
+//! loaded host misses ticks.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// How often the guest's state is looked at.
+/// Time between two samples of the guest's state.
 const PERIOD: Duration = Duration::from_millis(500);
-/// What working time is divided by.
+/// Divisor for working time.
 const STRETCH: u32 = 10;
 
-/// What the guest has done since it booted.
+/// Work of the guest since boot.
 #[derive(Clone, Copy, Debug, Default)]
 struct Sample {
-    /// Idle time of all processors together.
+    /// Idle time, summed over all processors.
     idle: Duration,
     processors: u32,
     /// Sectors that disks have read and written.
@@ -37,7 +38,8 @@ impl Sample {
             let numbers: Vec<u64> =
                 line.split_whitespace().skip(1).map_while(|word| word.parse().ok()).collect();
             if line.starts_with("cpu ") {
-                // Waiting for I/O is idling, too: I/O that is stuck does not go on. In units of 10 ms.
+                // Waiting for I/O counts as idle, too, because stuck I/O makes no progress. In units of 10
+                // ms.
                 let idle = numbers.iter().skip(3).take(2).sum::<u64>();
                 sample.idle = Duration::from_millis(idle.saturating_mul(10));
             } else {
@@ -52,16 +54,17 @@ impl Sample {
         sample
     }
 
-    /// Whether the guest has worked in the time that has passed since an earlier sample.
+    /// Whether the guest has worked since an earlier sample.
     fn worked_since(self, earlier: Self, passed: Duration) -> bool {
         let idle = self.idle.saturating_sub(earlier.idle);
         let busy = (passed * self.processors).saturating_sub(idle);
-        // Waiting itself takes some time of a processor: conditions are looked at every few milliseconds.
+        // Waiting itself uses some time of a processor, because conditions are checked every few
+        // milliseconds.
         busy * 4 >= passed || self.sectors != earlier.sectors
     }
 }
 
-/// A limit that has begun.
+/// A running limit.
 #[derive(Debug)]
 pub(crate) struct Patience {
     limit: Duration,
@@ -71,17 +74,17 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    /// So many seconds, multiplied by the plan's slowness.
+    /// This many seconds, multiplied by the plan's slowness.
     pub(crate) fn seconds(seconds: u64) -> Self {
         Self::new(Duration::from_secs(seconds) * super::wait::slowness())
     }
 
-    /// Exactly so long.
+    /// Exactly this long.
     pub(crate) fn new(limit: Duration) -> Self {
         Self { limit, spent: Duration::ZERO, seen: Instant::now(), sample: Sample::take() }
     }
 
-    /// Whether the limit is over.
+    /// Whether the limit is used up.
     pub(crate) fn over(&mut self) -> bool {
         let passed = self.seen.elapsed();
         if passed >= PERIOD.min(self.limit.saturating_sub(self.spent)) {
@@ -109,7 +112,7 @@ mod checks {
     #[test]
     fn an_idle_guest_does_not_work() {
         let earlier = sample(1000, 500, 80);
-        // Two processors were idle for a second, of which one waited for I/O.
+        // Two processors were idle for a second; one of them waited for I/O.
         assert!(!sample(1100, 600, 80).worked_since(earlier, SECOND));
         assert!(!sample(1095, 595, 80).worked_since(earlier, SECOND), "polling is not work");
     }

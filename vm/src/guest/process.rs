@@ -113,7 +113,7 @@ impl Spawned {
     pub(crate) fn wait(&mut self, seconds: u64) -> ExitStatus {
         let what = format!("the end of {}", self.name);
         wait_until(seconds, &what, || !self.running());
-        self.ended.expect("it has ended")
+        self.ended.expect("the program has ended")
     }
 
     /// Waits for its end and returns its output.

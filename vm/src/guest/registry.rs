@@ -139,5 +139,5 @@ impl Need {
 fn memory_mib() -> u64 {
     let text = read_trimmed("/proc/meminfo");
     let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
-    total.and_then(|kib| kib.trim().parse::<u64>().ok()).expect("meminfo says how much there is") / 1024
+    total.and_then(|kib| kib.trim().parse::<u64>().ok()).expect("meminfo shows the amount of memory") / 1024
 }

@@ -185,7 +185,7 @@ impl Queue {
                 _ => return Err("no such timeout in this state".to_owned()),
             },
             (What::End { error: 0 }, State::Ending { fails: false }) => State::Free,
-            (What::End { error: 0 }, _) => return Err("ended well, and no server said so".to_owned()),
+            (What::End { error: 0 }, _) => return Err("success without an accepted answer".to_owned()),
             (What::End { .. }, State::Queued | State::Held { .. } | State::Doomed | State::Ending { .. }) => {
                 self.waits_no_more(number);
                 State::Free
@@ -298,10 +298,10 @@ mod checks {
             (&[QUEUE_3], "never ended"),
             (&["end tag=3 error=-5"], "not possible"),
             (&[QUEUE_3, QUEUE_3], "not possible"),
-            (&[QUEUE_3, "end tag=3 error=0"], "no server said so"),
+            (&[QUEUE_3, "end tag=3 error=0"], "without an accepted"),
             (&[QUEUE_3, FETCH, FETCH], "not possible"),
             (&[QUEUE_3, FETCH, COMMIT, COMMIT], "not possible"),
-            (&[QUEUE_3, FETCH, COMMIT, "end tag=3 error=0", "end tag=3 error=0"], "no server said so"),
+            (&[QUEUE_3, FETCH, COMMIT, "end tag=3 error=0", "end tag=3 error=0"], "without an accepted"),
             (&[QUEUE_3, FETCH, "commit tag=3 generation=1 epoch=2 status=0"], "another tenure"),
             (&[QUEUE_3, FETCH, "timeout tag=3 action=1", COMMIT], "not possible"),
             (&[QUEUE_3, FETCH, "requeue tag=3", FETCH], "an old generation"),

@@ -24,7 +24,7 @@ use zosbd2_vm::protocol::{Line, Outcome};
 /// Seconds for a killed process to end, and for cleaning up.
 const GRACE: u64 = 30;
 
-/// How often the host is told that a test goes on.
+/// Time between two reports of a running test to the host.
 const PERIOD: Duration = Duration::from_secs(2);
 
 /// A test's end.
@@ -68,13 +68,13 @@ pub(crate) fn run(test: &Test, context: &Context, kmsg: &mut Kmsg) -> Judged {
         }
     };
     let seconds = start.elapsed().as_secs_f64();
-    // What it leaves may be waited for, too.
+    // Waiting for the processes that it leaves may take time, too.
     let going = Going { name: test.name, start };
     let mut followed = Followed::default();
     if sound {
         let untidy = clean_up(&before, &mut followed, &going);
         sound = untidy.is_empty();
-        // What could not be removed behind a test that failed is no cause but a consequence.
+        // After a failed test, remaining processes are a consequence and not a cause.
         let after = if faults.is_empty() { "" } else { "afterwards: " };
         faults.extend(untidy.into_iter().map(|fault| format!("{after}{fault}")));
         faults.extend(followed.fault.take());

@@ -64,9 +64,9 @@ pub(crate) fn fail_ioctls(error: Errno) -> io::Result<()> {
     if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Makes SIGPIPE end this process, as it does in programs whose language leaves it alone.
+/// Makes SIGPIPE end this process, as in programs of languages that do not change the signal.
 pub(crate) fn default_sigpipe() -> io::Result<()> {
-    // SAFETY: no handler is set: the default is none of ours, and nothing of this program relies on the old one.
+    // SAFETY: no handler is set. This program neither uses the default action nor relies on the old one.
     if unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) } == libc::SIG_ERR {
         return Err(io::Error::last_os_error());
     }

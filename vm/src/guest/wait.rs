@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 /// Time between two checks of a condition.
 const PERIOD: Duration = Duration::from_millis(5);
-/// How long a wait takes until it is told as a step.
+/// Time after which a wait is reported as a step.
 const NOTABLE: Duration = Duration::from_secs(1);
 
-/// The plan's slowness, which multiplies all limits. Outside of the guest there is no plan, and the slowness is 1.
+/// The plan's slowness, which multiplies all limits. Outside the guest there is no plan, and the slowness is
+/// 1.
 pub(crate) fn slowness() -> u32 {
     static SLOWNESS: OnceLock<u32> = OnceLock::new();
     *SLOWNESS.get_or_init(|| {

@@ -133,7 +133,7 @@ fn bench_v1(context: &mut Context) {
             continue;
         }
         let mut server = context.spawn("zosbd2_sample_ramdisk", &["-t", threads]);
-        wait_until(20, "the server to say that it is ready", || server.stdout().contains("ready"));
+        wait_until(20, "the server to print that it is ready", || server.stdout().contains("ready"));
         form.measure(context, &device, "/dev/zosbd2ramdisk");
         run(20, "zosbd2_sample_ramdisk", &["-d"]);
         assert!(server.wait(20).success());
@@ -266,7 +266,7 @@ fn ours(context: &mut Context, form: &Form, device: &str, backend: &str, threads
     words.extend(store.iter().map(|(_, file)| file.as_str()));
     let mut server = context.spawn("/proc/self/exe", &words);
     let says = |server: &Spawned| server.stdout().lines().any(|line| line == "serving");
-    wait_until(20, "the server to say that it serves", || {
+    wait_until(20, "the server to print that it serves", || {
         assert!(server.running() || says(&server), "{} has ended: {}", words.join(" "), server.stderr());
         says(&server)
     });

@@ -163,7 +163,7 @@ fn discard_sizes(context: &mut Context) {
         assert_eq!(discards, [&('d', 0, length)], "a discard of {length} bytes comes as one");
     }
     assert_eq!(rustix::io::pread(&node, buffer.bytes_mut(), 0), Ok(1 << 20));
-    assert!(buffer.bytes().iter().all(|byte| *byte == 0), "what was discarded reads as zeros here");
+    assert!(buffer.bytes().iter().all(|byte| *byte == 0), "a discarded range reads as zeros here");
     recorder.take();
     discard(&disk.path(), 4096, 8 * GIB - 4096).expect("discard");
     let mut pieces = recorder.take();

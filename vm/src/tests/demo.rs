@@ -56,7 +56,7 @@ fn steps(say: &mut dyn FnMut(&str), module: &str, trees: &[&str], folder: &str) 
     });
     step("zosbd2_sample_ramdisk -t 2", &mut |_| {
         let started = Spawned::start(command("zosbd2_sample_ramdisk", &["-t", "2"]));
-        wait_until(20, "the server to say that it is ready", || started.stdout().contains("ready"));
+        wait_until(20, "the server to print that it is ready", || started.stdout().contains("ready"));
         server = Some(started);
     });
     step("mkfs.ext4", &mut |_| {

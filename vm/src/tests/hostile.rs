@@ -166,7 +166,7 @@ fn bad_pointers(context: &mut Context) {
     pages.forbid_writing();
     assert_eq!(raw::ioctl(control.as_fd(), abi::IOCTL_CREATE, at), Err(Errno::INVAL));
     let handles = Control::open().expect("control").list().expect("list");
-    assert_eq!(handles, [disk.handle], "a device nobody was told of");
+    assert_eq!(handles, [disk.handle], "a device that no caller was told of");
     drop(node);
     disk.destroy();
 }

@@ -35,7 +35,7 @@ fn hangs_in_a_step(_: &mut Context) {
     }
 }
 
-/// Processes of the test's are left, and hang as well.
+/// Processes of the test remain, and hang as well.
 fn hangs_and_stays(context: &mut Context) {
     leaves_processes(context);
     let _step = Step::begin("comparing");
@@ -44,7 +44,7 @@ fn hangs_and_stays(context: &mut Context) {
     }
 }
 
-/// Works for so long.
+/// Works for this long.
 fn work(time: Duration) {
     let begin = Instant::now();
     while begin.elapsed() < time {
@@ -52,19 +52,19 @@ fn work(time: Duration) {
     }
 }
 
-/// Three times its limit, at work all the time.
+/// Works for three times its limit.
 fn is_slow(_: &mut Context) {
     work(Duration::from_secs(6));
 }
 
-/// What is awaited takes three times as long as it may, at work all the time.
+/// The awaited condition takes three times its limit, while the test works.
 fn waits_slowly(_: &mut Context) {
     let slow = std::thread::spawn(|| work(Duration::from_secs(6)));
     wait_until(2, "something slow", || slow.is_finished());
     slow.join().expect("it only works");
 }
 
-/// Works without an end.
+/// Works without end.
 fn spins(_: &mut Context) {
     let _step = Step::begin("spinning");
     loop {
@@ -76,7 +76,7 @@ fn leaves_processes(_: &mut Context) {
     for _ in 0..3 {
         let mut child = command("/init", &["--test", "selftest_hangs"]);
         child.stdout(Stdio::null()).stderr(Stdio::null());
-        #[expect(clippy::zombie_processes, reason = "what is left running is the point")]
+        #[expect(clippy::zombie_processes, reason = "the test must leave a running process")]
         child.spawn().expect("start /init");
     }
 }

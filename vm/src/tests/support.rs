@@ -253,8 +253,8 @@ pub(crate) fn open_direct(path: &Path) -> OwnedFd {
         .unwrap_or_else(|error| panic!("open {} with O_DIRECT: {error}", path.display()))
 }
 
-/// Reads with `O_DIRECT` in a thread of its own, into memory that is not zero: bytes that nobody brought are seen, also where
-/// the kernel hands out zeroed memory.
+/// Reads with `O_DIRECT` in a thread of its own, into memory that is not zero, so that unfilled bytes are
+/// noticed even if the kernel hands out zeroed memory.
 pub(crate) fn read_in_thread(
     path: PathBuf,
     offset: u64,

@@ -35,7 +35,7 @@ fn walk(context: &mut Context, program: &str) {
     context.load_kernel_module("ext4", "");
     for threads in ["1", "4"] {
         let mut server = context.spawn(program, &["-t", threads]);
-        wait_until(20, "the server to say that it is ready", || server.stdout().contains("ready"));
+        wait_until(20, "the server to print that it is ready", || server.stdout().contains("ready"));
         let size = std::fs::read_to_string("/sys/block/zosbd2ramdisk/size").expect("size");
         assert_eq!(size.trim(), "8388608", "4 GiB");
         run(60, "mkfs.ext4", &["-q", "-F", NODE]);
@@ -67,7 +67,7 @@ fn signals(context: &mut Context) {
     for program in ["zosbd2_sample_ramdisk", "zosbd2_ramdisk"] {
         for signal in [rustix::process::Signal::INT, rustix::process::Signal::TERM] {
             let mut server = context.spawn(program, &["-t", "3"]);
-            wait_until(20, "the server to say that it is ready", || server.stdout().contains("ready"));
+            wait_until(20, "the server to print that it is ready", || server.stdout().contains("ready"));
             server.signal(signal);
             assert!(server.wait(20).success(), "{program} did not exit with 0 on {signal:?}");
             assert!(!Path::new(NODE).exists(), "{program} left its device");
@@ -79,7 +79,7 @@ fn signals(context: &mut Context) {
 fn gives_memory_back(context: &mut Context) {
     context.load_module("");
     let mut server = context.spawn("zosbd2_sample_ramdisk", &[]);
-    wait_until(20, "the server to say that it is ready", || server.stdout().contains("ready"));
+    wait_until(20, "the server to print that it is ready", || server.stdout().contains("ready"));
     let status = format!("/proc/{}/status", server.id());
     let resident = || {
         let text = std::fs::read_to_string(&status).expect("status");

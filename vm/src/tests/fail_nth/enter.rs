@@ -443,7 +443,11 @@ fn batches(context: &mut Context) {
             round.check(&result, &[Errno::FAULT]);
             let mut requests = memory.fetched();
             let told = u32::try_from(requests.len()).expect("a count");
-            assert_eq!(scene.counts(), (COUNT - told, told), "the server was told of others than it has");
+            assert_eq!(
+                scene.counts(),
+                (COUNT - told, told),
+                "the server was told of other requests than it holds"
+            );
             assert_eq!(result.is_ok(), told > 0, "an error only when nothing was fetched");
             requests.extend(scene.fetch((COUNT - told) as usize, writes).0);
             for submitted in submitted {
@@ -478,7 +482,11 @@ fn batches(context: &mut Context) {
             let again: Vec<i32> =
                 requests.iter().map(|request| scene.answer(kind, request, seed).0).collect();
             let carried_out = u32::try_from(again.iter().filter(|status| **status == 0).count());
-            assert_eq!(carried_out, Ok(held), "what the server was not told of is done once: {again:?}");
+            assert_eq!(
+                carried_out,
+                Ok(held),
+                "a commit without a reported result is carried out once: {again:?}"
+            );
             for (submitted, _) in submitted {
                 Submitted { seed, ..submitted }.succeeds();
             }

@@ -125,7 +125,7 @@ fn cached(context: &mut Context) {
                 }
             }
             assert_eq!(fdatasync(&node), Ok(()));
-            assert!(contents(&past) == data.bytes(), "what was flushed is not there");
+            assert!(contents(&past) == data.bytes(), "flushed data is missing");
             crate::guest::drop_caches();
             if step == "read" {
                 let result = round.call(|| pread(&node, &mut back[..], 0));

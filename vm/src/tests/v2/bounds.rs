@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What is kept within bounds: the operations that a server said it takes, and the memory of devices that are gone.
+//! Limits that the module keeps: the operations that a server supports, and the memory of devices that are
+//! gone.
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
@@ -38,7 +39,7 @@ fn everything(capabilities: &mut Capabilities) {
     capabilities.secure_erase = true;
 }
 
-/// dm sends a read-only disk what changes it, and the block layer passes it on with a line in the log.
+/// dm sends changes to a read-only disk, and the block layer passes them on with a line in the log.
 fn read_only(context: &mut Context) {
     context.load_module("");
     context.load_kernel_module("dm_mod", "");
@@ -67,7 +68,7 @@ fn read_only(context: &mut Context) {
         assert!(!erase.finish(20).status.success(), "secure erase");
         let changes = recorder.take_changes();
         assert!(changes.iter().all(|seen| *seen == Seen::Flush), "{changes:?}");
-        // It is none the worse for it.
+        // The disk is not harmed.
         assert_eq!(pread(&node, buffer.bytes_mut(), 8192), Ok(4096));
         fsync(&node).expect("fsync");
         assert!(recorder.take().contains(&Seen::Flush), "a flush changes nothing, and is sent");
@@ -79,8 +80,8 @@ fn read_only(context: &mut Context) {
     }
 }
 
-/// `blockdev --setro` is between the administrator and the block layer, which refuses those who open the disk or write to it;
-/// what was written before is still carried out. A disk made read-only does not become writable by `--setrw`.
+/// `blockdev --setro` only concerns the block layer, which then refuses opens for writing and writes. Earlier
+/// writes are still carried out. A read-only disk does not become writable by `--setrw`.
 fn set_read_only(context: &mut Context) {
     context.load_module("");
     let recorder = Recorder::new(64 * MIB, |_| {});
@@ -115,8 +116,8 @@ fn set_read_only(context: &mut Context) {
     disk.destroy_and_join(serving);
 }
 
-/// One call erases more than the server takes at once. The block layer cuts it, and does not join the pieces again, though
-/// discards may be longer; nor where they may not.
+/// One call erases more than the server supports at once. The block layer splits it, and does not merge the
+/// pieces again, whether or not discards may be longer.
 fn secure_erases(context: &mut Context) {
     const MOST: u32 = 64 << 10;
     context.load_module("");
@@ -149,7 +150,7 @@ fn secure_erases(context: &mut Context) {
     }
 }
 
-/// A device that is gone, but whose descriptor is open.
+/// A device that is gone, with an open descriptor.
 fn gone(builder: &Builder, started: bool) -> Arc<Server> {
     let disk = Disk::create(builder);
     if started {
@@ -159,7 +160,8 @@ fn gone(builder: &Builder, started: bool) -> Arc<Server> {
     disk.server
 }
 
-/// As long as somebody has a descriptor of a gone device, or its node open, `max_devices` counts the device. Its name is free.
+/// While a descriptor or the node of a gone device is open, `max_devices` counts the device. Its name is
+/// free.
 fn places(context: &mut Context) {
     context.load_module("max_devices=4");
     let builder = plain("again");
@@ -178,7 +180,7 @@ fn places(context: &mut Context) {
     assert_eq!(refused(create()), Errno::NOSPC);
     let states = [&first, &second].map(|server| server.status().expect("status").state);
     assert_eq!(states, [State::Destroyed; 2]);
-    // Each that is let go of makes room for one, which is gone soon, but whose descriptor stays.
+    // Each close makes room for one device, which is gone soon, but whose descriptor stays open.
     let letting_go: [Box<dyn FnOnce()>; 4] = [
         Box::new(move || drop(first)),
         Box::new(move || drop(second)),
@@ -200,7 +202,7 @@ fn places(context: &mut Context) {
     assert_eq!(stay.len(), 4);
 }
 
-/// What is large of a device goes with its disk, whoever keeps a descriptor.
+/// The largest parts of a device are freed with its disk, even if a descriptor is open.
 fn little_memory(context: &mut Context) {
     const DEVICES: u64 = 40;
     const DEPTH: u32 = 1024;
@@ -226,7 +228,7 @@ fn little_memory(context: &mut Context) {
     drop(kept);
 }
 
-/// The last close of a disk that is gone frees the device, on one CPU, while the module is unloaded on another.
+/// The last close of a gone disk frees the device on one CPU while the module is unloaded on another.
 fn unloading(context: &mut Context) {
     const ROUNDS: u64 = 60;
     for _ in 0..context.share(ROUNDS) {

@@ -107,7 +107,7 @@ fn queue_loses_its_last_thread(context: &mut Context) {
         observer.status().expect("status").state == State::Orphaned
     });
     let other = read_in_thread(path.clone(), 8192, 4096);
-    assert!(!read.is_finished(), "nobody had answered it");
+    assert!(!read.is_finished(), "no server had answered the request");
 
     let next = Arc::new(Deserter { ram, ends: false });
     let server = control().attach_for(&name, TakeOver::No, &*next).expect("attach");

@@ -59,7 +59,7 @@ fn conformance_null(context: &mut Context) {
     let null = Arc::new(Null::new(64 * MIB).expect("memory"));
     let (disk, serving) = Disk::serve(&Builder::new("null").partition_scan(false), &null, threads(2));
     let target = conformance::Disk::open(&disk.path(), &disk.sysfs()).expect("open the disk");
-    let failure = conformance::run(&target, context.seed()).expect_err("it keeps nothing");
+    let failure = conformance::run(&target, context.seed()).expect_err("the device stores no data");
     // All blocks have the same contents, which the suite sees when it compares two.
     assert_eq!(failure.check, "both_ends", "{failure}");
     assert!(failure.problem.contains(", not 0x"), "I/O itself failed: {failure}");

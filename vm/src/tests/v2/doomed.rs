@@ -172,7 +172,7 @@ fn beside_a_slow_page(context: &mut Context) {
             assert!(!call.is_finished(), "the memory came");
         }
         for write in old.into_iter().chain([young]) {
-            assert_eq!(write.join().expect("writer"), Err(Errno::IO), "late, and nobody answered");
+            assert_eq!(write.join().expect("writer"), Err(Errno::IO), "late, and no server answered");
         }
         drop(keeper);
         let (result, after) = call.join().expect("the fetching server");

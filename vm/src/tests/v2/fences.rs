@@ -55,7 +55,7 @@ fn fenced(context: &mut Context) {
         unserved(disk.server.resize(size / 2));
         unserved(disk.server.set_blob(b"late"));
         unserved(disk.server.start());
-        assert_eq!(disk.server.blob().expect("blob"), b"new", "it may look");
+        assert_eq!(disk.server.blob().expect("blob"), b"new", "an observer may look");
         assert_eq!(next.server.status().expect("status").size_bytes, size);
         next.server.resize(size / 2).expect("resize");
         if let Some(read) = read {

@@ -118,7 +118,7 @@ fn sizes<T: Plain>(fd: BorrowedFd<'_>, command: u32, good: &T, what: &str) {
     let bytes = with_size(known + 8);
     let at = pages.at_end(bytes.len());
     pages.put(at, &bytes);
-    assert_eq!(raw::ioctl(fd, command, at), Err(Errno::FAULT), "{what} whose tail is missing");
+    assert_eq!(raw::ioctl(fd, command, at), Err(Errno::FAULT), "{what} with a missing tail");
     // A longer argument with a tail of zeros is as good as the known one.
     let mut bytes = with_size(PAGE);
     bytes.resize(PAGE, 0);
@@ -392,7 +392,7 @@ fn handles(context: &mut Context) {
         let entries: Vec<_> = handles.iter().map(|handle| entry(*handle)).collect();
         let statuses = commit_raw(&disk.server, &pages, &entries);
         let good = statuses.iter().position(|status| *status != stale);
-        assert_eq!(good, None, "a handle that is none was accepted: {:?}", good.map(|index| handles[index]));
+        assert_eq!(good, None, "an invalid handle was accepted: {:?}", good.map(|index| handles[index]));
     }
     // Of several commits with the same handle the first one counts.
     let statuses = commit_raw(&disk.server, &pages, &[entry(request.handle()); 3]);
@@ -407,7 +407,11 @@ fn handles(context: &mut Context) {
         assert!(read.join().expect("reader").is_ok());
     }
     let stats = disk.server.stats(0).expect("stats");
-    assert_eq!(stats.stale, wrong.len() as u64 + 2 + 32, "each is counted, whoever's it looks like");
+    assert_eq!(
+        stats.stale,
+        wrong.len() as u64 + 2 + 32,
+        "each stale commit is counted, whatever its handle looks like"
+    );
     disk.destroy(true);
 }
 
@@ -792,7 +796,7 @@ fn calls_can_be_killed(context: &mut Context) {
         assert_eq!(names, ["listed"], "{what}");
         let other = Disk::create(&Builder::new("other").size_bytes(MIB).partition_scan(false));
         other.destroy(true);
-        assert!(sleeps(), "{what}: the memory came");
+        assert!(sleeps(), "{what}: the memory became accessible");
         child.signal(Signal::KILL);
         let status = child.wait(20);
         assert_eq!(status.signal(), Some(Signal::KILL.as_raw()), "{what}: {status:?}");
@@ -821,5 +825,5 @@ pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>>
         _ => return Err(format!("{withheld} is neither argument nor entries").into()),
     };
     let result = raw::ioctl(control_node().as_fd(), number.parse()?, argument);
-    Err(format!("it came back: {result:?}").into())
+    Err(format!("the call returned: {result:?}").into())
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A CPU goes offline and comes back while requests of its queue are unanswered.
 //!
-//! Whoever changes the set of CPUs holds a lock that others need: what is tried here beside it waits for the same lock.
+//! A change of the set of CPUs holds a lock that other calls need: the calls beside it wait for the same
+//! lock.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,9 +20,9 @@ use super::super::support::{Aligned, open_direct};
 use super::support::{Disk, control, plain, threads};
 use crate::guest::{Context, Mounted, Need, Patience, Spawned, Test, read_trimmed, wait_until, write_text};
 
-/// The CPU that goes.
+/// The CPU that goes offline.
 const CPU: usize = 1;
-/// Its queue, where there are two CPUs and two queues.
+/// Its queue, if there are two CPUs and two queues.
 const QUEUE: u32 = 1;
 const ONLINE: &str = "/sys/devices/system/cpu/cpu1/online";
 const GROUPS: &str = "/sys/fs/cgroup";
@@ -37,25 +38,25 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("v2_cpu_goes_and_comes_beside_a_stopped_server", often).needs(NEEDS).timeout(240),
 ];
 
-/// Brings the CPU back when dropped, for the tests that follow.
+/// Brings the CPU back when dropped, for later tests.
 struct Back;
 
 impl Drop for Back {
     fn drop(&mut self) {
-        // Fails if it never went.
+        // Fails if the CPU never went offline.
         let _there_already = std::fs::write(ONLINE, "1");
     }
 }
 
-/// Writes to a file of the kernel in a thread of its own. If that takes too long, `answer` is called, so that the write and
-/// with it the test can end, and the test has failed.
+/// Writes to a file of the kernel in a separate thread. If that takes too long, it calls `answer`, so that
+/// the write and the test can end, and the test fails.
 fn switch(path: &'static str, text: &'static str, answer: impl FnOnce()) {
     let writer = std::thread::spawn(move || std::fs::write(path, text));
     finish(&format!("\"{text}\" to be written to {path}"), writer, answer)
         .unwrap_or_else(|error| panic!("write \"{text}\" to {path}: {error}"));
 }
 
-/// Waits for a thread. What keeps it is the request that `answer` answers.
+/// Waits for a thread. The request that `answer` answers may block it.
 fn finish<T>(what: &str, thread: JoinHandle<T>, answer: impl FnOnce()) -> T {
     let mut patience = Patience::seconds(20);
     while !thread.is_finished() && !patience.over() {
@@ -70,7 +71,7 @@ fn finish<T>(what: &str, thread: JoinHandle<T>, answer: impl FnOnce()) -> T {
     result
 }
 
-/// Reads a block on the CPU that will go, and with it on its queue.
+/// Reads a block on the CPU that will go offline, and so on its queue.
 fn read_there(path: &Path) -> JoinHandle<Result<usize, Errno>> {
     let path = path.to_owned();
     std::thread::spawn(move || {
@@ -81,7 +82,7 @@ fn read_there(path: &Path) -> JoinHandle<Result<usize, Errno>> {
     })
 }
 
-/// A server in a process of its own, for a disk of two queues, and one who looks on.
+/// A server in a separate process, for a disk with two queues, and an observer.
 fn spawn(context: &Context, name: &str) -> (Spawned, Observer) {
     let mut child = context.spawn("/proc/self/exe", &["--serve-v2", "ram", name, "2", "1"]);
     wait_until(20, "the server to serve", || {
@@ -91,14 +92,15 @@ fn spawn(context: &Context, name: &str) -> (Spawned, Observer) {
     (child, control().observe(name).expect("observe"))
 }
 
-/// Waits until the queue of the CPU that will go has so many requests.
+/// Waits until the queue of that CPU has this many requests.
 fn outstanding(observer: &Observer, count: usize) {
     wait_until(20, "the request to be on the queue of its CPU", || {
         observer.requests(QUEUE, Duration::ZERO).expect("requests").len() == count
     });
 }
 
-/// What needs the lock of the set of CPUs: a device is made, started and destroyed, and a process changes its group.
+/// Calls that need the lock of the set of CPUs: a device is created, started and destroyed, and a process
+/// changes its group.
 fn life_goes_on() {
     let disk = Disk::create(&plain("beside").queues(2));
     disk.server.start().expect("start");
@@ -131,8 +133,8 @@ fn stopped(context: &mut Context) {
     assert!(child.wait(20).success(), "{}", child.stderr());
 }
 
-/// The server is dead, and nobody follows it within the grace before the CPU is gone. Its successor starts without that CPU, and
-/// answers.
+/// The server is dead, and no server attaches within the grace before the CPU is offline. The successor
+/// starts without that CPU, and answers.
 fn dead(context: &mut Context) {
     context.load_module("");
     let _groups = Mounted::new("cgroup", GROUPS, "cgroup2", "");
@@ -159,7 +161,7 @@ fn dead(context: &mut Context) {
     disk.destroy_and_join(serving);
 }
 
-/// Writes and reads all the time, each thread in a part of its own, and requests go on whichever CPUs there are.
+/// Writes and reads all the time, each thread in its own part, and requests continue on any CPUs.
 fn under_load(context: &mut Context) {
     context.load_module("");
     let ram = Arc::new(Ram::new(16 * MIB).expect("memory"));
@@ -206,7 +208,7 @@ fn under_load(context: &mut Context) {
     disk.destroy_and_join(serving);
 }
 
-/// The same CPU, again and again, with one request more of its queue unanswered each time.
+/// The same CPU repeatedly, with one more unanswered request of its queue each time.
 fn often(context: &mut Context) {
     context.load_module("");
     let (mut child, observer) = spawn(context, "often");

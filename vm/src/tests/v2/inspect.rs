@@ -213,5 +213,5 @@ fn read_while_devices_go(context: &mut Context) {
     }
     ends.store(true, Ordering::Relaxed);
     let reads: u64 = readers.into_iter().map(|reader| reader.join().expect("a reader")).sum();
-    assert!(reads > 0, "nobody read anything");
+    assert!(reads > 0, "the readers read nothing");
 }

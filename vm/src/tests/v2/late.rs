@@ -255,7 +255,7 @@ fn stopped_round(context: &Context, policy: DeadlinePolicy) {
             for write in writes {
                 assert_eq!(write.join().expect("writer"), Ok(4096));
             }
-            assert_eq!(stats().stale, 0, "it was to be stopped until now");
+            assert_eq!(stats().stale, 0, "the server should have been stopped until now");
             go_on(&mut child);
             // It notices that it was sent away.
             assert!(child.wait(20).success(), "{}", child.stderr());
@@ -266,7 +266,7 @@ fn stopped_round(context: &Context, policy: DeadlinePolicy) {
         }
     }
     wait_until(20, "its answer to be refused", || stats().stale >= 1);
-    assert_eq!(write(9).join().expect("writer"), Ok(4096), "it serves again");
+    assert_eq!(write(9).join().expect("writer"), Ok(4096), "the server serves again");
     control().destroy(name, true).expect("destroy");
     assert!(child.wait(20).success(), "{}", child.stderr());
 }
@@ -372,7 +372,7 @@ fn stuck(context: &mut Context) {
         let end = submitter.join().expect("submitter");
         assert!(matches!(end, Ok(4096) | Err(Errno::IO)), "{end:?}");
     }
-    assert_eq!(observer.requests(0, Duration::ZERO).expect("of what is gone"), []);
+    assert_eq!(observer.requests(0, Duration::ZERO).expect("of a device that is gone"), []);
 }
 
 /// Requests that take known times are counted in the buckets of those times.

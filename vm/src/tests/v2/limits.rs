@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A store that is full, and a process that may not do everything: each "no" is the submitter's error, or an error
-//! that says what is missing, and never a signal. Reading takes no memory.
+//! A full store, and a process with limits: each refusal reaches the submitter as an error, or the caller as
+//! an error that names the resource, and never the server as a signal. Reads allocate no memory.
 
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -34,10 +34,10 @@ pub(super) const TESTS: &[Test] = &[
 ];
 
 const MIB: u64 = 1 << 20;
-/// What a request of these tests has.
+/// Length of a request in these tests.
 const CHUNK: usize = 65536;
 
-/// A backend that passes what is written on to a pipe that has no reader.
+/// A backend that writes its data to a pipe without a reader.
 #[derive(Debug)]
 struct Piped(std::io::PipeWriter);
 
@@ -60,7 +60,7 @@ fn limit(resource: Resource, most: u64) -> Result<(), Errno> {
     setrlimit(resource, Rlimit { current: Some(most), maximum: getrlimit(resource).maximum })
 }
 
-/// What the guest program does as `--serve-limited KIND NAME ...`. Prints `serving` when the node is there.
+/// The role `--serve-limited KIND NAME ...`. Prints `serving` when the node exists.
 pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
     let ready = |_: &Path| println!("serving");
     let [kind, name, rest @ ..] = arguments else { return Err("usage: KIND NAME ...".into()) };
@@ -78,7 +78,7 @@ pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>>
             builder.serve_then(&FileOptions::default().open(Path::new(file))?, ready)?;
         }
         ("pipe", []) => {
-            // As in a program that is not of Rust.
+            // As in a program in another language than Rust.
             sys::default_sigpipe()?;
             let (reader, writer) = std::io::pipe()?;
             drop(reader);
@@ -126,7 +126,7 @@ fn write(name: &str, offset: u64) -> Result<usize, Errno> {
     write_in_thread(node(name), offset, offset, CHUNK).join().expect("the writer")
 }
 
-/// Reads a chunk; whether it is all zeros.
+/// Reads a chunk. Returns whether it is all zeros.
 fn read(name: &str, offset: u64) -> Result<bool, Errno> {
     let bytes = read_in_thread(node(name), offset, CHUNK).join().expect("the reader")?;
     Ok(bytes.len() == CHUNK && bytes.iter().all(|byte| *byte == 0))
@@ -144,7 +144,7 @@ fn end(name: &str, mut server: Spawned) {
 }
 
 const FILE: &str = "/run/memory/disk";
-/// Of the disk, whose file system has room for 16 MiB.
+/// Size of the disk, whose file system has room for 16 MiB.
 const SIZE: u64 = 64 * MIB;
 
 fn memory() -> Mounted {
@@ -155,8 +155,8 @@ fn used() -> u64 {
     std::fs::metadata(FILE).expect("the file").blocks()
 }
 
-/// What holds once there is no room: nothing fails but what needs room, and that with ENOSPC. Nothing is at `place` yet,
-/// and the first MiB is there.
+/// Checks a disk whose store is full: only operations that need room fail, with ENOSPC. `place` is unwritten,
+/// and the first MiB is written.
 fn use_what_is_full(server: &mut Spawned, name: &str, place: u64) {
     assert_eq!(write(name, place), Err(Errno::NOSPC));
     assert_eq!(range_ioctl(&node(name), raw::BLKZEROOUT, 40 * MIB, MIB), Err(Errno::NOSPC));
@@ -183,7 +183,7 @@ fn full_of_zeroes(context: &mut Context) {
     lives(&mut server);
     use_what_is_full(&mut server, "tight", 50 * MIB);
     end("tight", server);
-    // The next server finds it full.
+    // The next server also finds the store full.
     let mut server = start(context, &["shared", "next", FILE, "64"]);
     assert_eq!(read("next", 63 * MIB), Ok(true));
     use_what_is_full(&mut server, "next", 52 * MIB);
@@ -197,14 +197,14 @@ fn full_of_writes(context: &mut Context) {
     let mut server = start(context, &["shared", "tight", FILE, "64"]);
     let mut random = context.random("places");
     let chunks = SIZE / CHUNK as u64;
-    // Every other chunk, from a place that the seed chooses on.
+    // Every other chunk, from a random one on.
     let first = random.below(chunks);
     let ends: Vec<_> =
         (0..chunks / 2).map(|index| write("tight", (first + 2 * index) % chunks * CHUNK as u64)).collect();
     let written = ends.iter().filter(|end| **end == Ok(CHUNK)).count();
     context.say(&format!("{written} of {} chunks of 64 KiB found room", ends.len()));
     assert!(ends.iter().all(|end| [Ok(CHUNK), Err(Errno::NOSPC)].contains(end)), "{ends:?}");
-    // Less than 16 MiB by what the file system itself and the first page take.
+    // 16 MiB, less the file system's own data and the first page.
     assert!((200..=256).contains(&written), "{written} chunks");
     lives(&mut server);
     for chunk in 0..chunks {
@@ -214,7 +214,8 @@ fn full_of_writes(context: &mut Context) {
     memory.unmount();
 }
 
-/// Huge pages cannot be written by a call, and run out by a signal: they are refused.
+/// hugetlbfs files cannot be written by a system call, and a full hugetlbfs causes a signal, so they are
+/// refused.
 fn huge_pages(context: &mut Context) {
     context.load_module("");
     let memory = Mounted::new("none", "/run/memory", "hugetlbfs", "");
@@ -226,7 +227,7 @@ fn huge_pages(context: &mut Context) {
     memory.unmount();
 }
 
-/// A sparse file that its file system has no room for.
+/// A sparse file on a file system without room for its data.
 fn full_file_system(context: &mut Context) {
     context.load_module("");
     let memory = memory();
@@ -262,14 +263,14 @@ fn reading_shared(context: &mut Context) {
     memory.unmount();
 }
 
-/// KiB of page tables that this process has.
+/// KiB of page tables of this process.
 fn page_tables() -> u64 {
     let status = read_trimmed("/proc/self/status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmPTE:")).expect("a line");
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// Nor does it take page tables, which are never given back.
+/// Reads do not allocate page tables either, which the kernel would never free.
 fn reading_own(context: &mut Context) {
     const PLACES: u64 = 2048;
     context.load_module("");
@@ -291,7 +292,7 @@ fn reading_own(context: &mut Context) {
     }
     let grown = page_tables() - before;
     context.say(&format!("reading one block of each of {PLACES} places took {grown} KiB of page tables"));
-    // Each place would take 4 KiB.
+    // Each place would allocate 4 KiB.
     assert!(grown < PLACES / 2, "{grown} KiB of page tables");
     drop(node);
     disk.destroy_and_join(serving);
@@ -306,7 +307,7 @@ fn file_size(context: &mut Context) {
     let mut server = start(context, &["file-within", "within", file, &most]);
     assert_eq!(write("within", 0), Ok(CHUNK));
     for round in 0..3 {
-        // Wholly and partly behind the limit.
+        // Completely and partly beyond the limit.
         assert_eq!(write("within", 8 * MIB), Err(Errno::IO), "round {round}");
         assert_eq!(write("within", 4 * MIB - 4096), Err(Errno::IO), "round {round}");
         lives(&mut server);
@@ -344,7 +345,7 @@ fn broken_pipe(context: &mut Context) {
     end("piped", server);
 }
 
-/// A process that may not do what serving needs says what that is, and leaves no device behind.
+/// If a limit prevents serving, the error names the limit, and no device is left.
 fn limits_are_named(context: &mut Context) {
     context.load_module("");
     let file = "/tmp/file";
@@ -365,7 +366,8 @@ fn limits_are_named(context: &mut Context) {
     }
 }
 
-/// A server that was started from a terminal dies with it, like any program: the disk waits for the next one.
+/// A server that was started from a terminal dies with the terminal, like any program; the disk waits for the
+/// next server.
 fn hang_up(context: &mut Context) {
     context.load_module("");
     let memory = memory();

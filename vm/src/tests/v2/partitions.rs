@@ -30,7 +30,7 @@ const BLKPG: u32 = 0x1269;
 const BLKPG_ADD_PARTITION: u32 = 1;
 const BLKPG_DEL_PARTITION: u32 = 2;
 
-/// A table of so many partitions of 8 MiB, the first of which begins at 1 MiB.
+/// A table of this many partitions of 8 MiB, the first of which begins at 1 MiB.
 fn partition_table(count: usize) -> [u8; 512] {
     let mut table = [0; 512];
     for (entry, start) in (0..count).zip((2048_u32..).step_by(16384)) {

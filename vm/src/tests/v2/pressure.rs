@@ -83,8 +83,8 @@ pub(crate) fn hog_role(left: &str) -> Result<(), Box<dyn std::error::Error>> {
     }
 }
 
-/// What the guest program does as `--swapper MIB ROUNDS`: fills so much memory, more than there is, and reads all of
-/// it and changes it so often. Prints what was wrong, or `right`.
+/// The role `--swapper MIB ROUNDS`: fills more memory than the guest has, then reads and changes all of it
+/// ROUNDS times. Prints `right`, or what was wrong.
 pub(crate) fn swapper_role(mib: &str, rounds: &str) -> Result<(), Box<dyn std::error::Error>> {
     let (mib, rounds): (usize, u64) = (mib.parse()?, rounds.parse()?);
     std::fs::write("/proc/self/oom_score_adj", "500")?;
@@ -220,8 +220,8 @@ fn compare(path: &Path, mut stream: Random, mib: u64) {
     assert_eq!(file.read(&mut chunk).expect("read the end"), 0, "{} is too long", path.display());
 }
 
-/// The system swaps on a disk whose store is a device of its own, and whose server is locked into memory. All of it
-/// ends, and every page comes back as it was.
+/// The system swaps to a disk whose store is a separate device, and whose server is locked into memory. All
+/// rounds end, and every page comes back unchanged.
 fn swap(context: &mut Context) {
     const MEMORY: u64 = 600;
     const ROUNDS: &str = "2";

@@ -124,7 +124,7 @@ fn killed(context: &mut Context) {
     assert!((0..WRITES).all(|index| store.has(index * 8192, index)), "a write was lost");
     let write = write_in_thread(path.to_owned(), 0, 77, 4096);
     let request = server.fetch_one();
-    assert_eq!(request.flags() & MAYBE, 0, "nobody else had this one");
+    assert_eq!(request.flags() & MAYBE, 0, "no other server held this request");
     store.carry_out(&mut server, &request);
     assert_eq!(write.join().expect("writer"), Ok(4096));
     assert!(store.has(0, 77));
@@ -208,7 +208,7 @@ fn asks_first(context: &mut Context) {
     assert_eq!(
         refused(control().create(&plain("asked"))),
         Errno::EXIST,
-        "the name is taken until it is gone"
+        "the name is in use until the device is gone"
     );
     let second = server.fetch_one();
     for request in [first, second] {
@@ -228,7 +228,7 @@ fn asks_first(context: &mut Context) {
     disk.destroy_and_join(serving);
     let mut stored = vec![0; data.len()];
     ram.read(MIB, &mut stored).expect("read");
-    assert!(stored == data, "what was dirty is lost");
+    assert!(stored == data, "dirty data is lost");
     drop(node);
 }
 

@@ -200,7 +200,7 @@ fn killed(context: &mut Context, kind: &str) {
         });
         start(context, kind, "follow", "0")
     });
-    assert!(again > 0, "no server had anything when it died");
+    assert!(again > 0, "no server held a request when it died");
 }
 
 fn taken_over(context: &mut Context, kind: &str) {

@@ -304,7 +304,7 @@ fn queues_apart(context: &mut Context) {
         assert_eq!(requests.len(), 1);
         assert_eq!(requests[0].queue(), queue);
         let (others, _) = server.try_fetch(1 - queue, 4, 0, 0);
-        assert!(others.is_empty(), "it came to the other queue, too");
+        assert!(others.is_empty(), "the request came to the other queue, too");
         server.complete(&requests[0]);
         assert!(read.join().expect("thread").is_ok());
     }

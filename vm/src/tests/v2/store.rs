@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A disk has the properties of its store: block size, alignment, whether it can be written, discards, seeks, has a
-//! cache. Stores are files of several file systems, and block devices with sectors of 512 and of 4096 bytes.
+//! A disk has the properties of its store: block size, alignment, read-only, discard, rotational, cache.
+//! Stores are files on several file systems, and block devices with sectors of 512 and of 4096 bytes.
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
@@ -49,7 +49,7 @@ pub(super) const TESTS: &[Test] = &[
 const MIB: u64 = 1 << 20;
 const LOOP: &str = "/dev/loop0";
 
-/// A loop device whose bytes are in memory.
+/// A loop device with its data in memory.
 #[derive(Debug)]
 struct Loop {
     base: Mounted,
@@ -74,7 +74,8 @@ fn blocks_of(file: &FileDisk) -> u32 {
     file.capabilities().logical_block_size
 }
 
-/// The conformance suite on a disk with this store; all but what the block layer keeps away must be checked.
+/// Runs the conformance suite on a disk with this store. Only the checks that the block layer prevents may be
+/// skipped.
 fn conform(context: &Context, file: FileDisk) {
     let block = blocks_of(&file).to_string();
     let builder = Builder::new("store").partition_scan(false);
@@ -89,7 +90,7 @@ fn conform(context: &Context, file: FileDisk) {
     assert_eq!(skipped, ["outside"]);
 }
 
-/// Blocks that are written, zeroed and discarded one by one, at places that the seed chooses.
+/// Blocks that are written, zeroed and discarded one by one, at random places.
 fn use_each_block(context: &Context, file: FileDisk) {
     const BLOCKS: usize = 16;
     let (size, block) = (file.size(), blocks_of(&file) as usize);
@@ -124,7 +125,7 @@ fn use_each_block(context: &Context, file: FileDisk) {
     disk.destroy_and_join(serving);
 }
 
-/// A sparse file says nothing about its file system's units until blocks are allocated.
+/// A sparse file shows the unit of its file system only when blocks are allocated.
 fn direct_on_4096(context: &mut Context, kind: &str, make: &[&str]) {
     context.load_module("");
     context.load_kernel_module(kind, "");
@@ -138,7 +139,7 @@ fn direct_on_4096(context: &mut Context, kind: &str, make: &[&str]) {
         assert_eq!((blocks_of(&file), file.size()), (4096, 32 * MIB), "{name}");
         use_each_block(context, file);
     }
-    // What is shorter than a block is no disk.
+    // A file shorter than a block cannot be a disk.
     let path = mounted.path().join("short");
     std::fs::write(&path, [1; 1000]).expect("write");
     let refused = FileOptions::default().direct(true).open(&path).expect_err("shorter than a block");
@@ -168,7 +169,7 @@ fn device_of_4096(context: &mut Context, direct: bool) {
     device.end();
 }
 
-/// A file system has no direct I/O, or says so of a file: the disk must not promise it.
+/// If a file system reports that a file has no direct I/O, the disk must not use it.
 fn without_direct(context: &mut Context) {
     context.load_module("");
     context.load_kernel_module("ext4", "");
@@ -198,7 +199,7 @@ fn without_direct(context: &mut Context) {
     device.end();
 }
 
-/// Blocks smaller than the store's are refused wherever they are asked for.
+/// Blocks smaller than the store's are refused everywhere.
 fn smaller_blocks(context: &mut Context) {
     context.load_module("");
     let device = Loop::new(context, 16, &["-b", "4096"]);
@@ -214,7 +215,7 @@ fn smaller_blocks(context: &mut Context) {
     let refused = control().create(&builder.clone().for_backend(&file).logical_block_size(512)).map(drop);
     let said = refused.expect_err("smaller than the backend's").to_string();
     assert!(said.contains("logical block size 512 is smaller than the backend's, 4096"), "{said}");
-    // A device that was made for another store.
+    // A device that was created for another store.
     let server = control().create(&builder.size_bytes(16 * MIB)).expect("create");
     let ended = server.serve(&file, &ServeOptions::default(), &StopToken::new());
     let said = ended.expect_err("the device lets smaller blocks through").to_string();
@@ -224,7 +225,7 @@ fn smaller_blocks(context: &mut Context) {
     device.end();
 }
 
-/// udev looks at a device with a shared lock, programs that make partitions with an exclusive one.
+/// udev probes a device with a shared lock, and partitioning programs use an exclusive one.
 fn waits_for_a_look(context: &mut Context) {
     context.load_module("");
     context.load_kernel_module("brd", "rd_nr=1 rd_size=16384");
@@ -250,7 +251,7 @@ fn waits_for_a_look(context: &mut Context) {
     }
 }
 
-/// Who does not let go is named.
+/// The error names a process that keeps its lock.
 fn names_the_holder(context: &mut Context) {
     context.load_module("");
     context.load_kernel_module("brd", "rd_nr=1 rd_size=16384");
@@ -273,7 +274,7 @@ fn wait_for_server(server: &mut Spawned) {
     });
 }
 
-/// A store that cannot be written makes a disk that cannot.
+/// A read-only store makes a read-only disk.
 fn read_only(context: &mut Context) {
     context.load_module("");
     let device = Loop::new(context, 16, &["-r"]);
@@ -290,7 +291,7 @@ fn read_only(context: &mut Context) {
         let refused = control().create(&builder.clone().for_backend(&file).read_only(false)).map(drop);
         let said = refused.expect_err("it cannot be written").to_string();
         assert!(said.contains("does not suit a backend that cannot be written"), "{said}");
-        // One that was made for another store.
+        // A device that was created for another store.
         let server = control().create(&builder.clone().size_bytes(16 * MIB)).expect("create");
         let ended = server.serve(&file, &ServeOptions::default(), &StopToken::new());
         let said = ended.expect_err("it cannot be written").to_string();
@@ -311,7 +312,7 @@ fn read_only(context: &mut Context) {
     device.end();
 }
 
-/// The store seeks: a whole device, a partition, a file.
+/// A rotational store: a whole device, a partition, a file.
 fn seeks(context: &mut Context) {
     context.load_module("");
     context.load_kernel_module("ext4", "");
@@ -352,7 +353,8 @@ fn assert_rotational(file: FileDisk, store: &str, rotational: &str) {
     disk.destroy_and_join(serving);
 }
 
-/// Where discards do nothing none are offered; where they do, with the store's granularity, and space comes back.
+/// A disk offers discards only if the store supports them, with the store's granularity, and then they free
+/// space.
 fn without_discard(context: &mut Context) {
     context.load_module("");
     context.load_kernel_module("ext4", "");
@@ -360,7 +362,7 @@ fn without_discard(context: &mut Context) {
     let path = plain.path().join("file");
     std::fs::write(&path, vec![7; 1 << 20]).expect("write");
     let file = FileOptions::default().open(&path).expect("open");
-    // Nothing fails for it: zeros are written where no hole can be made.
+    // They do not fail: zeros are written if no hole can be punched.
     assert_eq!(file.discard(512, 1024), Ok(()));
     let builder = Builder::new("holes").partition_scan(false);
     let (disk, serving) = Disk::serve(&builder, &Arc::new(file), threads(1));
@@ -383,7 +385,7 @@ fn without_discard(context: &mut Context) {
         let (disk, serving) = Disk::serve(&builder, &file, threads(1));
         assert_eq!(disk.server.created().discard_granularity.to_string(), block);
         assert_ne!(disk.setting("queue/discard_max_bytes"), "0");
-        // No piece is too small to be taken.
+        // No piece is too small.
         assert_eq!(discard(&disk.path(), 512, 512), Ok(()));
         disk.destroy_and_join(serving);
         drop(file);
@@ -406,7 +408,8 @@ fn without_discard(context: &mut Context) {
     device.end();
 }
 
-/// A store that is written through needs no flushes, unless the page cache is between; a device that grows is followed.
+/// A write-through store needs no flushes, unless the page cache is in between. The disk follows the size of
+/// a growing device.
 fn cache_and_size(context: &mut Context) {
     context.load_module("");
     context.load_kernel_module("brd", "rd_nr=1 rd_size=16384");

@@ -52,7 +52,7 @@ fn mirrors(context: &mut Context) {
         (0..MIRRORS).map(|index| write_in_thread(mirror(index), 0, index as u64, 4096)).collect();
     wait_until(60, "all writes", || (0..MIRRORS).all(|index| outstanding(index) > 0));
     destroy(0..MIRRORS);
-    assert_eq!(ends(writes), [Ok(4096); MIRRORS], "the other half was there");
+    assert_eq!(ends(writes), [Ok(4096); MIRRORS], "the other half was written");
     for index in 0..MIRRORS {
         let read = read_in_thread(mirror(index), 0, 4096).join().expect("reader").expect("data");
         assert_eq!(read[..8], (index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
