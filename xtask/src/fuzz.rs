@@ -41,7 +41,7 @@ const FLAGS: [&str; 7] = [
     "-Ccodegen-units=1",
 ];
 
-/// Runs every target for so long, with a new seed.
+/// Runs every target for this many minutes, with a new seed.
 pub(crate) fn all(minutes: u64) -> Result<()> {
     run(&Arguments { target: None, minutes, seed: None, merge: false })
 }

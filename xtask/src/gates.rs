@@ -27,7 +27,7 @@ use crate::{narrate, paths};
 const ALLOWED: &[&str] = &["__x86_return_thunk", "memcpy", "memmove", "memset", "memcmp", "bcmp"];
 /// Largest stack frame of a Rust function, in bytes. Kbuild checks the same for C.
 const MAX_FRAME: u64 = 1024;
-/// The same where KASAN keeps its distance between variables.
+/// The same for kernels with KASAN, which keeps distances between variables.
 const MAX_FRAME_KASAN: u64 = 2048;
 
 /// Runs a tool of binutils on a file and returns its output.
@@ -85,12 +85,17 @@ fn exports(root: &Path) -> Result<Vec<String>> {
     Ok(text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
 
-/// rustc reads the stack's canary at `%gs:40`. Newer kernels keep it elsewhere, and a function that reads it there would
-/// report a smashed stack sooner or later. So no function may have a stack protector, or read per-CPU data.
+/// rustc reads the stack canary at `%gs:40`. Newer kernels keep it elsewhere, and a function that reads it
+/// there would report a smashed stack sooner or later. So no function may have a stack protector, or read
+/// per-CPU data.
 fn stack_protector(object: &Object<'_>) -> Result<String> {
     let table = run_tool("nm", &["--undefined-only", "--format=just-symbols"], object.path)?;
     let asked = table.lines().map(str::trim).find(|name| name.starts_with("__stack_chk"));
-    ensure!(asked.is_none(), "the Rust object wants {}: it has a stack protector", asked.unwrap_or_default());
+    ensure!(
+        asked.is_none(),
+        "the Rust object refers to {}: it has a stack protector",
+        asked.unwrap_or_default()
+    );
     let text = run_tool("objdump", &["--disassemble", "--no-show-raw-insn"], object.path)?;
     for Instruction { function, text, .. } in disassemble(&text) {
         let per_cpu = ["%gs:", "%fs:"].iter().any(|segment| text.contains(segment));
@@ -99,7 +104,7 @@ fn stack_protector(object: &Object<'_>) -> Result<String> {
     Ok("none, and no per-CPU data".to_owned())
 }
 
-/// The object calls KASAN if and only if the kernel has it.
+/// The object calls KASAN if and only if the kernel has KASAN.
 fn kasan(object: &Object<'_>) -> Result<String> {
     let table = run_tool("nm", &["--undefined-only", "--format=just-symbols"], object.path)?;
     let count = table.lines().filter(|name| name.trim().starts_with("__asan_")).count();

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Says what goes on while nothing else is said.
+//! Prints what a command does while there is no other output.
 //!
-//! Work that may take seconds is told with [`doing`]; what prints results tells so with [`said`]. When nothing was printed for
-//! [`QUIET`], a line says what each thread is at, and for how long. So no command is silent for more than five seconds.
+//! [`doing`] announces work that may take seconds, and [`said`] that something was printed. If nothing was
+//! printed for [`QUIET`], a line shows the work of each thread and its time. So no command is silent for more
+//! than five seconds.
 
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-/// How long it may be quiet.
+/// Longest silence.
 const QUIET: Duration = Duration::from_secs(4);
-/// How often that is looked at.
+/// Time between two checks.
 const PERIOD: Duration = Duration::from_millis(250);
 
 struct Work {
@@ -36,7 +37,7 @@ fn state() -> MutexGuard<'static, State> {
 /// Work of this thread, until it is dropped.
 pub(crate) struct Doing(u64);
 
-/// Begins some work: "building this". What the thread began before waits for it.
+/// Begins some work: "building this". It interrupts the thread's previous work.
 pub(crate) fn doing(what: impl Into<String>) -> Doing {
     static NARRATOR: Once = Once::new();
     NARRATOR.call_once(|| {
@@ -53,27 +54,27 @@ pub(crate) fn doing(what: impl Into<String>) -> Doing {
     let mut state = state();
     let (number, now) = (state.next, Instant::now());
     state.next += 1;
-    // What was printed before is seen.
+    // Earlier output counts.
     state.said.get_or_insert(now);
     let (what, detail) = (what.into(), String::new());
     state.works.push(Work { number, thread: thread::current().id(), what, detail, since: now });
     Doing(number)
 }
 
-/// Something was printed.
+/// Records that something was printed.
 pub(crate) fn said() {
     state().said = Some(Instant::now());
 }
 
 impl Doing {
-    /// It goes on with something else, from now on.
+    /// Replaces the description of the work.
     pub(crate) fn next(&self, what: impl Into<String>) {
         self.change(|work| {
             (work.what, work.detail, work.since) = (what.into(), String::new(), Instant::now());
         });
     }
 
-    /// How far it is.
+    /// Sets the progress of the work.
     pub(crate) fn detail(&self, detail: impl Into<String>) {
         self.change(|work| work.detail = detail.into());
     }
@@ -98,7 +99,7 @@ impl State {
         if self.said.is_none_or(|said| now.saturating_duration_since(said) < QUIET) {
             return Vec::new();
         }
-        // The last that each thread has begun; a thread that waits for others has begun the very first.
+        // The newest work of each thread. A thread that waits for others began the oldest work.
         let mut current: Vec<&Work> = Vec::new();
         for work in &self.works {
             current.retain(|other| other.thread != work.thread);

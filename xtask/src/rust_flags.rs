@@ -176,7 +176,8 @@ pub(crate) fn flags(config: &Config, core: Core) -> Result<Vec<String>> {
     Ok(flags)
 }
 
-/// The flags that instrument memory accesses, as `scripts/Makefile.kasan` does for the kernel's own Rust code.
+/// The flags that instrument memory accesses, the same as in `scripts/Makefile.kasan` for the kernel's own
+/// Rust code.
 fn kasan(config: &Config, core: Core) -> Result<Vec<String>> {
     ensure!(
         config.is_set("KASAN_GENERIC"),
@@ -184,10 +185,10 @@ fn kasan(config: &Config, core: Core) -> Result<Vec<String>> {
     );
     ensure!(
         core == Core::Source,
-        "the target kernel uses KASAN, for which core must be compiled from its source, which cannot be had"
+        "the target kernel uses KASAN, which needs the source of core, and the source is not available"
     );
     let offset = config.value("KASAN_SHADOW_OFFSET").context("CONFIG_KASAN_SHADOW_OFFSET is unset")?;
-    // Functions with more accesses than this call the kernel for each of them.
+    // Functions with more accesses than this call the kernel for each access.
     let threshold = if config.is_set("KASAN_INLINE") { "10000" } else { "0" };
     let stack =
         if config.is_set("KASAN_STACK") || config.value("KASAN_STACK") == Some("1") { "1" } else { "0" };

@@ -52,7 +52,7 @@ pub(crate) fn build(kdir: &Path, faults: bool, root: &Path, out: &Path) -> Resul
     build_with(kdir, faults, root, out, &[])
 }
 
-/// As [`build`], with more flags for rustc, against a `core` compiled with them too.
+/// Like [`build`], with more flags for rustc, and a `core` compiled with the same flags.
 pub(crate) fn build_with(
     kdir: &Path,
     faults: bool,

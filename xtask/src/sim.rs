@@ -13,7 +13,7 @@ pub(crate) struct Arguments {
     arguments: Vec<String>,
 }
 
-/// A run of so many steps, with a new seed.
+/// A run of this many steps, with a new seed.
 pub(crate) fn steps(steps: u64) -> Result<()> {
     run(&Arguments { arguments: vec!["--steps".to_owned(), steps.to_string()] })
 }

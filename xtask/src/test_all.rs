@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask test-all`, behind `make test-all`: what takes too long for each run of `make test`, in parts.
+//! `cargo xtask test-all`, behind `make test-all`: the tests that are too long for each run of `make test`,
+//! in parts.
 //!
-//! A part takes at most 40 minutes on two processors that have nothing else to do. Each ends with a row for the table
-//! of last runs in docs/testing.md, which has one row for each part.
+//! A part takes at most 40 minutes on two idle processors. Each part ends with its row for the table of last
+//! runs in docs/testing.md.
 
 use std::fs;
 use std::process::Command;
@@ -13,7 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::tally::Tally;
 use crate::{command, fuzz, narrate, paths, setup, sim, vm};
 
-/// Where the table of last runs is.
+/// File with the table of last runs.
 const TABLE: &str = "docs/testing.md";
 
 /// Arguments of the command.
@@ -34,17 +35,17 @@ struct Part {
     work: Work,
 }
 
-/// What a part does.
+/// The work of a part.
 enum Work {
-    /// `cargo xtask vm` with these words.
+    /// `cargo xtask vm` with these arguments.
     Vm(&'static [&'static str]),
     /// These tests on the debug kernel.
     Debug(&'static [&'static str]),
-    /// All others on the debug kernel.
+    /// All other tests on the debug kernel.
     DebugRest,
-    /// The simulator, for so many steps.
+    /// The simulator, for this many steps.
     Sim(u64),
-    /// Each fuzz target, for so many minutes.
+    /// Each fuzz target, for this many minutes.
     Fuzz(u64),
 }
 
@@ -52,7 +53,7 @@ const fn part(name: &'static str, what: &'static str, work: Work) -> Part {
     Part { name, what, work }
 }
 
-/// What the parts for the debug kernel run, by beginnings of names; the last of these parts has what no other has.
+/// Name prefixes of the tests in the parts for the debug kernel. The last of these parts has all other tests.
 const DEBUG_LIFE: &[&str] = &["v2_t*", "v2_d*", "v2_c*", "v2_a*", "v2_b*"];
 const DEBUG_DEATHS: &[&str] = &["v2_k*", "v2_l*", "v2_fa*", "v2_fl*", "v2_s*"];
 const DEBUG_FAILURES: &[&str] = &["fail_nth_*", "ioctl_fuzz", "kasan_*"];
@@ -93,7 +94,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     for wanted in &arguments.parts {
         ensure!(
             PARTS.iter().any(|part| part.name == wanted),
-            "there is no part {wanted}: there are {}",
+            "unknown part {wanted}: the parts are {}",
             names()
         );
     }
@@ -154,13 +155,13 @@ fn table() -> Result<String> {
     fs::read_to_string(paths::root().join(TABLE)).with_context(|| format!("read {TABLE}"))
 }
 
-/// What the table says of a part: commit, date, result.
+/// The table's row of a part: commit, date, result.
 fn last_run<'a>(table: &'a str, part: &str) -> Option<&'a str> {
     let start = format!("| `{part}` | ");
     table.lines().find_map(|line| line.strip_prefix(start.as_str())?.strip_suffix(" |"))
 }
 
-/// The commit that is checked out; with a plus if there is more.
+/// The checked-out commit; with a plus if there are uncommitted changes.
 fn commit() -> Result<String> {
     let git = |words: &[&str]| -> Result<String> {
         let output = command::finish(Command::new("git").current_dir(paths::root()).args(words))?;
@@ -174,7 +175,7 @@ fn today() -> Result<String> {
     let output = command::finish(Command::new("date").args(["-u", "+%F"]))?;
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     if text.is_empty() {
-        bail!("`date` says nothing");
+        bail!("`date` prints nothing");
     }
     Ok(text)
 }

@@ -252,8 +252,8 @@ fn c_programs(target: &Path) -> Result<Vec<PathBuf>> {
     Ok(vec![program])
 }
 
-/// What runs the virtual machines: tried once, with the first kernel, and said. `ZOSBD2_ACCEL=kvm` or `tcg` decides
-/// without a try.
+/// What runs the virtual machines: determined once, with the first kernel, and printed. `ZOSBD2_ACCEL=kvm` or
+/// `tcg` decides without a trial.
 fn accel(kernel: &Kernel) -> Accel {
     static FOUND: OnceLock<Accel> = OnceLock::new();
     let find = || {
@@ -443,7 +443,7 @@ fn print(label: &str, line: &Line) {
     narrate::said();
 }
 
-/// What the machine is at, after this line.
+/// Updates the description of the machine's work after this line.
 fn tell(doing: &Doing, label: &str, line: &Line) {
     match line {
         Line::Hello(_) => doing.next(format!("[{label}] preparing the first test")),

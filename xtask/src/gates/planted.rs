@@ -38,7 +38,7 @@ pub(super) fn run(report: &mut Report, kdir: &Path) {
     report.gate("planted", "stack-protector", protected(kdir));
 }
 
-/// The object with a stack protector in each function.
+/// Builds the object with a stack protector in each function.
 fn protected(kdir: &Path) -> Result<String> {
     let out = paths::root().join("target/planted/stack-protector");
     fs::create_dir_all(&out).with_context(|| format!("create {}", out.display()))?;
