@@ -52,7 +52,7 @@ impl Default for FileOptions {
 }
 
 impl FileOptions {
-    /// Bypasses the page cache (`O_DIRECT`). The disk's blocks are then at least as large as the file needs.
+    /// Bypasses the page cache (`O_DIRECT`). The disk's blocks are then at least as large as the alignment of direct I/O on the file.
     #[must_use]
     pub fn direct(mut self, direct: bool) -> Self {
         self.direct = direct;
@@ -76,8 +76,8 @@ impl FileOptions {
         self
     }
 
-    /// Opens the file even while another server has it, in order to take over from that one, and from no other. The
-    /// lock is taken as soon as it can be had.
+    /// Opens the file although another server has it locked, to take over from that server and from no other. Takes
+    /// the lock as soon as it is free.
     #[must_use]
     pub fn successor(mut self, successor: bool) -> Self {
         self.successor = successor;
@@ -120,9 +120,10 @@ impl FileOptions {
         };
         let mut store = Store::ask(&file, self.direct).map_err(|problem| match problem {
             Problem::Io(source) => failed("look at")(source),
-            Problem::NotDirect => {
-                FileError::NotDirect { path: path.to_owned(), why: "its file system says so, of this file" }
-            }
+            Problem::NotDirect => FileError::NotDirect {
+                path: path.to_owned(),
+                why: "its file system reports so for this file",
+            },
         })?;
         if store.unit > MAX_BLOCK {
             return Err(FileError::Unit { path: path.to_owned(), needed: store.unit });
@@ -163,9 +164,10 @@ impl FileOptions {
             Err(error) if !self.read_only && is(&error, Errno::ROFS) && device() => open(false)
                 .map(|file| (file, true))
                 .map_err(|source| FileError::Io { operation: "open", path: path.to_owned(), source }),
-            Err(error) if self.direct && is(&error, Errno::INVAL) => {
-                Err(FileError::NotDirect { path: path.to_owned(), why: "its file system has no such thing" })
-            }
+            Err(error) if self.direct && is(&error, Errno::INVAL) => Err(FileError::NotDirect {
+                path: path.to_owned(),
+                why: "its file system does not support it",
+            }),
             Err(source) => Err(FileError::Io { operation: "open", path: path.to_owned(), source }),
         }
     }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Backends for zosbd2, and the suite that every backend has to pass.
+//! Backends for zosbd2, and the conformance suite that every backend must pass.
 //!
-//! | backend | keeps the bytes | discard | flush, FUA |
+//! | backend | stores the bytes | discard | flush, FUA |
 //! |---|---|---|---|
-//! | [`Null`] | nowhere: moves them and forgets them | yes | no volatile cache |
-//! | [`Ram`] | in memory, only those that were written | gives memory back | no volatile cache |
+//! | [`Null`] | nowhere: moves them only | yes | no volatile cache |
+//! | [`Ram`] | in memory, allocated on the first write | frees memory | no volatile cache |
 //! | [`FileDisk`] | in a file or block device | punches holes | `fdatasync`, `RWF_DSYNC` |
 //!
 //! [`conformance`] checks any [`Backend`](zosbd2::Backend), on the host or through its block device.

@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::FileError;
 use zosbd2::{Backend, Capabilities, Errno, MemoryError, Region, SparseMemory, Zero};
 
-/// A disk in memory that occupies only what was written and not discarded since. The kernel copies between it
+/// A disk in memory that occupies only pages that were written and not discarded since. The kernel copies between it
 /// and the submitter, so each byte is moved once. It is gone with the process, unless it is [shared](Self::shared).
 ///
 /// Requests that overlap and are under way at the same time may mix, as on a disk.
@@ -69,7 +69,7 @@ impl Backend for Ram {
     }
 
     fn secure_erase(&self, offset: u64, length: u64) -> Result<(), Errno> {
-        // Pages that are given back are cleared before anybody else sees them, but not at once.
+        // The kernel clears freed pages before anybody else sees them, but not at once.
         Backend::write_zeroes(&self.0, offset, length, Zero::default())?;
         Backend::discard(&self.0, offset, length)
     }

@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! A deterministic simulator: the real engine between a fake block layer and fake servers, under a virtual clock.
 //!
-//! One seed decides everything, so a failure is repeated by its seed. An [episode](world::episode) is the life of one
-//! device with [settings](settings::Settings) of its own.
+//! One seed decides everything, so the seed repeats a failure. An [episode](world::episode) is the life of one device
+//! with its own [settings](settings::Settings).
 //!
-//! | module | what it is |
+//! | module | contents |
 //! |---|---|
-//! | [`settings`] | what an episode is made of, and the defects that can be planted |
+//! | [`settings`] | the settings of an episode, and the defects that can be planted |
 //! | `block` | the fake block layer: tags, flush machinery, timer, submitters |
-//! | `device` | what the kernel's glue does with the device's lock held |
-//! | `server` | fake server processes: what they carry out, how they die |
-//! | `thread` | their threads, in and out of the glue's calls |
+//! | `device` | the work of the kernel's glue under the device lock |
+//! | `server` | fake server processes: how they carry out requests, and how they die |
+//! | `thread` | their threads, inside and outside the glue's calls |
 //! | `store` | their disk and caches |
 //! | `account` | what submitters may rely on |
-//! | [`world`] | who goes next, and the checks after each step |
+//! | [`world`] | the choice of the next actor, and the checks after each step |
 //!
-//! The engine is driven as the glue drives it: a step is one critical section, or what is done between two of them.
-//! So the simulator finds what goes wrong when something else happens in between; what happens within a critical
-//! section is for the tests of the engine.
+//! The simulator calls the engine as the glue does: a step is one critical section, or the code between two critical
+//! sections. So the simulator finds defects that need other events in between. The engine's own tests cover the code
+//! within a critical section.
 #![forbid(unsafe_code)]
 
 mod account;

@@ -15,12 +15,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Arguments of the command.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Which one; all if there is none
+    /// Target to run; all by default
     target: Option<String>,
     /// How long to run each, in minutes
     #[arg(long, default_value_t = 1)]
     minutes: u64,
-    /// Decides what is tried; the time if there is none
+    /// Seed of the inputs; the time by default
     #[arg(long)]
     seed: Option<u32>,
     /// Keep in fuzz/corpus/ what reaches something new, and only that

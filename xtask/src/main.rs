@@ -42,7 +42,7 @@ struct Arguments {
 enum Command {
     /// Write abi/include/zosbd2.h from the abi crate
     AbiGen(abi_gen::Arguments),
-    /// Check that the VM harness finds what it is there to find
+    /// Check that the VM harness finds failures
     SelfTest(self_test::Arguments),
     /// Install the host packages that building and testing need
     Setup(setup::Arguments),
@@ -60,7 +60,7 @@ enum Command {
     Gates(gates::Arguments),
     /// Run the glue's test on the host under Miri
     Miri,
-    /// Measure instructions per I/O, ours and the kernel's own devices'
+    /// Measure instructions per I/O of this project's devices and of others
     Bench(bench::Arguments),
     /// Show the RAM disk at work, from insmod to rmmod
     Demo(demo::Arguments),

@@ -39,7 +39,7 @@ const PACKAGES: [(&str, &str); 21] = [
 /// Arguments of the command.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Only say what is missing, and fail if anything is
+    /// Only list missing packages, and fail if there are any
     #[arg(long)]
     check: bool,
 }

@@ -19,7 +19,7 @@ const MAX_FAILURES: u32 = 20;
 /// Time between a failed fetch and the next one.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves `device` with `threads` workers until it is gone, no matter who destroys it.
+/// Serves `device` with `threads` workers until it is destroyed, by this process or another one.
 ///
 /// A request on `stop` destroys it by force through `control`. Returns the first error, if any, after all
 /// workers have ended. The device is gone then, unless every worker gave up because the kernel refused its

@@ -18,8 +18,8 @@ use std::time::Duration;
 pub use text::ParseFaultError;
 use zosbd2_abi::v2;
 
-/// A backend whose requests go wrong as planned, to test what is above it: the program, the file system, the
-/// application.
+/// A backend that injects planned faults into its requests, to test the code above the disk: the file system and
+/// the application.
 ///
 /// ```
 /// use zosbd2::{Action, Backend, Errno, Fault, Faulty, Operation, SparseMemory};
@@ -195,12 +195,13 @@ enum When {
 
 /// One thing that goes wrong, and the requests that it is for: all, unless it is told otherwise.
 ///
-/// In words, it is operations, then what is needed of range, choice and action, with colons between:
+/// As text, a fault is its operations, then an optional range, an optional choice and the action, separated by
+/// colons:
 /// `read:0-1M:nth=3:errno=EIO`.
 ///
 /// | part | values |
 /// |---|---|
-/// | operations | `any`, or of `read`, `write`, `discard`, `flush`, `write-zeroes`, `secure-erase` those that are meant, with `+` between |
+/// | operations | `any`, or some of `read`, `write`, `discard`, `flush`, `write-zeroes`, `secure-erase`, separated by `+` |
 /// | range | `FROM-TO` or `FROM-`, in bytes, or in units of 1024 with `K`, `M`, `G`, `T`, `P`, `E`; up to, not with, TO |
 /// | choice | `nth=N` or `share=S` |
 /// | action | `delay=TIME` (`s`, `ms`, `us`, `ns`), `errno=NAME` or its number, `short`, `drop`, `drop=after`, `duplicate`, `die`, `die=after` |

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! How a test is declared, and what it may need.
+//! Declaration of a test, and its requirements.
 
 use super::{Context, disk, fail_nth, modules, read_trimmed};
 use std::path::Path;

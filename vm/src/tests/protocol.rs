@@ -451,7 +451,7 @@ fn exiting_server(context: &mut Context) {
         assert_eq!(status.and_then(|status| status.code()), (round % 2 == 0).then_some(0));
         assert!(!std::path::Path::new(&format!("/proc/{}", server.id())).exists(), "a thread is left");
     }
-    // Nobody has it open any more.
+    // The node is closed.
     wait_until(10, "the node to be closed", || disk.control.destroy(disk.handle, false).is_ok());
 }
 
