@@ -75,7 +75,7 @@ fn attempt(qemu: &Path, kernel: &Path, limit: Duration) -> Result<(), String> {
         .arg("-kernel")
         .arg(kernel)
         .args(["-append", "console=ttyS0 earlyprintk=ttyS0 panic=-1 tsc=reliable no_timer_check"]);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut trial = Trial(command.spawn().map_err(|error| format!("{}: {error}", qemu.display()))?);
     let stdout = trial.0.stdout.take();
     let (sender, receiver) = mpsc::channel();
@@ -104,8 +104,16 @@ fn attempt(qemu: &Path, kernel: &Path, limit: Duration) -> Result<(), String> {
             return Ok(());
         }
     }
-    let last = last_line(&console).map_or("without a word".to_owned(), |line| format!("after {line:?}"));
-    Err(format!("QEMU ended {last}"))
+    let _ = trial.0.kill();
+    let mut errors = Vec::new();
+    if let Some(mut stderr) = trial.0.stderr.take() {
+        let _ = stderr.read_to_end(&mut errors);
+    }
+    // QEMU's first complaint is the cause.
+    let errors = String::from_utf8_lossy(&errors);
+    let cause = errors.lines().find(|line| !line.contains("warning:")).map(str::to_owned);
+    let cause = cause.or_else(|| last_line(&console)).unwrap_or_else(|| "nothing".to_owned());
+    Err(format!("QEMU ended, and said {cause:?}"))
 }
 
 fn last_line(console: &[u8]) -> Option<String> {
@@ -180,10 +188,13 @@ mod tests {
     fn a_qemu_that_ends_before_is_no_success() {
         let limit = Duration::from_mins(1);
         let refused = why(decision("refuses", "echo 'failed to initialize kvm' >&2; exit 1", limit));
-        assert!(refused.contains("QEMU ended without a word"), "{refused}");
+        assert!(
+            refused.contains("QEMU ended, and said \"failed to initialize kvm\""),
+            "{refused}"
+        );
         let died =
             why(decision("dies", "echo 'Linux version 6.12'; echo 'Kernel panic - not syncing: x'", limit));
-        assert!(died.contains("QEMU ended after \"Kernel panic - not syncing: x\""), "{died}");
+        assert!(died.contains("and said \"Kernel panic - not syncing: x\""), "{died}");
     }
 
     #[test]
