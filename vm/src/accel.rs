@@ -188,10 +188,7 @@ mod tests {
     fn a_qemu_that_ends_before_is_no_success() {
         let limit = Duration::from_mins(1);
         let refused = why(decision("refuses", "echo 'failed to initialize kvm' >&2; exit 1", limit));
-        assert!(
-            refused.contains("QEMU ended, and said \"failed to initialize kvm\""),
-            "{refused}"
-        );
+        assert!(refused.contains("QEMU ended, and said \"failed to initialize kvm\""), "{refused}");
         let died =
             why(decision("dies", "echo 'Linux version 6.12'; echo 'Kernel panic - not syncing: x'", limit));
         assert!(died.contains("and said \"Kernel panic - not syncing: x\""), "{died}");
