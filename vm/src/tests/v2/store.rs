@@ -164,8 +164,8 @@ fn device_of_4096(context: &mut Context, direct: bool) {
     let device = Loop::new(context, 64, &["-b", "4096"]);
     let open = || FileOptions::default().direct(direct).open(Path::new(LOOP)).expect("open");
     assert_eq!(blocks_of(&open()), 4096);
-    use_each_block(context, open());
     conform(context, open());
+    use_each_block(context, open());
     device.end();
 }
 
