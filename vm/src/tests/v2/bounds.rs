@@ -230,7 +230,7 @@ fn little_memory(context: &mut Context) {
 
 /// The last close of a gone disk frees the device on one CPU while the module is unloaded on another.
 fn unloading(context: &mut Context) {
-    const ROUNDS: u64 = 60;
+    const ROUNDS: u64 = 12;
     for _ in 0..context.share(ROUNDS) {
         context.load_module("");
         let disk = Disk::create(&plain("last"));
