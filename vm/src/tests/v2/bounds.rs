@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::os::fd::AsFd as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, fsync, open};
@@ -39,6 +39,16 @@ fn everything(capabilities: &mut Capabilities) {
     capabilities.secure_erase = true;
 }
 
+/// The node of a disk of dm. Without udev there is none by its name.
+fn mapped(name: &str) -> PathBuf {
+    let disks = std::fs::read_dir("/sys/block").expect("disks").flatten();
+    let is_it = |disk: &std::fs::DirEntry| {
+        std::fs::read_to_string(disk.path().join("dm/name")).is_ok_and(|text| text.trim() == name)
+    };
+    let disk = disks.into_iter().find(is_it).expect("a disk of that name");
+    Path::new("/dev").join(disk.file_name())
+}
+
 /// dm sends changes to a read-only disk, and the block layer passes them on with a line in the log.
 fn read_only(context: &mut Context) {
     context.load_module("");
@@ -53,7 +63,7 @@ fn read_only(context: &mut Context) {
         let table = format!("0 32768 linear {} 0", disk.path().display());
         let words = ["create", "--noudevsync", "--noudevrules", "above", "--table", &table];
         run(20, "dmsetup", &words);
-        let path = Path::new("/dev/mapper/above");
+        let path = &mapped("above");
         let node = open_direct(path);
         recorder.take();
         let mut buffer = Aligned::new(4096, 0);
