@@ -11,21 +11,25 @@ help:
 	@echo 'make kmod      build zosbd2.ko for a kernel (KDIR=headers; default: the running one)'
 	@echo 'cargo xtask --help lists all commands; cargo xtask vm --list all VM tests'
 
-setup test bench: need-rust
+setup test bench: xtask
 	cargo xtask $@
 
-test-all: need-rust
+test-all: xtask
 	cargo xtask test-all $(if $(PART),--part $(PART))
 
-test-debug: need-rust
+test-debug: xtask
 	cargo xtask setup
 	cargo xtask vm --kernel debug
 
-demo: need-rust
+demo: xtask
 	cargo xtask demo $(if $(filter-out 0,$(NATIVE)),--native)
 
 kmod: need-rust
 	$(MAKE) -C kernel
+
+# `cargo xtask` compiles the commands without a word, which takes minutes on a slow machine.
+xtask: need-rust
+	cargo build --package xtask
 
 need-rust:
 	@command -v cargo >/dev/null || { \
@@ -35,4 +39,4 @@ need-rust:
 		$$([ "$$(id -u)" = 0 ] || echo sudo) \
 			sh -c 'apt-get update -q && apt-get install -y --no-install-recommends gcc libc6-dev'; }
 
-.PHONY: help setup demo bench test test-all test-debug kmod need-rust
+.PHONY: help setup demo bench test test-all test-debug kmod xtask need-rust

@@ -4,6 +4,7 @@
 //! Installs only missing packages, by apt-get, as root or through sudo, after naming them. Kernels are not
 //! installed: see `fetch`. If packages cannot be installed, or if the disk is too full, the error says what to do.
 
+use crate::narrate;
 use anyhow::{Context as _, Result, bail, ensure};
 use std::process::{Command, Stdio};
 use zosbd2_vm::kernels;
@@ -57,7 +58,10 @@ pub(crate) fn install() -> Result<()> {
 fn go(check: bool) -> Result<()> {
     kernels::require_free(&kernels::target(), NEED)?;
     kernels::require_free(&kernels::cache(), NEED)?;
-    if PACKAGES.iter().all(|(package, _)| installed(package)) {
+    let looking = narrate::doing("looking for the host packages");
+    let complete = PACKAGES.iter().all(|(package, _)| installed(package));
+    drop(looking);
+    if complete {
         println!("all {} host packages are installed", PACKAGES.len());
         return Ok(());
     }
