@@ -130,12 +130,30 @@ static inline struct request *zosbd2_rq_list_peek(struct rq_list *list)
 {
 	return rq_list_peek(list);
 }
+
+/* A plug keeps its requests in the order of submission. */
+static inline void zosbd2_rq_list_oldest_first(struct rq_list *list)
+{
+}
 #else
 #define zosbd2_rq_list struct request *
 
 static inline struct request *zosbd2_rq_list_peek(struct request **list)
 {
 	return rq_list_peek(list);
+}
+
+/* A plug adds each request at the head of its list: the newest comes first. */
+static inline void zosbd2_rq_list_oldest_first(struct request **list)
+{
+	struct request *oldest = NULL;
+	struct request *request;
+
+	while ((request = rq_list_pop(list))) {
+		request->rq_next = oldest;
+		oldest = request;
+	}
+	*list = oldest;
 }
 #endif
 

@@ -231,6 +231,8 @@ static void queue_rqs(zosbd2_rq_list *list)
 {
 	struct request *request;
 
+	/* Servers get requests in the order of submission: read-ahead depends on it. */
+	zosbd2_rq_list_oldest_first(list);
 	while ((request = zosbd2_rq_list_peek(list)))
 		queue_run(request->mq_hctx, list);
 }

@@ -3,6 +3,7 @@
 //!
 //! A helper panics on an unexpected result, with a message that says what it was doing.
 
+pub(crate) mod aio;
 mod allocations;
 pub(crate) mod child;
 mod context;

@@ -22,7 +22,7 @@ pub(crate) const BLKDISCARD: u32 = 0x1277;
 /// Writes zeros to a range of a block device.
 pub(crate) const BLKZEROOUT: u32 = 0x127f;
 
-fn last_errno() -> Errno {
+pub(super) fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 

@@ -17,6 +17,7 @@ mod life;
 pub(crate) mod limits;
 mod memory;
 mod operations;
+mod order;
 mod partitions;
 pub(crate) mod pressure;
 mod races;
@@ -30,6 +31,7 @@ use crate::guest::Test;
 
 pub(super) const TABLES: &[&[Test]] = &[
     operations::TESTS,
+    order::TESTS,
     partitions::TESTS,
     bounds::TESTS,
     data::TESTS,
