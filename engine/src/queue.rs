@@ -3,16 +3,22 @@
 //!
 //! Every method is called with the queue's lock held by the caller, who carries out the returned effects:
 //!
-//! * [`Wake`]: take one waiter off the list of sleeping servers and wake it, before the lock is dropped.
+//! * [`Wake`]: take so many waiters off the list of sleeping servers before the lock is dropped, and wake them. If it
+//!   says so, call [`Queue::look_after`] after [`LOOK_MS`].
 //! * [`End`]: end the block request of that tag with that result, after the lock is dropped. The engine has
 //!   already forgotten it, so nobody else can end it too, and who drops the `End` leaks the block request.
 //!
 //! # Who sleeps, who is woken
 //!
-//! A server that finds no work calls [`Queue::wait`] and sleeps. One wake-up is under way at a time: the
-//! woken server passes it on if, once it has taken what it wants, work is left and others sleep. So a burst
-//! wakes one server, not all; a queue whose servers are busy wakes none; and when no wake-up is under way,
-//! nobody sleeps while work is queued.
+//! A server that finds no work calls [`Queue::wait`] and sleeps. It says how many requests it takes at a time, its
+//! *room*. Whenever work is queued, servers are woken until those on their way have room for it: a request wakes one
+//! server, a burst as many as it needs, and a queue whose servers are busy wakes none. A woken server that arrives
+//! takes what it wants and looks whether what is left needs others.
+//!
+//! A woken server may get no processor for long (a throttled group, a low priority). So while work is queued, servers
+//! sleep and wake-ups are under way, the queue is looked after every [`LOOK_MS`]. If no woken server arrived between
+//! two looks, the wake-ups under way count no more, and others are woken instead. Servers that are only woken to be
+//! sent away ([`Queue::wake_all`]) are never counted: nobody waits for their arrival.
 
 use crate::cache::Cache;
 use crate::device::{Phase, Policy};
@@ -23,14 +29,26 @@ use crate::request::{
 };
 use crate::steps::Steps;
 
-/// Whether the caller must wake one sleeping server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Most servers that are woken at once; those who arrive wake the others.
+pub const MOST_WAKES: u32 = 8;
+/// Most requests that one wake-up counts for, however many its server takes at a time.
+pub const MOST_ROOM: u32 = 16;
+/// From one look after the wake-ups under way to the next, in milliseconds.
+pub const LOOK_MS: u32 = 20;
+
+/// Which sleeping servers the caller must wake.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
-pub enum Wake {
+pub struct Wake {
+    /// How many servers, all of which sleep; at most [`MOST_WAKES`].
+    pub servers: u32,
+    /// Call [`Queue::look_after`] after [`LOOK_MS`]. Said once until then.
+    pub look: bool,
+}
+
+impl Wake {
     /// Nobody.
-    None,
-    /// Exactly one server that sleeps.
-    One,
+    pub const NONE: Self = Self { servers: 0, look: false };
 }
 
 /// A request that a server got.
@@ -287,8 +305,15 @@ pub struct QueueState {
     held: u32,
     /// Servers on the list of waiters.
     waiting: u32,
-    /// Servers taken off the list that have not arrived yet.
+    /// Servers taken off the list that have not arrived yet, as far as they are waited for.
     waking: u32,
+    /// Requests that one of them takes, as the last one to sleep said.
+    room: u32,
+    /// Those that arrived, which wraps, and how many they were at the last look after the wake-ups under way.
+    arrived: u32,
+    arrived_before: u32,
+    /// The caller was asked to look after the wake-ups under way.
+    looked_after: bool,
     /// Shutdown notices to hand out.
     notices: u32,
     /// Answers accepted so far, the measure of a server's progress.
@@ -315,6 +340,10 @@ impl Default for QueueState {
             held: 0,
             waiting: 0,
             waking: 0,
+            room: 1,
+            arrived: 0,
+            arrived_before: 0,
+            looked_after: false,
             notices: 0,
             answers: 0,
             counters: Counters {
@@ -379,6 +408,8 @@ impl<'a> Queue<'a> {
     /// wakes all, so that the old one's threads go.
     pub fn attach(&mut self, epoch: u32, cache_survived: bool) {
         self.state.epoch = epoch;
+        // Those under way are for threads of the old one.
+        self.state.waking = 0;
         self.state.attached_ns = self.around.moment.now_ns;
         if cache_survived {
             return;
@@ -474,21 +505,42 @@ impl<'a> Queue<'a> {
         slot.request = request;
         slot.submitted_ns = now_ns;
         self.link_last(tag);
-        Ok(if last { self.announce() } else { Wake::None })
+        Ok(if last { self.announce() } else { Wake::NONE })
     }
 
-    /// Makes requests submitted without `last` known to the sleeping servers; also passes a wake-up on.
+    /// Makes requests submitted without `last` known to the sleeping servers; also wakes others for what a server that
+    /// arrived has left.
     #[inline]
     pub const fn announce(&mut self) -> Wake {
-        let work = self.state.queued > 0 || self.state.notices > 0;
-        if work && self.state.waiting > 0 && self.state.waking == 0 {
-            self.state.waiting = self.state.waiting.wrapping_sub(1);
-            self.state.waking = 1;
-            self.state.counters.wakeups = self.state.counters.wakeups.wrapping_add(1);
-            Wake::One
-        } else {
-            Wake::None
+        let state = &mut *self.state;
+        let work = state.queued.saturating_add(state.notices);
+        if state.waiting == 0 || work == 0 {
+            return Wake::NONE;
         }
+        let mut servers = 0;
+        while state.waiting > 0 && servers < MOST_WAKES && state.waking.saturating_mul(state.room) < work {
+            state.waiting = state.waiting.wrapping_sub(1);
+            state.waking = state.waking.wrapping_add(1);
+            servers = servers.wrapping_add(1);
+        }
+        state.counters.wakeups = state.counters.wakeups.wrapping_add(servers as u64);
+        // With nobody left to wake there is nothing to look after.
+        let look = state.waiting > 0 && !state.looked_after;
+        if look {
+            state.looked_after = true;
+            state.arrived_before = state.arrived;
+        }
+        Wake { servers, look }
+    }
+
+    /// Looks after the wake-ups under way, [`LOOK_MS`] after the caller was asked to.
+    pub const fn look_after(&mut self) -> Wake {
+        let state = &mut *self.state;
+        state.looked_after = false;
+        if state.arrived == state.arrived_before {
+            state.waking = 0;
+        }
+        self.announce()
     }
 
     /// What a server that asks now gets: goodbye, a notice, the oldest request, or nothing. A write of at
@@ -542,19 +594,29 @@ impl<'a> Queue<'a> {
         Work::Request(Fetched { handle, request, copying })
     }
 
-    /// The caller is now on the list of sleeping servers. Called in the same critical section in which
-    /// [`fetch`](Self::fetch) gave [`Work::Nothing`].
+    /// The caller, who takes `room` requests at a time, is now on the list of sleeping servers. Called in the same
+    /// critical section in which [`fetch`](Self::fetch) gave [`Work::Nothing`].
     #[inline]
-    pub const fn wait(&mut self) {
+    pub const fn wait(&mut self, room: u32) {
+        // Servers of one queue are alike; where they are not, a wake-up too many or one that follows does no harm.
+        self.state.room = match room {
+            0 => 1,
+            1..=MOST_ROOM => room,
+            _ => MOST_ROOM,
+        };
         self.state.waiting = self.state.waiting.wrapping_add(1);
         self.state.counters.sleeps = self.state.counters.sleeps.wrapping_add(1);
     }
 
-    /// A server that was woken by [`Wake::One`] is up. It asks for work in the same critical section, or,
-    /// if it must leave (a fatal signal), passes the wake-up on as [`announce`](Self::announce) says.
+    /// A server that a [`Wake`] woke is up. It asks for work in the same critical section, or, if it must leave (a
+    /// fatal signal), passes the wake-up on as [`announce`](Self::announce) says.
     #[inline]
-    pub const fn arrive(&mut self) {
-        self.state.waking = self.state.waking.saturating_sub(1);
+    pub const fn arrive(&mut self, epoch: u32) {
+        // Wake-ups of a server that lost the device are not counted any more.
+        if !self.superseded(epoch) {
+            self.state.waking = self.state.waking.saturating_sub(1);
+            self.state.arrived = self.state.arrived.wrapping_add(1);
+        }
     }
 
     /// A server left the list of sleeping servers on its own (a signal), without having been woken.
@@ -569,9 +631,9 @@ impl<'a> Queue<'a> {
         self.announce()
     }
 
-    /// Counts every sleeping server as being woken: the caller wakes them all (goodbye).
+    /// The caller wakes all sleeping servers, for a goodbye. They ask for work without [`arrive`](Self::arrive), and
+    /// no wake-up is counted for them: who is only sent away may take its time.
     pub const fn wake_all(&mut self) {
-        self.state.waking = self.state.waking.wrapping_add(self.state.waiting);
         self.state.waiting = 0;
     }
 
@@ -738,23 +800,28 @@ impl<'a> Queue<'a> {
                 self.link_first(handle.tag);
                 self.announce()
             }
-            _ => Wake::None,
+            _ => Wake::NONE,
         }
     }
 
     /// The server of `epoch` is dead, and none of its calls is under way: what it HELD is QUEUED again as the
     /// oldest, marked as maybe executed. `each` is called with the tag of each.
     pub fn requeue(&mut self, epoch: u32, each: impl FnMut(u16)) -> Wake {
-        self.take_back_if(|slot| slot.epoch == epoch, each)
+        self.take_back_if(|slot| slot.epoch == epoch, each);
+        self.announce()
     }
 
     /// The server of `epoch` is dead as far as the device goes, and with it all before it: they get nothing any more,
     /// what they HELD is QUEUED again as by [`requeue`](Self::requeue), and what is COPYING follows when the copy
-    /// stops. The caller wakes all, so that their threads go.
-    pub fn declare_dead(&mut self, epoch: u32, each: impl FnMut(u16)) -> Wake {
+    /// stops. The caller [wakes all](Self::wake_all): their threads go, and those of a newer server see what is queued.
+    pub fn declare_dead(&mut self, epoch: u32, each: impl FnMut(u16)) {
         let next = epoch.saturating_add(1);
         self.state.oldest = self.state.oldest.max(next);
-        self.take_back_if(|slot| slot.epoch < next, each)
+        if self.is_dead(self.state.epoch) {
+            // Those under way are for threads of the dead one.
+            self.state.waking = 0;
+        }
+        self.take_back_if(|slot| slot.epoch < next, each);
     }
 
     /// Whether a server was declared dead.
@@ -763,7 +830,7 @@ impl<'a> Queue<'a> {
         epoch < self.state.oldest
     }
 
-    fn take_back_if(&mut self, wanted: impl Fn(&Slot) -> bool, mut each: impl FnMut(u16)) -> Wake {
+    fn take_back_if(&mut self, wanted: impl Fn(&Slot) -> bool, mut each: impl FnMut(u16)) {
         // From the last on, so that the first tag is the oldest.
         for index in (0..self.slots.len()).rev() {
             #[expect(clippy::cast_possible_truncation, reason = "there are at most MAX_DEPTH slots")]
@@ -773,7 +840,6 @@ impl<'a> Queue<'a> {
                 each(tag);
             }
         }
-        self.announce()
     }
 
     /// HELD back to QUEUED, as the oldest, marked as maybe executed.

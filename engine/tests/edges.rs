@@ -37,7 +37,7 @@ impl One {
 
     fn submit(&mut self, op: Op) {
         let request = Request { op, flags: 0, offset: 0, length: BYTES };
-        assert_eq!(self.queue().submit(0, request, 0, true), Ok(Wake::None));
+        assert_eq!(self.queue().submit(0, request, 0, true), Ok(Wake::NONE));
     }
 
     fn fetch(&mut self, room: u64) {
@@ -131,15 +131,15 @@ fn ways(from: State, to: State) -> Vec<fn(&mut One)> {
         (State::Held, State::Queued) => vec![
             |one| {
                 let handle = one.handle();
-                assert_eq!(one.queue().unfetch(handle), Wake::None);
+                assert_eq!(one.queue().unfetch(handle), Wake::NONE);
             },
-            |one| assert_eq!(one.queue().requeue(EPOCH, |_| ()), Wake::None),
-            |one| assert_eq!(one.queue().declare_dead(EPOCH, |_| ()), Wake::None),
-            |one| assert_eq!(one.queue().expire(0, at_once(Policy::Requeue)), Overdue::Requeued(Wake::None)),
+            |one| assert_eq!(one.queue().requeue(EPOCH, |_| ()), Wake::NONE),
+            |one| one.queue().declare_dead(EPOCH, |_| ()),
+            |one| assert_eq!(one.queue().expire(0, at_once(Policy::Requeue)), Overdue::Requeued(Wake::NONE)),
         ],
         (State::Copying, State::Queued) => vec![|one| {
             let handle = one.handle();
-            assert_eq!(one.queue().declare_dead(EPOCH, |tag| panic!("{tag} is being copied")), Wake::None);
+            one.queue().declare_dead(EPOCH, |tag| panic!("{tag} is being copied"));
             assert_eq!(one.slots[0].state(), State::Copying);
             assert_eq!(one.queue().copied(handle).end(), None);
             assert_eq!(one.queue().copied(handle).end(), None, "it is over");
@@ -188,9 +188,9 @@ fn what_is_copied_is_not_given_back() {
     for state in [State::Copying, State::Doomed] {
         let mut one = One::in_state(state);
         let handle = one.handle();
-        assert_eq!(one.queue().unfetch(handle), Wake::None);
+        assert_eq!(one.queue().unfetch(handle), Wake::NONE);
         assert_eq!(one.slots[0].state(), state);
-        assert_eq!(one.queue().requeue(EPOCH, |_| ()), Wake::None);
+        assert_eq!(one.queue().requeue(EPOCH, |_| ()), Wake::NONE);
         assert_eq!(one.slots[0].state(), state);
     }
 }
@@ -212,12 +212,12 @@ fn a_server_has_the_whole_deadline() {
     at(0, &mut |queue| {
         queue.attach(1, false);
         for (tag, now_ns) in [(0, 0), (1, 9)] {
-            assert_eq!(queue.submit(tag, Request::default(), now_ns, true), Ok(Wake::None));
+            assert_eq!(queue.submit(tag, Request::default(), now_ns, true), Ok(Wake::NONE));
         }
     });
     at(10, &mut |queue| {
         assert_eq!(queue.expire(0, DEADLINE), Overdue::ServerDead(1));
-        assert_eq!(queue.declare_dead(1, |_| ()), Wake::None);
+        queue.declare_dead(1, |_| ());
         queue.set_phase(Phase::Orphaned);
     });
     at(12, &mut |queue| {
@@ -274,15 +274,15 @@ fn a_requeued_request_is_marked() {
     let mut one = One::new();
     let asked = Request { op: Op::Write, flags: FUA, offset: 512, length: BYTES };
     let marked = Request { flags: FUA | MAYBE_EXECUTED, ..asked };
-    assert_eq!(one.queue().submit(0, asked, 0, true), Ok(Wake::None));
+    assert_eq!(one.queue().submit(0, asked, 0, true), Ok(Wake::NONE));
     assert_eq!(get(&mut one, EPOCH), asked);
     let handle = one.handle();
-    assert_eq!(one.queue().unfetch(handle), Wake::None);
+    assert_eq!(one.queue().unfetch(handle), Wake::NONE);
     assert_eq!(get(&mut one, EPOCH), asked, "nobody was told of it");
-    assert_eq!(one.queue().requeue(EPOCH + 1, |_| ()), Wake::None);
+    assert_eq!(one.queue().requeue(EPOCH + 1, |_| ()), Wake::NONE);
     assert_eq!(one.slots[0].state(), State::Held, "it is with another server");
     for server in 1..4 {
-        assert_eq!(one.queue().requeue(server - 1, |_| ()), Wake::None);
+        assert_eq!(one.queue().requeue(server - 1, |_| ()), Wake::NONE);
         one.queue().attach(server, false);
         assert_eq!(one.queue().fetch(server - 1, 0), Work::Superseded);
         assert_eq!(get(&mut one, server), marked);
@@ -291,25 +291,94 @@ fn a_requeued_request_is_marked() {
     assert_eq!(one.queue().finish(handle, Ok(())), Ok(done()));
     assert_eq!(one.queue().finish(handle, Ok(())), Err(Refused::Stale));
     assert_eq!(one.queue().counters().requeued, 3);
-    assert_eq!(one.queue().submit(0, asked, 0, true), Ok(Wake::None));
+    assert_eq!(one.queue().submit(0, asked, 0, true), Ok(Wake::NONE));
     assert_eq!(get(&mut one, 3), asked, "another request");
 }
 
-/// A thread of an older server that was woken stands for a wake-up under way, so it must pass it on.
+/// Nobody waits for threads of an older server: neither for those that are sent away, nor for one that was woken for a
+/// request before.
 #[test]
-fn who_is_sent_away_passes_the_wake_up_on() {
-    let mut one = One::new();
-    assert_eq!(one.queue().fetch(0, 0), Work::Nothing);
-    one.queue().wait();
-    one.queue().attach(1, false);
-    one.queue().wake_all();
-    assert_eq!(one.queue().fetch(1, 0), Work::Nothing);
-    one.queue().wait();
-    one.submit(Op::Read);
-    assert_eq!((one.queue().waiting(), one.queue().waking()), (1, 1));
-    one.queue().arrive();
-    assert_eq!(one.queue().fetch(0, 0), Work::Superseded);
-    assert_eq!(one.queue().announce(), Wake::One);
+fn threads_of_an_older_server_hold_nobody_up() {
+    for woken_before in [false, true] {
+        let mut one = One::new();
+        assert_eq!(one.queue().fetch(0, 0), Work::Nothing);
+        one.queue().wait(1);
+        if woken_before {
+            let request = Request { length: BYTES, ..Request::default() };
+            assert_eq!(one.queue().submit(0, request, 0, true), Ok(Wake { servers: 1, look: false }));
+            assert_eq!(one.queue().fail_next(0).map(|end| end.use_up().0), Some(0));
+        }
+        one.queue().attach(1, false);
+        one.queue().wake_all();
+        assert_eq!((one.queue().waiting(), one.queue().waking()), (0, 0));
+        assert_eq!(one.queue().fetch(1, 0), Work::Nothing);
+        one.queue().wait(1);
+        let request = Request { length: BYTES, ..Request::default() };
+        assert_eq!(one.queue().submit(0, request, 0, true), Ok(Wake { servers: 1, look: false }));
+        // The old one comes late.
+        if woken_before {
+            one.queue().arrive(0);
+        }
+        assert_eq!(one.queue().fetch(0, 0), Work::Superseded);
+        assert_eq!((one.queue().waiting(), one.queue().waking()), (0, 1));
+        one.queue().arrive(1);
+        assert_eq!(one.queue().waking(), 0);
+    }
+}
+
+/// So many servers are woken that they have room for what is queued, and no more than sleep.
+#[test]
+fn servers_are_woken_as_the_backlog_needs() {
+    for (room, sleepers, queued, servers) in [
+        (1, 4, 1, 1),
+        (1, 4, 3, 3),
+        (1, 4, 32, 4),
+        (16, 4, 16, 1),
+        (16, 4, 17, 2),
+        (32, 4, 32, 2),
+        (1, 20, 32, 8),
+    ] {
+        let (mut state, mut slots) = (QueueState::default(), [Slot::default(); 32]);
+        let mut queue = Queue::new(&mut state, &mut slots);
+        for _ in 0..sleepers {
+            queue.wait(room);
+        }
+        let mut woken = Wake::NONE;
+        for tag in 0..queued {
+            woken = queue.submit(tag, Request::default(), 0, tag + 1 == queued).expect("taken");
+        }
+        assert_eq!(woken, Wake { servers, look: servers < sleepers }, "{room} {sleepers} {queued}");
+        assert_eq!((queue.waiting(), queue.waking()), (sleepers - servers, servers));
+        // The same once more changes nothing, but for who could not be woken at once.
+        let more = queue.announce();
+        assert_eq!(more.servers, if queued == 32 && room == 1 && sleepers > 8 { 8 } else { 0 });
+    }
+}
+
+/// A woken server that gets no processor is waited for from one look to the next.
+#[test]
+fn a_server_without_a_processor_is_not_waited_for() {
+    let (mut state, mut slots) = (QueueState::default(), [Slot::default(); 4]);
+    let mut queue = Queue::new(&mut state, &mut slots);
+    queue.wait(1);
+    queue.wait(1);
+    let submit = |queue: &mut Queue<'_>, tag| queue.submit(tag, Request::default(), 0, true).expect("taken");
+    assert_eq!(submit(&mut queue, 0), Wake { servers: 1, look: true });
+    // One that arrives is progress; another may be on its way.
+    queue.arrive(0);
+    assert!(matches!(queue.fetch(0, 0), Work::Request(_)));
+    assert_eq!(submit(&mut queue, 1), Wake { servers: 1, look: false });
+    assert_eq!(queue.look_after(), Wake::NONE, "nobody else sleeps");
+    queue.wait(1);
+    assert_eq!(submit(&mut queue, 2), Wake { servers: 1, look: false });
+    queue.wait(1);
+    assert_eq!(queue.announce(), Wake { servers: 0, look: true }, "two are on their way");
+    assert_eq!(queue.look_after(), Wake { servers: 1, look: false }, "neither arrived");
+    // Those that arrive after all do no harm.
+    for _ in 0..3 {
+        queue.arrive(0);
+    }
+    assert_eq!((queue.waiting(), queue.waking()), (0, 0));
 }
 
 const TERMS: Terms = Terms { attached: true, grace_ms: 1000, auto_destroy: false };
@@ -419,7 +488,7 @@ fn a_device_takes_requests_until_it_fails() {
         let mut one = One::new();
         one.queue().set_phase(phase);
         let submitted = one.queue().submit(0, Request::default(), 0, true);
-        assert_eq!(submitted, if takes { Ok(Wake::None) } else { Err(Errno::EIO) }, "{phase:?}");
+        assert_eq!(submitted, if takes { Ok(Wake::NONE) } else { Err(Errno::EIO) }, "{phase:?}");
         assert_eq!(one.slots[0].state(), if takes { State::Queued } else { State::Free });
     }
 }

@@ -16,6 +16,7 @@
 //! What the search asks of the glue, besides what the engine says itself:
 //!
 //! * A thread that was woken and is sent away ([`Work::Superseded`]) passes the wake-up on.
+//! * When it is asked to look after wake-ups it does so, whether or not any woken thread arrives.
 //! * Who stops copies for a server that was declared dead announces what is back in the queue.
 //! * While a thread waits for memory, none of its requests is COPYING, not only the one whose memory it is.
 
@@ -26,7 +27,9 @@ use std::mem::{Discriminant, discriminant};
 
 use zosbd2_engine::Errno;
 use zosbd2_engine::device::{self, Change, DRAIN_TOTAL_MS, Life, Phase, Policy, Terms};
-use zosbd2_engine::queue::{Answer, Deadline, End, Fetched, Overdue, Queue, QueueState, Refused, Wake, Work};
+use zosbd2_engine::queue::{
+    Answer, Deadline, End, Fetched, MOST_ROOM, Overdue, Queue, QueueState, Refused, Wake, Work,
+};
 use zosbd2_engine::request::{self, FUA, Handle, MAYBE_EXECUTED, Op, Request, Slot, State};
 use zosbd2_engine::v2::{Handles, decode_handle};
 
@@ -134,8 +137,10 @@ enum Thread {
     Idle,
     /// On the list of sleepers.
     Asleep(u32),
-    /// Taken off the list, not up yet.
+    /// Taken off the list for work, not up yet; maybe for long.
     Woken(u32),
+    /// The same, to be sent away.
+    SentAway(u32),
     Works(Job),
 }
 
@@ -144,7 +149,10 @@ impl Thread {
     const fn epoch(self) -> Option<u32> {
         match self {
             Self::Idle => None,
-            Self::Asleep(epoch) | Self::Woken(epoch) | Self::Works(Job { epoch, .. }) => Some(epoch),
+            Self::Asleep(epoch)
+            | Self::Woken(epoch)
+            | Self::SentAway(epoch)
+            | Self::Works(Job { epoch, .. }) => Some(epoch),
         }
     }
 }
@@ -187,6 +195,8 @@ enum Input {
         last: bool,
     },
     Announce,
+    /// After the wake-ups under way.
+    Look,
     Expire(u16, Policy),
     /// By a thread besides the two: both may sleep.
     Notify,
@@ -244,7 +254,7 @@ enum Input {
 }
 
 /// Number of its variants.
-const INPUTS: usize = 30;
+const INPUTS: usize = 31;
 
 impl Input {
     /// Whether it comes of itself, whatever submitters and servers do: the teardown goes on, and a copy,
@@ -270,6 +280,7 @@ impl Input {
         matches!(
             self,
             Self::Announce
+                | Self::Look
                 | Self::Attach
                 | Self::Detach
                 | Self::Buried
@@ -287,6 +298,7 @@ impl Input {
 }
 
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a thing that holds, or does not")]
 struct World {
     version: Version,
     terms: Terms,
@@ -299,6 +311,11 @@ struct World {
     threads: [Thread; THREADS],
     /// Threads that sleep, the one that slept last at the end.
     sleepers: Few,
+    /// Wake-ups that are waited for.
+    waking: u8,
+    /// Somebody will look after them, and whether a thread arrived since it was said, or since the last look.
+    looks: bool,
+    arrived: bool,
     /// Requests were submitted without `last` and not announced yet.
     unannounced: bool,
     notices: u8,
@@ -334,6 +351,9 @@ impl World {
             fifo: Few::default(),
             threads: [Thread::Idle; THREADS],
             sleepers: Few::default(),
+            waking: 0,
+            looks: false,
+            arrived: false,
             unannounced: false,
             notices: 0,
             // Version 1 has no descriptors to close.
@@ -396,6 +416,7 @@ impl World {
             Thread::Idle => 0,
             Thread::Asleep(epoch) => 1 + older(epoch),
             Thread::Woken(epoch) => 3 + older(epoch),
+            Thread::SentAway(epoch) => 5 + older(epoch),
             Thread::Works(Job { epoch, delivers, stage, items: [first, second] }) => {
                 let what = 4 * older(epoch) + stage as u64;
                 1 << 10 | u64::from(delivers) << 9 | what << 6 | item(first) << 3 | item(second)
@@ -420,6 +441,9 @@ impl World {
         push(u64::from(self.newest && self.life.epoch() < self.oldest), 1);
         push(u64::from(self.older.is_some()), 1);
         push(u64::from(self.older.is_some_and(|epoch| epoch < self.oldest)), 1);
+        push(u64::from(self.waking), 2);
+        push(u64::from(self.looks), 1);
+        push(u64::from(self.looks && self.arrived), 1);
         push(u64::from(self.unannounced), 1);
         push(self.notices.into(), 1);
         push(
@@ -435,32 +459,77 @@ impl World {
         key
     }
 
-    /// The wake-up that is due.
+    /// Requests that a wake-up counts for.
+    const fn room(&self) -> u32 {
+        match self.version {
+            Version::One => MOST_ROOM,
+            Version::Two => 1,
+        }
+    }
+
+    /// The wake-ups that are due.
     fn due(&self) -> Wake {
-        let work = self.fifo.count > 0 || self.notices > 0;
-        let under_way = self.threads.iter().any(|thread| matches!(thread, Thread::Woken(_)));
-        if work && self.sleepers.count > 0 && !under_way { Wake::One } else { Wake::None }
+        let work = u32::from(self.fifo.count) + u32::from(self.notices);
+        let covered = u32::from(self.waking) * self.room();
+        let wanted = work.saturating_sub(covered).div_ceil(self.room());
+        let servers = wanted.min(self.sleepers.count.into());
+        let left = u32::from(self.sleepers.count) - servers;
+        Wake { servers, look: work > 0 && left > 0 && !self.looks }
     }
 
     fn wake(&mut self, wake: Wake) {
         assert_eq!(wake, self.due(), "who is woken");
-        if wake == Wake::One {
+        if wake.look {
+            (self.looks, self.arrived) = (true, false);
+        }
+        for _ in 0..wake.servers {
             let thread = self.sleepers.pop().expect("one sleeps");
-            self.set_woken(thread);
+            let epoch = self.asleep(thread);
+            self.threads[usize::from(thread)] = Thread::Woken(epoch);
+            self.waking += 1;
         }
     }
 
     fn wake_all(&mut self) {
         self.queue().wake_all();
         while let Some(thread) = self.sleepers.pop() {
-            self.set_woken(thread);
+            let epoch = self.asleep(thread);
+            self.threads[usize::from(thread)] = Thread::SentAway(epoch);
         }
     }
 
-    fn set_woken(&mut self, thread: u8) {
-        let thread = &mut self.threads[usize::from(thread)];
-        let Thread::Asleep(epoch) = *thread else { panic!("{thread:?} does not sleep") };
-        *thread = Thread::Woken(epoch);
+    fn asleep(&self, thread: u8) -> u32 {
+        let thread = self.threads[usize::from(thread)];
+        let Thread::Asleep(epoch) = thread else { panic!("{thread:?} does not sleep") };
+        epoch
+    }
+
+    /// A thread that was woken is up.
+    fn arrive(&mut self, thread: usize) -> u32 {
+        match self.threads[thread] {
+            Thread::Woken(epoch) => {
+                self.queue().arrive(epoch);
+                if !self.sent_away(epoch) {
+                    self.waking = self.waking.saturating_sub(1);
+                    self.arrived = true;
+                }
+                epoch
+            }
+            Thread::SentAway(epoch) => epoch,
+            other => panic!("{other:?} was not woken"),
+        }
+    }
+
+    /// Somebody looks after the wake-ups under way.
+    fn look(&mut self) {
+        self.looks = false;
+        if !self.arrived {
+            self.waking = 0;
+        }
+        let stuck = !self.arrived && self.fifo.count > 0 && self.sleepers.count > 0;
+        let wake = self.queue().look_after();
+        assert!(!stuck || wake.servers > 0, "a thread without a processor holds up the queue");
+        self.wake(wake);
     }
 
     fn announce(&mut self) {
@@ -512,6 +581,9 @@ impl World {
         if self.unannounced {
             inputs.push(Input::Announce);
         }
+        if self.looks {
+            inputs.push(Input::Look);
+        }
         if !two && self.notices == 0 && phase != Phase::Gone {
             inputs.push(Input::Notify);
         }
@@ -535,7 +607,7 @@ impl World {
                     self.commits(thread, inputs);
                 }
                 Thread::Asleep(_) => inputs.push(Input::Signal(thread)),
-                Thread::Woken(_) => {
+                Thread::Woken(_) | Thread::SentAway(_) => {
                     self.fetches(|most, room| inputs.push(Input::Arrive { thread, most, room }));
                     inputs.push(Input::ArriveKilled(thread));
                 }
@@ -669,7 +741,8 @@ impl World {
                 Work::Nothing => {
                     assert!(wanted.is_none() && self.notices == 0, "there is work");
                     if index == 0 {
-                        self.queue().wait();
+                        let room = self.room();
+                        self.queue().wait(room);
                         self.sleepers.push(u8::try_from(thread).unwrap());
                         self.threads[thread] = Thread::Asleep(epoch);
                         return;
@@ -794,7 +867,7 @@ impl World {
                 self.fifo.push_first(u8::try_from(item.handle.tag()).unwrap());
             }
             let wake = self.queue().unfetch(item.handle);
-            if held { self.wake(wake) } else { assert_eq!(wake, Wake::None) }
+            if held { self.wake(wake) } else { assert_eq!(wake, Wake::NONE) }
         }
         self.threads[thread] = Thread::Idle;
     }
@@ -890,9 +963,11 @@ impl World {
         self.oldest = epoch + 1;
         let mut taken = self.take_back_all(|old| old <= epoch);
         let each = |tag| assert_eq!(taken.pop_first(), u8::try_from(tag).ok());
-        let wake = self.queue().declare_dead(epoch, each);
+        self.queue().declare_dead(epoch, each);
         assert_eq!(taken.count, 0);
-        self.wake(wake);
+        if self.sent_away(self.life.epoch()) {
+            self.waking = 0;
+        }
         self.wake_all();
         self.locked = Locked::Bury(epoch);
     }
@@ -946,6 +1021,7 @@ impl World {
         assert_eq!(phase, Phase::Live);
         self.queue().set_phase(phase);
         self.queue().attach(epoch + 1, false);
+        self.waking = 0;
         self.wake_all();
     }
 
@@ -997,13 +1073,14 @@ impl World {
                 if last {
                     self.wake(wake.expect("free, and the device takes requests"));
                 } else {
-                    assert_eq!(wake, Ok(Wake::None));
+                    assert_eq!(wake, Ok(Wake::NONE));
                 }
             }
             Input::Announce => {
                 self.unannounced = false;
                 self.announce();
             }
+            Input::Look => self.look(),
             Input::Expire(tag, policy) => self.expire(tag, policy),
             Input::Notify => {
                 self.notices += 1;
@@ -1059,13 +1136,12 @@ impl World {
             }
             Input::Fetch { thread, most, room } => self.fetch(thread, self.life.epoch(), most, room, false),
             Input::Arrive { thread, most, room } => {
-                let epoch = self.threads[thread].epoch().expect("in a call");
-                self.queue().arrive();
+                let epoch = self.arrive(thread);
                 self.threads[thread] = Thread::Idle;
                 self.fetch(thread, epoch, most, room, true);
             }
             Input::ArriveKilled(thread) => {
-                self.queue().arrive();
+                self.arrive(thread);
                 self.threads[thread] = Thread::Idle;
                 self.announce();
             }
@@ -1127,14 +1203,13 @@ impl World {
         let queue = copy.queue();
         let count = |wanted: fn(&Thread) -> bool| self.threads.iter().filter(|thread| wanted(thread)).count();
         let asleep = count(|thread| matches!(thread, Thread::Asleep(_)));
-        let woken = count(|thread| matches!(thread, Thread::Woken(_)));
         let tags = |wanted: fn(&Tag) -> bool| self.tags.iter().filter(|tag| wanted(tag)).count();
         assert_eq!(queue.outstanding() as usize, tags(|tag| tag.state != State::Free), "outstanding");
         assert_eq!(queue.held() as usize, tags(Tag::taken), "held");
         assert_eq!(queue.queued() as usize, tags(|tag| tag.state == State::Queued), "queued");
         assert_eq!(
             (queue.waiting() as usize, queue.waking() as usize),
-            (asleep, woken),
+            (asleep, self.waking.into()),
             "waiting and waking"
         );
         assert_eq!(usize::from(self.sleepers.count), asleep);
@@ -1147,8 +1222,9 @@ impl World {
             assert!(thread.epoch().is_none_or(|epoch| self.open(epoch)), "the search itself is wrong");
         }
         let work = self.fifo.count > 0 || self.notices > 0;
-        if work && woken == 0 && !self.unannounced && phase != Phase::Gone {
-            assert_eq!(asleep, 0, "a thread sleeps while there is work");
+        if work && !self.unannounced && phase != Phase::Gone {
+            assert!(asleep == 0 || self.waking > 0, "a thread sleeps while there is work");
+            assert!(asleep == 0 || self.looks, "nobody looks after the wake-ups under way");
         }
         let stays = |thread: &Thread| matches!(thread, Thread::Asleep(old) if self.sent_away(*old));
         assert!(!self.threads.iter().any(stays), "a thread of an older server sleeps on");
@@ -1227,7 +1303,7 @@ impl World {
         }
         assert_eq!(copy.queue().fail_next(2), None);
         if !self.unannounced {
-            assert_eq!(copy.queue().announce(), Wake::None, "an announcement comes late");
+            assert_eq!(copy.queue().announce(), Wake::NONE, "an announcement comes late");
         }
         let goodbye = if self.phase() == Phase::Gone { Work::Gone } else { Work::Superseded };
         for epoch in [self.life.epoch().wrapping_sub(1), self.life.epoch() + 1, u32::MAX] {
@@ -1288,7 +1364,7 @@ impl World {
                     assert_eq!(self.queue().answer(handle, Op::Read, true), Err(Refused::Stale));
                     assert_eq!(self.queue().finish(handle, Ok(())), Err(Refused::Stale));
                     assert_eq!(self.queue().pin(handle), Err(Refused::Stale));
-                    assert_eq!(self.queue().unfetch(handle), Wake::None);
+                    assert_eq!(self.queue().unfetch(handle), Wake::NONE);
                 }
                 if !live || !matches!(state, State::Copying | State::Doomed) {
                     assert_eq!(

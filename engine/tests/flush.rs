@@ -175,7 +175,7 @@ impl Device {
     fn submit_at(&mut self, tag: u16, op: Op, now: u64) {
         self.now = now;
         let request = Request { op, flags: 0, offset: 0, length: 512 };
-        assert_eq!(self.queue(0).submit(tag, request, now, true), Ok(Wake::None));
+        assert_eq!(self.queue(0).submit(tag, request, now, true), Ok(Wake::NONE));
     }
 
     /// The server answers the oldest.
@@ -198,7 +198,7 @@ impl Device {
         let Some(tag) = (0..4).find(|tag| !used(*tag)) else { return };
         let request = Request { op, flags: if fua { FUA } else { 0 }, offset: 0, length: 512 };
         let submitted = self.now;
-        assert_eq!(self.queue(queue).submit(tag, request, submitted, true), Ok(Wake::None));
+        assert_eq!(self.queue(queue).submit(tag, request, submitted, true), Ok(Wake::NONE));
         self.waiting.push(Asked { queue, tag, op, fua, submitted });
     }
 
@@ -248,7 +248,7 @@ impl Device {
             Call::Die { survived } => {
                 let dead = self.epoch;
                 for queue in 0..2 {
-                    prop_assert_eq!(self.queue(queue).requeue(dead, |_| ()), Wake::None);
+                    prop_assert_eq!(self.queue(queue).requeue(dead, |_| ()), Wake::NONE);
                 }
                 self.attach(survived);
                 let back: Vec<Taken> = self.taken.extract_if(.., |taken| taken.epoch == dead).collect();
@@ -362,8 +362,8 @@ fn answered_requests_are_counted() {
     };
     let mut handle = None;
     at(0, 0, &mut |queue| {
-        assert_eq!(queue.submit(0, Request::default(), 1_000, true), Ok(Wake::None));
-        assert_eq!(queue.submit(1, Request::default(), 1_000, true), Ok(Wake::None));
+        assert_eq!(queue.submit(0, Request::default(), 1_000, true), Ok(Wake::NONE));
+        assert_eq!(queue.submit(1, Request::default(), 1_000, true), Ok(Wake::NONE));
     });
     for (now_ns, thread) in [(2_000, 6), (5_000, 7)] {
         at(now_ns, thread, &mut |queue| {
@@ -372,7 +372,7 @@ fn answered_requests_are_counted() {
             let seen = queue.outstanding_from(0).expect("it is there");
             assert_eq!((seen.thread, seen.submitted_ns, seen.fetched_ns), (thread, 1_000, now_ns));
             if now_ns == 2_000 {
-                assert_eq!(queue.unfetch(fetched.handle), Wake::None);
+                assert_eq!(queue.unfetch(fetched.handle), Wake::NONE);
             }
         });
     }

@@ -13,7 +13,8 @@ use proptest::test_runner::{RngSeed, TestRunner};
 use zosbd2_engine::Errno;
 use zosbd2_engine::device::{Phase, Policy};
 use zosbd2_engine::queue::{
-    Answer, Counters, Deadline, End, Fetched, Overdue, Queue, QueueState, Refused, Wake, Work,
+    Answer, Counters, Deadline, End, Fetched, MOST_ROOM, MOST_WAKES, Overdue, Queue, QueueState, Refused,
+    Wake, Work,
 };
 use zosbd2_engine::request::{self, FUA, Handle, MAYBE_EXECUTED, NO_UNMAP, Op, Request, Slot, State};
 use zosbd2_engine::v2::{Handles, decode_handle, tag_bits};
@@ -39,7 +40,8 @@ enum Call {
         most: usize,
         blocks: u64,
     },
-    Arrive,
+    Arrive(u32),
+    Look,
     Leave,
     Notify,
     /// Calls that name a request take the handle of the nth last fetch of the run, current or stale.
@@ -174,7 +176,8 @@ fn call(number: u128) -> Call {
         }
         45 => Call::FailNext(choices.tag()),
         46..48 => Call::Phase(choices.one_of(&PHASES)),
-        48..51 => Call::Arrive,
+        48..50 => Call::Arrive(choices.one_of(&[0, 0, 0, 1])),
+        50 => Call::Look,
         51 => Call::Leave,
         52 => Call::Notify,
         53 => Call::WakeAll,
@@ -219,6 +222,10 @@ struct Model {
     fifo: Vec<usize>,
     asleep: u32,
     waking: u32,
+    room: u32,
+    looks: bool,
+    /// Since a look was asked for.
+    arrivals: u32,
     notices: u32,
     phase: Phase,
     epoch: u32,
@@ -238,6 +245,9 @@ impl Model {
             fifo: Vec::new(),
             asleep: 0,
             waking: 0,
+            room: 1,
+            looks: false,
+            arrivals: 0,
             notices: 0,
             phase: Phase::Live,
             epoch: 0,
@@ -248,13 +258,20 @@ impl Model {
     }
 
     fn announce(&mut self) -> Wake {
-        if self.fifo.is_empty() && self.notices == 0 || self.asleep == 0 || self.waking > 0 {
-            return Wake::None;
+        let work = u32::try_from(self.fifo.len()).unwrap() + self.notices;
+        if work == 0 || self.asleep == 0 {
+            return Wake::NONE;
         }
-        self.asleep -= 1;
-        self.waking += 1;
-        self.counters.wakeups += 1;
-        Wake::One
+        let missing = work.saturating_sub(self.waking * self.room);
+        let servers = missing.div_ceil(self.room).min(self.asleep).min(MOST_WAKES);
+        self.asleep -= servers;
+        self.waking += servers;
+        self.counters.wakeups += u64::from(servers);
+        let look = self.asleep > 0 && !self.looks;
+        if look {
+            (self.looks, self.arrivals) = (true, 0);
+        }
+        Wake { servers, look }
     }
 
     fn is(&self, tenure: Tenure, states: &[State]) -> bool {
@@ -333,11 +350,11 @@ impl Model {
     }
 
     /// Takes back what the servers of these epochs hold; returns the tags, the oldest first.
-    fn requeue(&mut self, epochs: impl RangeBounds<u32>) -> (Wake, Vec<usize>) {
+    fn take_back_all(&mut self, epochs: impl RangeBounds<u32>) -> Vec<usize> {
         let wanted = |tag: &usize| self.states[*tag] == State::Held && epochs.contains(&self.epochs[*tag]);
         let taken: Vec<usize> = (0..self.states.len()).filter(wanted).collect();
         taken.iter().rev().for_each(|tag| self.take_back(*tag));
-        (self.announce(), taken)
+        taken
     }
 }
 
@@ -376,7 +393,7 @@ impl Run {
             model.states[at] = State::Queued;
             model.requests[at] = request;
             model.fifo.push(at);
-            Ok(if last { model.announce() } else { Wake::None })
+            Ok(if last { model.announce() } else { Wake::NONE })
         } else {
             Err(Errno::EIO)
         };
@@ -401,7 +418,9 @@ impl Run {
                 Work::Nothing => {
                     prop_assert!(!gone && !superseded && model.fifo.is_empty() && model.notices == 0);
                     if nth == 0 {
-                        self.queue().wait();
+                        let room = u32::try_from(most).unwrap();
+                        self.queue().wait(room);
+                        self.model.room = room.clamp(1, MOST_ROOM);
                         self.model.asleep += 1;
                         self.model.counters.sleeps += 1;
                     }
@@ -539,10 +558,8 @@ impl Run {
             Call::Fetch { before, most, blocks } => {
                 self.fetch(newest.wrapping_sub(before), most, blocks * u64::from(BLOCK))?;
             }
-            Call::Arrive => {
-                self.queue().arrive();
-                self.model.waking = self.model.waking.saturating_sub(1);
-            }
+            Call::Arrive(before) => self.arrive(newest.wrapping_sub(before)),
+            Call::Look => self.look()?,
             Call::Leave => {
                 self.queue().leave();
                 self.model.asleep = self.model.asleep.saturating_sub(1);
@@ -585,7 +602,7 @@ impl Run {
                     self.model.fifo.insert(0, tenure.tag);
                     self.model.announce()
                 } else {
-                    Wake::None
+                    Wake::NONE
                 };
                 prop_assert_eq!(self.queue().unfetch(handle), wanted);
             }
@@ -605,33 +622,62 @@ impl Run {
             Call::WakeAll => self.wake_all(),
             Call::TakeOver => {
                 self.model.epoch += 1;
+                self.model.waking = 0;
                 self.queue().attach(newest + 1, false);
                 self.wake_all();
             }
             Call::Requeue(before) => {
                 let epoch = newest.wrapping_sub(before);
-                let wanted = self.model.requeue(epoch..=epoch);
+                let wanted = self.model.take_back_all(epoch..=epoch);
+                let woken = self.model.announce();
                 let mut taken = Vec::new();
                 let wake = self.queue().requeue(epoch, |tag| taken.insert(0, usize::from(tag)));
-                prop_assert_eq!((wake, taken), wanted);
+                prop_assert_eq!((wake, taken), (woken, wanted));
             }
-            Call::Bury(before) => {
-                // One that there never was cannot be late.
-                let Some(epoch) = newest.checked_sub(before) else { return Ok(()) };
-                self.model.oldest = self.model.oldest.max(epoch + 1);
-                let wanted = self.model.requeue(..=epoch);
-                let mut taken = Vec::new();
-                let wake = self.queue().declare_dead(epoch, |tag| taken.insert(0, usize::from(tag)));
-                prop_assert_eq!((wake, taken), wanted);
-                self.wake_all();
-            }
+            Call::Bury(before) => self.bury(before)?,
         }
+        Ok(())
+    }
+
+    /// A server is declared dead.
+    fn bury(&mut self, before: u32) -> Result<(), TestCaseError> {
+        // One that there never was cannot be late.
+        let newest = self.model.epoch;
+        let Some(epoch) = newest.checked_sub(before) else { return Ok(()) };
+        self.model.oldest = self.model.oldest.max(epoch + 1);
+        let wanted = self.model.take_back_all(..=epoch);
+        if newest < self.model.oldest {
+            self.model.waking = 0;
+        }
+        let mut taken = Vec::new();
+        self.queue().declare_dead(epoch, |tag| taken.insert(0, usize::from(tag)));
+        prop_assert_eq!(taken, wanted);
+        self.wake_all();
+        Ok(())
+    }
+
+    /// A thread of the server of `epoch` that was woken is up.
+    fn arrive(&mut self, epoch: u32) {
+        self.queue().arrive(epoch);
+        if epoch == self.model.epoch && epoch >= self.model.oldest {
+            self.model.waking = self.model.waking.saturating_sub(1);
+            self.model.arrivals += 1;
+        }
+    }
+
+    /// Somebody looks after the wake-ups under way, asked for or not.
+    fn look(&mut self) -> Result<(), TestCaseError> {
+        if self.model.arrivals == 0 {
+            self.model.waking = 0;
+        }
+        self.model.looks = false;
+        let wanted = self.model.announce();
+        prop_assert_eq!(self.queue().look_after(), wanted);
         Ok(())
     }
 
     fn wake_all(&mut self) {
         self.queue().wake_all();
-        self.model.waking += self.model.asleep;
         self.model.asleep = 0;
     }
 

@@ -122,7 +122,18 @@ static inline struct gendisk *zosbd2_alloc_disk(struct blk_mq_tag_set *set,
 #define ZOSBD2_TAG_SET_FLAGS \
 	(ZOSBD2_MQ_MERGE | BLK_MQ_F_STACKING | BLK_MQ_F_NO_SCHED_BY_DEFAULT)
 
-/* A list of requests, as queue_rqs() gets it. */
+/*
+ * A list of requests, as queue_rqs() gets it. Kernels without BLK_MODE_T leave it
+ * to drivers to enter such requests where the block layer looks for those that
+ * are late; later ones do it in blk_mq_start_request().
+ */
+static inline void zosbd2_rq_list_own(struct request *request)
+{
+#ifndef HAVE_BLK_MODE_T
+	request->mq_hctx->tags->rqs[request->tag] = request;
+#endif
+}
+
 #ifdef HAVE_RQ_LIST
 #define zosbd2_rq_list struct rq_list
 
@@ -158,13 +169,14 @@ static inline void zosbd2_rq_list_oldest_first(struct request **list)
 #endif
 
 /*
- * The pieces of a request's data: as long as memory is contiguous where all of
- * it is mapped and needs no care of its caches, else no longer than a page.
+ * The piece of a bio's data at an iterator: as long as memory is contiguous
+ * where all of it is mapped and needs no care of its caches, else no longer
+ * than a page.
  */
 #if defined(CONFIG_HIGHMEM) || ARCH_IMPLEMENTS_FLUSH_DCACHE_PAGE
-#define zosbd2_for_each_piece rq_for_each_segment
+#define zosbd2_piece bio_iter_iovec
 #else
-#define zosbd2_for_each_piece rq_for_each_bvec
+#define zosbd2_piece(bio, iter) mp_bvec_iter_bvec((bio)->bi_io_vec, iter)
 #endif
 
 /*

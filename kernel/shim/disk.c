@@ -18,7 +18,6 @@
 #include <linux/hdreg.h>
 #include <linux/jiffies.h>
 #include <linux/module.h>
-#include <linux/poll.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/task.h>
 #include <linux/slab.h>
@@ -275,7 +274,8 @@ int zosbd2_device_create(const struct zosbd2_params *params, struct zosbd2_devic
 		return -ENOMEM;
 	kref_init(&device->kref);
 	mutex_init(&device->lock);
-	init_waitqueue_head(&device->poll);
+	spin_lock_init(&device->servers_lock);
+	INIT_LIST_HEAD(&device->servers);
 	init_completion(&device->gone);
 	ratelimit_state_init(&device->late_limit, DEFAULT_RATELIMIT_INTERVAL,
 			     DEFAULT_RATELIMIT_BURST);
@@ -385,12 +385,6 @@ u64 zosbd2_device_number(struct zosbd2_device *device)
 
 	lockdep_assert_held(&device->lock);
 	return device->started ? (u64)disk->major << 32 | disk->first_minor : 0;
-}
-
-/* Servers have lost the device: those who poll are to see it. May sleep. */
-void zosbd2_device_hang_up(struct zosbd2_device *device)
-{
-	wake_up_poll(&device->poll, EPOLLHUP);
 }
 
 /* The last server is gone. The caller holds the device's lock. */

@@ -140,9 +140,12 @@ static int __init zosbd2_init(void)
 		return -ENOMEM;
 	zosbd2_rs_registry_init(zosbd2_registry, max_devices);
 
-	error = zosbd2_disk_init();
+	error = zosbd2_queue_init();
 	if (error)
 		goto free_registry;
+	error = zosbd2_disk_init();
+	if (error)
+		goto exit_queue;
 	zosbd2_debug_init();
 	error = zosbd2_fault(ZOSBD2_FAULT_CONTROL) ? -EBUSY : misc_register(&control);
 	if (error)
@@ -152,6 +155,8 @@ static int __init zosbd2_init(void)
 exit_debug:
 	zosbd2_debug_exit();
 	zosbd2_disk_exit();
+exit_queue:
+	zosbd2_queue_exit();
 free_registry:
 	kvfree(zosbd2_registry);
 	return error;
@@ -162,6 +167,7 @@ static void __exit zosbd2_exit(void)
 	misc_deregister(&control);
 	zosbd2_debug_exit();
 	zosbd2_disk_exit();
+	zosbd2_queue_exit();
 	kvfree(zosbd2_registry);
 	/*
 	 * The last close of a disk that is gone drops the module's last reference

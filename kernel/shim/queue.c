@@ -19,11 +19,18 @@
 #include "trace.h"
 #include "zosbd2.h"
 
-/* A sleeping server; on its stack. @woken is written under the queue's lock. */
+/*
+ * Works of it look after wake-ups, so that requests are served: they must run
+ * when memory is short, too.
+ */
+static struct workqueue_struct *look_queue;
+
+/* A sleeping server; on its stack. @woken and @sent_away change under the queue's lock. */
 struct waiter {
 	struct list_head link;
 	struct task_struct *task;
 	bool woken;
+	bool sent_away;
 };
 
 /*
@@ -46,21 +53,20 @@ static u64 begin_step(struct zosbd2_queue *queue, struct request *request, u64 n
 /* Ends a request that begin_step() was told of. */
 static void end_step(struct zosbd2_queue *queue, struct request *request, blk_status_t status)
 {
-	unsigned long irq_flags;
 	bool later = false;
 
 	if (req_op(request) == REQ_OP_FLUSH) {
 		/* Its end is only that when the timer, or who counts requests, lets go of it. */
 		later = atomic_read(&request->ref) > 1;
 	} else {
-		spin_lock_irqsave(&queue->lock, irq_flags);
+		spin_lock(&queue->lock);
 		zosbd2_rs_queue_step_ends(queue->engine, request->start_time_ns);
-		spin_unlock_irqrestore(&queue->lock, irq_flags);
+		spin_unlock(&queue->lock);
 	}
 	blk_mq_end_request(request, status);
-	spin_lock_irqsave(&queue->lock, irq_flags);
+	spin_lock(&queue->lock);
 	zosbd2_rs_queue_step_over(queue->engine, later ? U64_MAX : ktime_get_ns());
-	spin_unlock_irqrestore(&queue->lock, irq_flags);
+	spin_unlock(&queue->lock);
 }
 
 /*
@@ -113,13 +119,12 @@ static __always_inline bool describe(const struct request *request, enum zosbd2_
 }
 
 /*
- * Starts a request and gives it to the engine. Its deadline runs from there,
- * and whoever finds it over waits for the lock until the engine knows of the
- * request. @last: no other follows at once. Returns whether the engine took
- * it; if not, it is to be refused. Inlined, as is describe(): a call for each
- * request is what the loop of queue_run() saves.
+ * Gives a started request to the engine. @last: no other follows at once.
+ * Returns whom to wake, as zosbd2_rs_queue_submit(), or a negative errno if the
+ * request is to be refused. Inlined, as is describe(): a call for each request is
+ * what the loop of queue_run() saves.
  */
-static __always_inline bool submit(struct zosbd2_queue *queue, struct request *request, bool last)
+static __always_inline int submit(struct zosbd2_queue *queue, struct request *request, bool last)
 	__must_hold(&queue->lock)
 {
 	enum zosbd2_op op;
@@ -131,9 +136,8 @@ static __always_inline bool submit(struct zosbd2_queue *queue, struct request *r
 
 	lockdep_assert_held(&queue->lock);
 	if (!describe(request, &op, &flags, &offset))
-		return false;
+		return -EOPNOTSUPP;
 	queue->requests[request->tag] = request;
-	blk_mq_start_request(request);
 	what = op | flags << ZOSBD2_FLAGS_SHIFT | (last ? ZOSBD2_LAST : 0);
 	/* Not there if the disk's iostats are switched off. */
 	now_ns = request->start_time_ns ?: ktime_get_ns();
@@ -143,9 +147,7 @@ static __always_inline bool submit(struct zosbd2_queue *queue, struct request *r
 					blk_rq_bytes(request), now_ns);
 	if (result >= 0)
 		trace_zosbd2_queue(queue, request->tag, op, flags, offset, blk_rq_bytes(request));
-	if (result > 0)
-		zosbd2_queue_wake_one(queue);
-	return result >= 0;
+	return result;
 }
 
 /*
@@ -162,16 +164,27 @@ static void refuse(struct zosbd2_queue *queue, struct request *request)
 		    describe(request, &op, &flags, &offset) ? BLK_STS_IOERR : BLK_STS_NOTSUPP);
 }
 
+/* Drops the lock after submissions, and wakes whom their result names. */
+static __always_inline void unlock_submitted(struct zosbd2_queue *queue, int result)
+	__releases(&queue->lock)
+{
+	if (likely(result <= 0))
+		spin_unlock(&queue->lock);
+	else
+		zosbd2_queue_unlock(queue, result & (ZOSBD2_LOOK - 1), result & ZOSBD2_LOOK);
+}
+
 static blk_status_t queue_rq(struct blk_mq_hw_ctx *hctx, const struct blk_mq_queue_data *data)
 {
 	struct zosbd2_queue *queue = hctx->driver_data;
-	unsigned long irq_flags;
-	bool taken;
+	int result;
 
-	spin_lock_irqsave(&queue->lock, irq_flags);
-	taken = submit(queue, data->rq, data->last);
-	spin_unlock_irqrestore(&queue->lock, irq_flags);
-	if (unlikely(!taken)) {
+	/* A deadline that is over before the engine has the request begins anew. */
+	blk_mq_start_request(data->rq);
+	spin_lock(&queue->lock);
+	result = submit(queue, data->rq, data->last);
+	unlock_submitted(queue, result);
+	if (unlikely(result < 0)) {
 		refuse(queue, data->rq);
 		if (data->last)
 			zosbd2_rs_queue_announce(queue->engine);
@@ -189,31 +202,28 @@ static void commit_rqs(struct blk_mq_hw_ctx *hctx)
 	zosbd2_queue_wake_pollers(queue);
 }
 
-/*
- * Takes the requests for one queue off the list. A plug holds some tens of
- * requests, and so long interrupts may be off.
- */
+/* Takes the requests for one queue off the list, which are started. */
 static void queue_run(struct blk_mq_hw_ctx *hctx, zosbd2_rq_list *list)
 {
 	struct zosbd2_queue *queue = hctx->driver_data;
 	struct request *refused = NULL;
-	unsigned long irq_flags;
+	int result;
 	bool last;
 
-	spin_lock_irqsave(&queue->lock, irq_flags);
+	spin_lock(&queue->lock);
 	do {
 		struct request *request = rq_list_pop(list);
 		struct request *next = zosbd2_rq_list_peek(list);
 
 		last = !next || next->mq_hctx != hctx;
-		/* Older kernels (6.1) leave this to drivers; deadlines go by it. */
-		hctx->tags->rqs[request->tag] = request;
-		if (unlikely(!submit(queue, request, last))) {
+		result = submit(queue, request, last);
+		if (unlikely(result < 0)) {
 			request->rq_next = refused;
 			refused = request;
 		}
 	} while (!last);
-	spin_unlock_irqrestore(&queue->lock, irq_flags);
+	/* Only the last one wakes anybody. */
+	unlock_submitted(queue, result);
 	if (unlikely(refused)) {
 		do {
 			struct request *request = refused;
@@ -233,6 +243,10 @@ static void queue_rqs(zosbd2_rq_list *list)
 
 	/* Servers get requests in the order of submission: read-ahead depends on it. */
 	zosbd2_rq_list_oldest_first(list);
+	rq_list_for_each(list, request) {
+		zosbd2_rq_list_own(request);
+		blk_mq_start_request(request);
+	}
 	while ((request = zosbd2_rq_list_peek(list)))
 		queue_run(request->mq_hctx, list);
 }
@@ -306,6 +320,26 @@ const struct blk_mq_ops zosbd2_queue_ops = {
 	.init_hctx = init_hctx,
 };
 
+static void look_work(struct work_struct *work)
+{
+	struct zosbd2_queue *queue =
+		container_of(to_delayed_work(work), struct zosbd2_queue, look);
+
+	zosbd2_rs_queue_look(queue->engine);
+}
+
+int zosbd2_queue_init(void)
+{
+	look_queue = zosbd2_fault(ZOSBD2_FAULT_LOOK_QUEUE) ? NULL :
+		alloc_workqueue("zosbd2_look", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
+	return look_queue ? 0 : -ENOMEM;
+}
+
+void zosbd2_queue_exit(void)
+{
+	destroy_workqueue(look_queue);
+}
+
 /*
  * Allocates a zeroed block that is aligned as ZOSBD2_BLOCK_ALIGN says, which
  * kvzalloc() promises for sizes that are powers of two only. May sleep.
@@ -349,6 +383,7 @@ int zosbd2_queue_setup(struct zosbd2_device *device, u32 depth)
 
 		spin_lock_init(&queue->lock);
 		INIT_LIST_HEAD(&queue->waiters);
+		INIT_DELAYED_WORK(&queue->look, look_work);
 		queue->device = device;
 		queue->index = index;
 		queue->requests = requests + (size_t)index * depth;
@@ -373,85 +408,120 @@ free_queues:
 	return error;
 }
 
-/* Frees what zosbd2_queue_setup() allocated, but for the tag set. */
+/*
+ * Frees what zosbd2_queue_setup() allocated, but for the tag set. Nobody submits
+ * or serves any more. May sleep.
+ */
 void zosbd2_queue_teardown(struct zosbd2_device *device)
 {
+	u32 index;
+
+	might_sleep();
+	for (index = 0; index < device->queue_count; index++)
+		cancel_delayed_work_sync(&device->queues[index].look);
 	kvfree(device->queues[0].requests);
 	kvfree(device->queues);
 }
 
-unsigned long zosbd2_queue_lock(struct zosbd2_queue *queue) __acquires(&queue->lock)
+void zosbd2_queue_lock(struct zosbd2_queue *queue) __acquires(&queue->lock)
 {
-	unsigned long flags;
-
-	spin_lock_irqsave(&queue->lock, flags);
-	return flags;
+	spin_lock(&queue->lock);
 }
 
-void zosbd2_queue_unlock(struct zosbd2_queue *queue, unsigned long flags)
-	__releases(&queue->lock)
+/* Takes the server that slept last off the list: its memory is warm. */
+static struct task_struct *wake_next(struct zosbd2_queue *queue, bool sent_away)
+	__must_hold(&queue->lock)
 {
-	spin_unlock_irqrestore(&queue->lock, flags);
+	struct waiter *waiter;
+	struct task_struct *task;
+
+	lockdep_assert_held(&queue->lock);
+	waiter = list_first_entry_or_null(&queue->waiters, struct waiter, link);
+	if (WARN_ON_ONCE(!waiter))
+		return NULL;
+	list_del(&waiter->link);
+	task = waiter->task;
+	waiter->sent_away = sent_away;
+	waiter->woken = true;
+	return task;
 }
 
 /*
- * Sleeps until woken by zosbd2_queue_wake_one() or _all(), a signal, or the end
- * of the time @left (zosbd2_timeout()), from which the time slept is taken.
- * Called and returns with the lock held; it is dropped while sleeping. Returns
- * 0 when woken, whatever else happened; otherwise -EINTR or -ETIME.
+ * Drops the lock, and then wakes so many sleeping servers, which the engine has
+ * chosen under it. @look: looks after them in a while.
  */
-int zosbd2_queue_sleep(struct zosbd2_queue *queue, unsigned long *flags, long *left)
-	__must_hold(&queue->lock)
+void zosbd2_queue_unlock(struct zosbd2_queue *queue, u32 servers, bool look)
+	__releases(&queue->lock)
+{
+	struct task_struct *tasks[ZOSBD2_MOST_WAKES];
+	u32 count = 0;
+
+	if (likely(!servers && !look)) {
+		spin_unlock(&queue->lock);
+		return;
+	}
+	/* A server that finds itself woken may be gone at once; RCU keeps its task. */
+	rcu_read_lock();
+	while (count < min_t(u32, servers, ZOSBD2_MOST_WAKES)) {
+		tasks[count] = wake_next(queue, false);
+		if (!tasks[count])
+			break;
+		count++;
+	}
+	spin_unlock(&queue->lock);
+	while (count)
+		wake_up_process(tasks[--count]);
+	rcu_read_unlock();
+	if (look)
+		queue_delayed_work(look_queue, &queue->look, msecs_to_jiffies(ZOSBD2_LOOK_MS));
+}
+
+/*
+ * Sleeps until woken, a signal, or the end of the time @left (zosbd2_timeout()),
+ * from which the time slept is taken. Called and returns with the lock held; it
+ * is dropped while sleeping. Returns ZOSBD2_WOKEN or ZOSBD2_SENT_AWAY when woken,
+ * whatever else happened; otherwise -EINTR or -ETIME.
+ */
+int zosbd2_queue_sleep(struct zosbd2_queue *queue, long *left) __must_hold(&queue->lock)
 {
 	struct waiter waiter = { .task = current };
 
 	lockdep_assert_held(&queue->lock);
-	/* The one that slept last is woken first: its memory is warm. */
 	list_add(&waiter.link, &queue->waiters);
 	for (;;) {
 		set_current_state(TASK_INTERRUPTIBLE);
 		if (waiter.woken || signal_pending(current) || !*left)
 			break;
-		spin_unlock_irqrestore(&queue->lock, *flags);
+		spin_unlock(&queue->lock);
 		*left = schedule_timeout(*left);
-		spin_lock_irqsave(&queue->lock, *flags);
+		spin_lock(&queue->lock);
 	}
 	__set_current_state(TASK_RUNNING);
 	if (waiter.woken)
-		return 0;
+		return waiter.sent_away ? ZOSBD2_SENT_AWAY : ZOSBD2_WOKEN;
 	list_del(&waiter.link);
 	return signal_pending(current) ? -EINTR : -ETIME;
 }
 
-/* Wakes one sleeping server. The engine knows that there is one. */
-void zosbd2_queue_wake_one(struct zosbd2_queue *queue) __must_hold(&queue->lock)
-{
-	struct waiter *waiter;
-
-	lockdep_assert_held(&queue->lock);
-	waiter = list_first_entry_or_null(&queue->waiters, struct waiter, link);
-	if (WARN_ON_ONCE(!waiter))
-		return;
-	list_del(&waiter->link);
-	waiter->woken = true;
-	wake_up_process(waiter->task);
-}
-
+/* Wakes every server that sleeps, to be sent away. */
 void zosbd2_queue_wake_all(struct zosbd2_queue *queue) __must_hold(&queue->lock)
 {
 	lockdep_assert_held(&queue->lock);
 	while (!list_empty(&queue->waiters))
-		zosbd2_queue_wake_one(queue);
+		wake_up_process(wake_next(queue, true));
 }
 
-/* Tells those who poll a server descriptor that there is something to see. */
+/* Wakes pollers of the present server's descriptor: a request is queued. No lock is held. */
 void zosbd2_queue_wake_pollers(struct zosbd2_queue *queue)
 {
-	struct wait_queue_head *poll = &queue->device->poll;
+	struct zosbd2_server *server;
 
-	/* Full barrier: they enter the list before they look at the queue. */
-	if (wq_has_sleeper(poll))
-		wake_up_poll(poll, EPOLLIN | EPOLLRDNORM);
+	rcu_read_lock();
+	server = rcu_dereference(queue->device->present);
+	/* Full barrier: server_poll() enters the list before it looks at the queue. */
+	if (server && wq_has_sleeper(&server->poll))
+		wake_up_poll(&server->poll, EPOLLIN | EPOLLRDNORM);
+	rcu_read_unlock();
 }
 
 /*
@@ -536,70 +606,75 @@ static __always_inline bool copy_single(struct request *request, u64 user, u32 b
 	return !left;
 }
 
-/* The way of all others, as zosbd2_request_copy(). */
-static noinline int copy_pieces(struct request *request, u64 user, u32 start, u32 bytes, u32 *done,
-				bool to_user)
+/*
+ * Copies @bytes of the request's data between the place and user memory at
+ * @user, of which the first @done are copied already. The place moves on with
+ * each byte. -EFAULT at the first page that is not there.
+ */
+static noinline int copy_pieces(struct request *request, struct zosbd2_place *place, u64 user,
+				u32 bytes, u32 *done, bool to_user)
 {
-	u32 from = start + *done, end = start + bytes, at = 0;
-	struct req_iterator iterator;
-	struct bio_vec segment;
-
-	zosbd2_for_each_piece(segment, request, iterator) {
-		u32 skip = at < from ? from - at : 0;
+	if (!place->bio) {
+		place->bio = request->bio;
+		place->iter = place->bio->bi_iter;
+	}
+	while (*done < bytes) {
+		struct bio_vec segment;
 		unsigned long left;
-		void __user *peer;
-		u32 part;
-		char *page;
+		u32 copied, part;
+		void *page;
 
-		if (skip >= segment.bv_len) {
-			at += segment.bv_len;
+		if (!place->iter.bi_size) {
+			if (!place->bio->bi_next)
+				break;
+			place->bio = place->bio->bi_next;
+			place->iter = place->bio->bi_iter;
 			continue;
 		}
-		at += skip;
-		if (at >= end)
-			break;
-		part = min(segment.bv_len - skip, end - at);
-		peer = (void __user *)(unsigned long)(user + (at - start));
+		segment = zosbd2_piece(place->bio, place->iter);
+		part = min(segment.bv_len, bytes - *done);
 		page = bvec_kmap_local(&segment);
-		left = copy_part(peer, page + skip, part, to_user);
+		left = copy_part((void __user *)(unsigned long)(user + *done), page, part, to_user);
 		if (!to_user)
 			flush_dcache_page(segment.bv_page);
 		kunmap_local(page);
-		at += part;
-		*done = at - left - start;
+		copied = part - left;
+		bio_advance_iter_single(place->bio, &place->iter, copied);
+		*done += copied;
 		if (left)
 			return -EFAULT;
-		if (skip + part < segment.bv_len)
-			break;
 	}
 	return 0;
 }
 
 /*
- * Copies @bytes of the request's data, from its byte @start on, to or from user
- * memory at @user. Skips the first @done of them, and adds to @done what was
- * copied. The engine has the request COPYING, so the pages stay. Never waits for
- * a page: returns -EFAULT at the first one that is not there, and the caller,
- * with the request unpinned, calls zosbd2_user_fault_in().
+ * Copies @bytes of the request's data to or from user memory at @user, from
+ * where an earlier copy of the same tenure left @place; a place of all zeroes is
+ * the request's beginning. Skips the first @done of them in user memory, and
+ * adds to @done what was copied. The engine has the request COPYING, so the
+ * pages stay. Never waits for a page: returns -EFAULT at the first one that is
+ * not there, and the caller, with the request unpinned, calls
+ * zosbd2_user_fault_in().
  */
-int zosbd2_request_copy(struct zosbd2_queue *queue, u32 tag, u64 user, u32 start, u32 bytes,
-			u32 *done, bool to_user)
+int zosbd2_request_copy(struct zosbd2_queue *queue, u32 tag, struct zosbd2_place *place, u64 user,
+			u32 bytes, u32 *done, bool to_user)
 {
 	struct request *request = queue->requests[tag];
 
 	if (!access_ok((void __user *)(unsigned long)user, bytes))
 		return -EFAULT;
-	return copy_pieces(request, user, start, bytes, done, to_user);
+	return copy_pieces(request, place, user, bytes, done, to_user);
 }
 
 static noinline int copy_all_pieces(struct request *request, u64 user, u32 bytes, bool to_user)
 {
+	struct zosbd2_place place = {};
 	u32 done = 0;
 
-	return copy_pieces(request, user, 0, bytes, &done, to_user);
+	return copy_pieces(request, &place, user, bytes, &done, to_user);
 }
 
-/* As zosbd2_request_copy(), of the first @bytes of the request, all or an error. */
+/* Like zosbd2_request_copy(), of the first @bytes of the request, all or an error. */
 int zosbd2_request_copy_all(struct zosbd2_queue *queue, u32 tag, u64 user, u32 bytes, bool to_user)
 {
 	struct request *request = queue->requests[tag];

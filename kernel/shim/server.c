@@ -12,6 +12,7 @@
 #include <linux/fs.h>
 #include <linux/module.h>
 #include <linux/poll.h>
+#include <linux/rculist.h>
 #include <linux/sched/mm.h>
 #include <linux/slab.h>
 
@@ -43,19 +44,50 @@ static __poll_t server_poll(struct file *file, struct poll_table_struct *table)
 {
 	struct zosbd2_server *server = file->private_data;
 
-	poll_wait(file, &server->device->poll, table);
+	poll_wait(file, &server->poll, table);
+	/*
+	 * Pairs with the barrier of wq_has_sleeper(): either what was queued is seen
+	 * here, or its submitter sees that somebody waits.
+	 */
+	smp_mb();
 	return (__force __poll_t)zosbd2_rs_server_poll(server->device->engine, server->epoch);
+}
+
+/* Takes a descriptor off its device's list and frees it once nobody can wake its pollers. */
+static void server_remove(struct zosbd2_server *server)
+{
+	struct zosbd2_device *device = server->device;
+
+	spin_lock(&device->servers_lock);
+	list_del_rcu(&server->link);
+	if (rcu_access_pointer(device->present) == server)
+		RCU_INIT_POINTER(device->present, NULL);
+	spin_unlock(&device->servers_lock);
+	kfree_rcu(server, rcu);
 }
 
 static int server_release(struct inode *inode, struct file *file)
 {
 	struct zosbd2_server *server = file->private_data;
+	struct zosbd2_device *device = server->device;
 
 	if (server->epoch)
-		zosbd2_rs_server_closed(server->device->engine, zosbd2_registry, server->epoch);
-	zosbd2_device_put(server->device);
-	kfree(server);
+		zosbd2_rs_server_closed(device->engine, zosbd2_registry, server->epoch);
+	server_remove(server);
+	zosbd2_device_put(device);
 	return 0;
+}
+
+/* Wakes the pollers of all descriptors: they may have lost the device, or it is gone. */
+void zosbd2_device_hang_up(struct zosbd2_device *device)
+{
+	struct zosbd2_server *server;
+
+	rcu_read_lock();
+	/* Each poller hears of it, those too that wait exclusively. */
+	list_for_each_entry_rcu(server, &device->servers, link)
+		__wake_up(&server->poll, TASK_NORMAL, 0, poll_to_key(EPOLLHUP));
+	rcu_read_unlock();
 }
 
 static const struct file_operations server_ops = {
@@ -86,6 +118,7 @@ int zosbd2_server_open(struct zosbd2_device *device, struct file **file)
 		return -ENOMEM;
 	server->device = device;
 	server->epoch = 0;
+	init_waitqueue_head(&server->poll);
 	fd = get_unused_fd_flags(O_CLOEXEC);
 	if (fd < 0)
 		goto free_server;
@@ -97,6 +130,9 @@ int zosbd2_server_open(struct zosbd2_device *device, struct file **file)
 		goto free_server;
 	}
 	zosbd2_device_get(device);
+	spin_lock(&device->servers_lock);
+	list_add_tail_rcu(&server->link, &device->servers);
+	spin_unlock(&device->servers_lock);
 	return fd;
 
 free_server:
@@ -104,12 +140,21 @@ free_server:
 	return fd;
 }
 
-/* It is this server's descriptor: its last close is the server's death. */
+/*
+ * It is this server's descriptor: its last close is the server's death, and its
+ * pollers are woken for requests from now on. The caller holds the device's lock
+ * and has not told the queues of the server yet.
+ */
 void zosbd2_server_appoint(struct file *file, u32 epoch)
 {
 	struct zosbd2_server *server = file->private_data;
+	struct zosbd2_device *device = server->device;
 
+	lockdep_assert_held(&device->lock);
 	server->epoch = epoch;
+	spin_lock(&device->servers_lock);
+	rcu_assign_pointer(device->present, server);
+	spin_unlock(&device->servers_lock);
 }
 
 /* From now on the process has the descriptor. */

@@ -87,6 +87,16 @@ bool zosbd2_signal_fatal(void)
 	return fatal_signal_pending(current);
 }
 
+/*
+ * Gives up the processor if somebody waits for it: long calls do so between
+ * their steps. Returns false if the caller is being killed.
+ */
+bool zosbd2_pause(void)
+{
+	cond_resched();
+	return !fatal_signal_pending(current);
+}
+
 /* 1 if all bytes are zero, 0 if not, -EFAULT. */
 int zosbd2_user_tail_is_zero(u64 user, u32 bytes)
 {

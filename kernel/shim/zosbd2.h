@@ -12,11 +12,14 @@
 #define ZOSBD2_H
 
 #include <linux/blk-mq.h>
+#include <linux/build_bug.h>
+#include <linux/bvec.h>
 #include <linux/completion.h>
 #include <linux/kref.h>
 #include <linux/list.h>
 #include <linux/mutex.h>
 #include <linux/ratelimit.h>
+#include <linux/rcupdate.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
 #include <linux/wait.h>
@@ -42,9 +45,18 @@ enum zosbd2_op {
 #define ZOSBD2_REQUEST_FUA 1
 #define ZOSBD2_REQUEST_NO_UNMAP 2
 
-/* Of zosbd2_rs_queue_submit(). */
+/* Of zosbd2_rs_queue_submit(): above the operation, and in its result. */
 #define ZOSBD2_FLAGS_SHIFT 8
 #define ZOSBD2_LAST BIT(16)
+#define ZOSBD2_LOOK BIT(8)
+
+/* Results of zosbd2_queue_sleep(), besides errors. */
+#define ZOSBD2_WOKEN 0
+#define ZOSBD2_SENT_AWAY 1
+
+/* MOST_WAKES and LOOK_MS of engine/src/queue.rs. */
+#define ZOSBD2_MOST_WAKES 8
+#define ZOSBD2_LOOK_MS 20
 
 /* What a disk is besides its limits; CREATE_ in abi/src/v2.rs. */
 #define ZOSBD2_READ_ONLY 1
@@ -127,17 +139,21 @@ enum zosbd2_step {
 
 /*
  * A queue. @lock covers the engine's queue (@engine) and @waiters; it is never
- * held over a copy to or from user memory.
+ * held over a copy to or from user memory, and never taken in an interrupt: the
+ * block layer calls queue_rq() in process context alone.
  *
  * @requests: the block request of each tag that is not FREE in the engine.
+ * @look: looks after wake-ups under way.
  */
 struct zosbd2_queue {
-	spinlock_t lock; /* see above */
-	struct list_head waiters;
+	/* Read by everybody who comes. */
 	void *engine;
 	struct request **requests;
 	struct zosbd2_device *device;
 	u32 index;
+	struct delayed_work look;
+	spinlock_t lock ____cacheline_aligned; /* see above */
+	struct list_head waiters;
 } ____cacheline_aligned;
 
 /*
@@ -148,7 +164,10 @@ struct zosbd2_queue {
  *
  * @lock: covers the engine's life of the device. Taken after the registry's
  *	lock and before a queue's.
- * @poll: who polls a server descriptor.
+ * @servers: the server descriptors, in the order of their making. Changes under
+ *	@servers_lock; read under RCU.
+ * @present: the one whose server gets the requests, which pollers of requests
+ *	wait for; NULL if nobody serves through a descriptor. As @servers.
  * @started: the disk was added. Changes under @lock, false to true.
  * @start_error: why it could not be added. Changes under @lock, once.
  * @late_limit: of the lines in the log about late requests.
@@ -171,7 +190,9 @@ struct zosbd2_device {
 	bool sealed;
 	int start_error;
 	struct ratelimit_state late_limit;
-	struct wait_queue_head poll;
+	spinlock_t servers_lock; /* see above */
+	struct list_head servers;
+	struct zosbd2_server __rcu *present;
 	struct work_struct teardown;
 	struct work_struct scan;
 	struct delayed_work drain;
@@ -182,11 +203,30 @@ struct zosbd2_device {
 	u8 serial[ZOSBD2_SERIAL_BYTES];
 };
 
-/* What a server descriptor is: the right to serve, until it is closed. */
+/*
+ * How far a copy of a request's data has come; all zeroes at its beginning. It
+ * belongs to one tenure of the request, during which the bios do not change.
+ * Rust keeps it as ZOSBD2_PLACE_WORDS words.
+ */
+struct zosbd2_place {
+	struct bio *bio;
+	struct bvec_iter iter;
+};
+
+#define ZOSBD2_PLACE_WORDS 4
+static_assert(sizeof(struct zosbd2_place) <= ZOSBD2_PLACE_WORDS * sizeof(u64));
+
+/*
+ * What a server descriptor is: the right to serve, until it is closed; or, with
+ * @epoch 0, the right to look on. @poll is its own, so that nobody who looks on,
+ * and no server that lost the device, takes a wake-up meant for another.
+ */
 struct zosbd2_server {
 	struct zosbd2_device *device;
-	/* 0 until it is appointed. */
 	u32 epoch;
+	struct wait_queue_head poll;
+	struct list_head link;
+	struct rcu_head rcu;
 };
 
 /* Steps of module and device creation that the faults variant can make fail. */
@@ -208,6 +248,7 @@ enum zosbd2_fault {
 	ZOSBD2_FAULT_CONTROL,
 	ZOSBD2_FAULT_SCAN_QUEUE,
 	ZOSBD2_FAULT_OVERRUN,
+	ZOSBD2_FAULT_LOOK_QUEUE,
 };
 
 #ifdef ZOSBD2_FAULTS
@@ -233,24 +274,24 @@ void zosbd2_debug_remove(struct zosbd2_device *device);
 extern const struct blk_mq_ops zosbd2_queue_ops;
 void zosbd2_device_declare_dead(struct zosbd2_device *device, u32 epoch);
 void *zosbd2_alloc_block(size_t bytes);
+int zosbd2_queue_init(void);
+void zosbd2_queue_exit(void);
 int zosbd2_queue_setup(struct zosbd2_device *device, u32 depth);
 void zosbd2_queue_teardown(struct zosbd2_device *device);
 
 /*
  * Shim functions that Rust calls. See the definitions for contracts.
  */
-unsigned long zosbd2_queue_lock(struct zosbd2_queue *queue) __acquires(&queue->lock);
-void zosbd2_queue_unlock(struct zosbd2_queue *queue, unsigned long flags)
+void zosbd2_queue_lock(struct zosbd2_queue *queue) __acquires(&queue->lock);
+void zosbd2_queue_unlock(struct zosbd2_queue *queue, u32 servers, bool look)
 	__releases(&queue->lock);
-int zosbd2_queue_sleep(struct zosbd2_queue *queue, unsigned long *flags, long *left)
-	__must_hold(&queue->lock);
-void zosbd2_queue_wake_one(struct zosbd2_queue *queue) __must_hold(&queue->lock);
+int zosbd2_queue_sleep(struct zosbd2_queue *queue, long *left) __must_hold(&queue->lock);
 void zosbd2_queue_wake_all(struct zosbd2_queue *queue) __must_hold(&queue->lock);
 void zosbd2_queue_wake_pollers(struct zosbd2_queue *queue);
 void zosbd2_request_end(struct zosbd2_queue *queue, u32 tag, int error);
 void zosbd2_requests_end(struct zosbd2_queue *queue, const u16 *tags, u32 count);
-int zosbd2_request_copy(struct zosbd2_queue *queue, u32 tag, u64 user, u32 start, u32 bytes,
-			u32 *done, bool to_user);
+int zosbd2_request_copy(struct zosbd2_queue *queue, u32 tag, struct zosbd2_place *place, u64 user,
+			u32 bytes, u32 *done, bool to_user);
 int zosbd2_request_copy_all(struct zosbd2_queue *queue, u32 tag, u64 user, u32 bytes,
 			    bool to_user);
 void zosbd2_request_zero(struct zosbd2_queue *queue, u32 tag, u32 start);
@@ -275,6 +316,7 @@ int zosbd2_user_fault_in(u64 user, u32 bytes, bool write);
 int zosbd2_user_tail_is_zero(u64 user, u32 bytes);
 u32 zosbd2_signal_pending(void);
 bool zosbd2_signal_fatal(void);
+bool zosbd2_pause(void);
 u32 zosbd2_current_uid(void);
 bool zosbd2_may_serve(u32 owner_uid);
 long zosbd2_timeout(u32 ms);
@@ -329,9 +371,9 @@ void zosbd2_rs_device_gone(void *engine);
 void zosbd2_rs_device_grace_over(void *engine, void *registry);
 
 /*
- * With the queue's lock held. 1: wake one server before it is dropped. @what is
- * the operation, with its flags from bit 8 on, and ZOSBD2_LAST if no more follow.
- * Six arguments, which are all in registers.
+ * With the queue's lock held. Returns how many servers to wake as it is dropped,
+ * and ZOSBD2_LOOK. @what is the operation, with its flags from bit 8 on, and
+ * ZOSBD2_LAST if no more follow. Six arguments, which are all in registers.
  */
 int zosbd2_rs_queue_submit(void *engine, u32 tag, u32 what, u64 offset, u32 length, u64 now_ns);
 
@@ -341,6 +383,7 @@ void zosbd2_rs_queue_step_ends(void *engine, u64 made_ns);
 void zosbd2_rs_queue_step_over(void *engine, u64 now_ns);
 
 void zosbd2_rs_queue_announce(void *engine);
+void zosbd2_rs_queue_look(void *engine);
 bool zosbd2_rs_queue_expire(void *engine, u32 tag, struct zosbd2_late *late);
 void zosbd2_rs_queue_show(void *engine, void *file, u32 what);
 void zosbd2_rs_device_declare_dead(void *engine, void *registry, u32 epoch);

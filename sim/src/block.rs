@@ -8,7 +8,7 @@
 use crate::settings::{BLOCK, Defect};
 use crate::world::World;
 use zosbd2_engine::Errno;
-use zosbd2_engine::queue::{Deadline, End, Overdue, Wake};
+use zosbd2_engine::queue::{Deadline, End, LOOK_MS, Overdue, Wake};
 use zosbd2_engine::request::{FUA, Op, Request, State};
 
 /// Where an I/O is in the flush machinery.
@@ -768,8 +768,16 @@ impl World {
 
     /// Carries out a wake-up.
     pub(crate) fn wake(&mut self, queue: usize, wake: Wake) {
-        if wake == Wake::One && !self.planted(Defect::ForgetsWake) {
-            self.wake_one(queue);
+        let block = &mut self.device.queues[queue];
+        block.waking += wake.servers;
+        if wake.look {
+            block.arrived = false;
+            block.look_ns = Some(self.now_ns + u64::from(LOOK_MS) * 1_000_000);
+        }
+        if !self.planted(Defect::ForgetsWake) {
+            for _ in 0..wake.servers {
+                self.wake_one(queue);
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use zosbd2_engine::Errno;
 use zosbd2_engine::cache::Cache;
 use zosbd2_engine::device::{Change, DRAIN_STALL_MS, DRAIN_TICK_MS, DRAIN_TOTAL_MS, Life, Phase, Terms};
 use zosbd2_engine::latency::Latencies;
-use zosbd2_engine::queue::{Moment, Queue, QueueState, Surroundings};
+use zosbd2_engine::queue::{Moment, Queue, QueueState, Surroundings, Wake};
 use zosbd2_engine::request::Slot;
 
 /// A queue.
@@ -23,6 +23,11 @@ pub(crate) struct QueueBlock {
     latencies: Latencies,
     /// Sleeping threads; the last one in the list fell asleep last.
     pub(crate) waiters: Vec<usize>,
+    /// Wake-ups that are waited for.
+    pub(crate) waking: u32,
+    /// When somebody looks after them, and whether a thread arrived since that was said.
+    pub(crate) look_ns: Option<u64>,
+    pub(crate) arrived: bool,
     /// Tags that are QUEUED, in the order in which they must be fetched.
     pub(crate) fifo: VecDeque<u16>,
     /// Step in which the request of the tag was fetched.
@@ -135,6 +140,9 @@ impl Device {
             slots: vec![Slot::default(); depth],
             latencies: Latencies::default(),
             waiters: Vec::new(),
+            waking: 0,
+            look_ns: None,
+            arrived: false,
             fifo: VecDeque::new(),
             fetched: vec![0; depth],
             told: vec![0; depth],
@@ -187,7 +195,8 @@ impl Device {
     /// Time of the next delayed work that nobody else starts.
     #[must_use]
     pub(crate) fn next_ns(&self) -> u64 {
-        self.grace_ns.unwrap_or(u64::MAX).min(self.tick_ns.unwrap_or(u64::MAX))
+        let looks = self.queues.iter().filter_map(|queue| queue.look_ns);
+        looks.chain(self.grace_ns).chain(self.tick_ns).min().unwrap_or(u64::MAX)
     }
 
     /// Adds the numbers of the works that can run.
@@ -215,10 +224,21 @@ impl World {
         Queue::new(&mut block.state, &mut block.slots).within(around)
     }
 
+    /// Looks after the wake-ups under way.
+    fn look(&mut self, queue: usize) {
+        let block = &mut self.device.queues[queue];
+        block.look_ns = None;
+        if !block.arrived {
+            block.waking = 0;
+        }
+        let wake = self.queue(queue).look_after();
+        self.wake(queue, wake);
+    }
+
     /// Wakes the thread that fell asleep last, as the shim does.
     pub(crate) fn wake_one(&mut self, queue: usize) {
         match self.device.queues[queue].waiters.pop() {
-            Some(thread) => self.woken(thread),
+            Some(thread) => self.woken(thread, true),
             None => self.violation(format!("queue {queue}: the engine wakes somebody, but nobody sleeps")),
         }
     }
@@ -226,7 +246,7 @@ impl World {
     fn wake_all(&mut self, queue: usize) {
         self.queue(queue).wake_all();
         while let Some(thread) = self.device.queues[queue].waiters.pop() {
-            self.woken(thread);
+            self.woken(thread, false);
         }
     }
 
@@ -260,6 +280,11 @@ impl World {
 
     /// Starts delayed works whose time has come.
     pub(crate) fn timers(&mut self) {
+        for queue in 0..self.settings.queues {
+            if self.device.queues[queue].look_ns.is_some_and(|at| at <= self.now_ns) {
+                self.look(queue);
+            }
+        }
         if self.device.grace_ns.is_some_and(|at| at <= self.now_ns) {
             self.device.grace_ns = None;
             self.ask(Task::GraceOver);
@@ -453,6 +478,7 @@ impl World {
                 locked.set_phase(phase);
                 locked.attach(work.epoch, survived);
                 self.device.queues[queue].attached_ns = self.now_ns;
+                self.device.queues[queue].waking = 0;
                 self.wake_all(queue);
                 let block = &mut self.device.queues[queue];
                 if !survived {
@@ -481,7 +507,15 @@ impl World {
         let mut tags = Vec::new();
         let each = |tag| tags.push(tag);
         let mut locked = self.queue(queue);
-        let wake = if declared { locked.declare_dead(epoch, each) } else { locked.requeue(epoch, each) };
+        let wake = if declared {
+            locked.declare_dead(epoch, each);
+            Wake::NONE
+        } else {
+            locked.requeue(epoch, each)
+        };
+        if declared && epoch >= self.device.life.epoch() {
+            self.device.queues[queue].waking = 0;
+        }
         self.say(|| format!("queue {queue}: taken back: {tags:?}"));
         for tag in tags {
             self.device.queues[queue].fifo.push_front(tag);

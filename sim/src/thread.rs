@@ -26,6 +26,8 @@ pub(crate) struct Thread {
     pub(crate) state: State,
     /// Somebody woke it.
     woken: bool,
+    /// For work, not to be sent away.
+    counted: bool,
     pub(crate) signal: bool,
     pub(crate) hung_until: u64,
     /// It has no CPU, wherever it is.
@@ -159,6 +161,7 @@ impl Thread {
             place,
             state: State::User,
             woken: false,
+            counted: false,
             signal: false,
             hung_until: 0,
             stalled_until: 0,
@@ -172,10 +175,15 @@ impl Thread {
 }
 
 impl World {
-    /// Somebody takes a thread off the list of those who sleep.
-    pub(crate) fn woken(&mut self, thread: usize) {
+    /// Somebody takes a thread off the list of those who sleep, for work or to be sent away. It may get no processor for
+    /// long.
+    pub(crate) fn woken(&mut self, thread: usize, counted: bool) {
         self.say(|| format!("thread {thread} is woken"));
-        self.threads[thread].woken = true;
+        if self.random.one_in(50) {
+            let ms = self.random.pick(&[10, 100, 1000, 10_000]);
+            self.threads[thread].stalled_until = self.now_ns + ms * 1_000_000;
+        }
+        (self.threads[thread].woken, self.threads[thread].counted) = (true, counted);
     }
 
     /// Whoever polls looks again.
@@ -226,15 +234,6 @@ impl World {
             let queue = self.queue(queue);
             queue.superseded(epoch) || queue.phase() == Phase::Gone || queue.queued() > 0
         })
-    }
-
-    /// Threads that were woken and are not up.
-    pub(crate) fn arriving(&self, queue: usize) -> u32 {
-        let arriving = |thread: &&Thread| match &thread.state {
-            State::Asleep(call) => call.queue == queue && thread.woken,
-            _ => false,
-        };
-        u32::try_from(self.threads.iter().filter(arriving).count()).unwrap_or(u32::MAX)
     }
 
     /// A thread goes one step on.
@@ -782,7 +781,8 @@ impl World {
         if version == 2 && (call.fetched >= call.minimum || call.refused > 0) {
             return self.leaves(number);
         }
-        self.queue(queue).wait();
+        let room = u32::try_from(call.capacity).unwrap_or(u32::MAX);
+        self.queue(queue).wait(room);
         self.device.queues[queue].waiters.push(number);
         let first = !std::mem::replace(&mut call.slept, true);
         let thread = &mut self.threads[number];
@@ -822,9 +822,16 @@ impl World {
         let (woken, signal) = (thread.woken, thread.signal);
         thread.woken = false;
         let killed = self.processes[self.threads[number].process].killed;
-        if woken {
-            self.queue(queue).arrive();
-        } else {
+        if woken && self.threads[number].counted {
+            let epoch = self.epoch(number);
+            let present = !self.queue(queue).superseded(epoch);
+            self.queue(queue).arrive(epoch);
+            if present {
+                let block = &mut self.device.queues[queue];
+                block.waking = block.waking.saturating_sub(1);
+                block.arrived = true;
+            }
+        } else if !woken {
             self.device.queues[queue].waiters.retain(|waiter| *waiter != number);
             self.queue(queue).leave();
         }

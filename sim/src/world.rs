@@ -373,7 +373,8 @@ impl World {
     /// The checks after each step.
     fn check(&mut self) {
         for queue in 0..self.settings.queues {
-            let arriving = self.arriving(queue);
+            let awaited = self.device.queues[queue].waking;
+            let looks = self.device.queues[queue].look_ns.is_some();
             let fifo = self.device.queues[queue].fifo.len();
             let sleeping = self.device.queues[queue].waiters.len();
             let plugged = self.block.plugged(queue);
@@ -385,10 +386,12 @@ impl World {
                 format!("{queued} requests are queued, and should be {fifo}")
             } else if !same(waiting, sleeping) {
                 format!("{waiting} servers wait, and {sleeping} sleep")
-            } else if waking != arriving {
-                format!("{waking} servers are being woken, and {arriving} are")
+            } else if waking != awaited {
+                format!("{waking} servers are being woken, and {awaited} are")
             } else if queued > 0 && waiting > 0 && waking == 0 && !plugged {
                 format!("{waiting} servers sleep while {queued} requests are queued")
+            } else if queued > 0 && waiting > 0 && !looks && !plugged {
+                format!("nobody looks after {waking} wake-ups under way, {waiting} servers sleep")
             } else if outstanding > self.settings.depth.into() {
                 format!("{outstanding} requests are outstanding")
             } else {

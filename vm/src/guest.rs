@@ -17,6 +17,7 @@ mod modules;
 mod mount;
 mod patience;
 mod process;
+pub(crate) mod processor;
 mod random;
 pub(crate) mod raw;
 mod registry;

@@ -14,7 +14,7 @@ use core::cell::UnsafeCell;
 use core::ffi::c_void;
 use core::mem::{align_of, size_of};
 use core::slice;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
@@ -42,6 +42,10 @@ pub struct Device {
     size_bytes: AtomicU64,
     /// 0 ns if there is none.
     deadline: Deadline,
+    /// The server that gets requests, for those who look without a lock; 0: none, or it was declared dead.
+    present: AtomicU32,
+    /// The device is gone, for the same.
+    gone: AtomicBool,
     /// If servers may have a volatile one.
     cache: Option<Cache>,
     life: UnsafeCell<Life>,
@@ -114,6 +118,8 @@ impl Device {
                 policy: deadline_policy(params.deadline_policy).unwrap_or_default(),
                 ns: deadline_ns(params.deadline_ms),
             },
+            present: AtomicU32::new(0),
+            gone: AtomicBool::new(false),
             cache: (params.flags & abi::CREATE_VOLATILE_CACHE != 0).then(Cache::new),
             life: UnsafeCell::new(Life::new(terms)),
             blob: UnsafeCell::new(Blob { length: 0, bytes: [0; abi::BLOB_BYTES] }),
@@ -270,6 +276,13 @@ impl Device {
         LockedDevice { device: self }
     }
 
+    /// Whether a poller of a server's descriptor is to hear that the device is gone, or that it is not this server's
+    /// any more. Only a hint while the device's lock is not held. Who looks on has the epoch 0.
+    #[must_use]
+    pub fn lost_by(&self, epoch: u32) -> bool {
+        self.gone.load(Ordering::Relaxed) || (epoch != 0 && self.present.load(Ordering::Relaxed) != epoch)
+    }
+
     /// Tells those who poll a server descriptor that they have lost the device.
     pub fn hang_up(&self) {
         // SAFETY: the device lives as long as its block.
@@ -307,6 +320,24 @@ impl LockedDevice<'_> {
     pub fn blob(&mut self) -> &mut Blob {
         // SAFETY: the lock is held, and `&mut self` makes this the only reference under it.
         unsafe { &mut *self.device.blob.get() }
+    }
+
+    /// The server of this epoch gets the requests from now on; 0: none does. Called before the queues are told.
+    pub fn set_present(&mut self, epoch: u32) {
+        self.device.present.store(epoch, Ordering::Relaxed);
+    }
+
+    /// The server of `epoch` is declared dead, and all before it.
+    pub fn declare_dead(&mut self, epoch: u32) {
+        if self.device.present.load(Ordering::Relaxed) <= epoch {
+            self.set_present(0);
+        }
+    }
+
+    /// The device is gone.
+    pub fn set_gone(&mut self) {
+        self.life().gone();
+        self.device.gone.store(true, Ordering::Relaxed);
     }
 
     /// Passes the phase on to the queues, then carries out what the engine asks for. Returns whether the
@@ -435,8 +466,8 @@ impl QueueBlock {
     #[must_use]
     pub fn lock_at(&self, moment: Moment) -> Locked<'_> {
         // SAFETY: the queue lives as long as the block (`initialise_queue`).
-        let flags = unsafe { shim::zosbd2_queue_lock(self.queue) };
-        Locked { block: self, flags, moment }
+        unsafe { shim::zosbd2_queue_lock(self.queue) };
+        Locked { block: self, moment, wake: Wake::NONE }
     }
 
     /// The queue as the shim knows it.
@@ -512,8 +543,8 @@ impl QueueBlock {
         unsafe { shim::zosbd2_queue_wake_pollers(self.queue) };
     }
 
-    /// Copies `bytes` of a request's data, from its byte `start` on, between its pages and user memory,
-    /// without waiting for pages. `done` of them were copied before.
+    /// Copies `bytes` of a request's data, from `place` on, between its pages and user memory, without waiting for
+    /// pages. `done` of them were copied before. The place moves with what is copied.
     ///
     /// # Errors
     ///
@@ -521,20 +552,21 @@ impl QueueBlock {
     ///
     /// # Safety
     ///
-    /// The caller made the request of `handle` COPYING and has not unpinned it, and `start` + `bytes` is
-    /// within it.
+    /// The caller made the request of `handle` COPYING and has not unpinned it. `place` is all zeroes, or was moved by
+    /// copies of the same tenure.
     #[inline]
     pub unsafe fn copy(
         &self,
         handle: Handle,
+        place: &mut shim::Place,
         user: u64,
-        (start, bytes): (u32, u32),
+        bytes: u32,
         done: &mut u32,
         to_user: bool,
     ) -> Result<(), Errno> {
         let tag = u32::from(handle.tag());
-        // SAFETY: the request cannot be ended while it is COPYING, so its pages stay.
-        let code = unsafe { shim::zosbd2_request_copy(self.queue, tag, user, start, bytes, done, to_user) };
+        // SAFETY: the request cannot be ended while it is COPYING, so its pages and bios stay.
+        let code = unsafe { shim::zosbd2_request_copy(self.queue, tag, place, user, bytes, done, to_user) };
         shim::result(code)
     }
 
@@ -609,8 +641,9 @@ impl<const N: usize> Default for Successes<N> {
 #[derive(Debug)]
 pub struct Locked<'a> {
     block: &'a QueueBlock,
-    flags: usize,
     moment: Moment,
+    /// Who is woken when the lock is dropped.
+    wake: Wake,
 }
 
 impl Locked<'_> {
@@ -639,13 +672,11 @@ impl Locked<'_> {
         latencies.histograms()
     }
 
-    /// Carries out a wake-up.
+    /// Carries out a wake-up: when the lock is dropped.
     #[inline]
-    pub fn wake(&mut self, wake: Wake) {
-        if wake == Wake::One {
-            // SAFETY: the lock is held.
-            unsafe { shim::zosbd2_queue_wake_one(self.block.queue) };
-        }
+    pub const fn wake(&mut self, wake: Wake) {
+        self.wake.servers = self.wake.servers.wrapping_add(wake.servers);
+        self.wake.look |= wake.look;
     }
 
     /// The server could not be given the request: it goes back into the queue.
@@ -668,44 +699,59 @@ impl Locked<'_> {
                 trace::requeue(block, tag);
             }
         };
-        let wake =
-            if declared { self.queue().declare_dead(epoch, each) } else { self.queue().requeue(epoch, each) };
+        if declared {
+            self.queue().declare_dead(epoch, each);
+        } else {
+            let wake = self.queue().requeue(epoch, each);
+            self.wake(wake);
+        }
+    }
+
+    /// Looks after the wake-ups under way, as [`Queue::look_after`].
+    pub fn look_after(&mut self) {
+        let wake = self.queue().look_after();
         self.wake(wake);
     }
 
-    /// Wakes every sleeping server.
+    /// Wakes every sleeping server, to be sent away.
     pub fn wake_all(&mut self) {
         self.queue().wake_all();
+        // The list has them all: who is woken later is among them.
+        self.wake.servers = 0;
         // SAFETY: the lock is held.
         unsafe { shim::zosbd2_queue_wake_all(self.block.queue) };
     }
 
-    /// Sleeps as a server until there may be work, at most for the time `left`, from which the time slept is
-    /// taken; the lock is dropped meanwhile. Called in the same critical section in which a fetch gave nothing.
+    /// Sleeps as a server of `epoch`, which takes `room` requests at a time, until there may be work, at most for the
+    /// time `left`, from which the time slept is taken; the lock is dropped meanwhile. Called in the same critical
+    /// section in which a fetch gave nothing.
     ///
     /// # Errors
     ///
     /// `ETIME`, or `EINTR` for a signal: one that is being killed gets it even when woken, because what a dying server
     /// fetched would wait for another one, or for its deadline. A wake-up that came with an error was passed on.
     #[inline]
-    pub fn sleep(&mut self, left: &mut isize) -> Result<(), Errno> {
-        self.queue().wait();
-        // SAFETY: the lock is held, taken with these flags; C gives it back held.
-        let code = unsafe { shim::zosbd2_queue_sleep(self.block.queue, &raw mut self.flags, left) };
-        let mut woken = shim::result(code);
-        if woken.is_ok() {
-            self.queue().arrive();
-            if shim::signal_fatal() {
-                woken = Err(Errno::EINTR);
+    pub fn sleep(&mut self, epoch: u32, room: u32, left: &mut isize) -> Result<(), Errno> {
+        self.queue().wait(room);
+        // SAFETY: the lock is held, nobody is to be woken for what is done under it, and C gives it back held.
+        let code = unsafe { shim::zosbd2_queue_sleep(self.block.queue, left) };
+        let mut slept = Ok(());
+        match code {
+            shim::SENT_AWAY => {}
+            shim::WOKEN => self.queue().arrive(epoch),
+            _ => {
+                self.queue().leave();
+                slept = shim::result(code);
             }
-        } else {
-            self.queue().leave();
         }
-        if woken.is_err() {
+        if slept.is_ok() && shim::signal_fatal() {
+            slept = Err(Errno::EINTR);
+        }
+        if slept.is_err() {
             let wake = self.queue().announce();
             self.wake(wake);
         }
-        woken
+        slept
     }
 }
 
@@ -714,7 +760,7 @@ impl Drop for Locked<'_> {
     fn drop(&mut self) {
         let queued = self.queue().queued();
         self.block.note_queued(queued);
-        // SAFETY: the lock is held, taken with these flags.
-        unsafe { shim::zosbd2_queue_unlock(self.block.queue, self.flags) };
+        // SAFETY: the lock is held, and so many servers sleep that the engine has chosen to be woken.
+        unsafe { shim::zosbd2_queue_unlock(self.block.queue, self.wake.servers, self.wake.look) };
     }
 }

@@ -9,7 +9,7 @@ use core::ffi::c_void;
 use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
 use zosbd2_engine::device::{Change, DRAIN_TICK_MS, Phase, Terms};
-use zosbd2_engine::queue::{Overdue, Wake};
+use zosbd2_engine::queue::{MOST_WAKES, Overdue, Wake};
 use zosbd2_engine::registry::PlaceId;
 use zosbd2_engine::request::{Op, Request};
 use zosbd2_engine::v2::report as report_of;
@@ -19,6 +19,10 @@ use crate::devices::Devices;
 use crate::registry::{LockedRegistry, Registry};
 use crate::shim::{late, step};
 use crate::{shim, show, trace, v1, v2};
+
+/// `ZOSBD2_LOOK` of `zosbd2_rs_queue_submit`, above the number of servers to wake.
+const LOOK_SHIFT: u32 = 8;
+const _: () = assert!(MOST_WAKES < 1 << LOOK_SHIFT);
 
 const fn code(result: Result<(), Errno>) -> i32 {
     match result {
@@ -183,7 +187,7 @@ pub unsafe extern "C" fn zosbd2_rs_device_gone(engine: *mut c_void) {
     // SAFETY: the caller's promise.
     let device = unsafe { Device::from_memory(&engine) };
     let mut locked = device.lock_always();
-    locked.life().gone();
+    locked.set_gone();
     locked.carry_out(Change::None);
     for queue in device.queues() {
         queue.lock().wake_all();
@@ -227,8 +231,9 @@ pub unsafe extern "C" fn zosbd2_rs_device_declare_dead(
     v2::server::declare_dead(device, unsafe { Devices::new(registry) }, epoch);
 }
 
-/// A block request comes, submitted at `now_ns`. Any context, with the queue's lock held by the shim. Returns 1 when the shim is to
-/// wake one sleeping server before it drops the lock, 0 when not; on error the shim fails the request.
+/// A block request comes, submitted at `now_ns`. Any context, with the queue's lock held by the shim. Returns how many
+/// sleeping servers the shim is to wake as it drops the lock, with `ZOSBD2_LOOK` if it is to look after them; on error the
+/// shim fails the request.
 ///
 /// # Safety
 ///
@@ -259,9 +264,9 @@ pub unsafe extern "C" fn zosbd2_rs_queue_submit(
     // SAFETY: the lock is held, by the caller's promise, until this has returned.
     let mut queue = unsafe { block.locked_by_caller() };
     match queue.submit(tag, Request { op, flags, offset, length }, now_ns, last != 0) {
-        Ok(wake) => {
+        Ok(Wake { servers, look }) => {
             block.note_queued(queue.queued());
-            i32::from(wake == Wake::One)
+            (servers | u32::from(look).wrapping_shl(LOOK_SHIFT)).cast_signed()
         }
         // Nothing was queued.
         Err(errno) => errno.negative(),
@@ -317,6 +322,18 @@ pub unsafe extern "C" fn zosbd2_rs_queue_step_over(engine: *mut c_void, now_ns: 
     } else {
         queue.steps().over(now_ns);
     }
+}
+
+/// Looks after the wake-ups under way, when the shim was asked to. Process context.
+///
+/// # Safety
+///
+/// `engine` is a queue's block, initialised.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn zosbd2_rs_queue_look(engine: *mut c_void) {
+    // SAFETY: the caller's promise.
+    let block = unsafe { QueueBlock::from_memory(&engine) };
+    block.lock().look_after();
 }
 
 /// The last of several block requests has come.

@@ -35,6 +35,13 @@ pub struct File {
     opaque: [u8; 0],
 }
 
+/// `struct zosbd2_place`: how far a copy of a request's data has come. All zeroes at its beginning.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Place {
+    opaque: [u64; 4],
+}
+
 /// `struct zosbd2_params`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -166,10 +173,9 @@ impl Params {
 const FOLDER_BYTES: usize = 7;
 
 unsafe extern "C" {
-    pub(crate) fn zosbd2_queue_lock(queue: *mut Queue) -> usize;
-    pub(crate) fn zosbd2_queue_unlock(queue: *mut Queue, flags: usize);
-    pub(crate) fn zosbd2_queue_sleep(queue: *mut Queue, flags: *mut usize, left: *mut isize) -> i32;
-    pub(crate) fn zosbd2_queue_wake_one(queue: *mut Queue);
+    pub(crate) fn zosbd2_queue_lock(queue: *mut Queue);
+    pub(crate) fn zosbd2_queue_unlock(queue: *mut Queue, servers: u32, look: bool);
+    pub(crate) fn zosbd2_queue_sleep(queue: *mut Queue, left: *mut isize) -> i32;
     pub(crate) fn zosbd2_queue_wake_all(queue: *mut Queue);
     pub(crate) fn zosbd2_queue_wake_pollers(queue: *mut Queue);
     pub(crate) fn zosbd2_request_end(queue: *mut Queue, tag: u32, error: i32);
@@ -177,8 +183,8 @@ unsafe extern "C" {
     pub(crate) fn zosbd2_request_copy(
         queue: *mut Queue,
         tag: u32,
+        place: *mut Place,
         user: u64,
-        start: u32,
         bytes: u32,
         done: *mut u32,
         to_user: bool,
@@ -226,6 +232,7 @@ unsafe extern "C" {
     safe fn zosbd2_user_tail_is_zero(user: u64, bytes: u32) -> i32;
     safe fn zosbd2_signal_pending() -> u32;
     safe fn zosbd2_signal_fatal() -> bool;
+    safe fn zosbd2_pause() -> bool;
     safe fn zosbd2_current_uid() -> u32;
     safe fn zosbd2_may_serve(owner_uid: u32) -> bool;
     safe fn zosbd2_timeout(ms: u32) -> isize;
@@ -245,6 +252,11 @@ unsafe extern "C" {
     #[cfg(zosbd2_faults)]
     safe fn zosbd2_overrun() -> u32;
 }
+
+/// `ZOSBD2_WOKEN` of `zosbd2_queue_sleep`: the server is woken for work, and the wake-up is counted.
+pub const WOKEN: i32 = 0;
+/// `ZOSBD2_SENT_AWAY` of `zosbd2_queue_sleep`: as all that slept.
+pub const SENT_AWAY: i32 = 1;
 
 /// What a result of the shim says.
 ///
@@ -429,6 +441,16 @@ pub fn signal_pending() -> u32 {
 #[must_use]
 pub fn signal_fatal() -> bool {
     zosbd2_signal_fatal()
+}
+
+/// Lets others have the processor between two steps of a long call.
+///
+/// # Errors
+///
+/// `EINTR` when the caller is being killed.
+#[inline]
+pub fn pause() -> Result<(), Errno> {
+    if zosbd2_pause() { Ok(()) } else { Err(Errno::EINTR) }
 }
 
 /// The caller's user, who becomes the owner of what he makes.

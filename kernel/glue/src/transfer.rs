@@ -9,6 +9,7 @@ use zosbd2_engine::Errno;
 use zosbd2_engine::request::Handle;
 
 use crate::block::QueueBlock;
+use crate::shim::Place;
 use crate::{shim, trace};
 
 /// Bytes brought in at once when a copy meets a page that is not there.
@@ -24,16 +25,14 @@ pub struct Transfer {
     pub handle: Handle,
     /// Where in the server's memory.
     pub user: u64,
-    /// From which byte of the request on.
-    pub start: u32,
-    /// How many bytes; `start` + `bytes` is within the request.
+    /// How many bytes; from where the copy begins, they are within the request.
     pub bytes: u32,
     /// Whether from the request to the server.
     pub to_user: bool,
 }
 
 impl Transfer {
-    /// Copies at once. Does not sleep.
+    /// Copies the first bytes of the request at once. Does not sleep.
     ///
     /// # Errors
     ///
@@ -41,42 +40,32 @@ impl Transfer {
     ///
     /// # Safety
     ///
-    /// The caller made the request COPYING and has not unpinned it, and `start` + `bytes` is within it.
+    /// The caller made the request COPYING and has not unpinned it, and `bytes` is within it.
     #[inline]
     pub unsafe fn attempt(&self, block: &QueueBlock) -> Result<(), Errno> {
-        if self.start > 0 {
-            // SAFETY: the caller's promise.
-            return unsafe { self.go_on(block, &mut 0) };
-        }
         // SAFETY: the caller's promise.
         unsafe { block.copy_all(self.handle, self.user, self.bytes, self.to_user) }
     }
 
-    /// As [`attempt`](Self::attempt), from where an attempt stopped.
-    ///
-    /// # Safety
-    ///
-    /// As there.
-    unsafe fn go_on(&self, block: &QueueBlock, done: &mut u32) -> Result<(), Errno> {
-        // SAFETY: the caller's promise.
-        unsafe { block.copy(self.handle, self.user, (self.start, self.bytes), done, self.to_user) }
-    }
-
-    /// Copies, and brings in what is not there. The request is HELD before and after. May sleep, with the
-    /// request not pinned; no other of the caller's may be either.
+    /// Copies from `place` on, which moves with what is copied, and brings in what is not there. The request is HELD
+    /// before and after. May sleep, with the request not pinned; no other of the caller's may be either. `place` is
+    /// all zeroes, or was moved by copies of the same tenure.
     ///
     /// # Errors
     ///
     /// `ESTALE` when the request is not with this server any more, `EFAULT` when the memory cannot be used,
     /// `EINTR` when the caller is being killed.
     #[cold]
-    pub fn run(&self, block: &QueueBlock) -> Result<(), Errno> {
+    pub fn run(&self, block: &QueueBlock, place: &mut Place) -> Result<(), Errno> {
         shim::user_check(self.user, self.bytes)?;
         let (mut done, mut in_vain) = (0, 0_u32);
         loop {
             let before = done;
-            // SAFETY: COPYING while `pinned` runs it.
-            if pinned(block, self.handle, || unsafe { self.go_on(block, &mut done) })?.is_ok() {
+            let copied = pinned(block, self.handle, || {
+                // SAFETY: COPYING while `pinned` runs it; the place is of this tenure, which the handle names.
+                unsafe { block.copy(self.handle, place, self.user, self.bytes, &mut done, self.to_user) }
+            })?;
+            if copied.is_ok() {
                 return Ok(());
             }
             in_vain = if done == before { in_vain.wrapping_add(1) } else { 0 };

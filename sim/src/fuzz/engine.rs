@@ -51,11 +51,9 @@ impl One {
     }
 
     fn wake(&mut self, wake: Wake) {
-        if wake == Wake::One {
-            assert!(self.asleep > 0, "nobody sleeps");
-            self.asleep -= 1;
-            self.woken += 1;
-        }
+        assert!(self.asleep >= wake.servers, "so many do not sleep");
+        self.asleep -= wake.servers;
+        self.woken += wake.servers;
     }
 
     fn end(&mut self, end: End) {
@@ -136,7 +134,7 @@ impl Device {
         let before = one.slots[usize::from(tag)].state();
         let (asleep, woken) = (one.asleep > 0, one.woken > 0);
         let mut queue = one.queue(&self.cache, now_ns);
-        let (mut wake, mut end) = (Wake::None, None);
+        let (mut wake, mut end) = (Wake::NONE, None);
         match what {
             0..4 => {
                 let tag = u16::from(bytes.below(5));
@@ -159,7 +157,7 @@ impl Device {
                         one.handles.push(fetched.handle);
                     }
                     Work::Nothing => {
-                        queue.wait();
+                        queue.wait(bytes.u8().into());
                         one.asleep += 1;
                     }
                     Work::Notice | Work::Gone | Work::Superseded => wake = queue.announce(),
@@ -191,9 +189,11 @@ impl Device {
                 }
             }
             15 if woken => {
-                queue.arrive();
+                queue.arrive(epoch);
                 wake = queue.announce();
-                one.woken -= 1;
+                if !queue.superseded(epoch) {
+                    one.woken -= 1;
+                }
             }
             16 if asleep => {
                 queue.leave();
@@ -204,6 +204,10 @@ impl Device {
                 let raw = u32::from_le_bytes(bytes.array());
                 let named = queue.handle_of(raw);
                 assert!(named.is_none_or(|handle| handle.op_id() == raw));
+            }
+            _ if bytes.below(2) == 0 => {
+                wake = queue.look_after();
+                one.woken = queue.waking().wrapping_sub(wake.servers);
             }
             _ => wake = queue.announce(),
         }
@@ -226,7 +230,7 @@ impl Device {
                     let mut queue = one.queue(&self.cache, self.now_ns);
                     queue.attach(epoch, survived);
                     queue.wake_all();
-                    one.woken += std::mem::take(&mut one.asleep);
+                    (one.asleep, one.woken) = (0, 0);
                 }
             }
             20 | 21 => {
@@ -235,12 +239,14 @@ impl Device {
                     let mut tags = Vec::new();
                     let mut queue = one.queue(&self.cache, self.now_ns);
                     let each = |tag| tags.push(tag);
-                    let wake = if declared {
-                        queue.declare_dead(self.epoch, each)
+                    if declared {
+                        queue.declare_dead(self.epoch, each);
+                        queue.wake_all();
+                        (one.asleep, one.woken) = (0, 0);
                     } else {
-                        queue.requeue(self.epoch, each)
-                    };
-                    one.wake(wake);
+                        let wake = queue.requeue(self.epoch, each);
+                        one.wake(wake);
+                    }
                     for tag in tags {
                         one.fifo.push_front(tag);
                     }

@@ -260,6 +260,15 @@ impl FilePages {
     pub(crate) fn address(&self) -> usize {
         self.base.addr()
     }
+
+    /// Puts a value at an offset inside.
+    pub(crate) fn put_value<T: Plain>(&self, offset: usize, value: &T) {
+        assert!(offset + size_of::<T>() <= self.bytes, "{offset} is behind the pages");
+        // SAFETY: within the mapping, as just checked.
+        let at = unsafe { self.base.byte_add(offset) }.cast::<T>();
+        // SAFETY: as above; no reference to the mapping is ever made.
+        unsafe { at.write_unaligned(*value) };
+    }
 }
 
 impl Drop for FilePages {

@@ -2,6 +2,7 @@
 //! Tests of interface version 2.
 
 mod bounds;
+pub(crate) mod commits;
 pub(crate) mod crash;
 pub(crate) mod crews;
 mod data;
@@ -26,6 +27,7 @@ pub(crate) mod serving;
 mod store;
 pub(crate) mod support;
 pub(crate) mod teardown;
+mod wakeups;
 
 use crate::guest::Test;
 
@@ -34,10 +36,13 @@ pub(super) const TABLES: &[&[Test]] = &[
     order::TESTS,
     partitions::TESTS,
     bounds::TESTS,
+    order::TESTS,
+    commits::TESTS,
     data::TESTS,
     store::TESTS,
     limits::TESTS,
     serving::TESTS,
+    wakeups::TESTS,
     crews::TESTS,
     life::TESTS,
     fences::TESTS,

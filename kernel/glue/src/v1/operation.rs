@@ -10,17 +10,21 @@
 use zosbd2_abi::v1 as abi;
 use zosbd2_engine::Errno;
 use zosbd2_engine::device::Phase;
-use zosbd2_engine::queue::{Answer, End, Fetched, Moment, Refused, Work};
+use zosbd2_engine::queue::{Answer, End, Fetched, MOST_ROOM, Moment, Refused, Work};
 use zosbd2_engine::request::{Handle, Op, Request};
 use zosbd2_engine::v1::{self, Call};
 
 use crate::block::{Device, QueueBlock};
+use crate::shim::Place;
 use crate::transfer::{self, Transfer};
 use crate::{shim, trace};
 
 /// Segments that are written to the server together with the head.
 const SEGMENTS_AT_ONCE: u32 = 30;
 const HEAD_WORDS: usize = 6;
+/// Requests that a wake-up counts for. A thread takes one at a time, but comes back for the next at once: that costs less
+/// than another thread's wake-up.
+const WAKE_ROOM: u32 = MOST_ROOM;
 const SEGMENT_BYTES: u32 = 16;
 
 /// An ioctl on the block node.
@@ -97,7 +101,7 @@ fn answer(block: &QueueBlock, op: Op, user: u64) -> Result<(), Errno> {
         Ok(Answer::End(end)) => unsafe { answered(block, handle, Some(end)) },
         Ok(Answer::CopyIn(handle, request)) => {
             let user = user.wrapping_add(abi::OPERATION_DATA_OFFSET as u64);
-            let transfer = Transfer { handle, user, start: 0, bytes: request.length, to_user: false };
+            let transfer = Transfer { handle, user, bytes: request.length, to_user: false };
             // SAFETY: the answer made it COPYING.
             if unsafe { transfer.attempt(block) }.is_ok() {
                 let end = block.lock_at(shim::now()).queue().answered(handle);
@@ -135,7 +139,7 @@ fn slowly(block: &QueueBlock, transfer: &Transfer) -> Result<bool, Errno> {
     if transfer::stopped(block, transfer.handle) {
         return Ok(false);
     }
-    match transfer.run(block) {
+    match transfer.run(block, &mut Place::default()) {
         Ok(()) => Ok(true),
         Err(Errno::ESTALE) => Ok(false),
         Err(Errno::EFAULT) => Err(Errno::ENOMEM),
@@ -177,7 +181,7 @@ fn fetch(block: &QueueBlock, user: u64) -> Result<(), Errno> {
             }
             Work::Nothing => {
                 slept = true;
-                if locked.sleep(&mut forever).is_err() {
+                if locked.sleep(0, WAKE_ROOM, &mut forever).is_err() {
                     drop(locked);
                     // The error says it all; a buffer that cannot be written changes nothing.
                     let _ignored = write_plain(user, abi::OP_NOTHING, shim::signal_pending());
@@ -202,7 +206,7 @@ fn deliver_parts(block: &QueueBlock, fetched: &Fetched, user: u64) -> Result<boo
     if request.op == Op::Write {
         let data = user.wrapping_add(abi::OPERATION_DATA_OFFSET as u64);
         let (handle, bytes) = (*handle, request.length);
-        let transfer = Transfer { handle, user: data, start: 0, bytes, to_user: true };
+        let transfer = Transfer { handle, user: data, bytes, to_user: true };
         // SAFETY: a write that was fetched with its data is COPYING.
         if unsafe { transfer.attempt(block) }.is_ok() {
             if transfer::stopped(block, handle) {

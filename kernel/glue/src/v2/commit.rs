@@ -17,6 +17,7 @@ use zosbd2_engine::v2::{Handles, Move, Plan, Way, check_commit, decode_handle, f
 
 use crate::block::{Device, Locked, QueueBlock, Successes};
 use crate::list::List;
+use crate::shim::Place;
 use crate::transfer::{self, Transfer};
 use crate::{shim, trace};
 
@@ -24,6 +25,9 @@ use crate::{shim, trace};
 const CHUNK: usize = 16;
 /// Pieces of a commit's data that are read at once.
 const PIECES: usize = 8;
+/// Bytes after which no more copies are begun together: between runs others get the processor, and a caller who is
+/// being killed stops.
+const RUN_BYTES: u32 = 4 << 20;
 
 /// How far an ENTER came.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,7 +56,8 @@ impl Progress {
 ///
 /// # Errors
 ///
-/// `EFAULT` when the array ends too early or a refusal cannot be told; `progress` says how far it came.
+/// `EFAULT` when the array ends too early or a refusal cannot be told, `EINTR` when the caller is being killed;
+/// `progress` says how far it came.
 #[inline(never)]
 pub fn all(device: &Device, epoch: u32, user: u64, count: u32, progress: &mut Progress) -> Result<(), Errno> {
     let mut chunk = [abi::Commit::default(); CHUNK];
@@ -71,10 +76,11 @@ pub fn all(device: &Device, epoch: u32, user: u64, count: u32, progress: &mut Pr
             first
         };
         let before = progress.refused;
-        process(device, epoch, moment, entries, progress);
+        let processed = process(device, epoch, moment, entries, progress);
         if progress.refused != before {
             tell(at, entries)?;
         }
+        processed?;
         left = left.saturating_sub(entries.len());
         at = at.wrapping_add((entries.len() as u64).wrapping_mul(size_of::<abi::Commit>() as u64));
     }
@@ -101,7 +107,7 @@ fn process(
     moment: Moment,
     entries: &mut [abi::Commit],
     progress: &mut Progress,
-) {
+) -> Result<(), Errno> {
     let mut rest = entries;
     while let [first, ..] = &mut *rest {
         let named = check_commit(first).and_then(|()| {
@@ -127,7 +133,9 @@ fn process(
         };
         progress.processed = progress.processed.wrapping_add(u32::try_from(done).unwrap_or(0));
         rest = rest.get_mut(done..).unwrap_or_default();
+        shim::pause()?;
     }
+    Ok(())
 }
 
 /// A handle was of another server, or of none: which queue it is about cannot be said, so the first one counts it.
@@ -257,18 +265,23 @@ impl Run<'_> {
     #[inline(never)]
     fn begin(&mut self, entries: &mut [abi::Commit], progress: &mut Progress) -> usize {
         let mut done = 0_u8;
+        let mut bytes = 0_u32;
         let mut locked = lock_to_answer(self.block, self.moment);
         let mut queue = locked.queue();
         for entry in entries {
+            if bytes >= RUN_BYTES {
+                break;
+            }
             let handle = match self.handles.decode(entry.handle) {
                 Some(handle) if entry.flags & abi::COMMIT_IOVEC == 0 && check_commit(entry).is_ok() => handle,
                 // Of another kind.
                 _ => break,
             };
-            let refused = match queue.answered_by(handle) {
+            let refused = match queue.held_by(handle) {
                 Ok(held) => match plan(held.request(), entry) {
                     Ok(Plan::Copy(data)) => {
                         held.pin();
+                        bytes = bytes.saturating_add(data.bytes);
                         self.copies.push(Copying {
                             user: entry.address,
                             handle,
@@ -285,7 +298,12 @@ impl Run<'_> {
                     }
                     Err(errno) => Some(errno),
                 },
-                Err(_) => Some(Errno::ESTALE),
+                // Entries are carried out in their order: what this one finds is known when the copies are made.
+                Err(_) if self.copies.items().iter().any(|copying| copying.handle == handle) => break,
+                Err(_) => {
+                    queue.count_stale();
+                    Some(Errno::ESTALE)
+                }
             };
             if let Some(errno) = refused {
                 trace_refusal(self.block, handle, Err(errno));
@@ -385,7 +403,7 @@ impl Copying {
     #[inline]
     const fn transfer(&self) -> Transfer {
         let Self { user, handle, data, .. } = *self;
-        Transfer { handle, user, start: 0, bytes: data.bytes, to_user: data.to_server() }
+        Transfer { handle, user, bytes: data.bytes, to_user: data.to_server() }
     }
 
     /// Makes the copy of an entry in one piece, if its memory is there.
@@ -409,7 +427,7 @@ impl Copying {
     /// Carries out an entry with data in one piece whose memory has to be waited for. Its request is HELD.
     #[cold]
     fn run(&self, block: &QueueBlock, moment: Moment) -> Result<(), Errno> {
-        self.transfer().run(block)?;
+        self.transfer().run(block, &mut Place::default())?;
         conclude(block, moment, self.handle, self.data)
     }
 }
@@ -467,6 +485,7 @@ fn scattered(block: &QueueBlock, moment: Moment, handle: Handle, entry: &abi::Co
     drop(locked);
     let (bytes, to_user) = (data.bytes, data.to_server());
     let mut pieces = [abi::Iovec::default(); PIECES];
+    let mut place = Place::default();
     let (mut at, mut left, mut done) = (entry.address, entry.iovec_count as usize, 0_u32);
     while done < bytes {
         let Some(pieces) = pieces.get_mut(..left.min(PIECES)).filter(|pieces| !pieces.is_empty()) else {
@@ -478,7 +497,7 @@ fn scattered(block: &QueueBlock, moment: Moment, handle: Handle, entry: &abi::Co
             let rest = bytes.saturating_sub(done);
             let part = u32::try_from(piece.length).map_or(rest, |length| length.min(rest));
             if part > 0 {
-                Transfer { handle, user: piece.address, start: done, bytes: part, to_user }.run(block)?;
+                Transfer { handle, user: piece.address, bytes: part, to_user }.run(block, &mut place)?;
                 done = done.wrapping_add(part);
             }
         }

@@ -17,6 +17,7 @@ use super::argument;
 use super::commit::{self, Progress};
 use crate::block::{Device, QueueBlock};
 use crate::list::List;
+use crate::shim::Place;
 use crate::transfer::Transfer;
 use crate::{shim, trace};
 
@@ -168,7 +169,7 @@ impl<'a> Fetch<'a> {
                 continue;
             }
             let left = left.get_or_insert_with(|| self.time_limit());
-            if let Err(errno) = locked.sleep(left) {
+            if let Err(errno) = locked.sleep(self.epoch, self.enter.capacity, left) {
                 let late = errno == Errno::ETIME;
                 let idle = progress.fetched == 0 && progress.processed == 0;
                 return if idle && !late { Err(errno) } else { Ok(()) };
@@ -255,7 +256,6 @@ impl<'a> Fetch<'a> {
         Some(Transfer {
             handle: self.handle(described)?,
             user: self.enter.arena.wrapping_add(described.data),
-            start: 0,
             bytes: u32::try_from(described.length).ok()?,
             to_user: true,
         })
@@ -267,7 +267,7 @@ impl<'a> Fetch<'a> {
     fn copy_slowly(&self, parcels: &Parcels, index: usize, result: &mut Result<(), Errno>) -> bool {
         let transfer = parcels.items().get(index).and_then(|described| self.transfer(described));
         match transfer {
-            Some(transfer) if result.is_ok() => match transfer.run(self.block) {
+            Some(transfer) if result.is_ok() => match transfer.run(self.block, &mut Place::default()) {
                 Err(Errno::ESTALE) => return true,
                 other => *result = other,
             },

@@ -27,7 +27,7 @@ impl Opened {
         Ok(Self(Some((fd, file))))
     }
 
-    /// Makes it the descriptor of the server of `epoch`, who is dead when it is closed.
+    /// Makes it the descriptor of the server of `epoch`, who is dead when it is closed. The device's lock is held.
     pub fn appoint(&self, epoch: u32) {
         if let Some((_, file)) = self.0 {
             // SAFETY: opened by `new`, and neither installed nor abandoned before.

@@ -14,7 +14,7 @@ use zosbd2_engine::v2::check_size;
 use super::argument::{self, holds};
 use super::opened::Opened;
 use super::{enter, report};
-use crate::block::{Blob, Device, LockedDevice};
+use crate::block::{Blob, Device, LockedDevice, QueueBlock};
 use crate::devices::Devices;
 use crate::shim;
 
@@ -69,8 +69,7 @@ pub fn open(
         return Ok(opened);
     }
     let (take_over, survived) = (flags & abi::ATTACH_TAKE_OVER, flags & abi::ATTACH_CACHE_SURVIVED);
-    let epoch = attach(device, from, take_over != 0, survived != 0, announce)?;
-    opened.appoint(epoch);
+    attach(device, &opened, from, (take_over != 0, survived != 0), announce)?;
     Ok(opened)
 }
 
@@ -101,16 +100,16 @@ pub fn announced(device: &Device, from: Option<u32>, asked: &abi::Attach, user: 
     }
 }
 
-/// Becomes the server: threads of an older one are sent away. `cache_survived`: what is in that one's cache is in
-/// this one's. `from` as with [`open`]. `announce` is told the epoch before, with no lock held, and again if another one was
+/// Makes `opened` the server's descriptor: threads of an older one are sent away. `cache_survived`: what is in that one's
+/// cache is in this one's. `from` as with [`open`]. `announce` is told the epoch before, with no lock held, and again if another one was
 /// faster; if it fails nothing has changed.
 fn attach(
     device: &Device,
+    opened: &Opened,
     from: Option<u32>,
-    take_over: bool,
-    cache_survived: bool,
+    (take_over, cache_survived): (bool, bool),
     announce: impl Fn(u32) -> Result<(), Errno>,
-) -> Result<u32, Errno> {
+) -> Result<(), Errno> {
     let may_attach = |life: &Life| {
         from.map_or(Ok(()), |from| life.may_change(from))?;
         life.may_attach(take_over)
@@ -129,6 +128,9 @@ fn attach(
     }
     let epoch = locked.life().attach(take_over)?;
     let phase = locked.life().phase();
+    // First: whoever submits once a queue knows of the server wakes its pollers.
+    opened.appoint(epoch);
+    locked.set_present(epoch);
     for block in device.queues() {
         let mut queue = block.lock_at(shim::now());
         queue.queue().set_phase(phase);
@@ -136,7 +138,7 @@ fn attach(
         queue.wake_all();
     }
     device.hang_up();
-    Ok(epoch)
+    Ok(())
 }
 
 /// The server of `epoch` is followed by one of its own making, and so by nobody else's.
@@ -170,6 +172,7 @@ fn detach(device: &Device, epoch: u32) -> bool {
 /// The server of `epoch`, and all before it, count as dead, whatever they do.
 pub fn declare_dead(device: &Device, devices: Devices, epoch: u32) {
     let mut locked = device.lock_always();
+    locked.declare_dead(epoch);
     for block in device.queues() {
         let mut queue = block.lock();
         queue.take_back(epoch, true);
@@ -199,18 +202,13 @@ const POLLRDNORM: u32 = 0x40;
 /// it would say that the device is gone or another server has taken over. Who only looks on (`epoch` 0) fetches nothing, and is
 /// hung up on when the device is gone.
 pub fn poll(device: &Device, epoch: u32) -> u32 {
-    let mut ready = 0;
-    for block in device.queues() {
-        let mut locked = block.lock();
-        let queue = locked.queue();
-        if queue.phase() == Phase::Gone || (epoch != 0 && queue.superseded(epoch)) {
-            return POLLHUP;
-        }
-        if epoch != 0 && queue.queued() > 0 {
-            ready = POLLIN | POLLRDNORM;
-        }
+    if device.lost_by(epoch) {
+        POLLHUP
+    } else if epoch != 0 && device.queues().any(QueueBlock::seems_busy) {
+        POLLIN | POLLRDNORM
+    } else {
+        0
     }
-    ready
 }
 
 /// The device's lock, for a server that changes the device, as only its present one may.

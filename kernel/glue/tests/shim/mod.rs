@@ -14,7 +14,7 @@ use std::ptr;
 
 use zosbd2_abi::v1::IOCTL_OPERATION;
 use zosbd2_glue::entry;
-use zosbd2_glue::shim::{Device, File, Params, Queue};
+use zosbd2_glue::shim::{Device, File, Params, Place, Queue};
 
 const EFAULT: i32 = -14;
 const ETIME: i32 = -62;
@@ -478,29 +478,23 @@ extern "C" fn zosbd2_server_abandon(fd: i32, file: *mut File) {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn zosbd2_queue_lock(queue: *mut Queue) -> usize {
+extern "C" fn zosbd2_queue_lock(queue: *mut Queue) {
     hardware(&queue).lock.take();
-    7
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn zosbd2_queue_unlock(queue: *mut Queue, flags: usize) {
-    assert_eq!(flags, 7, "flags of another lock");
+extern "C" fn zosbd2_queue_unlock(queue: *mut Queue, servers: u32, look: bool) {
+    assert_eq!((servers, look), (0, false), "nobody sleeps");
     hardware(&queue).lock.give_back();
 }
 
 /// No other thread could wake this one.
 #[unsafe(no_mangle)]
-extern "C" fn zosbd2_queue_sleep(queue: *mut Queue, _flags: *mut usize, left: *mut isize) -> i32 {
+extern "C" fn zosbd2_queue_sleep(queue: *mut Queue, left: *mut isize) -> i32 {
     assert!(hardware(&queue).lock.is_held());
     // SAFETY: the glue's promise.
     assert!(unsafe { left.read() } >= 0);
     ETIME
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn zosbd2_queue_wake_one(_queue: *mut Queue) {
-    panic!("nobody sleeps");
 }
 
 #[unsafe(no_mangle)]
@@ -524,8 +518,10 @@ extern "C" fn zosbd2_request_end(queue: *mut Queue, tag: u32, error: i32) {
 #[unsafe(no_mangle)]
 extern "C" fn zosbd2_requests_end(queue: *mut Queue, tags: *const u16, count: u32) {
     for index in 0..count as usize {
-        // SAFETY: the glue's promise.
-        let tag = unsafe { tags.add(index).read() };
+        // SAFETY: the glue's promise: so many tags are there.
+        let tag = unsafe { tags.add(index) };
+        // SAFETY: as above.
+        let tag = unsafe { tag.read() };
         zosbd2_request_end(queue, tag.into(), 0);
     }
 }
@@ -541,15 +537,19 @@ fn faults(user: u64, bytes: usize) -> bool {
 extern "C" fn zosbd2_request_copy(
     queue: *mut Queue,
     tag: u32,
+    place: *mut Place,
     user: u64,
-    start: u32,
     bytes: u32,
     done: *mut u32,
     to_user: bool,
 ) -> i32 {
+    // Here a place is the offset of its byte.
+    let place = place.cast::<u64>();
     // SAFETY: the glue's promise.
     let before = unsafe { done.read() };
-    let (from, length) = ((start + before) as usize, (bytes - before) as usize);
+    // SAFETY: the glue's promise.
+    let from = usize::try_from(unsafe { place.read() }).expect("an offset");
+    let length = (bytes - before) as usize;
     let user = user + u64::from(before);
     if faults(user, length) {
         return EFAULT;
@@ -566,6 +566,8 @@ extern "C" fn zosbd2_request_copy(
         unsafe { ptr::copy_nonoverlapping(memory, data.as_mut_ptr(), length) };
     }
     // SAFETY: the glue's promise.
+    unsafe { place.write((from + length) as u64) };
+    // SAFETY: the glue's promise.
     unsafe { done.write(bytes) };
     0
 }
@@ -578,7 +580,7 @@ extern "C" fn zosbd2_request_copy_all(
     bytes: u32,
     to_user: bool,
 ) -> i32 {
-    zosbd2_request_copy(queue, tag, user, 0, bytes, &mut 0, to_user)
+    zosbd2_request_copy(queue, tag, &mut Place::default(), user, bytes, &mut 0, to_user)
 }
 
 #[unsafe(no_mangle)]
@@ -707,6 +709,7 @@ always! {
     zosbd2_node_exists(*const u8) -> bool = false;
     zosbd2_signal_pending() -> u32 = 0;
     zosbd2_signal_fatal() -> bool = false;
+    zosbd2_pause() -> bool = true;
     zosbd2_current_uid() -> u32 = 0;
     zosbd2_may_serve(u32) -> bool = true;
     zosbd2_timeout(u32) -> isize = 0;

@@ -331,7 +331,8 @@ fn wakes_one(context: &mut Context) {
     let fetched = fetched - before.operations.iter().map(|operation| operation.fetched).sum::<u64>();
     let woken = after.wakeups - before.wakeups;
     assert!(fetched >= 100);
-    assert!(woken <= fetched, "{woken} wake-ups for {fetched} requests");
+    // A woken thread that gets no processor for long costs a second wake-up.
+    assert!(woken <= 2 * fetched, "{woken} wake-ups for {fetched} requests");
     disk.destroy_and_join(serving);
 }
 

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Which processor a thread runs on, and how to keep other threads off one.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+use super::mount::{read_trimmed, write_text};
+
+/// Share of the time that real-time threads may have.
+const REAL_TIME_SHARE: &str = "/proc/sys/kernel/sched_rt_runtime_us";
+
+/// What newer kernels (6.12) keep for ordinary threads of a processor, whatever real-time threads do.
+fn ordinary_share(processor: usize) -> String {
+    format!("/sys/kernel/debug/sched/fair_server/cpu{processor}/runtime")
+}
+
+/// Binds the calling thread to one processor.
+pub(crate) fn bind(processor: usize) {
+    let mut set = CpuSet::new();
+    set.set(processor);
+    sched_setaffinity(None, &set).unwrap_or_else(|errno| panic!("bind a thread to CPU {processor}: {errno}"));
+}
+
+/// Keeps a processor busy with a real-time thread, so that no ordinary thread bound to it runs until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Hog {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    /// Settings, and what they were before.
+    before: Vec<(String, String)>,
+}
+
+impl Hog {
+    /// Returns when the processor is taken.
+    pub(crate) fn on(processor: usize) -> Self {
+        // Otherwise the kernel leaves others a twentieth.
+        let shares = [(REAL_TIME_SHARE.to_owned(), "-1"), (ordinary_share(processor), "0")];
+        let there = shares.iter().filter(|(path, _)| std::path::Path::new(path).exists());
+        let before = there
+            .map(|(path, share)| {
+                let before = read_trimmed(path);
+                write_text(path, share);
+                (path.clone(), before)
+            })
+            .collect();
+        let stop = Arc::new(AtomicBool::new(false));
+        let (taken, is_taken) = std::sync::mpsc::channel();
+        let until = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            bind(processor);
+            be_real_time().expect("a real-time thread");
+            taken.send(()).expect("listened to");
+            while !until.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        is_taken.recv().expect("the thread runs");
+        Self { stop, thread: Some(thread), before }
+    }
+}
+
+impl Drop for Hog {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        for (path, share) in &self.before {
+            write_text(path, share);
+        }
+    }
+}
+
+/// The calling thread runs before every ordinary one.
+fn be_real_time() -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 10 };
+    // SAFETY: the call reads the parameters, which live as long as it takes.
+    let code = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
+    if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Commits of one ENTER: their order, and what becomes of a call with many of them.
+
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::Signal;
+use zosbd2::v2::abi;
+use zosbd2::{Request, TakeOver};
+
+use super::super::support::{Aligned, write_in_thread};
+use super::hostile::commit_raw;
+use super::support::{Disk, attach, plain, plain_by_hand};
+use crate::guest::raw::{FilePages, PAGE, Pages, SharedWords};
+use crate::guest::{Context, Mounted, Need, Test, raw, wait_until};
+
+pub(super) const TESTS: &[Test] = &[
+    Test::new("v2_copy_only_and_answer_in_one_call", copy_then_answer).needs(&[Need::Module]).timeout(120),
+    Test::new("v2_long_enter_can_be_killed", long_enter).needs(&[Need::Module]).timeout(120),
+];
+
+/// An entry that copies the data of a write and leaves the request with the server.
+fn copy_only(request: &Request, address: usize) -> abi::Commit {
+    abi::Commit { flags: abi::COMMIT_COPY_ONLY, ..answer(request, address) }
+}
+
+/// An entry that ends a write, and copies its data if there is an address.
+fn answer(request: &Request, address: usize) -> abi::Commit {
+    abi::Commit {
+        handle: request.handle(),
+        result: i64::try_from(request.length()).expect("a length"),
+        address: address as u64,
+        ..abi::Commit::default()
+    }
+}
+
+/// A write of a page that is under way, and its data.
+fn write_of(disk: &Disk, seed: u64) -> (JoinHandle<Result<usize, Errno>>, Vec<u8>) {
+    let mut data = Aligned::new(PAGE, 0);
+    data.fill(seed);
+    (write_in_thread(disk.path(), 0, seed, PAGE), data.bytes().to_vec())
+}
+
+/// Entries of one request are carried out in their order, wherever in the call they stand.
+fn copy_then_answer(context: &mut Context) {
+    context.load_module("");
+    let (disk, mut server) = plain_by_hand("twice");
+    // Without room for its data a write comes alone.
+    server.arena = Vec::new();
+    let pages = Pages::new(2 * PAGE);
+    let (first, second) = (pages.at_end(2 * PAGE), pages.at_end(PAGE));
+    for place in 0..40_usize {
+        let (write, data) = write_of(&disk, place as u64 + 1);
+        let request = server.fetch_one();
+        pages.put(first, &[0; 2 * PAGE]);
+        // Handles of requests that were never there stand before them.
+        let invented = abi::Commit { handle: request.handle() ^ 1 << 31, ..answer(&request, 0) };
+        let mut entries = vec![invented; place];
+        let mut wanted = vec![-Errno::STALE.raw_os_error(); place];
+        entries.extend([copy_only(&request, first), copy_only(&request, second), answer(&request, 0)]);
+        wanted.extend([0, 0, 0]);
+        entries.extend([answer(&request, 0), copy_only(&request, first)]);
+        wanted.extend([-Errno::STALE.raw_os_error(); 2]);
+        assert_eq!(commit_raw(&disk.server, &pages, &entries), wanted, "behind {place} others");
+        assert_eq!(write.join().expect("writer"), Ok(PAGE), "behind {place} others");
+        for at in [first, second] {
+            assert!(pages.get(at, PAGE) == data, "the data, behind {place} others");
+        }
+    }
+    // The data that an answer brings along counts as copied before the next entry, too.
+    let (write, data) = write_of(&disk, 77);
+    let request = server.fetch_one();
+    let entries = [answer(&request, first), copy_only(&request, second)];
+    assert_eq!(commit_raw(&disk.server, &pages, &entries), [0, -Errno::STALE.raw_os_error()]);
+    assert_eq!(write.join().expect("writer"), Ok(PAGE));
+    assert!(pages.get(first, PAGE) == data, "the data of an answer");
+    disk.destroy(true);
+}
+
+/// Largest data of a request.
+const LARGE: usize = 32 << 20;
+/// Where the server in [`role`] has its things in the file that it shares with the test: the argument of ENTER, its
+/// commits, and behind them the data.
+const COMMITS_AT: usize = PAGE;
+const DATA_AT: usize = 1 << 20;
+
+/// A server that copies one large write again and again in one ENTER hears of its death before all is copied.
+fn long_enter(context: &mut Context) {
+    context.load_module("");
+    let shared = Mounted::new("shared", "/run/shared", "tmpfs", "");
+    let path = "/run/shared/file";
+    let file = std::fs::File::options().read(true).write(true).create_new(true).open(path).expect("create");
+    let words = SharedWords::new(&file, (DATA_AT + LARGE) / 8);
+    let large = u32::try_from(LARGE).expect("32 bits");
+    let disk = Disk::create(&plain("long").size_bytes(64 << 20).max_io_bytes(large));
+    disk.server.start().expect("start");
+    let write = write_in_thread(disk.path(), 0, 0xa5, LARGE);
+    let mut child = context.spawn("/proc/self/exe", &["--copy-long", "long", path]);
+    let first_words = &words.words()[DATA_AT / 8..][..PAGE / 8];
+    wait_until(60, "the first bytes to be copied", || {
+        assert!(child.running(), "the server ended: {}", child.stderr());
+        first_words.iter().any(|word| word.load(Ordering::Relaxed) != 0)
+    });
+    child.signal(Signal::KILL);
+    child.wait(100);
+    let processed = words.words()[std::mem::offset_of!(abi::Enter, processed) / 8].load(Ordering::Relaxed);
+    #[expect(clippy::cast_possible_truncation, reason = "the first of two words in one")]
+    let processed = processed as u32;
+    context.say(&format!("{} ; {processed} of {} entries", child.stdout().trim(), abi::MAX_BATCH));
+    assert!(processed < abi::MAX_BATCH, "every entry was carried out after the server was killed");
+    // Nothing is lost: another server gets the write.
+    let (_next, mut server) = attach("long", TakeOver::Yes);
+    server.arena = Vec::new();
+    let mut left = LARGE as u64;
+    while left > 0 {
+        let request = server.fetch_one();
+        left -= request.length();
+        server.complete(&request);
+    }
+    assert_eq!(write.join().expect("writer"), Ok(LARGE));
+    disk.destroy(true);
+    drop(shared);
+}
+
+/// What the guest program does as `--copy-long NAME FILE`: takes the device over, fetches a write, and copies its data
+/// to one place of the file, as often as one ENTER can say so.
+pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
+    let [name, path] = arguments else { return Err("usage: --copy-long NAME FILE".into()) };
+    let file = rustix::fs::open(*path, OFlags::RDWR, Mode::empty())?;
+    let memory = FilePages::new(file.as_fd(), DATA_AT + LARGE);
+    let (disk, mut server) = attach(name, TakeOver::Yes);
+    server.arena = Vec::new();
+    let request = server.fetch_one();
+    println!("a write of {} bytes", request.length());
+    let entry = copy_only(&request, memory.address() + DATA_AT);
+    for index in 0..abi::MAX_BATCH as usize {
+        memory.put_value(COMMITS_AT + index * size_of::<abi::Commit>(), &entry);
+    }
+    let argument = abi::Enter {
+        size: abi::ENTER_BYTES,
+        commits: (memory.address() + COMMITS_AT) as u64,
+        commit_count: abi::MAX_BATCH,
+        ..abi::Enter::default()
+    };
+    memory.put_value(0, &argument);
+    let entered = raw::ioctl(disk.server.as_fd(), abi::IOCTL_ENTER, memory.address());
+    Err(format!("ENTER came back: {entered:?}, from {}", Path::new(path).display()).into())
+}
