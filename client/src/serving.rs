@@ -169,7 +169,7 @@ mod tests {
         let told = log.0.clone();
         let before = getrlimit(Resource::Cpu);
         // Far more than these tests use.
-        setrlimit(Resource::Cpu, Rlimit { current: Some(1_000_000), ..before.clone() }).unwrap();
+        setrlimit(Resource::Cpu, Rlimit { current: Some(1_000_000), ..before }).unwrap();
         tracing::subscriber::with_default(log, || warn_of_limits("short"));
         setrlimit(Resource::Cpu, before).unwrap();
         let told = told.lock().unwrap();
