@@ -37,16 +37,28 @@ impl Errno {
     pub const ENOSPC: Self = Self(28);
     /// A number is outside its range.
     pub const ERANGE: Self = Self(34);
+    /// Somebody else has reserved the store.
+    pub const EBADE: Self = Self(52);
     /// The time limit has passed.
     pub const ETIME: Self = Self(62);
+    /// The way to the store is broken.
+    pub const ENOLINK: Self = Self(67);
     /// A product or sum is too large.
     pub const EOVERFLOW: Self = Self(75);
+    /// The data does not match its checksum.
+    pub const EILSEQ: Self = Self(84);
+    /// The operation is not supported.
+    pub const EOPNOTSUPP: Self = Self(95);
     /// Another server has taken over.
     pub const ESHUTDOWN: Self = Self(108);
+    /// The store did not answer in time.
+    pub const ETIMEDOUT: Self = Self(110);
     /// The call was successful before.
     pub const EALREADY: Self = Self(114);
     /// The caller holds no request of this handle.
     pub const ESTALE: Self = Self(116);
+    /// The store failed, whatever the way to it.
+    pub const EREMOTEIO: Self = Self(121);
 
     /// The error in a server's result: -4095 to -1.
     #[must_use]

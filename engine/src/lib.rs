@@ -12,6 +12,7 @@
 //! | [`queue`] | which request is fetched when, whose answer is accepted, who is woken |
 //! | [`device`] | the life of a device: its servers, the grace after the last one, its teardown |
 //! | [`registry`] | names, handles and the order of devices |
+//! | [`failure`] | with which error a request fails |
 //! | [`name`] | which names a device may have |
 //! | [`v1`] | interface version 1 in terms of the above |
 //! | [`v2`] | interface version 2 in terms of the above |
@@ -39,6 +40,7 @@
 pub mod cache;
 pub mod device;
 pub mod errno;
+pub mod failure;
 pub mod latency;
 pub mod name;
 pub mod queue;

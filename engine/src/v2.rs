@@ -6,6 +6,7 @@ use zosbd2_abi::v2 as abi;
 
 use crate::device::Policy;
 use crate::errno::Errno;
+use crate::failure;
 use crate::name::Name;
 use crate::queue::Outstanding;
 use crate::request::{FUA, Handle, MAYBE_EXECUTED, NO_UNMAP, Op, Request, State};
@@ -320,7 +321,8 @@ pub fn plan(request: &Request, commit: &abi::Commit) -> Result<Plan, Errno> {
     }
     holds(!zero_fill || request.op == Op::Read)?;
     let Ok(done) = u64::try_from(commit.result) else {
-        return Errno::from_result(commit.result).map(|errno| Plan::Finish(Err(errno))).ok_or(Errno::EINVAL);
+        let errno = Errno::from_result(commit.result).ok_or(Errno::EINVAL)?;
+        return Ok(Plan::Finish(Err(failure::told(request, errno))));
     };
     let done = u32::try_from(done).ok().filter(|done| *done <= request.length).ok_or(Errno::EINVAL)?;
     let short = done < request.length;

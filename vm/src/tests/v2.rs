@@ -7,6 +7,7 @@ pub(crate) mod crash;
 pub(crate) mod crews;
 mod data;
 mod doomed;
+mod failures;
 pub(crate) mod faulty;
 mod fences;
 mod honest;
@@ -56,6 +57,7 @@ pub(super) const TABLES: &[&[Test]] = &[
     teardown::stacked::TESTS,
     inspect::TESTS,
     faulty::TESTS,
+    failures::TESTS,
     hostile::TESTS,
     hotplug::TESTS,
     memory::TESTS,

@@ -88,7 +88,7 @@ fn errno(context: &mut Context) {
     }));
     let texts = [
         "read:4K-8K:errno=EIO",
-        "read:8K-12K:errno=ENODATA",
+        "read:8K-12K:errno=EILSEQ",
         "write:4K-8K:errno=ENOSPC",
         "write:8K-12K:errno=ETIMEDOUT",
         // The block layer does not have this error.
@@ -102,7 +102,7 @@ fn errno(context: &mut Context) {
     for (offset, reads, writes) in [
         (0, None, None),
         (4096, Some(Errno::IO), Some(Errno::NOSPC)),
-        (8192, Some(Errno::NODATA), Some(Errno::TIMEDOUT)),
+        (8192, Some(Errno::ILSEQ), Some(Errno::TIMEDOUT)),
         (12288, None, Some(Errno::IO)),
         (16384, None, None),
     ] {
