@@ -657,8 +657,8 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 
 /*
  * This server has the volatile cache of the server before it. Without this
- * flag, if that server had committed writes that no flush had covered, the next
- * flush fails, once.
+ * flag, if that server had committed writes that no flush had covered, flushes
+ * fail until one has failed that was sent after those writes had ended.
  */
 #define ZOSBD2_V2_ATTACH_CACHE_SURVIVED 2U
 

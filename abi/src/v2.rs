@@ -99,7 +99,8 @@ pub const DEADLINE_DECLARE_DEAD: u32 = 2;
 /// it holds.
 pub const ATTACH_TAKE_OVER: u32 = 1;
 /// This server has the volatile cache of the server before it. Without this flag, if that server had
-/// committed writes that no flush had covered, the next flush fails, once.
+/// committed writes that no flush had covered, flushes fail until one has failed that was sent after those
+/// writes had ended.
 pub const ATTACH_CACHE_SURVIVED: u32 = 2;
 /// Return an observer's descriptor, not a server's. STATUS, STATS, LATENCY, REQUESTS and reading BLOB work on
 /// it; any other call fails with `EPERM`. No other flag may be set. Devices of version 1 can be observed,

@@ -7,17 +7,19 @@
 //! durable.
 //!
 //! A server that attaches has the cache of the one before it only if it says so. Otherwise what that one had
-//! answered and no flush has covered counts as lost, as does what it answers later: the next flush that would
-//! succeed fails, once, instead of vouching for it. That must be one which was submitted after the last of the
-//! lost writes was answered, since only such a flush can be relied on for it: one that is older fails too, if it
-//! would succeed meanwhile, and leaves the loss to the next. A write that was answered and whose block request is not ended yet when its
-//! server is taken over from counts as lost, too, and as answered when it is ended; until then every flush fails.
+//! answered and no flush has covered counts as lost, as does what it answers later. Flushes fail from then on, until one
+//! has failed that was sent after the last of the lost writes had ended: only the submitter of such a flush can rely on
+//! those writes. Which flush that is, `loss.rs` says for each queue; one queue's report counts for the device. A
+//! write that was answered and whose block request is not ended yet when its server is taken over from counts as lost,
+//! too, and as answered when it is ended; until then every flush fails.
 //!
 //! Called with the lock of some queue held, of another one by each caller, so everything is atomic. The order
 //! that counts comes from the requests themselves: a submitter who may rely on a write has seen its end before
 //! he sends the flush.
 
 use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::loss::Loss;
 
 /// The volatile cache of a device's servers, as the engine sees it from outside.
 #[derive(Debug)]
@@ -26,8 +28,12 @@ pub struct Cache {
     era: AtomicU64,
     /// Writes of older eras are durable.
     durable: AtomicU64,
-    /// When the last write was answered that is lost, and of which no submitter was told; 0: none is.
+    /// When the last of the lost writes had ended; 0: none was lost.
     lost_ns: AtomicU64,
+    /// How often writes were lost.
+    losses: AtomicU64,
+    /// The last loss that was reported to a submitter.
+    reported: AtomicU64,
     /// Writes that are lost, or as good as that, and whose submitters do not know yet that they were answered.
     unended: AtomicU64,
 }
@@ -40,6 +46,8 @@ impl Cache {
             era: AtomicU64::new(1),
             durable: AtomicU64::new(1),
             lost_ns: AtomicU64::new(0),
+            losses: AtomicU64::new(0),
+            reported: AtomicU64::new(0),
             unended: AtomicU64::new(0),
         }
     }
@@ -68,9 +76,11 @@ impl Cache {
         era >= self.durable.load(Ordering::Relaxed)
     }
 
-    /// Writes that were answered until this time are lost, or as good as that.
-    pub(crate) fn lose(&self, answered_ns: u64) {
-        self.lost_ns.fetch_max(answered_ns.max(1), Ordering::Relaxed);
+    /// Writes that had ended until this time are lost.
+    pub(crate) fn lose(&self, ended_ns: u64) {
+        self.lost_ns.fetch_max(ended_ns.max(1), Ordering::Relaxed);
+        // After that: a loss that is seen has its time.
+        self.losses.fetch_add(1, Ordering::Release);
     }
 
     /// So many writes that were answered until now are lost, and are not ended yet.
@@ -85,24 +95,42 @@ impl Cache {
         self.unended.fetch_sub(writes, Ordering::Release);
     }
 
-    /// Whether something is lost of which no submitter was told, so that a flush submitted at this time fails. If it is
-    /// younger than what is lost, its submitter is the one who is told.
+    /// Whether lost writes have not ended, so that flushes fail and none can report the loss.
     #[must_use]
-    pub(crate) fn take_loss(&self, submitted_ns: u64) -> bool {
-        let unended = self.unended.load(Ordering::Acquire) > 0;
-        let lost_ns = self.lost_ns.load(Ordering::Relaxed);
-        if !unended && lost_ns > 0 && submitted_ns.max(1) >= lost_ns {
-            // If more was lost just now, the next flush tells of it.
-            let _told_or_more =
-                self.lost_ns.compare_exchange(lost_ns, 0, Ordering::Relaxed, Ordering::Relaxed);
-        }
-        unended || lost_ns > 0
+    pub(crate) fn losing(&self) -> bool {
+        self.unended.load(Ordering::Acquire) > 0
+    }
+
+    /// The last loss, if it was not reported yet.
+    #[must_use]
+    pub(crate) fn unreported(&self) -> Option<Loss> {
+        let number = self.losses.load(Ordering::Acquire);
+        let ended_ns = self.lost_ns.load(Ordering::Relaxed);
+        (number > self.reported.load(Ordering::Relaxed)).then_some(Loss { number, ended_ns })
+    }
+
+    /// A submitter was told of this loss, who could rely on what was lost.
+    pub(crate) fn report(&self, loss: Loss) {
+        self.reported.fetch_max(loss.number, Ordering::Relaxed);
+    }
+
+    /// How often writes were lost.
+    #[must_use]
+    pub(crate) fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Acquire)
+    }
+
+    /// When the last of the lost writes had ended; 0: none was lost.
+    #[inline]
+    #[must_use]
+    pub(crate) fn lost_ns(&self) -> u64 {
+        self.lost_ns.load(Ordering::Relaxed)
     }
 
     /// Whether the next flush will fail.
     #[must_use]
     pub fn lost(&self) -> bool {
-        self.unended.load(Ordering::Acquire) > 0 || self.lost_ns.load(Ordering::Relaxed) > 0
+        self.losing() || self.unreported().is_some()
     }
 }
 
@@ -118,6 +146,8 @@ impl Clone for Cache {
             era: AtomicU64::new(self.era.load(Ordering::Relaxed)),
             durable: AtomicU64::new(self.durable.load(Ordering::Relaxed)),
             lost_ns: AtomicU64::new(self.lost_ns.load(Ordering::Relaxed)),
+            losses: AtomicU64::new(self.losses.load(Ordering::Relaxed)),
+            reported: AtomicU64::new(self.reported.load(Ordering::Relaxed)),
             unended: AtomicU64::new(self.unended.load(Ordering::Relaxed)),
         }
     }

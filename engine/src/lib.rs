@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`request`] | the states of one request, and the handles that name it |
 //! | [`queue`] | which request is fetched when, whose answer is accepted, who is woken |
+//! | [`cache`] | what is lost with a server's cache, and which flushes fail for it; [`loss`] is the part of one queue |
 //! | [`device`] | the life of a device: its servers, the grace after the last one, its teardown |
 //! | [`registry`] | names, handles and the order of devices |
 //! | [`failure`] | with which error a request fails |
@@ -42,11 +43,11 @@ pub mod device;
 pub mod errno;
 pub mod failure;
 pub mod latency;
+pub mod loss;
 pub mod name;
 pub mod queue;
 pub mod registry;
 pub mod request;
-pub mod steps;
 pub mod v1;
 pub mod v2;
 

@@ -24,10 +24,10 @@ use crate::cache::Cache;
 use crate::device::{Phase, Policy};
 use crate::errno::Errno;
 use crate::latency::Latencies;
+use crate::loss::QueueLoss;
 use crate::request::{
     FUA, Handle, MAX_DEPTH, MAYBE_EXECUTED, NO_TAG, OP_ID_TAG_BITS, Op, Request, Slot, State,
 };
-use crate::steps::Steps;
 
 /// Most servers that are woken at once; those who arrive wake the others.
 pub const MOST_WAKES: u32 = 8;
@@ -289,14 +289,14 @@ pub struct QueueState {
     cache_from: u32,
     /// Era of the cache of the last answered write that may be in nothing else; 0: none.
     unflushed: u64,
-    /// When it was answered.
+    /// When the last of such writes was answered or had ended.
     unflushed_ns: u64,
     /// Such writes whose block requests are not ended yet.
     unended: u32,
     /// Writes of servers before `cache_from` whose block requests are not ended, although a flush has covered them.
     covered: u32,
-    /// What tells since when flushes wait.
-    steps: Steps,
+    /// How far this queue's flushes have reported a loss.
+    loss: QueueLoss,
     first: u16,
     last: u16,
     /// Requests that are QUEUED.
@@ -333,7 +333,7 @@ impl Default for QueueState {
             unflushed_ns: 0,
             unended: 0,
             covered: 0,
-            steps: Steps::new(),
+            loss: QueueLoss::new(),
             first: NO_TAG,
             last: NO_TAG,
             queued: 0,
@@ -359,6 +359,13 @@ impl Default for QueueState {
                 sleeps: 0,
             },
         }
+    }
+}
+
+impl QueueState {
+    /// Whether writes that may be in nothing but a cache are answered, and their block requests not ended.
+    const fn has_unended(&self) -> bool {
+        self.unended > 0 || self.covered > 0
     }
 }
 
@@ -395,12 +402,6 @@ impl<'a> Queue<'a> {
     /// then ends what is there with [`fail_next`](Self::fail_next).
     pub const fn set_phase(&mut self, phase: Phase) {
         self.state.phase = phase;
-    }
-
-    /// What the block layer's flushes of this queue are told by.
-    #[must_use]
-    pub const fn steps(&mut self) -> &mut Steps {
-        &mut self.state.steps
     }
 
     /// Gives the requests to another server from now on; those that the old one has stay with it, unless it is
@@ -787,6 +788,8 @@ impl<'a> Queue<'a> {
             // Whoever read the clock first need not be here first.
             self.state.unflushed_ns = self.state.unflushed_ns.max(now_ns);
         }
+        let unended = self.state.has_unended();
+        self.state.loss.writes_ended(cache.losses(), now_ns, unended);
     }
 
     /// The server could not be given the request: HELD back to QUEUED, as the oldest. A handle that is stale
@@ -1043,37 +1046,56 @@ fn cached(
     slot: &Slot,
     result: Result<(), Errno>,
 ) -> Result<(), Errno> {
-    result?;
     let Some(cache) = around.cache else { return result };
+    if slot.request.op == Op::Flush {
+        return flushed(state, cache, slot, result);
+    }
+    result?;
     let now_ns = around.moment.now_ns;
-    let own = slot.epoch >= state.cache_from;
     match slot.request.op {
         // A lost discard changes nothing that anybody may rely on.
-        Op::Read | Op::Discard => {}
+        Op::Read | Op::Discard | Op::Flush => {}
         Op::Write if slot.request.flags & FUA != 0 => {}
         Op::Write | Op::WriteZeroes | Op::SecureErase => {
             around.written = around.written.wrapping_add(1);
-            if own {
+            if slot.epoch >= state.cache_from {
                 state.unflushed = cache.written();
                 state.unflushed_ns = now_ns;
                 state.unended = state.unended.wrapping_add(1);
+                if slot.submitted_ns <= cache.lost_ns() {
+                    state.loss.old_write_answered();
+                }
             } else {
                 // It is in a cache that no flush will reach.
                 cache.lose_unended(1);
             }
         }
-        // No write that its submitter may rely on was answered by a later server, but an earlier one's may be lost.
-        // Of which of them he would learn is not known, so the next flush fails, too.
-        Op::Flush if !own => return if cache.lost() { Err(Errno::EIO) } else { Ok(()) },
-        Op::Flush => {
-            cache.flushed(slot.covers);
-            if cache.take_loss(slot.submitted_ns) {
-                state.counters.lost_flushes = state.counters.lost_flushes.wrapping_add(1);
-                return Err(Errno::EIO);
-            }
-        }
     }
     Ok(())
+}
+
+/// A server with a volatile cache answered a flush with this result. What the submitter gets. A flush that the server
+/// failed tells its submitters of an error as well as one that fails for a loss.
+#[cold]
+fn flushed(
+    state: &mut QueueState,
+    cache: &Cache,
+    slot: &Slot,
+    result: Result<(), Errno>,
+) -> Result<(), Errno> {
+    if result.is_ok() && slot.epoch >= state.cache_from {
+        cache.flushed(slot.covers);
+    }
+    if !cache.losing() {
+        let Some(loss) = cache.unreported() else { return result };
+        let unended = state.has_unended();
+        if state.loss.flush_fails(loss, slot.submitted_ns, state.unflushed_ns, unended) {
+            cache.report(loss);
+        }
+    }
+    result?;
+    state.counters.lost_flushes = state.counters.lost_flushes.wrapping_add(1);
+    Err(Errno::EIO)
 }
 
 #[inline]

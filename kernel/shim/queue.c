@@ -34,53 +34,14 @@ struct waiter {
 };
 
 /*
- * A flush comes, or the data of a write that needs one (engine/src/steps.rs).
- * Returns when it was submitted, as far as what its submitter may rely on goes.
- */
-static u64 begin_step(struct zosbd2_queue *queue, struct request *request, u64 now_ns)
-{
-	enum zosbd2_step step = ZOSBD2_STEP_FLUSH;
-
-	lockdep_assert_held(&queue->lock);
-	if (req_op(request) != REQ_OP_FLUSH)
-		step = request->start_time_ns ? ZOSBD2_STEP_WRITE : ZOSBD2_STEP_UNTIMED_WRITE;
-	/* For its end. Where there is none, the disk's iostats are off, and nobody else asks. */
-	if (!request->start_time_ns)
-		request->start_time_ns = now_ns;
-	return zosbd2_rs_queue_step_comes(queue->engine, step, now_ns);
-}
-
-/* Ends a request that begin_step() was told of. */
-static void end_step(struct zosbd2_queue *queue, struct request *request, blk_status_t status)
-{
-	bool later = false;
-
-	if (req_op(request) == REQ_OP_FLUSH) {
-		/* Its end is only that when the timer, or who counts requests, lets go of it. */
-		later = atomic_read(&request->ref) > 1;
-	} else {
-		spin_lock(&queue->lock);
-		zosbd2_rs_queue_step_ends(queue->engine, request->start_time_ns);
-		spin_unlock(&queue->lock);
-	}
-	blk_mq_end_request(request, status);
-	spin_lock(&queue->lock);
-	zosbd2_rs_queue_step_over(queue->engine, later ? U64_MAX : ktime_get_ns());
-	spin_unlock(&queue->lock);
-}
-
-/*
  * Ends a block request. A completion may drop the last reference to a file,
  * whose release may wait for I/O to this very disk. With bottom halves off the
  * release is left to a worker, and the server is free to serve it.
  */
-static void end_request(struct zosbd2_queue *queue, struct request *request, blk_status_t status)
+static void end_request(struct request *request, blk_status_t status)
 {
 	local_bh_disable();
-	if (request->rq_flags & RQF_FLUSH_SEQ)
-		end_step(queue, request, status);
-	else
-		blk_mq_end_request(request, status);
+	blk_mq_end_request(request, status);
 	local_bh_enable();
 }
 
@@ -139,10 +100,11 @@ static __always_inline int submit(struct zosbd2_queue *queue, struct request *re
 		return -EOPNOTSUPP;
 	queue->requests[request->tag] = request;
 	what = op | flags << ZOSBD2_FLAGS_SHIFT | (last ? ZOSBD2_LAST : 0);
-	/* Not there if the disk's iostats are switched off. */
+	/*
+	 * When the request was made, or earlier. A flush always has it
+	 * (engine/src/loss.rs); others have not while the disk's iostats are off.
+	 */
 	now_ns = request->start_time_ns ?: ktime_get_ns();
-	if (unlikely(request->rq_flags & RQF_FLUSH_SEQ))
-		now_ns = begin_step(queue, request, now_ns);
 	result = zosbd2_rs_queue_submit(queue->engine, request->tag, what, offset,
 					blk_rq_bytes(request), now_ns);
 	if (result >= 0)
@@ -154,14 +116,14 @@ static __always_inline int submit(struct zosbd2_queue *queue, struct request *re
  * Ends a request that the engine did not take. If it was the last one, the
  * caller makes those before it known, which waited for it.
  */
-static void refuse(struct zosbd2_queue *queue, struct request *request)
+static void refuse(struct request *request)
 {
 	enum zosbd2_op op;
 	u64 offset;
 	u32 flags;
 
-	end_request(queue, request,
-		    describe(request, &op, &flags, &offset) ? BLK_STS_IOERR : BLK_STS_NOTSUPP);
+	end_request(request, describe(request, &op, &flags, &offset) ? BLK_STS_IOERR :
+								       BLK_STS_NOTSUPP);
 }
 
 /* Drops the lock after submissions, and wakes whom their result names. */
@@ -185,7 +147,7 @@ static blk_status_t queue_rq(struct blk_mq_hw_ctx *hctx, const struct blk_mq_que
 	result = submit(queue, data->rq, data->last);
 	unlock_submitted(queue, result);
 	if (unlikely(result < 0)) {
-		refuse(queue, data->rq);
+		refuse(data->rq);
 		if (data->last)
 			zosbd2_rs_queue_announce(queue->engine);
 	}
@@ -229,7 +191,7 @@ static void queue_run(struct blk_mq_hw_ctx *hctx, zosbd2_rq_list *list)
 			struct request *request = refused;
 
 			refused = request->rq_next;
-			refuse(queue, request);
+			refuse(request);
 		} while (refused);
 		zosbd2_rs_queue_announce(queue->engine);
 	}
@@ -531,7 +493,7 @@ void zosbd2_queue_wake_pollers(struct zosbd2_queue *queue)
 void zosbd2_request_end(struct zosbd2_queue *queue, u32 tag, int error)
 {
 	trace_zosbd2_end(queue, tag, error);
-	end_request(queue, queue->requests[tag], errno_to_blk_status(error));
+	end_request(queue->requests[tag], errno_to_blk_status(error));
 }
 
 /* As zosbd2_request_end() with success, for several tags at once. */
@@ -546,9 +508,7 @@ void zosbd2_requests_end(struct zosbd2_queue *queue, const u16 *tags, u32 count)
 		struct request *request = queue->requests[tags[index]];
 
 		trace_zosbd2_end(queue, tags[index], 0);
-		if (unlikely(request->rq_flags & RQF_FLUSH_SEQ))
-			end_step(queue, request, BLK_STS_OK);
-		else if (!blk_mq_add_to_batch(request, &batch, 0, blk_mq_end_request_batch))
+		if (!blk_mq_add_to_batch(request, &batch, 0, blk_mq_end_request_batch))
 			blk_mq_end_request(request, BLK_STS_OK);
 	}
 	if (batch.complete)

@@ -128,15 +128,6 @@ enum zosbd2_shown {
 	ZOSBD2_SHOWN_REQUESTS,
 };
 
-/* What comes of the block layer's flush machinery. */
-enum zosbd2_step {
-	ZOSBD2_STEP_FLUSH,
-	/* The data of a write that needs a flush. */
-	ZOSBD2_STEP_WRITE,
-	/* The same, and when it was made is not known. */
-	ZOSBD2_STEP_UNTIMED_WRITE,
-};
-
 /*
  * A queue. @lock covers the engine's queue (@engine) and @waiters; it is never
  * held over a copy to or from user memory, and never taken in an interrupt: the
@@ -376,11 +367,6 @@ void zosbd2_rs_device_grace_over(void *engine, void *registry);
  * ZOSBD2_LAST if no more follow. Six arguments, which are all in registers.
  */
 int zosbd2_rs_queue_submit(void *engine, u32 tag, u32 what, u64 offset, u32 length, u64 now_ns);
-
-/* With the queue's lock held: engine/src/steps.rs. @now_ns: U64_MAX for later. */
-u64 zosbd2_rs_queue_step_comes(void *engine, u32 step, u64 made_ns);
-void zosbd2_rs_queue_step_ends(void *engine, u64 made_ns);
-void zosbd2_rs_queue_step_over(void *engine, u64 now_ns);
 
 void zosbd2_rs_queue_announce(void *engine);
 void zosbd2_rs_queue_look(void *engine);

@@ -380,18 +380,15 @@ impl World {
         let length = u32::try_from(bytes(io.blocks)).unwrap_or(0);
         let request = Request { op: io.op, flags, offset: bytes(io.first), length };
         let data = if io.op == Op::Write { io.data.clone() } else { vec![u64::MAX; io.blocks] };
-        let (began_ns, now) = (io.began_ns, self.now_ns);
-        if self.is_step(at) {
-            self.queue(queue).steps().write_comes(began_ns);
-        }
-        let taken = self.submit(queue, tag, Whose::Io(at), request, now, data, last);
+        let began_ns = io.began_ns;
+        let taken = self.submit(queue, tag, Whose::Io(at), request, began_ns, data, last);
         if !taken {
             self.io_ends(queue, at, Err(Errno::EIO), &[]);
         }
         taken
     }
 
-    /// The driver's `queue_rq`. `since`: from when on whoever waits for it may have waited.
+    /// The driver's `queue_rq`. `made_ns`: when the request was made.
     #[expect(clippy::too_many_arguments, reason = "a request has that many parts")]
     fn submit(
         &mut self,
@@ -399,7 +396,7 @@ impl World {
         tag: u16,
         whose: Whose,
         request: Request,
-        since: u64,
+        made_ns: u64,
         data: Vec<u64>,
         last: bool,
     ) -> bool {
@@ -412,7 +409,7 @@ impl World {
             request,
             data,
             copying: 0,
-            submitted: since,
+            submitted: made_ns,
             accepted: false,
             lost: Vec::new(),
             deadline_ns,
@@ -430,7 +427,7 @@ impl World {
             self.block.queues[queue].started[usize::from(tag)] = None;
             return false;
         }
-        let Ok(wake) = self.queue(queue).submit(tag, request, since, last) else {
+        let Ok(wake) = self.queue(queue).submit(tag, request, made_ns, last) else {
             self.block.queues[queue].started[usize::from(tag)] = None;
             return false;
         };
@@ -450,13 +447,10 @@ impl World {
         let first = self.block.queues[queue].flush_running.first();
         let Some(io) = first.and_then(|io| self.block.ios[*io].as_ref()) else { return };
         let tag = io.tag;
-        let made = if self.planted(Defect::LateFlushes) { self.now_ns } else { made };
-        let since = self.queue(queue).steps().flush_comes(made);
-        let since = if self.planted(Defect::YoungFlushes) { self.now_ns } else { since };
+        let made = if self.planted(Defect::YoungFlushes) { u64::MAX } else { made };
         let request = Request { op: Op::Flush, ..Request::default() };
-        if !self.submit(queue, tag, Whose::Flush, request, since, Vec::new(), true) {
+        if !self.submit(queue, tag, Whose::Flush, request, made, Vec::new(), true) {
             self.flush_ends(queue, Err(Errno::EIO));
-            self.step_over(queue);
         }
         self.wake_pollers();
     }
@@ -487,12 +481,6 @@ impl World {
         }
         hw.flush_running = std::mem::take(&mut hw.flush_pending);
         hw.flush_made = Some(now);
-    }
-
-    /// The block layer knows of the end of a step.
-    fn step_over(&mut self, queue: usize) {
-        let now = self.now_ns;
-        self.queue(queue).steps().over(now);
     }
 
     /// A flush of the machinery is over, for all who wait for it.
@@ -555,10 +543,8 @@ impl World {
         let Whose::Io(at) = whose else {
             if held {
                 self.block.timer.flushed = Some(result);
-                self.queue(queue).steps().over_later();
             } else {
                 self.flush_ends(queue, result);
-                self.step_over(queue);
             }
             return;
         };
@@ -572,14 +558,13 @@ impl World {
     /// The block layer is told of the end of an I/O's data.
     fn io_ends(&mut self, queue: usize, at: usize, result: Result<(), Errno>, lost: &[usize]) {
         let Some(io) = &mut self.block.ios[at] else { return };
-        let (first, step, began) = (io.first, io.sequence, io.began_ns);
+        let (first, step) = (io.first, io.sequence);
         let values = if lost.is_empty() { Vec::new() } else { io.data.clone() };
         let waits = result.is_ok() && io.fua && !self.settings.fua;
         if waits {
             io.stage = Stage::After;
         }
         if step {
-            self.queue(queue).steps().write_ends(began);
             self.block.queues[queue].in_data -= 1;
         }
         if waits {
@@ -589,14 +574,13 @@ impl World {
         }
         if step {
             self.kick_flush(queue);
-            self.step_over(queue);
         }
         if result.is_ok() {
             self.lose_blocks(lost, first, &values);
         }
     }
 
-    /// The flush of a queue that is under way fails because writes were lost: who waits for it is told.
+    /// The flush of a queue that is under way fails: who waits for it is told of what was lost before.
     pub(crate) fn told_of_loss(&mut self, queue: usize) {
         for at in &self.block.queues[queue].flush_running {
             if let Some(io) = &self.block.ios[*at] {

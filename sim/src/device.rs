@@ -42,6 +42,10 @@ pub(crate) struct QueueBlock {
     pub(crate) unended: u32,
     /// Servers from this epoch on share a cache.
     pub(crate) cache_from: u32,
+    /// When the end of a write was told last.
+    pub(crate) ended: u64,
+    /// Flushes that failed one after the other since the loss, and of which none can have been made before.
+    pub(crate) failed_flushes: u32,
 }
 
 /// The device.
@@ -65,7 +69,7 @@ pub(crate) struct Device {
     pub(crate) destroyed_ns: u64,
     /// A flush that was fetched before this step and succeeded covers older writes.
     pub(crate) covered: u64,
-    /// When the last lost write was answered that no flush has reported; 0: none.
+    /// When the last lost write had ended that no flush has reported; 0: none.
     pub(crate) lost: u64,
     /// Writes that may be lost and whose block requests have not ended.
     pub(crate) unended: u32,
@@ -150,6 +154,8 @@ impl Device {
             written: 0,
             unended: 0,
             cache_from: 0,
+            ended: 0,
+            failed_flushes: 0,
         };
         let terms = Terms {
             attached: settings.version != 1,
@@ -485,7 +491,9 @@ impl World {
                     block.cache_from = work.epoch;
                     if block.written > self.device.covered {
                         self.device.lost = self.device.lost.max(block.written);
+                        self.device.queues.iter_mut().for_each(|queue| queue.failed_flushes = 0);
                     }
+                    let block = &mut self.device.queues[queue];
                     block.written = 0;
                     self.device.unended += std::mem::take(&mut block.unended);
                 }

@@ -648,7 +648,14 @@ impl World {
         let thread = &mut self.threads[number];
         let (tag, failed) = (end.tag(), end.result().is_err());
         thread.ends.push((queue, end));
-        if !well || !self.settings.volatile {
+        if !self.settings.volatile {
+            return;
+        }
+        if request.op == Op::Flush {
+            self.flush_answered(queue, handle, well, failed);
+            return;
+        }
+        if !well {
             return;
         }
         let durable = request.flags & zosbd2_engine::request::FUA != 0;
@@ -664,11 +671,9 @@ impl World {
         let process = thread.process;
         let lost = if self.swallows(process, request) { blocks(request) } else { (0, 0) };
         let now = self.now_ns;
-        let mut submitted = 0;
         if let Some(started) = self.block.started(queue, tag) {
             started.lost = (lost.0..lost.0 + lost.1).collect();
             started.accepted = true;
-            submitted = started.submitted;
         }
         let device = &mut self.device;
         let own = handle.epoch() >= device.queues[queue].cache_from;
@@ -679,25 +684,34 @@ impl World {
                 device.queues[queue].unended += 1;
             }
             Op::Write | Op::WriteZeroes | Op::SecureErase => device.unended += 1,
-            Op::Flush => {
-                let fetched = device.queues[queue].fetched[usize::from(tag)];
-                let may_fail = device.lost > 0 || device.unended > 0;
-                if own {
-                    device.covered = device.covered.max(fetched);
-                    if device.unended == 0 && submitted >= device.lost {
-                        device.lost = 0;
-                    }
-                }
-                if failed {
-                    if own {
-                        self.told_of_loss(queue);
-                    }
-                    if !may_fail {
-                        self.violation("a flush fails although nothing is lost".to_owned());
-                    }
-                }
+            Op::Read | Op::Discard | Op::Flush => {}
+        }
+        device.queues[queue].failed_flushes = 0;
+    }
+
+    /// A flush was answered: one that fails tells of what was lost, and none fails for nothing, or for long.
+    fn flush_answered(&mut self, queue: usize, handle: Handle, well: bool, failed: bool) {
+        let tag = handle.tag();
+        let made = self.block.started(queue, tag).map_or(0, |started| started.submitted);
+        let device = &mut self.device;
+        let block = &mut device.queues[queue];
+        if well && handle.epoch() >= block.cache_from {
+            device.covered = device.covered.max(block.fetched[usize::from(tag)]);
+        }
+        if !failed {
+            return;
+        }
+        let may_fail = !well || device.lost > 0 || device.unended > 0;
+        let quiet = device.unended == 0 && block.unended == 0;
+        if device.lost > 0 && quiet && (block.failed_flushes > 0 || made > device.lost.max(block.ended)) {
+            block.failed_flushes += 1;
+            if block.failed_flushes == 2 {
+                device.lost = 0;
             }
-            Op::Read | Op::Discard => {}
+        }
+        self.told_of_loss(queue);
+        if !may_fail {
+            self.violation("a flush fails although nothing is lost".to_owned());
         }
     }
 
@@ -707,9 +721,11 @@ impl World {
         self.queue(queue).ended(epoch, written);
         let device = &mut self.device;
         let block = &mut device.queues[queue];
+        block.ended = now;
         if epoch < block.cache_from {
             device.lost = now;
             device.unended -= written;
+            device.queues.iter_mut().for_each(|queue| queue.failed_flushes = 0);
         } else {
             block.written = now;
             block.unended -= written;

@@ -47,7 +47,7 @@ const fn says(defect: Defect) -> &'static [&'static str] {
         Defect::LiesAboutFlush | Defect::LiesAboutFua => &["on disk, ", "a flush of step"],
         Defect::LosesCache | Defect::NotFenced => &["on disk, ", "a flush of step", "a read of step"],
         Defect::StaleReads => &["a read of step"],
-        Defect::YoungFlushes | Defect::LateFlushes => &["and nobody was told"],
+        Defect::YoungFlushes => &["and nobody was told"],
         Defect::EndsTwice => &["which is not started"],
         Defect::ForgetsEnd => &["is started twice", "takes too long", "no end after", "can go on"],
         Defect::ForgetsWake => &["servers wait, and", "are being woken, and"],

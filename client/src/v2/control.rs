@@ -88,8 +88,7 @@ impl Control {
     }
 
     /// Like [`attach`](Self::attach). `cache_survived` states that this server's cache or storage has every
-    /// write that an earlier server answered. Otherwise, if such writes were not flushed, the next flush
-    /// fails, once.
+    /// write that an earlier server answered. Otherwise, if such writes were not flushed, the next flushes fail.
     pub fn attach_with(&self, name: &str, take_over: TakeOver, cache_survived: bool) -> Result<Server> {
         let take_over = if take_over == TakeOver::Yes { v2::ATTACH_TAKE_OVER } else { 0 };
         let survived = if cache_survived { v2::ATTACH_CACHE_SURVIVED } else { 0 };

@@ -17,7 +17,7 @@ use zosbd2_engine::v2::report as report_of;
 use crate::block::{Device, QueueBlock};
 use crate::devices::Devices;
 use crate::registry::{LockedRegistry, Registry};
-use crate::shim::{late, step};
+use crate::shim::late;
 use crate::{shim, show, trace, v1, v2};
 
 /// `ZOSBD2_LOOK` of `zosbd2_rs_queue_submit`, above the number of servers to wake.
@@ -270,57 +270,6 @@ pub unsafe extern "C" fn zosbd2_rs_queue_submit(
         }
         // Nothing was queued.
         Err(errno) => errno.negative(),
-    }
-}
-
-/// A flush of the block layer comes, or the data of a write that needs one (`enum zosbd2_step`), made at `made_ns`; it is submitted
-/// next. Returns the time of its submission, for that.
-///
-/// # Safety
-///
-/// `engine` is a queue's block, initialised, and its lock is held.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn zosbd2_rs_queue_step_comes(engine: *mut c_void, what: u32, made_ns: u64) -> u64 {
-    // SAFETY: the caller's promise.
-    let block = unsafe { QueueBlock::from_memory(&engine) };
-    // SAFETY: the lock is held, by the caller's promise, and nothing is queued by this.
-    let mut queue = unsafe { block.locked_by_caller() };
-    match what {
-        step::FLUSH => return queue.steps().flush_comes(made_ns),
-        step::UNTIMED_WRITE => queue.steps().untimed_write_comes(),
-        _ => queue.steps().write_comes(made_ns),
-    }
-    made_ns
-}
-
-/// The block request of such a write, made at `made_ns`, is ended next.
-///
-/// # Safety
-///
-/// `engine` is a queue's block, initialised, and its lock is held.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn zosbd2_rs_queue_step_ends(engine: *mut c_void, made_ns: u64) {
-    // SAFETY: the caller's promise.
-    let block = unsafe { QueueBlock::from_memory(&engine) };
-    // SAFETY: the lock is held, by the caller's promise, and nothing is queued by this.
-    unsafe { block.locked_by_caller() }.steps().write_ends(made_ns);
-}
-
-/// The block request of a step was ended just now, at `now_ns`; `u64::MAX` if somebody holds on to it.
-///
-/// # Safety
-///
-/// `engine` is a queue's block, initialised, and its lock is held.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn zosbd2_rs_queue_step_over(engine: *mut c_void, now_ns: u64) {
-    // SAFETY: the caller's promise.
-    let block = unsafe { QueueBlock::from_memory(&engine) };
-    // SAFETY: the lock is held, by the caller's promise, and nothing is queued by this.
-    let mut queue = unsafe { block.locked_by_caller() };
-    if now_ns == u64::MAX {
-        queue.steps().over_later();
-    } else {
-        queue.steps().over(now_ns);
     }
 }
 

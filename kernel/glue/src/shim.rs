@@ -130,16 +130,6 @@ pub mod shown {
     pub const REQUESTS: u32 = 2;
 }
 
-/// `enum zosbd2_step`.
-pub mod step {
-    /// A flush.
-    pub const FLUSH: u32 = 0;
-    /// The data of a write that needs a flush.
-    pub const WRITE: u32 = 1;
-    /// The same, and when it was made is not known.
-    pub const UNTIMED_WRITE: u32 = 2;
-}
-
 /// `enum zosbd2_late_action`.
 pub mod late {
     /// It was over already.

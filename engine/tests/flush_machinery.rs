@@ -1,0 +1,513 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Exhaustive search: the block layer's flush machinery above the engine, while writes are lost.
+//!
+//! The block layer has one flush of a queue under way. What needs a flush meanwhile waits, and the next flush answers
+//! all of it: flushes that submitters sent, and writes that must be durable on a device without FUA, which wait for a
+//! flush before their data, after it, or both. No flush is made while such a write's data is under way, unless somebody
+//! has waited for long.
+//!
+//! Writes that an old server answers after another one with a cache of its own came are lost. The promise, for each of
+//! them: no flush succeeds that was sent after the write had ended, unless such a flush has failed. From each state,
+//! a queue that becomes quiet has two failed flushes at most.
+//!
+//! The engine's queues and cache are the real ones. A state is known by what the machinery has, and by the order of
+//! the times that matter; the search ends when no state is new.
+
+use std::collections::{HashSet, VecDeque};
+
+use zosbd2_engine::Errno;
+use zosbd2_engine::cache::Cache;
+use zosbd2_engine::device::Policy;
+use zosbd2_engine::queue::{Deadline, Moment, Overdue, Queue, QueueState, Surroundings, Wake, Work};
+use zosbd2_engine::request::{Handle, Op, Request, Slot};
+
+const OLD: u32 = 1;
+const NEW: u32 = 2;
+const FLUSH: u16 = 0;
+const DATA: u16 = 1;
+/// Of the first lost write; the second one has the tag after it.
+const LOST: u16 = 2;
+const TAGS: usize = 4;
+
+/// What is searched.
+#[derive(Clone, Copy, Debug)]
+struct Terms {
+    queues: usize,
+    /// Writes that are lost, one after the other.
+    lost: usize,
+    /// Submitters who wait for flushes of a queue at most.
+    waiting: usize,
+    /// Whether there are writes that must be durable, one at a time in each queue.
+    writes: bool,
+    wrong: Wrong,
+}
+
+/// What is different from what the kernel does, for the search to find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wrong {
+    Nothing,
+    /// The first flush that fails counts as made after the loss: the one after it reports.
+    OnePredecessorFewer,
+    /// A write counts as sent when it comes to the driver.
+    YoungWrites,
+}
+
+/// Who waits for a flush. `relies`: on which of the lost writes, one bit each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Waits {
+    Flush { relies: u8 },
+    Before { relies: u8, sent: u64, after: bool },
+    After { relies: u8 },
+}
+
+impl Waits {
+    const fn relies(self) -> u8 {
+        match self {
+            Self::Flush { relies } | Self::Before { relies, .. } | Self::After { relies } => relies,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flush {
+    No,
+    /// On its way to the driver.
+    Made(u64),
+    Held(Handle, u64),
+    /// The block layer does not know yet.
+    Answered(bool),
+}
+
+/// The data of a write that must be durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Data {
+    No,
+    OnItsWay { relies: u8, sent: u64, after: bool },
+    Held { handle: Handle, relies: u8, sent: u64, after: bool },
+    Answered { relies: u8, after: bool },
+}
+
+#[derive(Clone, Debug)]
+struct Machinery {
+    pending: Vec<Waits>,
+    running: Vec<Waits>,
+    flush: Flush,
+    data: Data,
+    /// Writes whose ends the block layer knows of, and the engine does not.
+    ended: u8,
+    state: QueueState,
+    slots: [Slot; TAGS],
+}
+
+/// How far a write is that will be lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lost {
+    Held(Handle),
+    Answered,
+    /// Its submitter knows.
+    Ended,
+    /// And the engine.
+    Told,
+}
+
+#[derive(Clone, Debug)]
+struct World {
+    terms: Terms,
+    now: u64,
+    cache: Cache,
+    queues: Vec<Machinery>,
+    lost: Vec<Lost>,
+    /// Lost writes of which a submitter was told.
+    reported: u8,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Input {
+    SendFlush(usize),
+    SendWrite { queue: usize, before: bool, after: bool },
+    BringFlush(usize),
+    BringData(usize),
+    AnswerFlush { queue: usize, ok: bool },
+    ExpireFlush(usize),
+    TellFlush(usize),
+    AnswerData(usize),
+    TellData(usize),
+    TellEngine(usize),
+    LosePatience(usize),
+    Lose(usize),
+}
+
+impl World {
+    fn new(terms: Terms) -> Self {
+        let machinery = Machinery {
+            pending: Vec::new(),
+            running: Vec::new(),
+            flush: Flush::No,
+            data: Data::No,
+            ended: 0,
+            state: QueueState::default(),
+            slots: [Slot::default(); TAGS],
+        };
+        let mut world = Self {
+            terms,
+            now: 1000,
+            cache: Cache::new(),
+            queues: vec![machinery; terms.queues],
+            lost: Vec::new(),
+            reported: 0,
+        };
+        for number in 0..terms.queues {
+            world.queue(number).attach(OLD, false);
+        }
+        for tag in (LOST..).take(terms.lost) {
+            let handle = world.submit(0, tag, Op::Write, 1000, OLD);
+            world.lost.push(Lost::Held(handle));
+        }
+        for number in 0..terms.queues {
+            world.queue(number).attach(NEW, false);
+        }
+        world
+    }
+
+    fn queue(&mut self, queue: usize) -> Queue<'_> {
+        let moment = Moment { now_ns: self.now, thread: 0 };
+        let around = Surroundings { cache: Some(&self.cache), latencies: None, moment, written: 0 };
+        let machinery = &mut self.queues[queue];
+        Queue::new(&mut machinery.state, &mut machinery.slots).within(around)
+    }
+
+    /// A request comes, and its server has it.
+    fn submit(&mut self, queue: usize, tag: u16, op: Op, made: u64, epoch: u32) -> Handle {
+        let request = Request { op, flags: 0, offset: 0, length: 512 };
+        assert_eq!(self.queue(queue).submit(tag, request, made, true), Ok(Wake::NONE));
+        let Work::Request(got) = self.queue(queue).fetch(epoch, 0) else { panic!("nothing there") };
+        assert_eq!(got.handle.tag(), tag);
+        got.handle
+    }
+
+    /// What a submitter relies on who sends something now.
+    fn relies(&self) -> u8 {
+        let ended = |lost: &&Lost| matches!(lost, Lost::Ended | Lost::Told);
+        (1 << self.lost.iter().take_while(ended).count()) - 1
+    }
+
+    fn waits(&mut self, queue: usize, waits: Waits) {
+        self.queues[queue].pending.push(waits);
+        self.queues[queue].pending.sort();
+        self.kick(queue, false);
+    }
+
+    fn kick(&mut self, queue: usize, impatient: bool) {
+        let now = self.now;
+        let machinery = &mut self.queues[queue];
+        let data = machinery.data != Data::No;
+        if !machinery.pending.is_empty() && machinery.flush == Flush::No && (!data || impatient) {
+            machinery.running = std::mem::take(&mut machinery.pending);
+            machinery.flush = Flush::Made(now);
+        }
+    }
+
+    /// The flush ends with an error, or will: all whom it answers are told.
+    fn report(&mut self, queue: usize) {
+        let relies = self.queues[queue].running.iter().fold(0, |relies, waits| relies | waits.relies());
+        self.reported |= relies;
+    }
+
+    fn inputs(&self, inputs: &mut Vec<Input>) {
+        inputs.clear();
+        for (queue, machinery) in self.queues.iter().enumerate() {
+            if machinery.pending.len() + machinery.running.len() < self.terms.waiting {
+                inputs.push(Input::SendFlush(queue));
+            }
+            let writes = |waits: &&Waits| !matches!(waits, Waits::Flush { .. });
+            let waiting = machinery.pending.iter().chain(&machinery.running).filter(writes).count();
+            if self.terms.writes && machinery.data == Data::No && waiting == 0 && machinery.ended == 0 {
+                for (before, after) in [(true, true), (true, false), (false, true)] {
+                    inputs.push(Input::SendWrite { queue, before, after });
+                }
+            }
+            match machinery.flush {
+                Flush::No if machinery.data != Data::No && !machinery.pending.is_empty() => {
+                    inputs.push(Input::LosePatience(queue));
+                }
+                Flush::No => {}
+                Flush::Made(_) => inputs.push(Input::BringFlush(queue)),
+                Flush::Held(..) => {
+                    inputs.push(Input::AnswerFlush { queue, ok: true });
+                    inputs.push(Input::AnswerFlush { queue, ok: false });
+                    inputs.push(Input::ExpireFlush(queue));
+                }
+                Flush::Answered(_) => inputs.push(Input::TellFlush(queue)),
+            }
+            match machinery.data {
+                Data::No => {}
+                Data::OnItsWay { .. } => inputs.push(Input::BringData(queue)),
+                Data::Held { .. } => inputs.push(Input::AnswerData(queue)),
+                Data::Answered { .. } => inputs.push(Input::TellData(queue)),
+            }
+            if machinery.ended > 0 {
+                inputs.push(Input::TellEngine(queue));
+            }
+        }
+        // One after the other.
+        if let Some(next) = self.lost.iter().position(|lost| *lost != Lost::Told) {
+            inputs.push(Input::Lose(next));
+        }
+    }
+
+    fn apply(&mut self, input: Input) {
+        self.now += 1;
+        let (now, relies) = (self.now, self.relies());
+        match input {
+            Input::SendFlush(queue) => self.waits(queue, Waits::Flush { relies }),
+            Input::SendWrite { queue, before: true, after } => {
+                self.waits(queue, Waits::Before { relies, sent: now, after });
+            }
+            Input::SendWrite { queue, after, .. } => {
+                self.queues[queue].data = Data::OnItsWay { relies, sent: now, after };
+            }
+            Input::BringFlush(queue) => {
+                let Flush::Made(made) = self.queues[queue].flush else { unreachable!() };
+                let made = if self.terms.wrong == Wrong::OnePredecessorFewer { u64::MAX } else { made };
+                let handle = self.submit(queue, FLUSH, Op::Flush, made, NEW);
+                self.queues[queue].flush = Flush::Held(handle, made);
+            }
+            Input::BringData(queue) => {
+                let Data::OnItsWay { relies, sent, after } = self.queues[queue].data else { unreachable!() };
+                let sent = if self.terms.wrong == Wrong::YoungWrites { now } else { sent };
+                let handle = self.submit(queue, DATA, Op::Write, sent, NEW);
+                self.queues[queue].data = Data::Held { handle, relies, sent, after };
+            }
+            Input::AnswerFlush { queue, ok } => {
+                let Flush::Held(handle, _) = self.queues[queue].flush else { unreachable!() };
+                let said = if ok { Ok(()) } else { Err(Errno::EIO) };
+                let end = self.queue(queue).finish(handle, said).expect("held");
+                self.queues[queue].flush = Flush::Answered(end.result().is_ok());
+                if end.result().is_err() {
+                    self.report(queue);
+                }
+            }
+            Input::ExpireFlush(queue) => {
+                let overdue = self.queue(queue).expire(FLUSH, Deadline { policy: Policy::Fail, ns: 1 });
+                assert!(matches!(overdue, Overdue::End(ref end) if end.result().is_err()), "{overdue:?}");
+                self.queues[queue].flush = Flush::Answered(false);
+                self.report(queue);
+            }
+            Input::TellFlush(queue) => self.tell_flush(queue),
+            Input::AnswerData(queue) => {
+                let Data::Held { handle, relies, after, .. } = self.queues[queue].data else {
+                    unreachable!()
+                };
+                assert_eq!(self.queue(queue).finish(handle, Ok(())).expect("held").result(), Ok(()));
+                self.queues[queue].data = Data::Answered { relies, after };
+            }
+            Input::TellData(queue) => {
+                let Data::Answered { relies, after } = self.queues[queue].data else { unreachable!() };
+                self.queues[queue].data = Data::No;
+                self.queues[queue].ended += 1;
+                if after {
+                    self.waits(queue, Waits::After { relies });
+                } else {
+                    self.kick(queue, false);
+                }
+            }
+            Input::TellEngine(queue) => {
+                let written = std::mem::take(&mut self.queues[queue].ended);
+                self.queue(queue).ended(NEW, written.into());
+            }
+            Input::LosePatience(queue) => self.kick(queue, true),
+            Input::Lose(number) => {
+                self.lost[number] = match self.lost[number] {
+                    Lost::Held(handle) => {
+                        assert_eq!(self.queue(0).finish(handle, Ok(())).expect("held").result(), Ok(()));
+                        Lost::Answered
+                    }
+                    Lost::Answered => Lost::Ended,
+                    Lost::Ended | Lost::Told => {
+                        self.queue(0).ended(OLD, 1);
+                        Lost::Told
+                    }
+                }
+            }
+        }
+    }
+
+    fn tell_flush(&mut self, queue: usize) {
+        let Flush::Answered(ok) = self.queues[queue].flush else { unreachable!() };
+        self.queues[queue].flush = Flush::No;
+        for waits in std::mem::take(&mut self.queues[queue].running) {
+            let betrayed = waits.relies() & !self.reported;
+            let vouches = ok && !matches!(waits, Waits::After { .. });
+            assert!(!vouches || betrayed == 0, "a flush succeeds for {waits:?}, and nobody was told");
+            if let Waits::Before { relies, sent, after } = waits
+                && ok
+            {
+                self.queues[queue].data = Data::OnItsWay { relies, sent, after };
+            }
+        }
+        self.kick(queue, false);
+    }
+
+    /// Everything that is under way ends, and then somebody flushes.
+    fn check_that_it_ends(mut self) {
+        let mut inputs = Vec::new();
+        loop {
+            self.inputs(&mut inputs);
+            let goes_on = |input: &&Input| {
+                !matches!(
+                    input,
+                    Input::SendFlush(_)
+                        | Input::SendWrite { .. }
+                        | Input::LosePatience(_)
+                        | Input::ExpireFlush(_)
+                        | Input::AnswerFlush { ok: false, .. }
+                )
+            };
+            let Some(next) = inputs.iter().find(goes_on) else { break };
+            self.apply(*next);
+        }
+        for queue in 0..self.queues.len() {
+            let mut failed = 0;
+            loop {
+                self.apply(Input::SendFlush(queue));
+                self.apply(Input::BringFlush(queue));
+                self.apply(Input::AnswerFlush { queue, ok: true });
+                let ok = self.queues[queue].flush == Flush::Answered(true);
+                self.apply(Input::TellFlush(queue));
+                if ok {
+                    break;
+                }
+                failed += 1;
+                assert!(failed <= 2 && queue == 0, "flush {failed} of queue {queue} fails");
+            }
+        }
+    }
+
+    /// What makes a difference: times count by their order, and losses by being the last or not.
+    fn key(&self) -> String {
+        let cache = format!("{:?}", self.cache);
+        let losses = number(&cache, "losses: ");
+        let mut times = vec![number(&cache, "lost_ns: ")];
+        let mut facts = vec![losses == number(&cache, "reported: ")];
+        for machinery in &self.queues {
+            let state = format!("{:?}", machinery.state);
+            let flags = state.split("loss: ").nth(1).expect("there is one");
+            facts.push(number(flags, "number: ") == losses);
+            facts.extend(["unended: true", "failed: true"].map(|flag| flags.contains(flag)));
+            times.push(number(flags, "since_ns: "));
+            times.push(number(&state, "unflushed_ns: "));
+            let sent = |waits: &Waits| if let Waits::Before { sent, .. } = waits { *sent } else { 0 };
+            times.extend(machinery.pending.iter().chain(&machinery.running).map(sent));
+            times.push(match machinery.flush {
+                Flush::Made(made) | Flush::Held(_, made) => made,
+                Flush::No | Flush::Answered(_) => 0,
+            });
+            times.push(match machinery.data {
+                Data::OnItsWay { sent, .. } | Data::Held { sent, .. } => sent,
+                Data::No | Data::Answered { .. } => 0,
+            });
+        }
+        let mut sorted = times.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        let ranks: Vec<_> =
+            times.iter().map(|time| sorted.binary_search(time).expect("it is there")).collect();
+        let lost: Vec<_> = self.lost.iter().map(std::mem::discriminant).collect();
+        let mut key = format!("{ranks:?}{facts:?}{}{lost:?}", self.reported);
+        for machinery in &self.queues {
+            let untimed = |waits: &Waits| match *waits {
+                Waits::Before { relies, after, .. } => Waits::Before { relies, sent: 0, after },
+                other => other,
+            };
+            let pending: Vec<_> = machinery.pending.iter().map(untimed).collect();
+            let running: Vec<_> = machinery.running.iter().map(untimed).collect();
+            let flush = match machinery.flush {
+                Flush::No => 0,
+                Flush::Made(_) => 1,
+                Flush::Held(..) => 2,
+                Flush::Answered(ok) => 3 + u8::from(ok),
+            };
+            let data = match machinery.data {
+                Data::No => (0, 0, false),
+                Data::OnItsWay { relies, after, .. } => (1, relies, after),
+                Data::Held { relies, after, .. } => (2, relies, after),
+                Data::Answered { relies, after } => (3, relies, after),
+            };
+            key += &format!("{pending:?}{running:?}{flush}{data:?}{}", machinery.ended);
+        }
+        key
+    }
+}
+
+/// The number behind a name in what `Debug` says.
+fn number(text: &str, name: &str) -> u64 {
+    let (_, rest) = text.split_once(name).unwrap_or_else(|| panic!("no {name} in {text}"));
+    let end = rest.find(|character: char| !character.is_ascii_digit()).unwrap_or(rest.len());
+    rest[..end].parse().expect("a number")
+}
+
+/// Returns how many states there are.
+fn search(root: World) -> usize {
+    let mut seen = HashSet::from([root.key()]);
+    let (mut worlds, mut inputs) = (VecDeque::from([(root, Vec::new())]), Vec::new());
+    while let Some((world, way)) = worlds.pop_front() {
+        world.inputs(&mut inputs);
+        for input in &inputs {
+            let mut next = world.clone();
+            let mut way = way.clone();
+            way.push(*input);
+            let way = Way(way);
+            next.apply(*input);
+            if seen.insert(next.key()) {
+                next.clone().check_that_it_ends();
+                let mut way = way;
+                worlds.push_back((next, std::mem::take(&mut way.0)));
+            }
+        }
+    }
+    println!("{} states", seen.len());
+    seen.len()
+}
+
+/// How a state was come to; said if it breaks the promise.
+struct Way(Vec<Input>);
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{:#?}", self.0);
+        }
+    }
+}
+
+const ONE_QUEUE: Terms = Terms { queues: 1, lost: 1, waiting: 3, writes: true, wrong: Wrong::Nothing };
+
+#[test]
+fn one_queue_keeps_the_promise() {
+    assert!(search(World::new(ONE_QUEUE)) > 10_000);
+}
+
+#[test]
+fn one_queue_keeps_the_promise_for_two_losses() {
+    assert!(search(World::new(Terms { lost: 2, waiting: 2, ..ONE_QUEUE })) > 10_000);
+}
+
+#[test]
+fn two_queues_keep_the_promise() {
+    let two = Terms { queues: 2, waiting: 2, writes: false, ..ONE_QUEUE };
+    assert!(search(World::new(two)) > 5_000);
+}
+
+/// The flush that reports is the second one made after the loss, not the first.
+#[test]
+#[should_panic(expected = "nobody was told")]
+fn one_predecessor_fewer_breaks_the_promise() {
+    search(World::new(Terms { writes: false, wrong: Wrong::OnePredecessorFewer, ..ONE_QUEUE }));
+}
+
+/// A write that was sent before the loss may be all that the reporting flush answers.
+#[test]
+#[should_panic(expected = "nobody was told")]
+fn writes_sent_before_the_loss_count() {
+    search(World::new(Terms { wrong: Wrong::YoungWrites, ..ONE_QUEUE }));
+}
