@@ -217,8 +217,8 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_create, padding) == 68,
  * ZOSBD2_V1_IOCTL_DESTROY_BY_HANDLE.
  * @handle: Handle of the device.
  * @error: Out: 0 or negative errno.
- * @force: 0: refuse with EBUSY while the block node is open. Otherwise: destroy
- *   whoever has it open.
+ * @force: 0: fail with EBUSY while the block node is open. Otherwise: destroy
+ *   the device even if it is open.
  */
 struct zosbd2_v1_destroy_by_handle {
 	__u32 handle;

@@ -113,7 +113,7 @@ pub struct DestroyByHandle {
     pub handle: u32,
     /// Out: 0 or negative errno.
     pub error: i32,
-    /// 0: refuse with `EBUSY` while the block node is open. Otherwise: destroy whoever has it open.
+    /// 0: fail with `EBUSY` while the block node is open. Otherwise: destroy the device even if it is open.
     pub force: u32,
 }
 
