@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Whether this machine's `/dev/kvm` can run the guest.
+//! Determines whether this machine's `/dev/kvm` can run the guest.
 //!
-//! That the device is there, and that QEMU opens it, says little: in some containers a stock kernel hangs in it, or
-//! dies. So it is tried: the kernel is booted without a root file system, which ends, after all of the kernel's own
-//! initialisation, in a panic that says so. Only that is a success. The try ends within its limit, and QEMU with it.
+//! It is not enough that the device exists and that QEMU can open it: in some containers a stock kernel hangs
+//! or dies with it. So the kernel is booted without a root file system. After its own initialisation it
+//! panics with a known message. Only that message is a success. The trial ends within its limit, and QEMU
+//! with it.
 
 use std::fmt;
 use std::io::Read as _;
@@ -12,19 +13,19 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// How long a try may take. With KVM a stock kernel needs about a second.
+/// Longest time of a trial. With KVM a stock kernel needs about a second.
 pub const LIMIT: Duration = Duration::from_secs(10);
 
-/// The device, and what a kernel without a root file system says in the end.
+/// The device, and the panic of a kernel without a root file system.
 const DEVICE: &str = "/dev/kvm";
 const END: &str = "Kernel panic - not syncing: VFS: Unable to mount root fs";
 
 /// What executes the guest's instructions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Accel {
-    /// The processor, by `/dev/kvm`.
+    /// The processor, through `/dev/kvm`.
     Kvm,
-    /// QEMU itself, and why.
+    /// QEMU itself, with the reason.
     Tcg(String),
 }
 
@@ -59,13 +60,13 @@ struct Trial(Child);
 
 impl Drop for Trial {
     fn drop(&mut self) {
-        // Both fail only when it is gone already.
+        // Both fail only if QEMU has already ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Boots the kernel; the error is why that is no success.
+/// Boots the kernel. An error says why the trial failed.
 fn attempt(qemu: &Path, kernel: &Path, limit: Duration) -> Result<(), String> {
     let start = Instant::now();
     let mut command = Command::new(qemu);
@@ -128,7 +129,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
     use std::path::PathBuf;
 
-    /// A program in place of QEMU, and a device that is there.
+    /// A program in place of QEMU, and an existing device.
     fn fake(name: &str, script: &str) -> (PathBuf, PathBuf) {
         let folder = std::env::temp_dir().join(format!("zosbd2-vm-accel-{}-{name}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
@@ -141,7 +142,7 @@ mod tests {
 
     fn decision(name: &str, script: &str, limit: Duration) -> Accel {
         let (program, device) = fake(name, script);
-        // The file of another test that is being started may still hold this one open for writing.
+        // Another test that is being started may still hold this file open for writing.
         let accel = loop {
             match decide(&program, &device, Path::new("vmlinuz"), limit) {
                 Accel::Tcg(why) if why.contains("Text file busy") => {}
