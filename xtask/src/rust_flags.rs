@@ -198,6 +198,7 @@ fn kasan(config: &Config, core: Core) -> Result<Vec<String>> {
         ("asan-stack", stack),
         // Checked globals need constructors, and all globals of the object are constants.
         ("asan-globals", "0"),
+        ("asan-constructor-kind", "none"),
         ("asan-kernel-mem-intrinsic-prefix", "1"),
     ];
     let parameters = parameters.into_iter().map(|(name, value)| format!("-Cllvm-args=-{name}={value}"));
