@@ -7,7 +7,7 @@
 //! Rust object are checked, too.
 //!
 //! There is one exception: the object has no stack protector, because rustc reads the canary at `%gs:40`, and newer
-//! kernels keep it elsewhere. A gate refuses an object with a stack protector.
+//! kernels keep it elsewhere, or in a variable that kernels do not have. A gate refuses an object with a stack protector.
 
 use std::collections::BTreeMap;
 use std::fs;
