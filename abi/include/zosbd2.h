@@ -770,7 +770,7 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 #define ZOSBD2_V2_ATTACH_BYTES 48U
 
 /* Bytes of struct zosbd2_v2_destroy. */
-#define ZOSBD2_V2_DESTROY_BYTES 40U
+#define ZOSBD2_V2_DESTROY_BYTES 48U
 
 /* Bytes of struct zosbd2_v2_list. */
 #define ZOSBD2_V2_LIST_BYTES 32U
@@ -827,7 +827,7 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
  * Control node: destroy a device and wait until it is gone (struct
  * zosbd2_v2_destroy, in).
  */
-#define ZOSBD2_V2_IOCTL_DESTROY 3223895299U
+#define ZOSBD2_V2_IOCTL_DESTROY 3224419587U
 
 /*
  * Control node: list the devices of both versions (struct zosbd2_v2_list, in
@@ -1052,13 +1052,17 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_create, reserved) == 140,
 	      "offset of zosbd2_v2_create.reserved");
 
 /**
- * struct zosbd2_v2_attach - Argument of ZOSBD2_V2_IOCTL_ATTACH.
+ * struct zosbd2_v2_attach - Argument of ZOSBD2_V2_IOCTL_ATTACH. A name can be
+ * used again after its device is gone: handle and epoch identify the device
+ * that is meant.
  * @size: Bytes of this argument.
  * @flags: ATTACH_ flags.
  * @name: Name of the device.
- * @handle: Out: handle of the device.
- * @epoch: Out: epoch of this server. The server that created the device has
- *   epoch 1.
+ * @handle: In: handle that the device must have, 0 for any; otherwise the call
+ *   fails with ESTALE. Out: handle of the device.
+ * @epoch: In: epoch that the newest server of the device must have, 0 for any;
+ *   otherwise the call fails with ESTALE. Out: epoch of this server; 0 for an
+ *   observer. The server that created the device has epoch 1.
  */
 struct zosbd2_v2_attach {
 	__u32 size;
@@ -1082,19 +1086,29 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_attach, epoch) == 44,
 	      "offset of zosbd2_v2_attach.epoch");
 
 /**
- * struct zosbd2_v2_destroy - Argument of ZOSBD2_V2_IOCTL_DESTROY.
+ * struct zosbd2_v2_destroy - Argument of ZOSBD2_V2_IOCTL_DESTROY. A name can be
+ * used again after its device is gone: handle and epoch identify the device
+ * that is meant.
  * @size: Bytes of this argument.
  * @flags: DESTROY_ flags. Without force the call fails with EBUSY while the
  *   block node is open.
  * @name: Name of the device.
+ * @handle: Handle that the device must have, 0 for any; otherwise the call
+ *   fails with ESTALE. struct zosbd2_v2_create, struct zosbd2_v2_status and
+ *   struct zosbd2_v2_list_entry report it.
+ * @epoch: Epoch that the newest server of the device must have, 0 for any;
+ *   otherwise the call fails with ESTALE. struct zosbd2_v2_status reports it.
+ *   It protects a device that another server has attached to in the meantime.
  */
 struct zosbd2_v2_destroy {
 	__u32 size;
 	__u32 flags;
 	__u8 name[ZOSBD2_V2_NAME_BYTES];
+	__u32 handle;
+	__u32 epoch;
 };
 
-ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_destroy) == 40,
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_destroy) == 48,
 	      "size of zosbd2_v2_destroy");
 ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_destroy, size) == 0,
 	      "offset of zosbd2_v2_destroy.size");
@@ -1102,6 +1116,10 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_destroy, flags) == 4,
 	      "offset of zosbd2_v2_destroy.flags");
 ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_destroy, name) == 8,
 	      "offset of zosbd2_v2_destroy.name");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_destroy, handle) == 40,
+	      "offset of zosbd2_v2_destroy.handle");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_destroy, epoch) == 44,
+	      "offset of zosbd2_v2_destroy.epoch");
 
 /**
  * struct zosbd2_v2_list - Argument of ZOSBD2_V2_IOCTL_LIST.

@@ -173,7 +173,7 @@ pub const CREATE_BYTES: u32 = 144;
 /// Bytes of [`Attach`].
 pub const ATTACH_BYTES: u32 = 48;
 /// Bytes of [`Destroy`].
-pub const DESTROY_BYTES: u32 = 40;
+pub const DESTROY_BYTES: u32 = 48;
 /// Bytes of [`List`].
 pub const LIST_BYTES: u32 = 32;
 /// Bytes of [`Status`].
@@ -310,7 +310,7 @@ pub struct Create {
     pub reserved: u32,
 }
 
-/// Argument of [`IOCTL_ATTACH`].
+/// Argument of [`IOCTL_ATTACH`]. A name can be used again after its device is gone: `handle` and `epoch` identify the device that is meant.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Attach {
@@ -320,13 +320,15 @@ pub struct Attach {
     pub flags: u32,
     /// Name of the device.
     pub name: [u8; NAME_BYTES],
-    /// Out: handle of the device.
+    /// In: handle that the device must have, 0 for any; otherwise the call fails with `ESTALE`. Out: handle of the
+    /// device.
     pub handle: u32,
-    /// Out: epoch of this server. The server that created the device has epoch 1.
+    /// In: epoch that the newest server of the device must have, 0 for any; otherwise the call fails with `ESTALE`. Out:
+    /// epoch of this server; 0 for an observer. The server that created the device has epoch 1.
     pub epoch: u32,
 }
 
-/// Argument of [`IOCTL_DESTROY`].
+/// Argument of [`IOCTL_DESTROY`]. A name can be used again after its device is gone: `handle` and `epoch` identify the device that is meant.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Destroy {
@@ -336,6 +338,12 @@ pub struct Destroy {
     pub flags: u32,
     /// Name of the device.
     pub name: [u8; NAME_BYTES],
+    /// Handle that the device must have, 0 for any; otherwise the call fails with `ESTALE`. [`Create`], [`Status`] and
+    /// [`ListEntry`] report it.
+    pub handle: u32,
+    /// Epoch that the newest server of the device must have, 0 for any; otherwise the call fails with `ESTALE`.
+    /// [`Status`] reports it. It protects a device that another server has attached to in the meantime.
+    pub epoch: u32,
 }
 
 /// Argument of [`IOCTL_LIST`].

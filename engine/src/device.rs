@@ -164,6 +164,15 @@ impl Life {
         self.epoch
     }
 
+    /// Whether the newest server is the one that the caller means; 0: any.
+    ///
+    /// # Errors
+    ///
+    /// `ESTALE` when it is another one.
+    pub const fn meant(&self, epoch: u32) -> Result<(), Errno> {
+        if epoch == 0 || epoch == self.epoch { Ok(()) } else { Err(Errno::ESTALE) }
+    }
+
     /// Open server descriptors.
     #[must_use]
     pub const fn servers(&self) -> u32 {

@@ -55,7 +55,7 @@ impl Errno {
     pub const ETIMEDOUT: Self = Self(110);
     /// The call was successful before.
     pub const EALREADY: Self = Self(114);
-    /// The caller holds no request of this handle.
+    /// The caller holds no request of this handle, or the device of this name has another handle or server.
     pub const ESTALE: Self = Self(116);
     /// The store failed, whatever the way to it.
     pub const EREMOTEIO: Self = Self(121);

@@ -160,6 +160,17 @@ impl<'a> Registry<'a> {
         self.find(|entry| entry.stage == Stage::Published && entry.name == *name)
     }
 
+    /// The published device with this name, if it has this handle; 0: any. A name can be given again, a handle only
+    /// after all others.
+    ///
+    /// # Errors
+    ///
+    /// `ENOENT` when there is no such name, `ESTALE` when it is another device's.
+    pub fn meant(&self, name: &Name, handle: u32) -> Result<Found, Errno> {
+        let found = self.by_name(name).ok_or(Errno::ENOENT)?;
+        if handle == 0 || found.handle == handle { Ok(found) } else { Err(Errno::ESTALE) }
+    }
+
     /// The published device that comes next in the order of creation after `order`; 0 for the first.
     #[must_use]
     pub fn after(&self, order: u64) -> Option<Found> {

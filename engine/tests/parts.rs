@@ -112,7 +112,16 @@ fn the_registry_numbers_lists_and_hides() {
         (None, None, None)
     );
 
+    // A name may be another device's by now.
+    assert_eq!(registry.meant(&name("c"), 0).map(|found| found.device), Ok(102));
+    assert_eq!(registry.meant(&name("c"), 3).map(|found| found.device), Ok(102));
+    for handle in [1, 2, 4, u32::MAX] {
+        assert_eq!(registry.meant(&name("c"), handle), Err(Errno::ESTALE), "{handle}");
+    }
+    assert_eq!(registry.meant(&name("d"), 3), Err(Errno::ENOENT));
+
     assert!(registry.seal(ids[1]));
+    assert_eq!(registry.meant(&name("b"), 1), Err(Errno::ENOENT), "it goes already");
     assert_eq!((registry.by_handle(1), registry.by_name(&name("b"))), (None, None));
     assert_eq!(registry.sealed_after(0).expect("sealed").device, 101);
     registry.remove(ids[0]);
@@ -220,6 +229,10 @@ fn life_in(phase: Phase) -> Life {
     let terms = Terms { attached: true, grace_ms: 100, auto_destroy: false };
     let mut life = Life::new(terms);
     assert_eq!((life.attach(true), life.attach(true)), (Ok(1), Ok(2)));
+    assert_eq!(
+        [0, 1, 2, 3].map(|epoch| life.meant(epoch).err()),
+        [None, Some(Errno::ESTALE), None, Some(Errno::ESTALE)]
+    );
     life.set_started();
     match phase {
         Phase::Live => {}

@@ -130,6 +130,7 @@ int main(int argc, char **argv)
 	server = ioctl(control, ZOSBD2_V2_IOCTL_CREATE, &create);
 	if (server < 0)
 		fail("create");
+	destroy.handle = create.handle; /* a name may be given again */
 	for (queue = 0; queue < create.queues; queue++) {
 		serving++;
 		errno = pthread_create(&thread, NULL, serve, (void *)(uintptr_t)queue);

@@ -20,7 +20,7 @@ MAX_NAME_BYTES = 24
 CREATE_AUTO_DESTROY, REQUEST_NO_UNMAP = 32, 2
 OP_READ, OP_WRITE, OP_DISCARD, OP_WRITE_ZEROES = 0, 1, 2, 4
 IOCTL_CREATE = 3230711041
-IOCTL_DESTROY = 3223895299
+IOCTL_DESTROY = 3224419587
 IOCTL_START = 3221798160
 IOCTL_ENTER = 3226516755
 
@@ -38,7 +38,7 @@ def structure(name, text):
 Create = structure("Create", """u32 size flags; text name serial; u64 size_bytes;
     u32 logical_block_size physical_block_size io_min io_opt max_io_bytes queues depth discard_granularity
     max_discard_bytes max_write_zeroes_bytes max_secure_erase_bytes deadline_ms grace_ms handle deadline_policy reserved""")
-Destroy = structure("Destroy", "u32 size flags; text name")
+Destroy = structure("Destroy", "u32 size flags; text name; u32 handle epoch")
 Start = structure("Start", "u32 size flags")
 Enter = structure("Enter", """u32 size flags; u64 commits requests arena arena_bytes; u32 commit_count
     capacity queue minimum spin_us timeout_ms processed refused fetched reserved""")
@@ -59,9 +59,11 @@ class Ram:
         self.memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
         self.address = ctypes.addressof(c_char.from_buffer(self.memory))
         self.control = os.open("/dev/zosbd2ctl", os.O_RDWR | os.O_CLOEXEC)
-        self.server = fcntl.ioctl(self.control, IOCTL_CREATE, make(
+        create = make(
             Create, name=name, flags=CREATE_AUTO_DESTROY, size_bytes=size, queues=queues, depth=depth,
-            physical_block_size=mmap.PAGESIZE, max_discard_bytes=1 << 30, max_write_zeroes_bytes=1 << 30))
+            physical_block_size=mmap.PAGESIZE, max_discard_bytes=1 << 30, max_write_zeroes_bytes=1 << 30)
+        self.server = fcntl.ioctl(self.control, IOCTL_CREATE, create)
+        self.own = make(Destroy, name=name, handle=create.handle)  # a name may be given again
         self.commits, self.requests = (Commit * BATCH)(), (Request * BATCH)()
         self.enter = make(Enter, commits=ctypes.addressof(self.commits),
                           requests=ctypes.addressof(self.requests), capacity=BATCH, minimum=int(queues == 1))
@@ -136,7 +138,7 @@ def main(name, mib, queues="1", depth="0"):
     while ram.serving:
         if signal.sigwait(signals) != signal.SIGUSR1:
             try:
-                fcntl.ioctl(ram.control, IOCTL_DESTROY, make(Destroy, name=name.encode()))
+                fcntl.ioctl(ram.control, IOCTL_DESTROY, ram.own)
             except OSError as error:
                 print(f"ram.py: destroy: {error.strerror}", file=sys.stderr)
 

@@ -5,7 +5,7 @@
 //! kernel is asked. A value that is not set comes from the backend, if there is one, or is the interface's
 //! default.
 
-use super::{Backend, Capabilities, Control, DeadlinePolicy, Info, ServeOptions, name};
+use super::{Backend, Capabilities, Control, DeadlinePolicy, Info, ServeOptions, Which, name};
 use crate::{Error, Result, StopToken};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -204,7 +204,7 @@ impl Builder {
         let result = server.serve_then(backend, &builder.serving, stop, || ready(&path));
         if result.is_err() && server.status().is_ok_and(|status| status.device_number.is_none()) {
             // The device was never used and never will be. The first error is the one to report.
-            let _ = control.destroy(&builder.name, true);
+            let _ = control.destroy(Which::from(&server).with_epoch(server.created().epoch), true);
         }
         result.map(drop)
     }

@@ -4,7 +4,7 @@
 //! Any thread may call any function; calls are independent of each other. Devices belong to the system, not
 //! to the `Control`: they outlive it and the process.
 
-use super::{Backend, Builder, Info, Listed, Observer, Server, Status, name};
+use super::{Backend, Builder, Info, Listed, Observer, Server, Status, Which, name};
 use crate::sys::{ioctl, ioctl2};
 use crate::{Errno, Error, Result};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -29,6 +29,7 @@ pub struct Control {
     info: Info,
 }
 
+#[expect(single_use_lifetimes, reason = "`impl Trait` takes no other yet")]
 impl Control {
     /// Opens `/dev/zosbd2ctl` and checks that it is the control node of a module with interface version 2.
     pub fn open() -> Result<Self> {
@@ -72,53 +73,62 @@ impl Control {
     ///
     /// If the device has a volatile cache, the cache of its last server counts as lost; see
     /// [`attach_for`](Self::attach_for).
-    pub fn attach(&self, name: &str, take_over: TakeOver) -> Result<Server> {
-        self.attach_with(name, take_over, false)
+    pub fn attach<'a>(&self, device: impl Into<Which<'a>>, take_over: TakeOver) -> Result<Server> {
+        self.attach_with(device, take_over, false)
     }
 
     /// Like [`attach`](Self::attach), to serve this backend.
     /// [`Capabilities::cache_survives`](super::Capabilities::cache_survives) says whether the cache survived.
-    pub fn attach_for<B: Backend + ?Sized>(
+    pub fn attach_for<'a, B: Backend + ?Sized>(
         &self,
-        name: &str,
+        device: impl Into<Which<'a>>,
         take_over: TakeOver,
         backend: &B,
     ) -> Result<Server> {
-        self.attach_with(name, take_over, backend.capabilities().cache_survives)
+        self.attach_with(device, take_over, backend.capabilities().cache_survives)
     }
 
     /// Like [`attach`](Self::attach). `cache_survived` states that this server's cache or storage has every
-    /// write that an earlier server answered. Otherwise, if such writes were not flushed, the next flushes fail.
-    pub fn attach_with(&self, name: &str, take_over: TakeOver, cache_survived: bool) -> Result<Server> {
+    /// write that an earlier server answered. Otherwise, if such writes were not flushed, the next flushes
+    /// fail.
+    pub fn attach_with<'a>(
+        &self,
+        device: impl Into<Which<'a>>,
+        take_over: TakeOver,
+        cache_survived: bool,
+    ) -> Result<Server> {
         let take_over = if take_over == TakeOver::Yes { v2::ATTACH_TAKE_OVER } else { 0 };
         let survived = if cache_survived { v2::ATTACH_CACHE_SURVIVED } else { 0 };
-        Server::from_fd(self.attached(name, take_over | survived)?)
+        Server::from_fd(self.attached(device.into(), take_over | survived)?)
     }
 
     /// Returns an observer of a device of either version. As for an attach, the caller must own the device or
     /// have `CAP_SYS_ADMIN`.
-    pub fn observe(&self, name: &str) -> Result<Observer> {
-        Ok(Observer::new(self.attached(name, v2::ATTACH_OBSERVE)?, name))
+    pub fn observe<'a>(&self, device: impl Into<Which<'a>>) -> Result<Observer> {
+        let device = device.into();
+        Ok(Observer::new(self.attached(device, v2::ATTACH_OBSERVE)?, device.name()))
     }
 
-    fn attached(&self, name: &str, flags: u32) -> Result<OwnedFd> {
-        let mut raw = v2::Attach { flags, name: name::field(name)?, ..v2::Attach::default() };
+    fn attached(&self, device: Which<'_>, flags: u32) -> Result<OwnedFd> {
+        let mut raw = device.attach(flags)?;
         ioctl2::attach(self.fd(), &mut raw).map_err(|source| {
             let hint = match source {
                 Errno::BUSY => " (it has a server)",
                 other => hint(other),
             };
-            Error::Control { operation: "attach to device", object: name.to_owned(), hint, source }
+            Error::Control { operation: "attach to device", object: device.name().to_owned(), hint, source }
         })
     }
 
     /// Destroys a device of either version and returns when it is gone. Without `force` the call fails with
     /// `EBUSY` while the block node is open, and the server writes out all dirty data first. With `force`,
     /// dirty data that cannot be written in bounded time fails with I/O errors.
-    pub fn destroy(&self, name: &str, force: bool) -> Result<()> {
-        let flags = if force { v2::DESTROY_FORCE } else { 0 };
-        let mut raw = v2::Destroy { flags, name: name::field(name)?, ..v2::Destroy::default() };
-        ioctl2::destroy(self.fd(), &mut raw).map_err(|source| failed("destroy device", name, source))
+    ///
+    /// A name alone may belong to another device by now; [`Which`] identifies one device.
+    pub fn destroy<'a>(&self, device: impl Into<Which<'a>>, force: bool) -> Result<()> {
+        let device = device.into();
+        let mut raw = device.destroy(if force { v2::DESTROY_FORCE } else { 0 })?;
+        ioctl2::destroy(self.fd(), &mut raw).map_err(|source| failed("destroy device", device.name(), source))
     }
 
     /// All devices of both versions, oldest first.
@@ -178,6 +188,7 @@ fn hint(source: Errno) -> &'static str {
         Errno::BUSY => " (it is in use)",
         Errno::NOENT => " (there is no such device)",
         Errno::NODEV => " (the device is gone)",
+        Errno::STALE => " (the name belongs to another device, or another server has the device)",
         Errno::SHUTDOWN => " (another server has taken over)",
         Errno::NOSPC => " (there are as many devices as the module allows)",
         Errno::INVAL | Errno::RANGE | Errno::OVERFLOW => " (the kernel module does not accept these values)",

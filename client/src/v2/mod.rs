@@ -21,6 +21,7 @@ mod serve;
 mod server;
 #[cfg(test)]
 mod tests;
+mod which;
 
 pub use crate::sys::enter::{Answers, Batch, Entered, Fetch, Request, ServerId};
 pub use crate::sys::memory::{Buffer, Region};
@@ -35,4 +36,5 @@ pub use report::{
 };
 pub use serve::{End, MemoryLock, ServeOptions};
 pub use server::Server;
+pub use which::Which;
 pub use zosbd2_abi::v2 as abi;

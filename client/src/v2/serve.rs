@@ -518,8 +518,8 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
     /// Destroys the device. Returns true if the device is open.
     fn destroy(&self, destroy: &impl Fn(bool) -> Result<()>, force: bool) -> bool {
         match destroy(force) {
-            // Another process destroyed the device first.
-            Ok(()) | Err(Error::Control { source: Errno::NOENT | Errno::NODEV, .. }) => false,
+            // Another process destroyed the device first, or another server has it now.
+            Ok(()) | Err(Error::Control { source: Errno::NOENT | Errno::NODEV | Errno::STALE, .. }) => false,
             Err(Error::Control { source: Errno::BUSY, .. }) if !force => true,
             Err(error) => {
                 self.note(error);

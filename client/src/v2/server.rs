@@ -11,7 +11,7 @@ use super::report::node_path;
 use super::serve::{Channel, serve_with};
 use super::{
     Answers, Backend, Batch, Control, End, Entered, Fetch, Latency, Outstanding, ServeOptions, ServerId,
-    State, Stats, Status, inspect,
+    State, Stats, Status, Which, inspect,
 };
 use crate::sys::enter::ServerFd;
 use crate::sys::ioctl2;
@@ -194,7 +194,9 @@ impl Server {
             ready();
             Ok(())
         };
-        let destroy = |force| Control::open()?.destroy(self.name(), force);
+        // Not the next device of this name, nor one that another server has.
+        let own = Which::from(self).with_epoch(self.created.epoch);
+        let destroy = |force| Control::open()?.destroy(own, force);
         serve_with(self, backend, options, stop, start, destroy)
     }
 }

@@ -289,6 +289,15 @@ impl Device {
         unsafe { shim::zosbd2_device_hang_up(self.shim) };
     }
 
+    /// How many answers were accepted, and how many requests are outstanding. No lock of a queue is held.
+    fn progress(&self) -> (u64, u32) {
+        self.queues().fold((0, 0), |(answers, outstanding), block| {
+            let mut locked = block.lock();
+            let queue = locked.queue();
+            (answers.wrapping_add(queue.answers()), outstanding.saturating_add(queue.outstanding()))
+        })
+    }
+
     /// Ends every request that is queued or held: the phase takes none any more. No lock of a queue is held.
     pub fn fail_requests(&self) {
         for queue in self.queues() {
@@ -356,6 +365,21 @@ impl LockedDevice<'_> {
             Change::Fail | Change::Destroy => self.device.fail_requests(),
         }
         change == Change::Destroy
+    }
+
+    /// Begins the destruction, or goes on with it: the server is asked to take what is dirty. When it had its time, ends
+    /// every request with `EIO`, those that come too.
+    pub fn drain(&mut self, now_ms: u64) {
+        let (answers, outstanding) = self.device.progress();
+        if self.life().phase().is_there() {
+            let change = self.life().drain(now_ms, answers);
+            self.carry_out(change);
+        } else {
+            let change = self.life().tick(now_ms, answers, outstanding);
+            if change != Change::None {
+                self.carry_out(change);
+            }
+        }
     }
 
     /// Makes the node.

@@ -100,18 +100,32 @@ impl Devices {
         Ok(unsafe { New::take(device) })
     }
 
-    /// Finds, seals and destroys one device, and waits until it is gone.
+    /// Finds, seals and destroys one device, and waits until it is gone. Only if its newest server is that of `epoch`;
+    /// 0: any.
     ///
     /// # Errors
     ///
-    /// `ENOENT`, `EBUSY` when somebody has it open and it is not by `force`, `EINTR`.
+    /// As `find` says; `ESTALE` when it has another server, `EBUSY` when somebody has it open and it is not by
+    /// `force`, `EINTR`.
     pub fn destroy(
         self,
         force: bool,
-        find: impl FnOnce(&LockedRegistry) -> Option<Found<'_>>,
+        epoch: u32,
+        find: impl FnOnce(&LockedRegistry) -> Result<Found<'_>, Errno>,
     ) -> Result<(), Errno> {
         let registry = self.lock()?;
-        let sealed = find(&registry).ok_or(Errno::ENOENT)?.seal(force)?;
+        let found = find(&registry)?;
+        let sealed = if epoch == 0 {
+            found.seal(force)?
+        } else {
+            let device = found.reference();
+            let mut locked = device.block().lock()?;
+            locked.life().meant(epoch)?;
+            let sealed = found.seal(force)?;
+            // Before another server can attach.
+            locked.drain(shim::now_ms());
+            sealed
+        };
         drop(registry);
         sealed.destroy().wait_gone()
     }
@@ -129,8 +143,7 @@ impl Devices {
             return;
         }
         // A server that was on its way finds it gone, and does not get a device that goes at once.
-        let change = locked.life().drain(shim::now_ms(), 0);
-        locked.carry_out(change);
+        locked.drain(shim::now_ms());
         drop(locked);
         if let Ok(sealed) = found.seal(true) {
             drop(sealed.destroy());

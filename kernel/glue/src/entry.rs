@@ -144,15 +144,6 @@ pub unsafe extern "C" fn zosbd2_rs_queue_init(
     unsafe { Device::initialise_queue(engine, index, queue) }.cast()
 }
 
-/// How many answers were accepted, and how many requests are outstanding.
-fn progress(device: &Device) -> (u64, u32) {
-    device.queues().fold((0, 0), |(answers, outstanding), block| {
-        let mut locked = block.lock();
-        let queue = locked.queue();
-        (answers.wrapping_add(queue.answers()), outstanding.saturating_add(queue.outstanding()))
-    })
-}
-
 /// Looks after a destruction: begins it, and the server is asked to take what is dirty. When it had its time, ends every
 /// request with `EIO`, those that come too. Returns in how many milliseconds to look again, 0 for never. May sleep.
 ///
@@ -164,16 +155,7 @@ pub unsafe extern "C" fn zosbd2_rs_device_drain(engine: *mut c_void, now_ms: u64
     // SAFETY: the caller's promise.
     let device = unsafe { Device::from_memory(&engine) };
     let mut locked = device.lock_always();
-    let (answers, outstanding) = progress(device);
-    if locked.life().phase().is_there() {
-        let change = locked.life().drain(now_ms, answers);
-        locked.carry_out(change);
-    } else {
-        let change = locked.life().tick(now_ms, answers, outstanding);
-        if change != Change::None {
-            locked.carry_out(change);
-        }
-    }
+    locked.drain(now_ms);
     if locked.life().phase() == Phase::Draining { DRAIN_TICK_MS } else { 0 }
 }
 

@@ -144,6 +144,16 @@ impl LockedRegistry {
         self.find(|registry| registry.by_name(name))
     }
 
+    /// Like [`registry::Registry::meant`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`registry::Registry::meant`].
+    pub fn meant(&self, name: &Name, handle: u32) -> Result<Found<'_>, Errno> {
+        let found = self.with(|registry| registry.meant(name, handle))?;
+        Ok(Found { registry: self, found })
+    }
+
     /// The published device that follows `order` in the order of creation; 0 for the first one.
     #[must_use]
     pub fn after(&self, order: u64) -> Option<Found<'_>> {

@@ -36,7 +36,9 @@ fn create(module: &Module, text: &str, change: impl FnOnce(&mut v2::Create)) -> 
 
 fn destroy(module: &Module, text: &str) -> isize {
     let flags = v2::DESTROY_FORCE;
-    module.control(v2::IOCTL_DESTROY, &mut v2::Destroy { size: v2::DESTROY_BYTES, flags, name: name(text) })
+    let mut destroy =
+        v2::Destroy { size: v2::DESTROY_BYTES, flags, name: name(text), ..v2::Destroy::default() };
+    module.control(v2::IOCTL_DESTROY, &mut destroy)
 }
 
 /// Result of one ENTER: requests, and the arena.

@@ -29,6 +29,7 @@ mod store;
 pub(crate) mod support;
 pub(crate) mod teardown;
 mod wakeups;
+mod which;
 
 use crate::guest::Test;
 
@@ -46,6 +47,7 @@ pub(super) const TABLES: &[&[Test]] = &[
     wakeups::TESTS,
     crews::TESTS,
     life::TESTS,
+    which::TESTS,
     fences::TESTS,
     races::TESTS,
     crash::TESTS,

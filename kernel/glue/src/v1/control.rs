@@ -77,7 +77,7 @@ impl Control {
             .and_then(|()| shim::user_write(error_at, &error));
         if told.is_err() {
             // Nobody knows of the device, so nobody would destroy it.
-            self.devices.destroy(true, |registry| by_handle(registry, handle))?;
+            self.devices.destroy(true, 0, |registry| by_handle(registry, handle))?;
         }
         told
     }
@@ -120,15 +120,17 @@ impl Control {
 
     fn destroy_by_handle(self, user: u64) -> Result<(), Errno> {
         let destroy: abi::DestroyByHandle = shim::user_read(user)?;
-        let done = self.devices.destroy(destroy.force != 0, |registry| by_handle(registry, destroy.handle));
+        let done =
+            self.devices.destroy(destroy.force != 0, 0, |registry| by_handle(registry, destroy.handle));
         shim::user_write(user, &abi::DestroyByHandle { error: error_field(done).cast_signed(), ..destroy })?;
         done
     }
 
     fn destroy_by_name(self, user: u64) -> Result<(), Errno> {
         let destroy: abi::DestroyByName = shim::user_read(user)?;
-        let done = Name::from_field(&destroy.name)
-            .and_then(|name| self.devices.destroy(destroy.force != 0, |registry| by_name(registry, &name)));
+        let done = Name::from_field(&destroy.name).and_then(|name| {
+            self.devices.destroy(destroy.force != 0, 0, |registry| by_name(registry, &name))
+        });
         shim::user_write(user, &abi::DestroyByName { error: error_field(done).cast_signed(), ..destroy })?;
         done
     }
@@ -171,7 +173,7 @@ impl Control {
         let query: abi::HandleByName = shim::user_read(user)?;
         let found = Name::from_field(&query.name).and_then(|name| {
             let registry = self.devices.lock()?;
-            by_name(&registry, &name).map(|found| found.handle).ok_or(Errno::ENOENT)
+            by_name(&registry, &name).map(|found| found.handle)
         });
         let error = error_field(found.map(|_| ())).cast_signed();
         let handle = found.unwrap_or(query.handle);
@@ -199,18 +201,22 @@ impl Control {
     fn status(self, user: u64) -> Result<(), Errno> {
         let handle: u32 = shim::user_read(user)?;
         let registry = self.devices.lock()?;
-        let device = by_handle(&registry, handle).ok_or(Errno::ENOENT)?.reference();
+        let device = by_handle(&registry, handle)?.reference();
         drop(registry);
         shim::user_write(user, &status(device.block()))
     }
 }
 
-fn by_handle(registry: &LockedRegistry, handle: u32) -> Option<Found<'_>> {
-    registry.by_handle(handle).filter(|found| found.version == VERSION)
+fn by_handle(registry: &LockedRegistry, handle: u32) -> Result<Found<'_>, Errno> {
+    own(registry.by_handle(handle))
 }
 
-fn by_name<'a>(registry: &'a LockedRegistry, name: &Name) -> Option<Found<'a>> {
-    registry.by_name(name).filter(|found| found.version == VERSION)
+fn by_name<'a>(registry: &'a LockedRegistry, name: &Name) -> Result<Found<'a>, Errno> {
+    own(registry.by_name(name))
+}
+
+fn own(found: Option<Found<'_>>) -> Result<Found<'_>, Errno> {
+    found.filter(|found| found.version == VERSION).ok_or(Errno::ENOENT)
 }
 
 fn after(registry: &LockedRegistry, mut order: u64) -> Option<Found<'_>> {

@@ -83,7 +83,7 @@ fn create(devices: Devices, user: u64) -> Result<i32, Errno> {
         handle: 0,
         reserved: 0,
     };
-    let begin = |device: &Reference| server::open(device.block(), None, 0, |_| Ok(()));
+    let begin = |device: &Reference| server::open(device.block(), None, 0, 0, |_| Ok(()));
     let check = || if shim::node_exists(&params.disk_name) { Err(Errno::EEXIST) } else { Ok(()) };
     let (handle, opened) = devices.make(name, params, check, begin)?;
     // A process that does not learn of its device must not keep it: closing the descriptor destroys it.
@@ -95,7 +95,7 @@ fn attach(devices: Devices, user: u64) -> Result<i32, Errno> {
     let asked: abi::Attach = argument::read(user)?;
     let observes = asked.flags & abi::ATTACH_OBSERVE != 0;
     holds(asked.flags & !abi::ATTACH_FLAGS == 0 && (!observes || asked.flags == abi::ATTACH_OBSERVE))?;
-    let device = find(devices, &asked.name)?;
+    let device = find(devices, &asked.name, asked.handle)?;
     let params = device.block().params();
     if params.version != 2 && !observes {
         return Err(Errno::EINVAL);
@@ -106,19 +106,19 @@ fn attach(devices: Devices, user: u64) -> Result<i32, Errno> {
     server::announced(device.block(), None, &asked, user)
 }
 
-fn find(devices: Devices, name: &[u8; abi::NAME_BYTES]) -> Result<Reference, Errno> {
+fn find(devices: Devices, name: &[u8; abi::NAME_BYTES], handle: u32) -> Result<Reference, Errno> {
     // Devices of version 1 are named more freely.
     let name = Name::from_field(name)?;
     let registry = devices.lock()?;
-    let found = registry.by_name(&name).ok_or(Errno::ENOENT)?;
-    Ok(found.reference())
+    Ok(registry.meant(&name, handle)?.reference())
 }
 
 fn destroy(devices: Devices, user: u64) -> Result<(), Errno> {
     let asked: abi::Destroy = argument::read(user)?;
     holds(asked.flags & !abi::DESTROY_FLAGS == 0)?;
     let name = Name::from_field(&asked.name)?;
-    devices.destroy(asked.flags & abi::DESTROY_FORCE != 0, |registry| registry.by_name(&name))
+    let force = asked.flags & abi::DESTROY_FORCE != 0;
+    devices.destroy(force, asked.epoch, |registry| registry.meant(&name, asked.handle))
 }
 
 fn list(devices: Devices, user: u64) -> Result<(), Errno> {
@@ -143,7 +143,7 @@ fn list(devices: Devices, user: u64) -> Result<(), Errno> {
 fn status(devices: Devices, user: u64) -> Result<(), Errno> {
     let asked: abi::Status = argument::read(user)?;
     holds(asked.flags == 0)?;
-    let device = find(devices, &asked.name)?;
+    let device = find(devices, &asked.name, 0)?;
     let status = server::status(device.block(), asked.size)?;
     shim::user_write(user, &status)
 }

@@ -51,7 +51,7 @@ fn others(device: &Device, epoch: u32, command: u32, user: u64) -> Result<i32, E
 }
 
 /// Makes a descriptor that is attached to a device as the `ATTACH_` flags say. With `from` only while that is the device's
-/// present server. `announce` is told which server it is to be. What can fail comes first: a failed take-over leaves the
+/// present server, with `newest` only if that is its newest one. `announce` is told which server it is to be. What can fail comes first: a failed take-over leaves the
 /// other server alone.
 ///
 /// # Errors
@@ -60,16 +60,23 @@ fn others(device: &Device, epoch: u32, command: u32, user: u64) -> Result<i32, E
 pub fn open(
     device: &Device,
     from: Option<u32>,
+    newest: u32,
     flags: u32,
     announce: impl Fn(u32) -> Result<(), Errno>,
 ) -> Result<Opened, Errno> {
     let opened = Opened::new(device)?;
     if flags & abi::ATTACH_OBSERVE != 0 {
+        device.lock()?.life().meant(newest)?;
         announce(0)?;
         return Ok(opened);
     }
     let (take_over, survived) = (flags & abi::ATTACH_TAKE_OVER, flags & abi::ATTACH_CACHE_SURVIVED);
-    attach(device, &opened, from, (take_over != 0, survived != 0), announce)?;
+    let may_attach = |life: &Life| {
+        from.map_or(Ok(()), |from| life.may_change(from))?;
+        life.meant(newest)?;
+        life.may_attach(take_over != 0)
+    };
+    attach(device, &opened, may_attach, (take_over != 0, survived != 0), announce)?;
     Ok(opened)
 }
 
@@ -88,7 +95,7 @@ pub fn announced(device: &Device, from: Option<u32>, asked: &abi::Attach, user: 
         answer.epoch = epoch;
         shim::user_write(user, &answer)
     };
-    match open(device, from, asked.flags, announce) {
+    match open(device, from, asked.epoch, asked.flags, announce) {
         Ok(opened) => Ok(opened.install()),
         Err(error) => {
             // Another server, or a destruction, came between. Memory that cannot be written any more stays as it is.
@@ -101,19 +108,15 @@ pub fn announced(device: &Device, from: Option<u32>, asked: &abi::Attach, user: 
 }
 
 /// Makes `opened` the server's descriptor: threads of an older one are sent away. `cache_survived`: what is in that one's
-/// cache is in this one's. `from` as with [`open`]. `announce` is told the epoch before, with no lock held, and again if another one was
+/// cache is in this one's. `may_attach` says which server it would be. `announce` is told the epoch before, with no lock held, and again if another one was
 /// faster; if it fails nothing has changed.
 fn attach(
     device: &Device,
     opened: &Opened,
-    from: Option<u32>,
+    may_attach: impl Fn(&Life) -> Result<u32, Errno>,
     (take_over, cache_survived): (bool, bool),
     announce: impl Fn(u32) -> Result<(), Errno>,
 ) -> Result<(), Errno> {
-    let may_attach = |life: &Life| {
-        from.map_or(Ok(()), |from| life.may_change(from))?;
-        life.may_attach(take_over)
-    };
     let mut locked = device.lock()?;
     let mut epoch = may_attach(locked.life())?;
     loop {
@@ -146,6 +149,9 @@ fn attach(
 fn succeed(device: &Device, epoch: u32, user: u64) -> Result<i32, Errno> {
     let asked: abi::Attach = argument::read(user)?;
     names_own(device, &asked.name)?;
+    if asked.handle != 0 && asked.handle != device.params().handle {
+        return Err(Errno::ESTALE);
+    }
     holds(asked.flags & !(abi::ATTACH_TAKE_OVER | abi::ATTACH_CACHE_SURVIVED) == 0)?;
     announced(device, Some(epoch), &asked, user)
 }

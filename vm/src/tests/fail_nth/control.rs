@@ -230,8 +230,12 @@ fn destroy(context: &mut Context) {
     let node = control_node();
     each(context, &faults, "DESTROY", |round| {
         let disk = started("doomed");
-        let asked =
-            abi::Destroy { size: abi::DESTROY_BYTES, flags: abi::DESTROY_FORCE, name: name("doomed") };
+        let asked = abi::Destroy {
+            size: abi::DESTROY_BYTES,
+            flags: abi::DESTROY_FORCE,
+            name: name("doomed"),
+            ..abi::Destroy::default()
+        };
         let (result, _) = call(round, node.as_fd(), abi::IOCTL_DESTROY, &asked);
         if result.is_err() {
             assert_eq!(disk.server.status().expect("status").state, State::Live);

@@ -77,6 +77,7 @@ const FAULT: Errno = Errno::FAULT;
 const TOOBIG: Errno = Errno::TOOBIG;
 const NOENT: Errno = Errno::NOENT;
 const NODEV: Errno = Errno::NODEV;
+const STALE: Errno = Errno::STALE;
 const PERM: Errno = Errno::PERM;
 const BUSY: Errno = Errno::BUSY;
 
@@ -88,10 +89,10 @@ pub(super) const ROWS: [Row; 44] = [
         "create",
         &[INVAL, TOOBIG, FAULT, Errno::RANGE, Errno::OVERFLOW, Errno::EXIST, Errno::NOSPC, Errno::NOMEM],
     ),
-    row(Call::Attach, "attach", &[INVAL, TOOBIG, FAULT, NOENT, BUSY, NODEV]),
+    row(Call::Attach, "attach", &[INVAL, TOOBIG, FAULT, NOENT, STALE, BUSY, NODEV]),
     // An argument with changed flags belongs to another kind of attach.
-    row(Call::Observe, "attach to observe", &[INVAL, TOOBIG, FAULT, NOENT, BUSY, NODEV]),
-    row(Call::Destroy, "destroy", &[INVAL, TOOBIG, FAULT, NOENT, BUSY]),
+    row(Call::Observe, "attach to observe", &[INVAL, TOOBIG, FAULT, NOENT, STALE, BUSY, NODEV]),
+    row(Call::Destroy, "destroy", &[INVAL, TOOBIG, FAULT, NOENT, STALE, BUSY]),
     row(Call::List, "list", &[INVAL, TOOBIG, FAULT]),
     row(Call::Status, "status", &[INVAL, TOOBIG, FAULT, NOENT]),
     row(
@@ -106,8 +107,12 @@ pub(super) const ROWS: [Row; 44] = [
     row(Call::Requests, "requests", &[INVAL, TOOBIG, FAULT]),
     row(Call::Blob, "blob", &[INVAL, TOOBIG, FAULT, NODEV, Errno::SHUTDOWN, PERM]),
     row(Call::OwnStatus, "own status", &[INVAL, TOOBIG, FAULT]),
-    row(Call::Succeed, "attach from a server", &[INVAL, TOOBIG, FAULT, BUSY, NODEV, Errno::SHUTDOWN, PERM]),
-    row(Call::Commit, "commit", &[Errno::STALE, FAULT, INVAL]),
+    row(
+        Call::Succeed,
+        "attach from a server",
+        &[INVAL, TOOBIG, FAULT, STALE, BUSY, NODEV, Errno::SHUTDOWN, PERM],
+    ),
+    row(Call::Commit, "commit", &[STALE, FAULT, INVAL]),
     row(Call::Ping1, "v1 ping", &[]),
     row(Call::Create1, "v1 create", &[INVAL, Errno::RANGE, Errno::EXIST, Errno::NOMEM]),
     row(Call::DestroyByHandle1, "v1 destroy by handle", &[INVAL, NOENT, BUSY]),
@@ -210,9 +215,11 @@ pub(super) const ESSENTIAL: &[(Call, Result<(), Errno>)] = &[
     (Call::Attach, Ok(())),
     (Call::Attach, Err(BUSY)),
     (Call::Attach, Err(NOENT)),
+    (Call::Attach, Err(STALE)),
     (Call::Observe, Ok(())),
     (Call::Destroy, Ok(())),
     (Call::Destroy, Err(NOENT)),
+    (Call::Destroy, Err(STALE)),
     (Call::List, Ok(())),
     (Call::Status, Ok(())),
     (Call::Status, Err(NOENT)),

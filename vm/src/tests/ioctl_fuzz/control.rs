@@ -93,7 +93,8 @@ impl Thread<'_> {
     pub(super) fn attach(&mut self) {
         let node = Node::v2(&mut self.random);
         let flags = self.random.pick(&[0, 0, 1, 1, 2, 3, 5, 6, 7]);
-        let attach = abi::Attach { flags, name: node.field(), ..abi::Attach::default() };
+        let (handle, epoch) = self.meant(&node);
+        let attach = abi::Attach { flags, name: node.field(), handle, epoch, ..abi::Attach::default() };
         let ended = self.issue(self.process.control.as_fd(), &ATTACH, &attach);
         self.attached(ended.result.ok().flatten(), &ended.after, ended.seen);
     }
@@ -101,7 +102,9 @@ impl Thread<'_> {
     /// Observes a device, also one of version 1.
     pub(super) fn observe(&mut self) {
         let node = Node::any(&mut self.random);
-        let attach = abi::Attach { flags: abi::ATTACH_OBSERVE, name: node.field(), ..abi::Attach::default() };
+        let (handle, epoch) = self.meant(&node);
+        let flags = abi::ATTACH_OBSERVE;
+        let attach = abi::Attach { flags, name: node.field(), handle, epoch, ..abi::Attach::default() };
         let ended = self.issue(self.process.control.as_fd(), &OBSERVE, &attach);
         let busy = ended.seen && matches!(ended.result, Err(Errno::BUSY));
         assert!(!busy || ended.after.flags & abi::ATTACH_OBSERVE == 0, "{ended:?}");
@@ -124,8 +127,27 @@ impl Thread<'_> {
     pub(super) fn destroy(&mut self) {
         let node = Node::any(&mut self.random);
         let flags = if self.random.chance(60) { abi::DESTROY_FORCE } else { 0 };
-        let destroy = abi::Destroy { flags, name: node.field(), ..abi::Destroy::default() };
-        self.issue(self.process.control.as_fd(), &DESTROY, &destroy);
+        let (handle, epoch) = self.meant(&node);
+        let destroy = abi::Destroy { flags, name: node.field(), handle, epoch, ..abi::Destroy::default() };
+        let ended = self.issue(self.process.control.as_fd(), &DESTROY, &destroy);
+        let stale = ended.seen && matches!(ended.result, Err(Errno::STALE));
+        assert!(!stale || (ended.after.handle, ended.after.epoch) != (0, 0), "{ended:?}");
+    }
+
+    /// Which device and server of a name to mean: any, those of just now, or others.
+    fn meant(&mut self, node: &Node) -> (u32, u32) {
+        if self.random.chance(50) {
+            return (0, 0);
+        }
+        let asked = abi::Status { name: node.field(), ..abi::Status::default() };
+        let ended = self.issue(self.process.control.as_fd(), &STATUS, &asked);
+        let abi::Status { handle, epoch, .. } = ended.after;
+        let wrong = self.random.pick(&[0, 0, 0, 1]);
+        match self.random.below(3) {
+            0 => (handle.wrapping_add(wrong), 0),
+            1 => (0, epoch.wrapping_add(wrong)),
+            _ => (handle, epoch.wrapping_add(wrong)),
+        }
     }
 
     pub(super) fn list(&mut self) {

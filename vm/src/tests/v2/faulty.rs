@@ -338,7 +338,7 @@ pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>>
     }
     let control = control();
     let server = if control.status(name).is_ok() {
-        control.attach_for(name, TakeOver::No, &faulty)?
+        control.attach_for(*name, TakeOver::No, &faulty)?
     } else {
         control.create(&Builder::new(name).for_backend(&faulty).partition_scan(false))?
     };

@@ -96,7 +96,7 @@ impl Disk {
     }
 
     pub(crate) fn destroy(&self, force: bool) {
-        control().destroy(&self.name, force).expect("destroy");
+        control().destroy(&*self.server, force).expect("destroy");
     }
 
     /// Destroys the device and checks how its server ended.

@@ -198,7 +198,7 @@ pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>>
     };
     let control = Control::open()?;
     let server = if control.status(name).is_ok() {
-        control.attach_for(name, TakeOver::No, &mortal)?
+        control.attach_for(*name, TakeOver::No, &mortal)?
     } else {
         let builder = Builder::new(name)
             .for_backend(&mortal)
