@@ -20,7 +20,7 @@
 //! * ORPHANED: no server; requests wait for one until the grace is over.
 //! * FAILED: no server came; every request ends with `EIO` until one does. Also at once, without a grace.
 //! * DRAINING: not listed, not opened any more; what is dirty is written through the server.
-//! * FAILING: the server did not keep up, or is gone; every request ends with `EIO`, future ones too.
+//! * FAILING: the server did not keep up, is gone, or never came for a request; every request ends with `EIO`, future ones too.
 //! * GONE: no request exists or can come; servers are told to go.
 
 use crate::errno::Errno;
@@ -311,17 +311,18 @@ impl Life {
         matches!(self.phase, Phase::Failed) && (self.terms.auto_destroy || !self.started)
     }
 
-    /// The destruction begins. `answers`: those accepted until now.
-    pub const fn drain(&mut self, now_ms: u64, answers: u64) -> Change {
+    /// The destruction begins. `answers`: those accepted until now. `served`: a server has come for requests, and lives as
+    /// far as is known; no other one is waited for.
+    pub const fn drain(&mut self, now_ms: u64, answers: u64, served: bool) -> Change {
         if !self.phase.is_there() {
             return Change::None;
         }
         self.drain = Some(Drain::begin(now_ms, answers));
-        if self.serving {
+        if self.serving && served {
             self.phase = Phase::Draining;
             Change::None
         } else {
-            // Nobody can attach any more.
+            // Nobody can attach any more; and who never asked for a request has had all the time until now.
             self.phase = Phase::Failing;
             Change::Fail
         }

@@ -402,10 +402,10 @@ fn in_phase(phase: Phase) -> Life {
             life = served(NO_GRACE);
             assert_eq!(life.detach(1, 0), Change::Fail);
         }
-        Phase::Draining => assert_eq!(life.drain(0, 0), Change::None),
+        Phase::Draining => assert_eq!(life.drain(0, 0, true), Change::None),
         Phase::Failing => {
             life = Life::new(TERMS);
-            assert_eq!(life.drain(0, 0), Change::Fail);
+            assert_eq!(life.drain(0, 0, true), Change::Fail);
         }
         Phase::Gone => {
             life = in_phase(Phase::Draining);
@@ -445,13 +445,13 @@ fn device_ways(from: Phase, to: Phase) -> Vec<fn(&mut Life)> {
                 assert_eq!(life.grace_over(1000), Change::Destroy);
             }]
         }
-        (Phase::Live, Phase::Draining) => vec![|life| assert_eq!(life.drain(0, 0), Change::None)],
+        (Phase::Live, Phase::Draining) => vec![|life| assert_eq!(life.drain(0, 0, true), Change::None)],
         (Phase::Live, Phase::Failing) => vec![|life| {
             *life = Life::new(TERMS);
-            assert_eq!(life.drain(0, 0), Change::Fail, "it never had a server");
+            assert_eq!(life.drain(0, 0, true), Change::Fail, "it never had a server");
         }],
         (Phase::Orphaned | Phase::Failed, Phase::Failing) => {
-            vec![|life| assert_eq!(life.drain(0, 0), Change::Fail)]
+            vec![|life| assert_eq!(life.drain(0, 0, true), Change::Fail)]
         }
         (Phase::Draining, Phase::Failing) => vec![
             |life| assert_eq!(life.detach(1, 0), Change::Fail),

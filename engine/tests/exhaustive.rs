@@ -212,6 +212,8 @@ enum Input {
     Buried,
     GraceOver,
     Drain,
+    /// The same of a device whose server never came for a request, or is known to be dead.
+    DrainUnserved,
     GiveUp,
     FailNext,
     Delete,
@@ -266,6 +268,7 @@ impl Input {
                 | Self::Buried
                 | Self::GraceOver
                 | Self::Drain
+                | Self::DrainUnserved
                 | Self::GiveUp
                 | Self::FailNext
                 | Self::Delete
@@ -643,7 +646,8 @@ impl World {
             }
         }
         match phase {
-            Phase::Live | Phase::Failed => inputs.push(Input::Drain),
+            Phase::Live => inputs.extend([Input::Drain, Input::DrainUnserved]),
+            Phase::Failed => inputs.push(Input::Drain),
             Phase::Orphaned => inputs.extend([Input::Drain, Input::GraceOver]),
             Phase::Draining => inputs.push(Input::GiveUp),
             Phase::Failing | Phase::Gone => {}
@@ -1111,8 +1115,14 @@ impl World {
             }
             Input::Drain => {
                 let answers = self.queue().answers();
-                let change = self.life.drain(0, answers);
+                let change = self.life.drain(0, answers, true);
                 assert_eq!(change, if self.serving { Change::None } else { Change::Fail });
+                self.carry_out(change);
+            }
+            Input::DrainUnserved => {
+                let answers = self.queue().answers();
+                let change = self.life.drain(0, answers, false);
+                assert_eq!(change, Change::Fail);
                 self.carry_out(change);
             }
             Input::GiveUp => {
@@ -1388,7 +1398,7 @@ impl World {
         if !phase.is_there() {
             assert_eq!((life.attach(false), life.attach(true)), (Err(Errno::ENODEV), Err(Errno::ENODEV)));
             assert_eq!(life.may_start(), Err(Errno::ENODEV));
-            assert_eq!(life.drain(0, 0), Change::None);
+            assert_eq!(life.drain(0, 0, true), Change::None);
         } else if life.started() {
             assert_eq!(life.may_start(), Err(Errno::EALREADY));
         }
@@ -1588,6 +1598,7 @@ fn version_1_keeps_the_promises() {
     assert_eq!(found.inputs.len(), INPUTS - 9, "all but those of servers and of pieces");
     let phases = [
         (Phase::Live, Phase::Draining),
+        (Phase::Live, Phase::Failing),
         (Phase::Draining, Phase::Failing),
         (Phase::Draining, Phase::Gone),
         (Phase::Failing, Phase::Gone),

@@ -243,7 +243,7 @@ fn life_in(phase: Phase) -> Life {
             }
         }
         Phase::Draining | Phase::Failing | Phase::Gone => {
-            assert_eq!(life.drain(0, 0), Change::None);
+            assert_eq!(life.drain(0, 0, true), Change::None);
             match phase {
                 Phase::Failing => assert_eq!(life.tick(DRAIN_STALL_MS, 0, 1), Change::Fail),
                 Phase::Gone => life.gone(),
@@ -304,7 +304,7 @@ fn every_call_in_every_phase_of_a_life() {
         assert_eq!(changed(phase, &|life| life.grace_over(u64::MAX)), grace, "grace over, {phase:?}");
         assert_eq!(changed(phase, &|life| life.detach(2, 0)), newest, "the newest server leaves, {phase:?}");
         assert_eq!(changed(phase, &|life| life.detach(1, 0)), (Change::None, phase), "an older one leaves");
-        assert_eq!(changed(phase, &|life| life.drain(1, 1)), drain, "destroyed, {phase:?}");
+        assert_eq!(changed(phase, &|life| life.drain(1, 1, true)), drain, "destroyed, {phase:?}");
         let late = changed(phase, &|life| life.tick(DRAIN_TOTAL_MS, 1, 0));
         assert_eq!(late, tick, "looked after late, {phase:?}");
         let early = changed(phase, &|life| life.tick(1, 0, 1));
@@ -360,7 +360,7 @@ fn servers_come_and_go() {
     assert_eq!((life.grace_over(u64::MAX), life.unwanted()), (Change::Destroy, true));
     assert_eq!((life.attach(false), life.unwanted()), (Ok(4), false), "a server came in the last moment");
     assert_eq!((life.grace_over(u64::MAX), life.phase()), (Change::None, Phase::Live));
-    assert_eq!(life.drain(0, 0), Change::None, "destroyed while it is served");
+    assert_eq!(life.drain(0, 0, true), Change::None, "destroyed while it is served");
     assert_eq!((life.detach(4, 0), life.phase(), life.servers()), (Change::Fail, Phase::Failing, 0));
     life.gone();
     assert_eq!((life.phase(), life.unwanted()), (Phase::Gone, false));
@@ -397,14 +397,42 @@ fn a_device_that_nobody_serves_is_unwanted_or_not() {
 }
 
 #[test]
+fn patience_is_for_a_server_that_has_come() {
+    // Never asked for a request: the destruction asks for nothing.
+    for attached in [false, true] {
+        let mut life = Life::new(Terms { attached, grace_ms: 5, auto_destroy: false });
+        assert_eq!(life.attach(false).is_ok(), attached);
+        life.set_started();
+        assert_eq!((life.drain(0, 0, false), life.phase()), (Change::Fail, Phase::Failing));
+        assert_eq!(
+            (life.tick(DRAIN_TOTAL_MS, 0, 1), life.drain(1, 0, true)),
+            (Change::None, Change::None),
+            "once"
+        );
+    }
+    // Of version 1: found dead while it is asked.
+    let mut life = Life::new(Terms::default());
+    life.set_started();
+    assert_eq!((life.drain(0, 0, true), life.phase()), (Change::None, Phase::Draining));
+    assert_eq!((life.declare_dead(0, 1), life.phase()), (Change::Fail, Phase::Failing));
+    // Without a server it makes no difference whether there was one.
+    for served in [false, true] {
+        for phase in [Phase::Orphaned, Phase::Failed] {
+            let mut life = life_in(phase);
+            assert_eq!((life.drain(1, 1, served), life.phase()), (Change::Fail, Phase::Failing));
+        }
+    }
+}
+
+#[test]
 fn a_device_of_version_1_is_served_by_whoever_opens_it() {
     let mut life = Life::new(Terms::default());
     assert_eq!((life.attach(false), life.epoch(), life.servers()), (Err(Errno::EBUSY), 0, 0));
-    assert_eq!((life.drain(0, 0), life.phase()), (Change::None, Phase::Draining));
+    assert_eq!((life.drain(0, 0, true), life.phase()), (Change::None, Phase::Draining));
     // It is given time as long as it gives answers, and beginning again does not give it more.
     assert_eq!(life.tick(DRAIN_STALL_MS - 1, 1, 1), Change::None);
     assert_eq!(life.tick(2 * DRAIN_STALL_MS - 2, 1, 1), Change::None);
-    assert_eq!(life.drain(2 * DRAIN_STALL_MS - 2, 1), Change::None);
+    assert_eq!(life.drain(2 * DRAIN_STALL_MS - 2, 1, true), Change::None);
     assert_eq!((life.tick(2 * DRAIN_STALL_MS - 1, 1, 1), life.phase()), (Change::Fail, Phase::Failing));
     assert_eq!(life.tick(3 * DRAIN_TOTAL_MS, 1, 1), Change::None, "once");
 }

@@ -13,6 +13,9 @@
 #include <linux/jiffies.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
+#include <linux/pid.h>
+#include <linux/pid_namespace.h>
+#include <linux/sched.h>
 #include <linux/sched/signal.h>
 #include <linux/timekeeping.h>
 #include <linux/uaccess.h>
@@ -132,6 +135,22 @@ u64 zosbd2_now_ns(void)
 u32 zosbd2_thread(void)
 {
 	return task_pid_nr(current);
+}
+
+/*
+ * Whether the thread that zosbd2_thread() named is alive. Another one may have
+ * its number by now.
+ */
+bool zosbd2_thread_lives(u32 thread)
+{
+	struct task_struct *task;
+	bool lives;
+
+	rcu_read_lock();
+	task = pid_task(find_pid_ns(thread, &init_pid_ns), PIDTYPE_PID);
+	lives = task && !(READ_ONCE(task->flags) & PF_EXITING);
+	rcu_read_unlock();
+	return lives;
 }
 
 /* One turn of a loop that waits busily: false when it is time to stop. */

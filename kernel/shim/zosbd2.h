@@ -313,6 +313,7 @@ bool zosbd2_may_serve(u32 owner_uid);
 long zosbd2_timeout(u32 ms);
 u64 zosbd2_now_ns(void);
 u32 zosbd2_thread(void);
+bool zosbd2_thread_lives(u32 thread);
 bool zosbd2_spin(u64 until_ns);
 u32 zosbd2_cpus(void);
 u32 zosbd2_page_size(void);

@@ -442,7 +442,7 @@ impl World {
             }
             Task::Drain => {
                 let (answers, _) = self.progress();
-                let change = self.device.life.drain(now_ms, answers);
+                let change = self.device.life.drain(now_ms, answers, true);
                 Stage::Phase(0, change)
             }
             Task::Tick => {

@@ -22,7 +22,7 @@ use zosbd2_engine::cache::Cache;
 use zosbd2_engine::device::{Change, Life, Terms};
 use zosbd2_engine::latency::{Histograms, Latencies};
 use zosbd2_engine::queue::{Deadline, End, Moment, Queue, QueueState, Surroundings, Wake};
-use zosbd2_engine::request::{Handle, Slot};
+use zosbd2_engine::request::{Handle, Slot, State};
 use zosbd2_engine::v2::{deadline_policy, tag_bits};
 
 use crate::list::List;
@@ -46,6 +46,10 @@ pub struct Device {
     present: AtomicU32,
     /// The device is gone, for the same.
     gone: AtomicBool,
+    /// Whether a server ever came for requests or to answer one.
+    served: AtomicBool,
+    /// The last thread that did, of a device of version 1.
+    caller: AtomicU32,
     /// If servers may have a volatile one.
     cache: Option<Cache>,
     life: UnsafeCell<Life>,
@@ -120,6 +124,8 @@ impl Device {
             },
             present: AtomicU32::new(0),
             gone: AtomicBool::new(false),
+            served: AtomicBool::new(false),
+            caller: AtomicU32::new(0),
             cache: (params.flags & abi::CREATE_VOLATILE_CACHE != 0).then(Cache::new),
             life: UnsafeCell::new(Life::new(terms)),
             blob: UnsafeCell::new(Blob { length: 0, bytes: [0; abi::BLOB_BYTES] }),
@@ -298,6 +304,32 @@ impl Device {
         })
     }
 
+    /// A server comes for requests, or to answer one.
+    #[inline]
+    pub fn note_served(&self) {
+        // The line is read by all and written once.
+        if !self.served.load(Ordering::Relaxed) {
+            self.served.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// As [`note_served`](Self::note_served), of a device whose servers are not known: this thread comes.
+    pub fn note_caller(&self, thread: u32) {
+        self.caller.store(thread, Ordering::Relaxed);
+        self.note_served();
+    }
+
+    /// Whether a server ever came, and, where servers are not known, whether a thread of theirs is alive: one that
+    /// waits for requests, one that has a request, or the last one that came.
+    fn server_lives(&self) -> bool {
+        if !self.served.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.params.version != 1
+            || shim::thread_lives(self.caller.load(Ordering::Relaxed))
+            || self.queues().any(QueueBlock::is_attended)
+    }
+
     /// Ends every request that is queued or held: the phase takes none any more. No lock of a queue is held.
     pub fn fail_requests(&self) {
         for queue in self.queues() {
@@ -371,11 +403,17 @@ impl LockedDevice<'_> {
     /// every request with `EIO`, those that come too.
     pub fn drain(&mut self, now_ms: u64) {
         let (answers, outstanding) = self.device.progress();
+        let lives = self.device.server_lives();
         if self.life().phase().is_there() {
-            let change = self.life().drain(now_ms, answers);
+            let change = self.life().drain(now_ms, answers, lives);
             self.carry_out(change);
         } else {
-            let change = self.life().tick(now_ms, answers, outstanding);
+            let life = self.life();
+            let change = if lives {
+                life.tick(now_ms, answers, outstanding)
+            } else {
+                life.declare_dead(life.epoch(), now_ms)
+            };
             if change != Change::None {
                 self.carry_out(change);
             }
@@ -469,6 +507,22 @@ impl QueueBlock {
     #[must_use]
     pub const fn index(&self) -> u32 {
         self.index
+    }
+
+    /// Whether a living thread waits for requests or has one.
+    fn is_attended(&self) -> bool {
+        let mut locked = self.lock();
+        if locked.queue().waiting() > 0 {
+            return true;
+        }
+        let mut from = 0;
+        while let Some(request) = locked.queue().outstanding_from(from) {
+            if request.state != State::Queued && shim::thread_lives(request.thread) {
+                return true;
+            }
+            from = request.tag.wrapping_add(1);
+        }
+        false
     }
 
     /// Whether requests seem to be queued. Only a hint: the lock is not held.

@@ -228,6 +228,7 @@ unsafe extern "C" {
     safe fn zosbd2_timeout(ms: u32) -> isize;
     safe fn zosbd2_now_ns() -> u64;
     safe fn zosbd2_thread() -> u32;
+    safe fn zosbd2_thread_lives(thread: u32) -> bool;
     safe fn zosbd2_tracing() -> bool;
     safe fn zosbd2_spin(until_ns: u64) -> bool;
     safe fn zosbd2_cpus() -> u32;
@@ -493,6 +494,12 @@ pub fn now() -> Moment {
 #[must_use]
 pub fn thread() -> u32 {
     zosbd2_thread()
+}
+
+/// Whether a thread that [`thread`] gave is alive.
+#[must_use]
+pub fn thread_lives(thread: u32) -> bool {
+    zosbd2_thread_lives(thread)
 }
 
 /// Whether somebody traces fetches, commits or requeues.

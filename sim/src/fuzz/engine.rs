@@ -257,7 +257,7 @@ impl Device {
                 let _change = match bytes.below(4) {
                     0 => self.life.grace_over(now_ms),
                     1 => self.life.tick(now_ms, bytes.u8().into(), bytes.below(2).into()),
-                    2 if bytes.below(8) == 0 => self.life.drain(now_ms, 0),
+                    2 if bytes.below(8) == 0 => self.life.drain(now_ms, 0, bytes.below(2) == 0),
                     _ => {
                         self.life.set_started();
                         return;

@@ -21,6 +21,7 @@ mod memory;
 mod operations;
 mod order;
 mod partitions;
+mod patience;
 pub(crate) mod pressure;
 mod races;
 pub(crate) mod recovery;
@@ -55,6 +56,7 @@ pub(super) const TABLES: &[&[Test]] = &[
     recovery::TESTS,
     late::TESTS,
     doomed::TESTS,
+    patience::TESTS,
     teardown::TESTS,
     teardown::stacked::TESTS,
     inspect::TESTS,

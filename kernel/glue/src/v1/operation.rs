@@ -61,7 +61,9 @@ fn run(block: &QueueBlock, may_write: bool, user: u64) -> Result<(), Errno> {
     if handle != block.device().params().handle {
         return Err(Errno::ENOENT);
     }
-    match Call::decode(opcode)? {
+    let call = Call::decode(opcode)?;
+    block.device().note_caller(shim::thread());
+    match call {
         Call::Fetch => {}
         Call::Answer(op) => answer(block, op, user)?,
         Call::Notice => {

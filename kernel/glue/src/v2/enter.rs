@@ -34,6 +34,7 @@ pub fn run(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
     let enter: abi::Enter = argument::read(user)?;
     check_enter(&enter)?;
     let block = device.queue(enter.queue).ok_or(Errno::EINVAL)?;
+    device.note_served();
     let results = user.wrapping_add(offset_of!(abi::Enter, processed) as u64);
     let mut progress = Progress::default();
     // Nothing is begun that the server cannot be told of.

@@ -723,3 +723,4 @@ always! {
     zosbd2_trace_requeue(*mut Queue, u32);
     zosbd2_trace_timeout(*mut Queue, u32, u32);
 }
+    zosbd2_thread_lives(u32) -> bool = true;

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! A forced destroy is patient with a server that lives and has come for requests, and with no other one.
+//!
+//! Measured by the order of events, not by a clock: beside the device of each test another one is destroyed first, whose
+//! living server owes an answer. The patience with that one is not over when the device of the test is gone.
+
+use std::thread::JoinHandle;
+
+use rustix::io::Errno;
+use zosbd2::{Request, State};
+
+use super::super::support::{Disk as Disk1, Manual as Manual1, open_direct, read_in_thread};
+use super::support::{Disk, Manual, control, plain, plain_by_hand};
+use crate::guest::{Context, Need, Test, wait_until};
+
+pub(super) const TESTS: &[Test] = &[
+    Test::new("v2_destroy_waits_for_no_server_that_never_came", never_came)
+        .needs(&[Need::Module])
+        .timeout(60),
+    Test::new("destroy_waits_for_no_server_that_never_came", never_came_1).needs(&[Need::Module]).timeout(60),
+    Test::new("destroy_waits_for_no_dead_server", dead_1).needs(&[Need::Module]).timeout(90),
+    Test::new("destroy_waits_for_a_server_until_it_dies", dies_1).needs(&[Need::Module]).timeout(90),
+];
+
+/// A device that is being destroyed while its living server owes an answer.
+struct Yardstick {
+    disk: Disk,
+    server: Manual,
+    request: Request,
+    destroyer: JoinHandle<zosbd2::Result<()>>,
+    reader: JoinHandle<Result<Vec<u8>, Errno>>,
+}
+
+impl Yardstick {
+    fn begin() -> Self {
+        let (disk, mut server) = plain_by_hand("yardstick");
+        let reader = read_in_thread(disk.path(), 0, 4096);
+        let request = server.fetch_one();
+        let destroyer = std::thread::spawn({
+            let disk = disk.clone();
+            move || control().destroy(&*disk.server, true)
+        });
+        wait_until(20, "the destruction to begin", || {
+            disk.server.status().expect("status").state == State::Destroyed
+        });
+        Self { disk, server, request, destroyer, reader }
+    }
+
+    /// The patience with it is not over; answers, and looks that this is what it waited for.
+    fn end(mut self) {
+        assert!(
+            !self.reader.is_finished(),
+            "a server that has a request was not waited for, or the other one was"
+        );
+        self.server.complete(&self.request);
+        assert_eq!(self.reader.join().expect("reader"), Ok(vec![0; 4096]));
+        self.destroyer.join().expect("destroyer").expect("destroy");
+        drop(self.disk);
+    }
+}
+
+/// The descriptor is open, but no thread ever came with it.
+fn never_came(context: &mut Context) {
+    context.load_module("");
+    let disk = Disk::create(&plain("never"));
+    disk.server.start().expect("start");
+    let read = read_in_thread(disk.path(), 0, 4096);
+    wait_until(20, "the request", || disk.server.stats(0).expect("stats").queued == 1);
+    let yardstick = Yardstick::begin();
+    disk.destroy(true);
+    assert_eq!(read.join().expect("reader"), Err(Errno::IO));
+    yardstick.end();
+}
+
+/// Version 1 knows no servers, but whether one ever called.
+fn never_came_1(context: &mut Context) {
+    context.load_module("");
+    let disk = Disk1::create("never", 1024);
+    let read = read_in_thread(disk.path(), 0, 4096);
+    wait_until(20, "the request", || outstanding("never") == 1);
+    let yardstick = Yardstick::begin();
+    disk.destroy();
+    assert_eq!(read.join().expect("reader"), Err(Errno::IO));
+    yardstick.end();
+}
+
+/// The threads that came are gone.
+fn dead_1(context: &mut Context) {
+    context.load_module("");
+    let disk = Disk1::create("dead", 1024);
+    let mut server = context.spawn("/proc/self/exe", &["--serve", "dead", "2", "/tmp/dead"]);
+    wait_until(20, "the server", || server.stdout().contains("serving"));
+    assert_eq!(read_in_thread(disk.path(), 0, 4096).join().expect("reader"), Ok(vec![0; 4096]));
+    server.signal(rustix::process::Signal::KILL);
+    assert!(!server.wait(20).success());
+    // As with a file system that is mounted: somebody has it open.
+    let open = open_direct(&disk.path());
+    let read = read_in_thread(disk.path(), 8192, 4096);
+    wait_until(20, "the request", || outstanding("dead") == 1);
+    let yardstick = Yardstick::begin();
+    disk.destroy();
+    assert_eq!(read.join().expect("reader"), Err(Errno::IO));
+    yardstick.end();
+    drop(open);
+}
+
+/// A thread that has a request is waited for, and one that dies with it is not.
+fn dies_1(context: &mut Context) {
+    context.load_module("");
+    let disk = Disk1::create("dies", 1024);
+    let read = read_in_thread(disk.path(), 0, 4096);
+    let (go, gone) = std::sync::mpsc::channel::<()>();
+    let server = std::thread::spawn({
+        let mut server = Manual1::new(&disk);
+        move || {
+            server.fetch();
+            let _no_more = gone.recv();
+        }
+    });
+    wait_until(20, "the request to be fetched", || {
+        control().observe("dies").expect("observe").stats(0).expect("stats").held == 1
+    });
+    let observer = control().observe("dies").expect("observe");
+    let destroyer = std::thread::spawn(move || disk.destroy());
+    wait_until(20, "the destruction to begin", || {
+        observer.status().expect("status").state == State::Destroyed
+    });
+    let yardstick = Yardstick::begin();
+    assert!(!read.is_finished(), "a server that has a request is waited for");
+    drop(go);
+    server.join().expect("server");
+    destroyer.join().expect("destroyer");
+    assert_eq!(read.join().expect("reader"), Err(Errno::IO));
+    yardstick.end();
+}
+
+/// Requests of a device that nobody answered yet.
+fn outstanding(name: &str) -> u32 {
+    let stats = control().observe(name).expect("observe").stats(0).expect("stats");
+    stats.queued + stats.held
+}
