@@ -487,13 +487,30 @@ void zosbd2_queue_wake_pollers(struct zosbd2_queue *queue)
 }
 
 /*
+/*
+ * Whether the block layer has taken the size of the queue's disk away, which it
+ * does when a destruction has written out what was dirty. Whoever reads on
+ * would see the end of the file next, so a read that ends now fails: a copy of
+ * a part of the disk must not look like one of all of it.
+ */
+static bool disk_has_ended(struct zosbd2_queue *queue)
+{
+	struct zosbd2_device *device = queue->device;
+
+	return unlikely(READ_ONCE(device->sealed)) && !get_capacity(device->disk);
+}
+
  * Ends the block request of a tag that the engine has just freed: nobody else
  * does. No lock is held. @error is 0 or a negative errno.
  */
 void zosbd2_request_end(struct zosbd2_queue *queue, u32 tag, int error)
 {
+	struct request *request = queue->requests[tag];
+
 	trace_zosbd2_end(queue, tag, error);
-	end_request(queue->requests[tag], errno_to_blk_status(error));
+	if (!error && req_op(request) == REQ_OP_READ && disk_has_ended(queue))
+		error = -EIO;
+	end_request(request, errno_to_blk_status(error));
 }
 
 /* As zosbd2_request_end() with success, for several tags at once. */
@@ -503,6 +520,11 @@ void zosbd2_requests_end(struct zosbd2_queue *queue, const u16 *tags, u32 count)
 	u32 index;
 
 	/* As in end_request(). */
+	if (disk_has_ended(queue)) {
+		for (index = 0; index < count; index++)
+			zosbd2_request_end(queue, tags[index], 0);
+		return;
+	}
 	local_bh_disable();
 	for (index = 0; index < count; index++) {
 		struct request *request = queue->requests[tags[index]];

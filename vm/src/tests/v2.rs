@@ -2,6 +2,7 @@
 //! Tests of interface version 2.
 
 mod bounds;
+mod copies;
 pub(crate) mod commits;
 pub(crate) mod crash;
 pub(crate) mod crews;
@@ -58,6 +59,7 @@ pub(super) const TABLES: &[&[Test]] = &[
     doomed::TESTS,
     patience::TESTS,
     teardown::TESTS,
+    copies::TESTS,
     teardown::stacked::TESTS,
     inspect::TESTS,
     faulty::TESTS,

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Whoever copies a disk that is destroyed meanwhile must not take the part that he got for all of it.
+
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
+
+use super::super::support::{Aligned, open_direct, read_in_thread, write_in_thread};
+use super::support::{control, plain_by_hand};
+use crate::guest::{Context, Need, Test, wait_until};
+
+pub(super) const TESTS: &[Test] =
+    &[Test::new("v2_reader_of_a_destroyed_disk_sees_an_error", reader).needs(&[Need::Module]).timeout(60)];
+
+/// The block layer takes the size away, so that the next read would find the end of the file, while reads are under way.
+/// These fail although the server answers them; a write that it answers is a write.
+fn reader(context: &mut Context) {
+    context.load_module("");
+    let (disk, mut server) = plain_by_hand("copied");
+    let node = open_direct(&disk.path());
+    let reads = [0, 8192, 16384].map(|at| read_in_thread(disk.path(), at, 4096));
+    let mut held = server.fetch(0, 3, 3).expect("fetch");
+    let write = write_in_thread(disk.path(), 32768, 7, 4096);
+    held.push(server.fetch_one());
+    let destroyer = std::thread::spawn({
+        let disk = disk.clone();
+        move || control().destroy(&*disk.server, true)
+    });
+    wait_until(20, "the size to be taken away", || {
+        rustix::fs::seek(&node, SeekFrom::End(0)).expect("seek") == 0
+    });
+    // One by one, and several in one call.
+    server.complete(&held[0]);
+    let refused = server.answer(|batch| {
+        for request in &held[1..3] {
+            batch.read(request, &[5; 4096]);
+        }
+    });
+    assert_eq!(refused, []);
+    server.complete(&held[3]);
+    for read in reads {
+        assert_eq!(
+            read.join().expect("reader"),
+            Err(Errno::IO),
+            "not the data, and then the end of the file"
+        );
+    }
+    assert_eq!(write.join().expect("writer"), Ok(4096));
+    destroyer.join().expect("destroyer").expect("destroy");
+    // What no module can change: who reads nothing meanwhile finds the end of the file.
+    let mut buffer = Aligned::new(4096, 0);
+    assert_eq!(rustix::io::pread(&node, buffer.bytes_mut(), 0), Ok(0));
+}
