@@ -405,6 +405,19 @@ int zosbd2_device_lock(struct zosbd2_device *device)
 void zosbd2_device_lock_always(struct zosbd2_device *device)
 {
 	might_sleep();
+/*
+ * The deadline of requests, made as @ms: whoever writes queue/io_timeout changes
+ * it. The caller holds the device's lock; it is not being destroyed.
+ */
+u32 zosbd2_device_deadline(struct zosbd2_device *device, u32 ms)
+{
+	unsigned int timeout = READ_ONCE(device->disk->queue->rq_timeout);
+
+	lockdep_assert_held(&device->lock);
+	/* The block layer counts in jiffies. */
+	return timeout == msecs_to_jiffies(ms) ? ms : jiffies_to_msecs(timeout);
+}
+
 	mutex_lock(&device->lock);
 }
 

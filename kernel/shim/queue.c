@@ -258,7 +258,8 @@ static enum blk_eh_timer_return timeout(struct request *request)
 	struct zosbd2_late late;
 	bool over;
 
-	over = zosbd2_rs_queue_expire(queue->engine, tag, &late);
+	over = zosbd2_rs_queue_expire(queue->engine, tag, jiffies_to_msecs(request->timeout),
+				      &late);
 	if (late.action != ZOSBD2_LATE_OVER)
 		log_late(queue, tag, &late);
 	if (late.dead)
@@ -487,7 +488,6 @@ void zosbd2_queue_wake_pollers(struct zosbd2_queue *queue)
 }
 
 /*
-/*
  * Whether the block layer has taken the size of the queue's disk away, which it
  * does when a destruction has written out what was dirty. Whoever reads on
  * would see the end of the file next, so a read that ends now fails: a copy of
@@ -500,6 +500,7 @@ static bool disk_has_ended(struct zosbd2_queue *queue)
 	return unlikely(READ_ONCE(device->sealed)) && !get_capacity(device->disk);
 }
 
+/*
  * Ends the block request of a tag that the engine has just freed: nobody else
  * does. No lock is held. @error is 0 or a negative errno.
  */
@@ -507,9 +508,9 @@ void zosbd2_request_end(struct zosbd2_queue *queue, u32 tag, int error)
 {
 	struct request *request = queue->requests[tag];
 
-	trace_zosbd2_end(queue, tag, error);
 	if (!error && req_op(request) == REQ_OP_READ && disk_has_ended(queue))
 		error = -EIO;
+	trace_zosbd2_end(queue, tag, error);
 	end_request(request, errno_to_blk_status(error));
 }
 
@@ -519,12 +520,12 @@ void zosbd2_requests_end(struct zosbd2_queue *queue, const u16 *tags, u32 count)
 	DEFINE_IO_COMP_BATCH(batch);
 	u32 index;
 
-	/* As in end_request(). */
 	if (disk_has_ended(queue)) {
 		for (index = 0; index < count; index++)
 			zosbd2_request_end(queue, tags[index], 0);
 		return;
 	}
+	/* As in end_request(). */
 	local_bh_disable();
 	for (index = 0; index < count; index++) {
 		struct request *request = queue->requests[tags[index]];

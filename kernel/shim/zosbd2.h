@@ -334,6 +334,7 @@ int zosbd2_device_start(struct zosbd2_device *device);
 void zosbd2_device_resize(struct zosbd2_device *device, u64 size_bytes);
 void zosbd2_device_hang_up(struct zosbd2_device *device);
 u64 zosbd2_device_number(struct zosbd2_device *device);
+u32 zosbd2_device_deadline(struct zosbd2_device *device, u32 ms);
 void zosbd2_device_begin_grace(struct zosbd2_device *device, u32 ms);
 bool zosbd2_device_seal(struct zosbd2_device *device, bool force);
 void zosbd2_device_destroy(struct zosbd2_device *device);
@@ -371,7 +372,7 @@ int zosbd2_rs_queue_submit(void *engine, u32 tag, u32 what, u64 offset, u32 leng
 
 void zosbd2_rs_queue_announce(void *engine);
 void zosbd2_rs_queue_look(void *engine);
-bool zosbd2_rs_queue_expire(void *engine, u32 tag, struct zosbd2_late *late);
+bool zosbd2_rs_queue_expire(void *engine, u32 tag, u32 deadline_ms, struct zosbd2_late *late);
 void zosbd2_rs_queue_show(void *engine, void *file, u32 what);
 void zosbd2_rs_device_declare_dead(void *engine, void *registry, u32 epoch);
 long zosbd2_rs_node(void *engine, bool may_write, u32 command, u64 argument);

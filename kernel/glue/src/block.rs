@@ -19,7 +19,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
 use zosbd2_engine::cache::Cache;
-use zosbd2_engine::device::{Change, Life, Terms};
+use zosbd2_engine::device::{Change, Life, Policy, Terms};
 use zosbd2_engine::latency::{Histograms, Latencies};
 use zosbd2_engine::queue::{Deadline, End, Moment, Queue, QueueState, Surroundings, Wake};
 use zosbd2_engine::request::{Handle, Slot, State};
@@ -40,12 +40,12 @@ pub struct Device {
     stride: usize,
     tag_bits: u32,
     size_bytes: AtomicU64,
-    /// 0 ns if there is none.
-    deadline: Deadline,
     /// The server that gets requests, for those who look without a lock; 0: none, or it was declared dead.
     present: AtomicU32,
     /// The device is gone, for the same.
     gone: AtomicBool,
+    /// What happens to late requests, if any are.
+    policy: Policy,
     /// Whether a server ever came for requests or to answer one.
     served: AtomicBool,
     /// The last thread that did, of a device of version 1.
@@ -118,12 +118,9 @@ impl Device {
             stride: stride(params.depth),
             tag_bits: tag_bits(params.depth),
             size_bytes: AtomicU64::new(params.size_bytes),
-            deadline: Deadline {
-                policy: deadline_policy(params.deadline_policy).unwrap_or_default(),
-                ns: deadline_ns(params.deadline_ms),
-            },
             present: AtomicU32::new(0),
             gone: AtomicBool::new(false),
+            policy: deadline_policy(params.deadline_policy).unwrap_or_default(),
             served: AtomicBool::new(false),
             caller: AtomicU32::new(0),
             cache: (params.flags & abi::CREATE_VOLATILE_CACHE != 0).then(Cache::new),
@@ -212,10 +209,13 @@ impl Device {
         self.tag_bits
     }
 
-    /// When requests are late, if `ns` is not 0, and what happens to them then.
+    /// That a request is late after `ms`, and what happens to it then; nothing on devices without a deadline.
     #[must_use]
-    pub const fn deadline(&self) -> Deadline {
-        self.deadline
+    pub const fn deadline(&self, ms: u32) -> Option<Deadline> {
+        if self.params.deadline_ms == 0 {
+            return None;
+        }
+        Some(Deadline { policy: self.policy, ns: deadline_ns(ms) })
     }
 
     /// Whether the next flush will fail for writes that were lost.
@@ -450,6 +450,16 @@ impl LockedDevice<'_> {
         self.device.set_size_bytes(size_bytes);
         // SAFETY: the device's lock is held, and it is not being destroyed, so its disk is there.
         unsafe { shim::zosbd2_device_resize(self.device.shim, size_bytes) };
+    /// The deadline of requests in milliseconds, as an operator may have changed it; 0 if there is none.
+    pub fn deadline_ms(&mut self) -> u32 {
+        let ms = self.device.params.deadline_ms;
+        if ms == 0 || !self.life().phase().is_there() {
+            return ms;
+        }
+        // SAFETY: the device's lock is held, and it is not being destroyed, so its disk is there.
+        unsafe { shim::zosbd2_device_deadline(self.device.shim, ms) }
+    }
+
         Ok(())
     }
 

@@ -281,7 +281,7 @@ pub unsafe extern "C" fn zosbd2_rs_queue_announce(engine: *mut c_void) {
     locked.wake(wake);
 }
 
-/// The deadline of a block request has passed. Returns whether the request is over or about to be; otherwise the
+/// The deadline of a block request, so many milliseconds, has passed. Returns whether the request is over or about to be; otherwise the
 /// clock starts anew. `late` gets what is to be told of it: nothing if it was over already, or if the device has no
 /// deadlines.
 ///
@@ -293,12 +293,13 @@ pub unsafe extern "C" fn zosbd2_rs_queue_announce(engine: *mut c_void) {
 pub unsafe extern "C" fn zosbd2_rs_queue_expire(
     engine: *mut c_void,
     tag: u32,
+    deadline_ms: u32,
     late: *mut shim::Late,
 ) -> bool {
     // SAFETY: the caller's promise.
     let block = unsafe { QueueBlock::from_memory(&engine) };
     let mut report = shim::Late::default();
-    let over = expire(block, tag, &mut report);
+    let over = expire(block, tag, deadline_ms, &mut report);
     // SAFETY: the caller's promise.
     unsafe { late.write(report) };
     over
@@ -318,11 +319,8 @@ pub unsafe extern "C" fn zosbd2_rs_queue_show(engine: *mut c_void, file: *mut c_
     show::show(block, &line, what);
 }
 
-fn expire(block: &QueueBlock, tag: u32, report: &mut shim::Late) -> bool {
-    let deadline = block.device().deadline();
-    if deadline.ns == 0 {
-        return false;
-    }
+fn expire(block: &QueueBlock, tag: u32, deadline_ms: u32, report: &mut shim::Late) -> bool {
+    let Some(deadline) = block.device().deadline(deadline_ms) else { return false };
     let Ok(tag) = u16::try_from(tag) else { return true };
     let moment = shim::now();
     let mut locked = block.lock_at(moment);

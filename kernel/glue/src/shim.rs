@@ -202,6 +202,7 @@ unsafe extern "C" {
     pub(crate) fn zosbd2_device_resize(device: *mut Device, size_bytes: u64);
     pub(crate) fn zosbd2_device_hang_up(device: *mut Device);
     pub(crate) fn zosbd2_device_number(device: *mut Device) -> u64;
+    pub(crate) fn zosbd2_device_deadline(device: *mut Device, ms: u32) -> u32;
     pub(crate) fn zosbd2_device_begin_grace(device: *mut Device, ms: u32);
     pub(crate) fn zosbd2_device_seal(device: *mut Device, force: bool) -> bool;
     pub(crate) fn zosbd2_device_destroy(device: *mut Device);

@@ -27,6 +27,7 @@ pub(crate) mod pressure;
 mod races;
 pub(crate) mod recovery;
 pub(crate) mod serving;
+mod settings;
 mod store;
 pub(crate) mod support;
 pub(crate) mod teardown;
@@ -58,8 +59,9 @@ pub(super) const TABLES: &[&[Test]] = &[
     late::TESTS,
     doomed::TESTS,
     patience::TESTS,
-    teardown::TESTS,
     copies::TESTS,
+    settings::TESTS,
+    teardown::TESTS,
     teardown::stacked::TESTS,
     inspect::TESTS,
     faulty::TESTS,

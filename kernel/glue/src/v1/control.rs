@@ -203,7 +203,8 @@ impl Control {
         let registry = self.devices.lock()?;
         let device = by_handle(&registry, handle)?.reference();
         drop(registry);
-        shim::user_write(user, &status(device.block()))
+        let deadline_ms = device.block().lock()?.deadline_ms();
+        shim::user_write(user, &abi::Status { timeout_ms: deadline_ms, ..status(device.block()) })
     }
 }
 

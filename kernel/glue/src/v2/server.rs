@@ -271,6 +271,7 @@ pub fn status(device: &Device, size: u32) -> Result<abi::Status, Errno> {
     let params = device.params();
     let mut locked = device.lock()?;
     let (major, minor) = locked.number();
+    let deadline_ms = locked.deadline_ms();
     let life = *locked.life();
     drop(locked);
     let state = match life.phase() {
@@ -297,7 +298,7 @@ pub fn status(device: &Device, size: u32) -> Result<abi::Status, Errno> {
         max_discard_bytes: params.max_discard_bytes,
         max_write_zeroes_bytes: params.max_write_zeroes_bytes,
         max_secure_erase_bytes: params.max_secure_erase_bytes,
-        deadline_ms: params.deadline_ms,
+        deadline_ms,
         grace_ms: params.grace_ms,
         deadline_policy: params.deadline_policy,
         lost: device.lost().into(),

@@ -259,12 +259,15 @@ pub(crate) fn submit(
     })
 }
 
+/// The deadline of every block request that has one, in milliseconds.
+const DEADLINE_MS: u32 = 50;
+
 /// The deadline of a request passes. Returns whether the request has ended.
 pub(crate) fn expire(number: usize, queue: usize, tag: u32) -> bool {
     let mut late = zosbd2_glue::shim::Late::default();
     let engine = at(number, queue, |hardware| hardware.engine.get());
     // SAFETY: a queue's block; `late` can be written.
-    unsafe { entry::zosbd2_rs_queue_expire(engine, tag, &raw mut late) }
+    unsafe { entry::zosbd2_rs_queue_expire(engine, tag, DEADLINE_MS, &raw mut late) }
 }
 
 /// The requests that ended since the last call.
@@ -418,6 +421,12 @@ extern "C" fn zosbd2_device_hang_up(device: *mut Device) {
 extern "C" fn zosbd2_device_number(device: *mut Device) -> u64 {
     assert!(disk(&device).lock.is_held());
     259 << 32 | 7
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn zosbd2_device_deadline(device: *mut Device, ms: u32) -> u32 {
+    assert!(disk(&device).lock.is_held());
+    ms
 }
 
 #[unsafe(no_mangle)]
@@ -714,6 +723,7 @@ always! {
     zosbd2_may_serve(u32) -> bool = true;
     zosbd2_timeout(u32) -> isize = 0;
     zosbd2_thread() -> u32 = 1;
+    zosbd2_thread_lives(u32) -> bool = true;
     zosbd2_spin(u64) -> bool = false;
     zosbd2_cpus() -> u32 = 4;
     zosbd2_page_size() -> u32 = 4096;
@@ -723,4 +733,3 @@ always! {
     zosbd2_trace_requeue(*mut Queue, u32);
     zosbd2_trace_timeout(*mut Queue, u32, u32);
 }
-    zosbd2_thread_lives(u32) -> bool = true;
