@@ -144,6 +144,21 @@ static struct attribute *disk_attrs[] = {
 };
 ATTRIBUTE_GROUPS(disk);
 
+/*
+ * Whether a disk or a partition has the name of this disk. The block layer
+ * would refuse it too, but sysfs prints a stack trace then. No path is looked
+ * up, so no file system is waited for. May sleep.
+ */
+static bool name_is_taken(struct gendisk *disk)
+{
+	struct device *other;
+
+	might_sleep();
+	other = class_find_device_by_name(disk_to_dev(disk)->class, disk->disk_name);
+	put_device(other);
+	return other;
+}
+
 static const struct block_device_operations disk_ops = {
 	.owner = THIS_MODULE,
 	.open = disk_open,
@@ -313,6 +328,11 @@ int zosbd2_device_create(const struct zosbd2_params *params, struct zosbd2_devic
 	strscpy(disk->disk_name, params->disk_name, sizeof(disk->disk_name));
 	if (params->version == 1)
 		disk->flags |= GENHD_FL_NO_PART;
+	/* Version 1, whose nodes are among all others, has looked at more. */
+	if (params->version != 1 && name_is_taken(disk)) {
+		error = -EEXIST;
+		goto put_disk;
+	}
 	/*
 	 * scan_work() looks for partitions when the time is right. Where nobody
 	 * wants that the bit stays, so that BLKRRPART is refused, too: udev uses it
@@ -329,6 +349,8 @@ int zosbd2_device_create(const struct zosbd2_params *params, struct zosbd2_devic
 	*result = device;
 	return 0;
 
+put_disk:
+	put_disk(disk);
 undo_queue:
 	blk_mq_free_tag_set(&device->tag_set);
 	zosbd2_queue_teardown(device);
@@ -353,6 +375,8 @@ int zosbd2_device_start(struct zosbd2_device *device)
 	lockdep_assert_held(&device->lock);
 	if (device->start_error)
 		return device->start_error;
+	if (name_is_taken(disk))
+		return -EEXIST;
 	error = zosbd2_fault(ZOSBD2_FAULT_ADD_DISK) ? -EEXIST :
 		device_add_disk(NULL, disk, disk_groups);
 	if (error) {
@@ -387,6 +411,19 @@ u64 zosbd2_device_number(struct zosbd2_device *device)
 	return device->started ? (u64)disk->major << 32 | disk->first_minor : 0;
 }
 
+/*
+ * The deadline of requests, made as @ms: whoever writes queue/io_timeout changes
+ * it. The caller holds the device's lock; it is not being destroyed.
+ */
+u32 zosbd2_device_deadline(struct zosbd2_device *device, u32 ms)
+{
+	unsigned int timeout = READ_ONCE(device->disk->queue->rq_timeout);
+
+	lockdep_assert_held(&device->lock);
+	/* The block layer counts in jiffies. */
+	return timeout == msecs_to_jiffies(ms) ? ms : jiffies_to_msecs(timeout);
+}
+
 /* The last server is gone. The caller holds the device's lock. */
 void zosbd2_device_begin_grace(struct zosbd2_device *device, u32 ms)
 {
@@ -405,19 +442,6 @@ int zosbd2_device_lock(struct zosbd2_device *device)
 void zosbd2_device_lock_always(struct zosbd2_device *device)
 {
 	might_sleep();
-/*
- * The deadline of requests, made as @ms: whoever writes queue/io_timeout changes
- * it. The caller holds the device's lock; it is not being destroyed.
- */
-u32 zosbd2_device_deadline(struct zosbd2_device *device, u32 ms)
-{
-	unsigned int timeout = READ_ONCE(device->disk->queue->rq_timeout);
-
-	lockdep_assert_held(&device->lock);
-	/* The block layer counts in jiffies. */
-	return timeout == msecs_to_jiffies(ms) ? ms : jiffies_to_msecs(timeout);
-}
-
 	mutex_lock(&device->lock);
 }
 
@@ -522,9 +546,10 @@ static bool path_exists(const char *folder, const u8 *name, char separator)
 }
 
 /*
- * Whether a node or a disk of this name is there already. Looks, but opens
- * nothing. @name is valid (engine/src/name.rs), so it stays in its folder. A
- * look-up that fails for another reason counts as free; add_disk() decides.
+ * Whether a node or a disk of this name is there already, for version 1. Looks,
+ * but opens nothing. @name is valid (engine/src/name.rs), so it stays in its
+ * folder. A look-up that fails for another reason counts as free; add_disk()
+ * decides. No lock is held: a file system may keep the caller waiting.
  */
 bool zosbd2_node_exists(const u8 *name)
 {

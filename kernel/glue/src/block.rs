@@ -428,9 +428,6 @@ impl LockedDevice<'_> {
     /// disk's partition.
     pub fn start(&mut self) -> Result<(), Errno> {
         self.life().may_start()?;
-        if shim::node_exists(&self.device.params.disk_name) {
-            return Err(Errno::EEXIST);
-        }
         // SAFETY: the device's lock is held, and it is not being destroyed, so its disk is there.
         let code = unsafe { shim::zosbd2_device_start(self.device.shim) };
         shim::result(code)?;
@@ -450,6 +447,9 @@ impl LockedDevice<'_> {
         self.device.set_size_bytes(size_bytes);
         // SAFETY: the device's lock is held, and it is not being destroyed, so its disk is there.
         unsafe { shim::zosbd2_device_resize(self.device.shim, size_bytes) };
+        Ok(())
+    }
+
     /// The deadline of requests in milliseconds, as an operator may have changed it; 0 if there is none.
     pub fn deadline_ms(&mut self) -> u32 {
         let ms = self.device.params.deadline_ms;
@@ -458,9 +458,6 @@ impl LockedDevice<'_> {
         }
         // SAFETY: the device's lock is held, and it is not being destroyed, so its disk is there.
         unsafe { shim::zosbd2_device_deadline(self.device.shim, ms) }
-    }
-
-        Ok(())
     }
 
     /// Major and minor number of the node, 0 and 0 if there is none.

@@ -2,8 +2,8 @@
 //! Tests of interface version 2.
 
 mod bounds;
-mod copies;
 pub(crate) mod commits;
+mod copies;
 pub(crate) mod crash;
 pub(crate) mod crews;
 mod data;

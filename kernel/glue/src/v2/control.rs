@@ -84,8 +84,8 @@ fn create(devices: Devices, user: u64) -> Result<i32, Errno> {
         reserved: 0,
     };
     let begin = |device: &Reference| server::open(device.block(), None, 0, 0, |_| Ok(()));
-    let check = || if shim::node_exists(&params.disk_name) { Err(Errno::EEXIST) } else { Ok(()) };
-    let (handle, opened) = devices.make(name, params, check, begin)?;
+    // The shim looks for a disk or partition of that name.
+    let (handle, opened) = devices.make(name, params, || Ok(()), begin)?;
     // A process that does not learn of its device must not keep it: closing the descriptor destroys it.
     shim::user_write(user, &abi::Create { handle, ..asked })?;
     Ok(opened.install())

@@ -40,6 +40,9 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("v2_start_from_a_view_that_hangs", hanging_view)
         .needs(&[Need::Module, Need::KernelModule("fuse")])
         .timeout(60),
+    Test::new("v2_start_waits_for_no_file_system", hanging_folder)
+        .needs(&[Need::Module, Need::KernelModule("fuse")])
+        .timeout(60),
     Test::new("v2_create_unwinds_every_step", unwinds)
         .needs(&[Need::Module, Need::Variant("faults")])
         .timeout(60),
@@ -619,6 +622,29 @@ fn hanging_view(context: &mut Context) {
     assert!(disk.path().exists());
     disk.destroy(true);
     assert_eq!(control().list().expect("list"), []);
+}
+
+/// No path is looked up to see whether a name is free, so it does not matter who answers in the folder of the nodes.
+fn hanging_folder(context: &mut Context) {
+    context.load_module("");
+    context.load_kernel_module("fuse", "");
+    let (first, _server) = plain_by_hand("first");
+    let never = File::options().read(true).write(true).open("/dev/fuse").expect("open /dev/fuse");
+    let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", never.as_raw_fd());
+    let mounted = Mounted::attempt("never", "/dev/zosbd2", "fuse", &options).expect("mount");
+    let starter = std::thread::spawn(|| {
+        let server = control().create(&plain("second"))?;
+        server.start()?;
+        Ok::<_, zosbd2::Error>(server)
+    });
+    wait_until(20, "CREATE and START to return", || starter.is_finished());
+    let second = starter.join().expect("the starter").expect("start");
+    assert_eq!(state("second"), State::Live);
+    drop(never);
+    drop(mounted);
+    assert!(second.path().exists());
+    control().destroy(&second, true).expect("destroy");
+    first.destroy(true);
 }
 
 /// Whichever step of a create or an attach fails, nothing is left, and the next call succeeds.
