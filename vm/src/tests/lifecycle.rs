@@ -31,6 +31,9 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("destroy_all", destroy_all).needs(&[Need::Module]).timeout(60),
     Test::new("churn_200_rounds", churn).needs(&[Need::Module]).timeout(180),
     Test::new("rmmod_is_refused_while_a_device_lives", rmmod_refused).needs(&[Need::Module]).timeout(60),
+    Test::new("rmmod_leaves_a_device_between_two_servers", between_servers)
+        .needs(&[Need::Module])
+        .timeout(60),
     Test::new("insmod_rmmod_100", insmod_rmmod).needs(&[Need::Module]).timeout(120),
     Test::new("submitter_can_be_killed", submitter_killed).needs(&[Need::Module]).timeout(60),
     Test::new("server_memory_that_never_comes", memory_never_comes).needs(&[Need::Module]).timeout(90),
@@ -177,6 +180,24 @@ fn destroy_while_mounted(context: &mut Context) {
     }
     mounted.unmount();
     disk.destroy_and_join(server);
+}
+
+/// A device whose server is dead and that nobody has open is not the module's to destroy: the next server serves it. Whoever
+/// wants the module unloaded destroys it first.
+fn between_servers(context: &mut Context) {
+    context.load_module("");
+    let path = Disk::create("between", 1024).path();
+    for _ in 0..2 {
+        let mut server = spawn_server("between", 1, Path::new("/tmp/between"));
+        assert_eq!(read_in_thread(path.clone(), 0, BLOCK).join().expect("reader"), Ok(vec![0; BLOCK]));
+        server.kill().expect("kill");
+        server.wait().expect("wait");
+        let refused = context.try_unload_module().expect_err("a device is there");
+        assert_eq!(refused.raw_os_error(), Some(Errno::AGAIN.raw_os_error()), "{refused}");
+        assert!(path.exists());
+    }
+    Control::open().expect("open the control node").destroy_all(false).expect("nobody has it open");
+    context.unload_module();
 }
 
 /// With a dead server the destroy ends, too, in bounded time.
