@@ -21,9 +21,9 @@ pub(super) const TESTS: &[Test] = &[
 
 const BLOCK: u64 = 4096;
 
-/// Errors that somebody above takes for something else, whatever the operation.
+/// Errors that somebody above takes for something else, whatever the operation. 78 is `EREMCHG`.
 const MISTAKEN: [&str; 9] =
-    ["EOPNOTSUPP", "EAGAIN", "EREMCHG", "ENODATA", "ENOMEM", "EBUSY", "EINVAL", "ETIME", "EOVERFLOW"];
+    ["EOPNOTSUPP", "EAGAIN", "78", "ENODATA", "ENOMEM", "EBUSY", "EINVAL", "62", "EOVERFLOW"];
 
 /// A disk with everything whose server fails as the texts say.
 fn failing(texts: &[String]) -> (Disk, Serving) {
