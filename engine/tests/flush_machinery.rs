@@ -14,6 +14,7 @@
 //! the times that matter; the search ends when no state is new.
 
 use std::collections::{HashSet, VecDeque};
+use std::fmt::Write as _;
 
 use zosbd2_engine::Errno;
 use zosbd2_engine::cache::Cache;
@@ -433,7 +434,8 @@ impl World {
                 Data::Held { relies, after, .. } => (2, relies, after),
                 Data::Answered { relies, after } => (3, relies, after),
             };
-            key += &format!("{pending:?}{running:?}{flush}{data:?}{}", machinery.ended);
+            let ended = machinery.ended;
+            write!(key, "{pending:?}{running:?}{flush}{data:?}{ended}").expect("strings have room");
         }
         key
     }
