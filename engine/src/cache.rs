@@ -1,36 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Honest flush: what servers with a volatile cache have answered and no flush has covered.
+//! Honest flush: the writes that servers with a volatile cache have answered and no flush has covered.
 //!
-//! Shared by all queues of a device. A write that is answered, and not durable by itself, is of the present
-//! *era*. Fetching a flush ends the era, and the flush covers what is of that era or older: its server carried
-//! those writes out before it was told of the flush. A successful flush so moves the line below which all is
-//! durable.
+//! All queues of a device share one [`Cache`]. An answered write that is not durable by itself belongs to the
+//! current *era*. The fetch of a flush ends the era, and the flush covers that era and all older ones,
+//! because its server carried those writes out before it got the flush. So a successful flush moves the
+//! boundary below which all writes are durable.
 //!
-//! A server that attaches has the cache of the one before it only if it says so. Otherwise what that one had
-//! answered and no flush has covered counts as lost, as does what it answers later. Flushes fail from then on, until one
-//! has failed that was sent after the last of the lost writes had ended: only the submitter of such a flush can rely on
-//! those writes. Which flush that is, `loss.rs` says for each queue; one queue's report counts for the device. A
-//! write that was answered and whose block request is not ended yet when its server is taken over from counts as lost,
-//! too, and as answered when it is ended; until then every flush fails.
+//! A server that attaches has its predecessor's cache only if it says so. Otherwise the predecessor's
+//! answered writes that no flush has covered are lost, and so are its later ones. Flushes fail from then on,
+//! until one has failed that was sent after the last of the lost writes had ended: only the submitter of such
+//! a flush can rely on those writes. `loss.rs` determines that flush for each queue; the report of one queue
+//! counts for the device. A write whose block request has not ended when its server is superseded is lost,
+//! too, and the loss counts from its end; until then every flush fails.
 //!
-//! Called with the lock of some queue held, of another one by each caller, so everything is atomic. The order
-//! that counts comes from the requests themselves: a submitter who may rely on a write has seen its end before
-//! he sends the flush.
+//! Each caller holds the lock of some queue, not of the same one, so all fields are atomic. The requests
+//! themselves provide the order that matters: a submitter that may rely on a write has seen the end of the
+//! write before it sends the flush.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::loss::Loss;
 
-/// The volatile cache of a device's servers, as the engine sees it from outside.
+/// The volatile cache of a device's servers, as far as the engine can observe it.
 #[derive(Debug)]
 pub struct Cache {
-    /// Of writes that are answered now; from 1 on.
+    /// Era of writes that are answered now; starts at 1.
     era: AtomicU64,
-    /// Writes of older eras are durable.
+    /// Writes of eras before this one are durable.
     durable: AtomicU64,
-    /// When the last of the lost writes had ended; 0: none was lost.
+    /// When the last lost write had ended; 0: no write was lost.
     lost_ns: AtomicU64,
-    /// How often writes were lost.
+    /// Number of losses.
     losses: AtomicU64,
     /// The last loss that was reported to a submitter.
     reported: AtomicU64,
@@ -39,7 +39,7 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// Nothing was written.
+    /// An empty cache.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -59,49 +59,49 @@ impl Cache {
         self.era.load(Ordering::Relaxed)
     }
 
-    /// A flush was fetched. Returns the last era that it covers.
+    /// A flush was fetched. Returns the newest era that it covers.
     #[must_use]
     pub(crate) fn flush_begins(&self) -> u64 {
         self.era.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// A flush succeeded that covers eras up to this one.
+    /// A flush that covers eras up to this one succeeded.
     pub(crate) fn flushed(&self, era: u64) {
         self.durable.fetch_max(era.wrapping_add(1), Ordering::Relaxed);
     }
 
-    /// Whether a write of this era may be in nothing but a server's cache; 0: no write.
+    /// Whether a write of this era may be only in a server's cache; 0: no write.
     #[must_use]
     pub(crate) fn holds(&self, era: u64) -> bool {
         era >= self.durable.load(Ordering::Relaxed)
     }
 
-    /// Writes that had ended until this time are lost.
+    /// Writes that had ended by this time are lost.
     pub(crate) fn lose(&self, ended_ns: u64) {
         self.lost_ns.fetch_max(ended_ns.max(1), Ordering::Relaxed);
-        // After that: a loss that is seen has its time.
+        // Last, so that a reader that sees the loss also sees its time.
         self.losses.fetch_add(1, Ordering::Release);
     }
 
-    /// So many writes that were answered until now are lost, and are not ended yet.
+    /// This many writes that were answered so far are lost, and have not ended.
     pub(crate) fn lose_unended(&self, writes: u64) {
         self.unended.fetch_add(writes, Ordering::Relaxed);
     }
 
-    /// So many of those are ended by now, so that their submitters can send flushes that are to tell of them.
+    /// This many of those writes have ended, so their submitters can send flushes that must report the loss.
     pub(crate) fn ended(&self, writes: u64, now_ns: u64) {
         self.lose(now_ns);
-        // After that: who sees none any more sees the loss.
+        // Last, so that a reader that sees no unended write sees the loss.
         self.unended.fetch_sub(writes, Ordering::Release);
     }
 
-    /// Whether lost writes have not ended, so that flushes fail and none can report the loss.
+    /// Whether lost writes have not ended. Flushes then fail, and none can report the loss.
     #[must_use]
     pub(crate) fn losing(&self) -> bool {
         self.unended.load(Ordering::Acquire) > 0
     }
 
-    /// The last loss, if it was not reported yet.
+    /// The last loss, if it is not reported yet.
     #[must_use]
     pub(crate) fn unreported(&self) -> Option<Loss> {
         let number = self.losses.load(Ordering::Acquire);
@@ -109,18 +109,18 @@ impl Cache {
         (number > self.reported.load(Ordering::Relaxed)).then_some(Loss { number, ended_ns })
     }
 
-    /// A submitter was told of this loss, who could rely on what was lost.
+    /// A submitter that could rely on the lost writes was told of this loss.
     pub(crate) fn report(&self, loss: Loss) {
         self.reported.fetch_max(loss.number, Ordering::Relaxed);
     }
 
-    /// How often writes were lost.
+    /// Number of losses.
     #[must_use]
     pub(crate) fn losses(&self) -> u64 {
         self.losses.load(Ordering::Acquire)
     }
 
-    /// When the last of the lost writes had ended; 0: none was lost.
+    /// When the last lost write had ended; 0: no write was lost.
     #[inline]
     #[must_use]
     pub(crate) fn lost_ns(&self) -> u64 {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The life of a device: its servers, the grace after the last of them, its destruction.
+//! The life of a device: its servers, the grace after the last one, its destruction.
 //!
 //! ```text
 //!              last server closed, or dead         grace over
@@ -15,30 +15,31 @@
 //!    +--------------------------------------> GONE
 //! ```
 //!
-//! * LIVE: served, or not started yet. Devices of version 1, whose servers are not known, are always LIVE
+//! * LIVE: served, or not started yet. The servers of version 1 devices are unknown, so these devices are LIVE
 //!   until they are destroyed.
-//! * ORPHANED: no server; requests wait for one until the grace is over.
-//! * FAILED: no server came; every request ends with `EIO` until one does. Also at once, without a grace.
-//! * DRAINING: not listed, not opened any more; what is dirty is written through the server.
-//! * FAILING: the server did not keep up, is gone, or never came for a request; every request ends with `EIO`, future ones too.
-//! * GONE: no request exists or can come; servers are told to go.
+//! * ORPHANED: no server; requests wait for one until the grace ends.
+//! * FAILED: no server attached in time; every request ends with `EIO` until a server attaches. Without a grace
+//!   the device is FAILED at once.
+//! * DRAINING: the device cannot be found or opened any more; dirty data is written through the server.
+//! * FAILING: the server made no progress, is gone, or never fetched; every request ends with `EIO`, later ones too.
+//! * GONE: no request exists or can come; servers get the goodbye.
 
 use crate::errno::Errno;
 
-/// Where a device is in its life.
+/// Phase of a device's life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Phase {
-    /// In service.
+    /// Served, or not started yet.
     #[default]
     Live,
     /// Waiting for a server.
     Orphaned,
     /// Without a server for too long.
     Failed,
-    /// Being destroyed, with its server still asked.
+    /// Being destroyed; the server still gets requests.
     Draining,
-    /// Being destroyed, without its server.
+    /// Being destroyed; all requests fail.
     Failing,
     /// Destroyed.
     Gone,
@@ -51,7 +52,7 @@ impl Phase {
         matches!(self, Self::Live | Self::Orphaned | Self::Draining)
     }
 
-    /// Whether the device is there to be used.
+    /// Whether the device can be used.
     #[must_use]
     pub const fn is_there(self) -> bool {
         matches!(self, Self::Live | Self::Orphaned | Self::Failed)
@@ -74,62 +75,62 @@ pub const EDGES: &[(Phase, Phase)] = &[
     (Phase::Failing, Phase::Gone),
 ];
 
-/// What happens to a request that is not answered within the device's deadline.
+/// What happens to a request that passes the device's deadline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Policy {
-    /// It fails.
+    /// The request fails.
     #[default]
     Fail,
-    /// It is taken from its server's thread, and another one gets it.
+    /// The request returns to the queue, for another thread or server.
     Requeue,
-    /// Its server is dead as far as the device goes, which then does what it does without a server.
+    /// The server is declared dead, and the device behaves as if it had no server.
     DeclareDead,
 }
 
-/// What a device was made with that decides about its life.
+/// Parameters of the creation that concern the device's life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
-    /// Its servers are known: version 2.
+    /// Servers attach: version 2.
     pub attached: bool,
-    /// How long I/O waits for a server, in milliseconds; 0: it fails.
+    /// How long I/O waits for a server, in milliseconds; 0: I/O fails at once.
     pub grace_ms: u32,
-    /// The device goes when the grace is over.
+    /// The device is destroyed when the grace ends.
     pub auto_destroy: bool,
 }
 
-/// What the caller must do after a change of a device's life.
+/// What the caller must do after a change of the device's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Change {
     /// Nothing.
     None,
-    /// Call [`Life::grace_over`] after so many milliseconds.
+    /// Call [`Life::grace_over`] after this many milliseconds.
     Grace(u32),
-    /// The phase became one that takes no requests: end those that are queued or held.
+    /// The new phase accepts no requests: end those that are queued or held.
     Fail,
-    /// As `Fail`, and destroy the device if [`Life::unwanted`] still says so then.
+    /// Like `Fail`, and destroy the device if [`Life::unwanted`] is still true then.
     Destroy,
 }
 
-/// The life of one device. Every method is called with the device's lock held; the caller passes a changed
-/// [`phase`](Self::phase) on to the queues before he drops it.
+/// The life of one device. Every method is called with the device's lock held. The caller passes a changed
+/// [`phase`](Self::phase) on to the queues before it drops the lock.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Life {
     phase: Phase,
     terms: Terms,
     started: bool,
-    /// The newest server, and whether its descriptor is open.
+    /// The newest server, and whether it is attached.
     epoch: u32,
     serving: bool,
-    /// Open descriptors, the newest and older ones.
+    /// Open servers, the newest and older ones.
     servers: u32,
-    /// When the last grace that began ends.
+    /// When the newest grace ends.
     grace_ends_ms: u64,
     drain: Option<Drain>,
 }
 
 impl Life {
-    /// A device that was just made.
+    /// A new device.
     #[must_use]
     pub const fn new(terms: Terms) -> Self {
         let mut life = Self {
@@ -146,45 +147,45 @@ impl Life {
         life
     }
 
-    /// Where it is.
+    /// The phase.
     #[must_use]
     pub const fn phase(&self) -> Phase {
         self.phase
     }
 
-    /// Whether it was started.
+    /// Whether the device was started.
     #[must_use]
     pub const fn started(&self) -> bool {
         self.started
     }
 
-    /// The newest server, 0 if there was none.
+    /// Epoch of the newest server, 0 if there was none.
     #[must_use]
     pub const fn epoch(&self) -> u32 {
         self.epoch
     }
 
-    /// Whether the newest server is the one that the caller means; 0: any.
+    /// Checks that the newest server is the one that the caller means; 0: any.
     ///
     /// # Errors
     ///
-    /// `ESTALE` when it is another one.
+    /// `ESTALE` if it is another one.
     pub const fn meant(&self, epoch: u32) -> Result<(), Errno> {
         if epoch == 0 || epoch == self.epoch { Ok(()) } else { Err(Errno::ESTALE) }
     }
 
-    /// Open server descriptors.
+    /// Number of open servers.
     #[must_use]
     pub const fn servers(&self) -> u32 {
         self.servers
     }
 
-    /// Whether the device is still this server's, so that it may change it.
+    /// Checks that this server may change the device.
     ///
     /// # Errors
     ///
-    /// `ENODEV` when it is being destroyed, `ESHUTDOWN` when another server has taken over, or this one was declared
-    /// dead.
+    /// `ENODEV` if the device is being destroyed, `ESHUTDOWN` if another server has taken over or this one
+    /// was declared dead.
     pub const fn may_change(&self, epoch: u32) -> Result<(), Errno> {
         if !self.phase.is_there() {
             Err(Errno::ENODEV)
@@ -195,12 +196,12 @@ impl Life {
         }
     }
 
-    /// Whether the device may be started, which the caller then does, and says so by
+    /// Checks that the device may be started. The caller then starts it and calls
     /// [`set_started`](Self::set_started).
     ///
     /// # Errors
     ///
-    /// `ENODEV` when it is being destroyed, `EALREADY` when it was started before.
+    /// `ENODEV` if the device is being destroyed, `EALREADY` if it was started before.
     pub const fn may_start(&self) -> Result<(), Errno> {
         if !self.phase.is_there() {
             Err(Errno::ENODEV)
@@ -211,17 +212,17 @@ impl Life {
         }
     }
 
-    /// The node was made.
+    /// The node was created.
     pub const fn set_started(&mut self) {
         self.started = true;
     }
 
-    /// The epoch of the server that would attach now.
+    /// The epoch of the next server to attach.
     ///
     /// # Errors
     ///
-    /// `ENODEV` when the device is being destroyed, `EBUSY` when there is a server and it is not to be
-    /// replaced, `EOVERFLOW` after 2^32 - 1 servers.
+    /// `ENODEV` if the device is being destroyed, `EBUSY` if it has a server and `take_over` is not set,
+    /// `EOVERFLOW` after 2^32 - 1 servers.
     pub const fn may_attach(&self, take_over: bool) -> Result<u32, Errno> {
         if !self.phase.is_there() {
             return Err(Errno::ENODEV);
@@ -235,11 +236,11 @@ impl Life {
         }
     }
 
-    /// A server attaches: the requests are its from now on. Returns its epoch.
+    /// A server attaches and gets all requests from now on. Returns its epoch.
     ///
     /// # Errors
     ///
-    /// As [`may_attach`](Self::may_attach).
+    /// Like [`may_attach`](Self::may_attach).
     pub const fn attach(&mut self, take_over: bool) -> Result<u32, Errno> {
         let epoch = match self.may_attach(take_over) {
             Ok(epoch) => epoch,
@@ -252,21 +253,21 @@ impl Life {
         Ok(epoch)
     }
 
-    /// The last descriptor of a server was closed. The requests it held are taken back by the caller.
+    /// The last descriptor of a server was closed. The caller requeues the requests that the server held.
     pub const fn detach(&mut self, epoch: u32, now_ms: u64) -> Change {
         self.servers = self.servers.saturating_sub(1);
         self.declare_dead(epoch, now_ms)
     }
 
-    /// The server of `epoch` counts as dead, whatever it does, and whoever came before it; its descriptor is open,
-    /// or was closed just now. The requests it has are taken back by the caller.
+    /// Declares the server of `epoch`, and all earlier ones, dead. Its descriptor is open, or was just
+    /// closed. The caller requeues the requests that they held.
     pub const fn declare_dead(&mut self, epoch: u32, now_ms: u64) -> Change {
         if epoch != self.epoch || !self.serving {
             return Change::None;
         }
         self.serving = false;
         match self.phase {
-            // A device that was never started has no user who could wait.
+            // A device that was never started has no user that could wait.
             Phase::Live if self.started && self.terms.grace_ms > 0 => {
                 self.phase = Phase::Orphaned;
                 self.grace_ends_ms = now_ms.saturating_add(self.terms.grace_ms as u64);
@@ -281,8 +282,7 @@ impl Life {
         }
     }
 
-    /// A grace that [`detach`](Self::detach) asked for is over. It may have been an earlier one than the one that the
-    /// device is in now.
+    /// A grace of [`detach`](Self::detach) has ended. It may be an earlier grace than the current one.
     pub const fn grace_over(&mut self, now_ms: u64) -> Change {
         match self.phase {
             Phase::Orphaned => {
@@ -290,12 +290,12 @@ impl Life {
                 if left == 0 {
                     return self.fail();
                 }
-                // At most what the grace was, unless the clock went back.
+                // At most the whole grace, unless the clock went back.
                 let most = self.terms.grace_ms as u64;
                 #[expect(clippy::cast_possible_truncation, reason = "at most a u32")]
                 Change::Grace((if left < most { left } else { most }) as u32)
             }
-            // A server came in time.
+            // A server attached in time.
             _ => Change::None,
         }
     }
@@ -305,14 +305,14 @@ impl Life {
         if self.unwanted() { Change::Destroy } else { Change::Fail }
     }
 
-    /// Whether nobody serves the device and it is to go in this case.
+    /// Whether the device has no server and was created with auto-destroy for that case.
     #[must_use]
     pub const fn unwanted(&self) -> bool {
         matches!(self.phase, Phase::Failed) && (self.terms.auto_destroy || !self.started)
     }
 
-    /// The destruction begins. `answers`: those accepted until now. `served`: a server has come for requests, and lives as
-    /// far as is known; no other one is waited for.
+    /// Begins the destruction. `answers` is the number of answers accepted so far. `served`: a server has
+    /// fetched, and is alive as far as is known; a teardown waits for no other server.
     pub const fn drain(&mut self, now_ms: u64, answers: u64, served: bool) -> Change {
         if !self.phase.is_there() {
             return Change::None;
@@ -322,13 +322,13 @@ impl Life {
             self.phase = Phase::Draining;
             Change::None
         } else {
-            // Nobody can attach any more; and who never asked for a request has had all the time until now.
+            // No server can attach any more, and a server that never fetched has had its time.
             self.phase = Phase::Failing;
             Change::Fail
         }
     }
 
-    /// Looks after a destruction; called every [`DRAIN_TICK_MS`] while DRAINING.
+    /// Checks the progress of a destruction. Called every [`DRAIN_TICK_MS`] while DRAINING.
     pub const fn tick(&mut self, now_ms: u64, answers: u64, outstanding: u32) -> Change {
         let gives_up = match &mut self.drain {
             Some(drain) => drain.gives_up(now_ms, answers, outstanding),
@@ -347,14 +347,14 @@ impl Life {
     }
 }
 
-/// How often a teardown looks at its server's progress, in milliseconds.
+/// Time between two checks of a teardown, in milliseconds.
 pub const DRAIN_TICK_MS: u32 = 100;
 /// How long a teardown waits for the next answer while requests are outstanding, in milliseconds.
 pub const DRAIN_STALL_MS: u64 = 5_000;
-/// How long a teardown lets a server work in all, in milliseconds.
+/// How long a teardown gives a server in all, in milliseconds.
 pub const DRAIN_TOTAL_MS: u64 = 60_000;
 
-/// Watches over one teardown. Times are milliseconds of any monotonic clock.
+/// Watches the progress of one teardown. Times are milliseconds of any monotonic clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Drain {
     started_ms: u64,
@@ -363,14 +363,14 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// A teardown that begins now, with so many answers accepted until now.
+    /// A teardown that begins now. `answers` is the number of answers accepted so far.
     #[must_use]
     pub const fn begin(now_ms: u64, answers: u64) -> Self {
         Self { started_ms: now_ms, progress_ms: now_ms, answers }
     }
 
-    /// Whether to stop asking the server: it owes answers and gave none for [`DRAIN_STALL_MS`], or all of it
-    /// takes longer than [`DRAIN_TOTAL_MS`].
+    /// Whether to give up on the server: it owes answers and gave none for [`DRAIN_STALL_MS`], or the
+    /// teardown takes longer than [`DRAIN_TOTAL_MS`].
     #[must_use]
     pub const fn gives_up(&mut self, now_ms: u64, answers: u64, outstanding: u32) -> bool {
         if answers != self.answers || outstanding == 0 {

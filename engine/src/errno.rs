@@ -37,11 +37,11 @@ impl Errno {
     pub const ENOSPC: Self = Self(28);
     /// A number is outside its range.
     pub const ERANGE: Self = Self(34);
-    /// Somebody else has reserved the store.
+    /// Another host has reserved the store.
     pub const EBADE: Self = Self(52);
     /// The time limit has passed.
     pub const ETIME: Self = Self(62);
-    /// The way to the store is broken.
+    /// The connection to the store is broken.
     pub const ENOLINK: Self = Self(67);
     /// A product or sum is too large.
     pub const EOVERFLOW: Self = Self(75);
@@ -57,7 +57,7 @@ impl Errno {
     pub const EALREADY: Self = Self(114);
     /// The caller holds no request of this handle, or the device of this name has another handle or server.
     pub const ESTALE: Self = Self(116);
-    /// The store failed, whatever the way to it.
+    /// The store failed, for any other reason.
     pub const EREMOTEIO: Self = Self(121);
 
     /// The error in a server's result: -4095 to -1.

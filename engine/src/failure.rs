@@ -1,33 +1,33 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! With which error a request fails when its server answers with an error number.
+//! The error with which a request fails when its server answers with an error number.
 //!
-//! The block layer and those above it take some errors for something else than a failure:
+//! The block layer and the code above it give some errors a meaning other than a failure of the request:
 //!
-//! | errno | by whom | taken for |
+//! | errno | interpreted by | as |
 //! |---|---|---|
 //! | `EOPNOTSUPP` of a flush | `blkdev_fsync()` | a disk without a cache: fsync succeeds |
 //! | `EOPNOTSUPP` of a read or write | file systems | a feature to do without |
-//! | `EAGAIN` | `io_uring`, device mapper, programs | nothing was tried, try again |
-//! | `EREMCHG` | device mapper | its own sign to queue the request again |
-//! | `ENODATA` of a read | XFS | there is no such attribute |
+//! | `EAGAIN` | `io_uring`, device mapper, programs | nothing was done: try again |
+//! | `EREMCHG` | device mapper | its own mark to queue the request again |
+//! | `ENODATA` of a read | XFS | the attribute does not exist |
 //! | `ENOSPC` of a read | XFS | the file system is full |
-//! | `ENOMEM`, `EBUSY` | page faults, NFS, programs | the kernel, not the disk, is short of something for now |
-//! | `EINVAL` | programs; 6.12, while 6.1 has `EIO` | direct I/O that is not aligned |
+//! | `ENOMEM`, `EBUSY` | page faults, NFS, programs | a temporary shortage in the kernel, not on the disk |
+//! | `EINVAL` | programs (6.12; 6.1 returns `EIO`) | direct I/O that is not aligned |
 //! | `ETIME`, `ETOOMANYREFS`, `EOVERFLOW` | file systems | limits of zones and durations, which these disks do not have |
 //!
-//! So a submitter gets what every caller sees as a failure: `EIO`, or a number that says which failure and means nothing
-//! else. "Not supported" is passed on where it has a meaning that is right: the kernel writes zeros instead of asking
-//! for them, and does without discards. What is not in the block layer's own table is `EIO` there, too.
+//! So a submitter gets an error that every caller treats as a failure: `EIO`, or a number that names the failure and
+//! has no other meaning. "Not supported" is passed on where its meaning is right: the kernel then writes zeros itself,
+//! or does without discards. The block layer itself turns errors outside its own table into `EIO`.
 
 use crate::errno::Errno;
 use crate::request::{FUA, Op, Request};
 
-/// The error with which the request fails, if its server answers with this one.
+/// The error with which the request fails if its server answers with this error.
 #[cold]
 #[must_use]
 pub const fn told(request: &Request, errno: Errno) -> Errno {
     let writes = match request.op {
-        // What became durable is told by success alone.
+        // Only a successful flush says which data is durable.
         Op::Flush => return Errno::EIO,
         Op::Write if request.flags & FUA != 0 => return Errno::EIO,
         Op::Read => false,

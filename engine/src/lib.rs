@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! What happens to a request and to a device, as pure state machines.
+//! The state machines of requests and devices, as pure code.
 //!
 //! The engine knows no clock, no lock, no allocation and no I/O. It works on storage that the caller hands
-//! in, under whatever lock the caller chose, and answers with *effects*: "wake one server", "end the
-//! request of this tag with this result". The same code runs in the kernel module (through `kernel/glue`)
+//! in, under the caller's lock, and returns *effects*: "wake one server", "end the request of this tag with
+//! this result". The same code runs in the kernel module (through `kernel/glue`)
 //! and on the host, under table tests, property tests and an exhaustive search of the small state space.
 //!
 //! | module | what it decides |
 //! |---|---|
 //! | [`request`] | the states of one request, and the handles that name it |
-//! | [`queue`] | which request is fetched when, whose answer is accepted, who is woken |
-//! | [`cache`] | what is lost with a server's cache, and which flushes fail for it; [`loss`] is the part of one queue |
+//! | [`queue`] | which request is fetched next, which answer is accepted, which server is woken |
+//! | [`cache`] | which writes are lost with a server's cache, and which flushes fail because of it; [`loss`] is the part of one queue |
 //! | [`device`] | the life of a device: its servers, the grace after the last one, its teardown |
 //! | [`registry`] | names, handles and the order of devices |
-//! | [`failure`] | with which error a request fails |
+//! | [`failure`] | the error with which a request fails |
 //! | [`name`] | which names a device may have |
 //! | [`v1`] | interface version 1 in terms of the above |
 //! | [`v2`] | interface version 2 in terms of the above |
 //!
 //! # Panics
 //!
-//! None: the kernel object is linked without `core`'s code, so a reachable panic does not link. Indices are
-//! checked with `get`, and arithmetic that can overflow is written as `checked_` or `wrapping_`.
+//! The engine cannot panic: the kernel object is linked without `core`'s code, so a reachable panic does not link.
+//! Indices are checked with `get`, and arithmetic that can overflow uses `checked_` or `wrapping_` functions.
 #![no_std]
 #![forbid(unsafe_code)]
 #![deny(

@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! One queue of a device: which request is fetched when, whose answer is accepted, who is woken.
+//! One queue of a device: which request is fetched next, which answer is accepted, which server is woken.
 //!
-//! Every method is called with the queue's lock held by the caller, who carries out the returned effects:
+//! Every method is called with the queue's lock held. The caller carries out the returned effects:
 //!
-//! * [`Wake`]: take so many waiters off the list of sleeping servers before the lock is dropped, and wake them. If it
-//!   says so, call [`Queue::look_after`] after [`LOOK_MS`].
+//! * [`Wake`]: take this many waiters off the list of sleeping servers before the lock is dropped, and wake them. If
+//!   it says so, call [`Queue::look_after`] after [`LOOK_MS`].
 //! * [`End`]: end the block request of that tag with that result, after the lock is dropped. The engine has
-//!   already forgotten it, so nobody else can end it too, and who drops the `End` leaks the block request.
+//!   already forgotten it, so nobody else can end it, too. Dropping the `End` leaks the block request.
 //!
-//! # Who sleeps, who is woken
+//! # Sleeping and waking
 //!
-//! A server that finds no work calls [`Queue::wait`] and sleeps. It says how many requests it takes at a time, its
-//! *room*. Whenever work is queued, servers are woken until those on their way have room for it: a request wakes one
-//! server, a burst as many as it needs, and a queue whose servers are busy wakes none. A woken server that arrives
-//! takes what it wants and looks whether what is left needs others.
+//! A server that finds no work calls [`Queue::wait`] and sleeps. It states how many requests it takes at a time, its
+//! *room*. When work is queued, servers are woken until the woken ones have room for it: a request wakes one server, a
+//! burst as many as it needs, and a queue whose servers are busy wakes none. A woken server that arrives fetches its
+//! requests, and wakes others if the rest needs them.
 //!
 //! A woken server may get no processor for long (a throttled group, a low priority). So while work is queued, servers
-//! sleep and wake-ups are under way, the queue is looked after every [`LOOK_MS`]. If no woken server arrived between
-//! two looks, the wake-ups under way count no more, and others are woken instead. Servers that are only woken to be
-//! sent away ([`Queue::wake_all`]) are never counted: nobody waits for their arrival.
+//! sleep and wake-ups are under way, the queue is checked every [`LOOK_MS`]. If no woken server arrived between two
+//! checks, the wake-ups under way no longer count, and others are woken instead. Servers that are only woken to be
+//! sent away ([`Queue::wake_all`]) never count, because nobody waits for their arrival.
 
 use crate::cache::Cache;
 use crate::device::{Phase, Policy};
@@ -29,56 +29,56 @@ use crate::request::{
     FUA, Handle, MAX_DEPTH, MAYBE_EXECUTED, NO_TAG, OP_ID_TAG_BITS, Op, Request, Slot, State,
 };
 
-/// Most servers that are woken at once; those who arrive wake the others.
+/// Most servers to wake at once. Servers that arrive wake the others.
 pub const MOST_WAKES: u32 = 8;
 /// Most requests that one wake-up counts for, however many its server takes at a time.
 pub const MOST_ROOM: u32 = 16;
-/// From one look after the wake-ups under way to the next, in milliseconds.
+/// Time between two checks of the wake-ups under way, in milliseconds.
 pub const LOOK_MS: u32 = 20;
 
-/// Which sleeping servers the caller must wake.
+/// The sleeping servers that the caller must wake.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct Wake {
-    /// How many servers, all of which sleep; at most [`MOST_WAKES`].
+    /// Number of servers, all of which sleep; at most [`MOST_WAKES`].
     pub servers: u32,
-    /// Call [`Queue::look_after`] after [`LOOK_MS`]. Said once until then.
+    /// Call [`Queue::look_after`] after [`LOOK_MS`]. Set once until then.
     pub look: bool,
 }
 
 impl Wake {
-    /// Nobody.
+    /// Wake no server.
     pub const NONE: Self = Self { servers: 0, look: false };
 }
 
-/// A request that a server got.
+/// A request that a server fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fetched {
-    /// Names this tenure.
+    /// Handle of this tenure.
     pub handle: Handle,
-    /// What is asked for.
+    /// The request.
     pub request: Request,
-    /// It is a write whose data the server gets with it: COPYING until [`Queue::copied`].
+    /// The request is a write whose data comes with it: COPYING until [`Queue::copied`].
     pub copying: bool,
 }
 
-/// What a server that asked for work gets.
+/// Result of a fetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
     /// A request.
     Request(Fetched),
     /// A shutdown notice (version 1, `OP_SHUTDOWN_NOTICE`).
     Notice,
-    /// The device is gone; do not ask again.
+    /// The device is gone; do not fetch again.
     Gone,
-    /// Another server has taken over; do not ask again.
+    /// Another server has taken over; do not fetch again.
     Superseded,
-    /// Nothing: the caller may [`wait`](Queue::wait).
+    /// Nothing is queued: the caller may [`wait`](Queue::wait).
     Nothing,
 }
 
-/// End the block request of this tag with this result. Only a queue makes one, and it cannot be copied: whoever ends
-/// the block request uses it up.
+/// End the block request of this tag with this result. Only a queue makes this value, and it cannot be
+/// copied: ending the block request uses it up.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub struct End {
@@ -87,32 +87,32 @@ pub struct End {
 }
 
 impl End {
-    /// Whose block request.
+    /// Tag of the block request.
     #[inline]
     #[must_use]
     pub const fn tag(&self) -> u16 {
         self.tag
     }
 
-    /// What its submitter gets.
+    /// Result for the submitter.
     #[inline]
     pub const fn result(&self) -> Result<(), Errno> {
         self.result
     }
 
-    /// Both, for who ends the block request now.
+    /// Tag and result, for the caller that ends the block request now.
     #[inline]
     pub fn use_up(self) -> (u16, Result<(), Errno>) {
         (self.tag, self.result)
     }
 }
 
-/// What an answer leads to.
+/// Effect of an answer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The answer ends the request.
     End(End),
-    /// The request is COPYING: copy this much data in, then [`Queue::answered`] or [`Queue::copied`].
+    /// The request is COPYING: copy its data in, then call [`Queue::answered`] or [`Queue::copied`].
     CopyIn(Handle, Request),
 }
 
@@ -120,9 +120,9 @@ pub enum Answer {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Copied {
-    /// Its server keeps it, or the handle was stale.
+    /// The server keeps it, or the handle was stale.
     Kept,
-    /// It is QUEUED again: its server was declared dead.
+    /// It is QUEUED again, because its server was declared dead.
     Requeued,
     /// It failed meanwhile: end its block request.
     Ended(End),
@@ -140,24 +140,25 @@ impl Copied {
     }
 }
 
-/// What a deadline led to.
+/// Effect of a deadline.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Overdue {
-    /// No request is there: the block request was ended just now, or is refused and about to be. Its clock may go on.
+    /// No such request: the block request has just ended, or was refused and is about to end. Its timer may
+    /// continue.
     NotHere,
-    /// The request is about to be over.
+    /// The request is about to end.
     Over,
-    /// End its block request.
+    /// End the block request.
     End(End),
-    /// Whoever copies its data ends it.
+    /// The request is DOOMED; the thread that copies its data ends it.
     Doomed,
     /// It is QUEUED again.
     Requeued(Wake),
-    /// The server of this epoch is to be declared dead: the life of the device first, then
+    /// Declare the server of this epoch dead: first in the life of the device, then by
     /// [`Queue::declare_dead`] of each queue.
     ServerDead(u32),
-    /// It waits on: there is nobody to blame, or its copy will end soon.
+    /// It continues to wait: no server is to blame, or its copy will stop soon.
     Waits,
 }
 
@@ -166,86 +167,86 @@ pub enum Overdue {
 pub struct Outstanding {
     /// Its tag.
     pub tag: u16,
-    /// Where it is in its life.
+    /// State.
     pub state: State,
-    /// What is asked for.
+    /// The request.
     pub request: Request,
-    /// When it was submitted.
+    /// Time of the submission.
     pub submitted_ns: u64,
-    /// When it was fetched last; makes sense unless it is QUEUED.
+    /// Time of the last fetch; meaningless if it is QUEUED.
     pub fetched_ns: u64,
-    /// The server that fetched it last, and its thread, as above.
+    /// Epoch and thread of the last fetch, likewise.
     pub epoch: u32,
     /// See `epoch`.
     pub thread: u32,
 }
 
-/// When a request is late, and what happens then.
+/// Deadline and policy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Deadline {
-    /// What happens.
+    /// What happens to a late request.
     pub policy: Policy,
-    /// How long a server has for a request, in nanoseconds.
+    /// Time for a request, in nanoseconds.
     pub ns: u64,
 }
 
-/// Who calls, and when.
+/// The calling thread and the time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moment {
-    /// Of any monotonic clock.
+    /// Time of any monotonic clock.
     pub now_ns: u64,
     /// Number of the calling thread, for reports.
     pub thread: u32,
 }
 
-/// What a queue works with besides its own state.
+/// Data of the device and the caller that a queue uses.
 #[derive(Debug, Default)]
 pub struct Surroundings<'a> {
-    /// That of the device's servers, if they may have a volatile one.
+    /// The cache of the device's servers, if they may have a volatile one.
     pub cache: Option<&'a Cache>,
-    /// Where latencies are counted, if they are.
+    /// Where to count latencies, if at all.
     pub latencies: Option<&'a mut Latencies>,
-    /// Who calls, and when; counts for fetches, answers, deadlines and servers that attach.
+    /// Calling thread and time; used for fetches, answers, deadlines and attaching servers.
     pub moment: Moment,
-    /// Writes answered with these that may be in nothing but a cache.
+    /// Number of writes answered through this value that may be only in a cache.
     pub written: u32,
 }
 
-/// Why an answer is not accepted. The request it may have meant is untouched.
+/// Why an answer is refused. No request is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// No request with this name is with a server: late, twice, never fetched or invented.
+    /// This server holds no request of this handle: late, repeated, never fetched or invented.
     Stale,
-    /// The request is of another kind.
+    /// The answer is for another kind of request.
     WrongKind,
 }
 
-/// What happened so far; wraps.
+/// Counters; they wrap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Requests fetched, of each operation.
+    /// Requests fetched, by operation.
     pub fetched: [u64; Op::COUNT],
-    /// Requests that ended well, of each operation.
+    /// Requests that succeeded, by operation.
     pub committed: [u64; Op::COUNT],
-    /// Bytes of the requests of each operation that ended well.
+    /// Bytes of successful requests, by operation.
     pub bytes: [u64; Op::COUNT],
     /// Requests that a server failed.
     pub failed: u64,
     /// Requests that passed their deadline.
     pub expired: u64,
-    /// Requests taken back from servers that died.
+    /// Requests returned to the queue from a server that died or was late.
     pub requeued: u64,
-    /// Answers that named no request of the server's.
+    /// Answers with a stale handle.
     pub stale: u64,
-    /// Flushes that a server carried out, and that failed because writes before it were lost with a cache.
+    /// Flushes that a server carried out, but that failed because earlier writes were lost with a cache.
     pub lost_flushes: u64,
-    /// Servers woken.
+    /// Wake-ups.
     pub wakeups: u64,
-    /// Times that a server slept.
+    /// Sleeps of servers.
     pub sleeps: u64,
 }
 
-/// A request that is HELD by who named it, for as long as he holds the lock.
+/// A request that is HELD by the server in `handle`, while the caller holds the lock.
 #[derive(Debug)]
 pub struct Held<'a, 'b> {
     state: &'a mut QueueState,
@@ -255,7 +256,7 @@ pub struct Held<'a, 'b> {
 }
 
 impl Held<'_, '_> {
-    /// What it asks for.
+    /// The request.
     #[inline]
     #[must_use]
     pub const fn request(&self) -> &Request {
@@ -281,19 +282,20 @@ pub struct QueueState {
     phase: Phase,
     /// The server that gets requests.
     epoch: u32,
-    /// Since when it does.
+    /// When it attached.
     attached_ns: u64,
-    /// Servers before this one are dead.
+    /// Servers before this epoch are dead.
     oldest: u32,
-    /// Servers from this one on share a cache.
+    /// Servers from this epoch on share a cache.
     cache_from: u32,
-    /// Era of the cache of the last answered write that may be in nothing else; 0: none.
+    /// Era of the last answered write that may be only in the cache; 0: none.
     unflushed: u64,
     /// When the last of such writes was answered or had ended.
     unflushed_ns: u64,
-    /// Such writes whose block requests are not ended yet.
+    /// Number of such writes whose block requests have not ended.
     unended: u32,
-    /// Writes of servers before `cache_from` whose block requests are not ended, although a flush has covered them.
+    /// Writes of servers before `cache_from` that a flush has covered, but whose block requests have not
+    /// ended.
     covered: u32,
     /// How far this queue's flushes have reported a loss.
     loss: QueueLoss,
@@ -305,18 +307,18 @@ pub struct QueueState {
     held: u32,
     /// Servers on the list of waiters.
     waiting: u32,
-    /// Servers taken off the list that have not arrived yet, as far as they are waited for.
+    /// Servers taken off the list that have not arrived yet and are still counted on.
     waking: u32,
-    /// Requests that one of them takes, as the last one to sleep said.
+    /// Requests that one of them takes, as the last server to sleep stated.
     room: u32,
-    /// Those that arrived, which wraps, and how many they were at the last look after the wake-ups under way.
+    /// Number of arrivals, which wraps, and its value at the last check of the wake-ups under way.
     arrived: u32,
     arrived_before: u32,
-    /// The caller was asked to look after the wake-ups under way.
+    /// The caller was asked to check the wake-ups under way.
     looked_after: bool,
-    /// Shutdown notices to hand out.
+    /// Shutdown notices to give out.
     notices: u32,
-    /// Answers accepted so far, the measure of a server's progress.
+    /// Number of accepted answers, which measures a server's progress.
     answers: u64,
     counters: Counters,
 }
@@ -363,13 +365,13 @@ impl Default for QueueState {
 }
 
 impl QueueState {
-    /// Whether writes that may be in nothing but a cache are answered, and their block requests not ended.
+    /// Whether writes that may be only in a cache are answered, while their block requests have not ended.
     const fn has_unended(&self) -> bool {
         self.unended > 0 || self.covered > 0
     }
 }
 
-/// A queue: its state and its slots, borrowed from the caller for as long as he holds the lock.
+/// A queue: its state and its slots, borrowed while the caller holds the lock.
 #[derive(Debug)]
 pub struct Queue<'a> {
     state: &'a mut QueueState,
@@ -378,38 +380,38 @@ pub struct Queue<'a> {
 }
 
 impl<'a> Queue<'a> {
-    /// Joins a queue's parts. `slots` has one entry per tag, at most [`MAX_DEPTH`].
+    /// Combines a queue's parts. `slots` has one entry per tag, at most [`MAX_DEPTH`].
     pub const fn new(state: &'a mut QueueState, slots: &'a mut [Slot]) -> Self {
         debug_assert!(slots.len() <= MAX_DEPTH as usize);
         let moment = Moment { now_ns: 0, thread: 0 };
         Self { state, slots, around: Surroundings { cache: None, latencies: None, moment, written: 0 } }
     }
 
-    /// The same queue, with what is around it.
+    /// Adds the data of the device and the caller.
     #[inline]
     #[must_use]
     pub fn within(self, around: Surroundings<'a>) -> Self {
         Self { around, ..self }
     }
 
-    /// The phase that [`set_phase`](Self::set_phase) set last.
+    /// The phase set by [`set_phase`](Self::set_phase).
     #[must_use]
     pub const fn phase(&self) -> Phase {
         self.state.phase
     }
 
-    /// Moves the queue to another phase. In one that takes no requests, submissions are refused; the caller
-    /// then ends what is there with [`fail_next`](Self::fail_next).
+    /// Moves the queue to another phase. A phase that accepts no requests refuses submissions; the caller
+    /// then ends the existing requests with [`fail_next`](Self::fail_next).
     pub const fn set_phase(&mut self, phase: Phase) {
         self.state.phase = phase;
     }
 
-    /// Gives the requests to another server from now on; those that the old one has stay with it, unless it is
-    /// dead. What the old one's cache had and this one's has not, because its cache is another one, is lost. The caller
-    /// wakes all, so that the old one's threads go.
+    /// Gives the requests to another server from now on. The old server keeps the requests that it holds,
+    /// unless it is dead. If the new server does not have the old one's cache, writes that were only in that
+    /// cache are lost. The caller wakes all sleepers, so that the old server's threads leave.
     pub fn attach(&mut self, epoch: u32, cache_survived: bool) {
         self.state.epoch = epoch;
-        // Those under way are for threads of the old one.
+        // The wake-ups under way are for threads of the old server.
         self.state.waking = 0;
         self.state.attached_ns = self.around.moment.now_ns;
         if cache_survived {
@@ -423,12 +425,12 @@ impl<'a> Queue<'a> {
                 cache.lose_unended(unended.into());
                 cache.lose(self.state.unflushed_ns);
             }
-            // A flush has covered them before their ends were told.
+            // A flush has covered these writes before their end was reported.
             _ => self.state.covered = self.state.covered.wrapping_add(unended),
         }
     }
 
-    /// Whether a server would get something, be it a goodbye.
+    /// Whether a fetch of this server would return something, including a goodbye.
     #[must_use]
     pub fn has_work(&self, epoch: u32) -> bool {
         self.state.queued > 0
@@ -437,62 +439,62 @@ impl<'a> Queue<'a> {
             || self.superseded(epoch)
     }
 
-    /// Whether another server has taken over from this one, or may: it was declared dead.
+    /// Whether this server was superseded or declared dead.
     #[inline]
     #[must_use]
     pub const fn superseded(&self, epoch: u32) -> bool {
         self.state.epoch != epoch || epoch < self.state.oldest
     }
 
-    /// What happened so far.
+    /// The counters.
     #[must_use]
     pub const fn counters(&self) -> &Counters {
         &self.state.counters
     }
 
-    /// Requests that a server has.
+    /// Number of requests that servers hold.
     #[must_use]
     pub const fn held(&self) -> u32 {
         self.state.held
     }
 
-    /// Requests that are not FREE.
+    /// Number of requests that are not FREE.
     #[must_use]
     pub const fn outstanding(&self) -> u32 {
         self.state.queued.wrapping_add(self.state.held)
     }
 
-    /// Requests that wait for a server.
+    /// Number of queued requests.
     #[must_use]
     pub const fn queued(&self) -> u32 {
         self.state.queued
     }
 
-    /// Servers that sleep and have not been chosen to be woken.
+    /// Number of sleeping servers that have not been chosen to be woken.
     #[must_use]
     pub const fn waiting(&self) -> u32 {
         self.state.waiting
     }
 
-    /// Wake-ups under way.
+    /// Number of wake-ups under way.
     #[must_use]
     pub const fn waking(&self) -> u32 {
         self.state.waking
     }
 
-    /// Answers accepted since the queue was made.
+    /// Number of answers accepted since the queue was created.
     #[must_use]
     pub const fn answers(&self) -> u64 {
         self.state.answers
     }
 
-    /// FREE to QUEUED, submitted at this time. `last` is false when the submitter is about to submit more and will then either
-    /// submit with `last` or call [`announce`](Self::announce): only that wakes a server.
+    /// FREE to QUEUED. `last` is false if the submitter submits more requests at once, and then either passes
+    /// `last` or calls [`announce`](Self::announce). Only these wake a server.
     ///
     /// # Errors
     ///
-    /// `EIO` when the device takes no more requests, or `tag` is out of range or in use; the caller fails
-    /// the block request himself.
+    /// `EIO` if the device accepts no requests, or if `tag` is out of range or in use. The caller then fails
+    /// the block request.
     #[inline]
     pub fn submit(&mut self, tag: u16, request: Request, now_ns: u64, last: bool) -> Result<Wake, Errno> {
         if !self.state.phase.takes_requests() {
@@ -509,8 +511,8 @@ impl<'a> Queue<'a> {
         Ok(if last { self.announce() } else { Wake::NONE })
     }
 
-    /// Makes requests submitted without `last` known to the sleeping servers; also wakes others for what a server that
-    /// arrived has left.
+    /// Announces requests that were submitted without `last` to the sleeping servers. Also wakes other
+    /// servers for requests that an arrived server has left.
     #[inline]
     pub const fn announce(&mut self) -> Wake {
         let state = &mut *self.state;
@@ -525,7 +527,7 @@ impl<'a> Queue<'a> {
             servers = servers.wrapping_add(1);
         }
         state.counters.wakeups = state.counters.wakeups.wrapping_add(servers as u64);
-        // With nobody left to wake there is nothing to look after.
+        // Without a sleeping server there is nothing to check.
         let look = state.waiting > 0 && !state.looked_after;
         if look {
             state.looked_after = true;
@@ -534,7 +536,7 @@ impl<'a> Queue<'a> {
         Wake { servers, look }
     }
 
-    /// Looks after the wake-ups under way, [`LOOK_MS`] after the caller was asked to.
+    /// Checks the wake-ups under way, [`LOOK_MS`] after the caller was asked to.
     pub const fn look_after(&mut self) -> Wake {
         let state = &mut *self.state;
         state.looked_after = false;
@@ -544,9 +546,9 @@ impl<'a> Queue<'a> {
         self.announce()
     }
 
-    /// What a server that asks now gets: goodbye, a notice, the oldest request, or nothing. A write of at
-    /// most `room` bytes comes with its data. When the server has taken all that it wants, it calls
-    /// [`announce`](Self::announce) in the same critical section.
+    /// Fetches for a server: goodbye, a notice, the oldest request, or nothing. A write of at most `room`
+    /// bytes comes with its data. When the server has fetched enough, it calls [`announce`](Self::announce)
+    /// in the same critical section.
     #[inline]
     pub fn fetch(&mut self, epoch: u32, room: u64) -> Work {
         if self.state.phase == Phase::Gone {
@@ -562,7 +564,8 @@ impl<'a> Queue<'a> {
         self.fetch_more(epoch, room)
     }
 
-    /// As [`fetch`](Self::fetch), which gave this server a request just now, in the same critical section.
+    /// Like [`fetch`](Self::fetch), if that has just returned a request to this server in the same critical
+    /// section.
     #[inline]
     pub fn fetch_more(&mut self, epoch: u32, room: u64) -> Work {
         let tag = self.state.first;
@@ -595,11 +598,12 @@ impl<'a> Queue<'a> {
         Work::Request(Fetched { handle, request, copying })
     }
 
-    /// The caller, who takes `room` requests at a time, is now on the list of sleeping servers. Called in the same
-    /// critical section in which [`fetch`](Self::fetch) gave [`Work::Nothing`].
+    /// The caller, which takes `room` requests at a time, is now on the list of sleeping servers. Called in
+    /// the same critical section in which [`fetch`](Self::fetch) returned [`Work::Nothing`].
     #[inline]
     pub const fn wait(&mut self, room: u32) {
-        // Servers of one queue are alike; where they are not, a wake-up too many or one that follows does no harm.
+        // The servers of one queue are usually alike. Otherwise a wake-up too many, or a late one, does no
+        // harm.
         self.state.room = match room {
             0 => 1,
             1..=MOST_ROOM => room,
@@ -609,36 +613,36 @@ impl<'a> Queue<'a> {
         self.state.counters.sleeps = self.state.counters.sleeps.wrapping_add(1);
     }
 
-    /// A server that a [`Wake`] woke is up. It asks for work in the same critical section, or, if it must leave (a
-    /// fatal signal), passes the wake-up on as [`announce`](Self::announce) says.
+    /// A server that a [`Wake`] woke has the lock. It fetches in the same critical section, or, if it must
+    /// leave (a fatal signal), passes the wake-up on with [`announce`](Self::announce).
     #[inline]
     pub const fn arrive(&mut self, epoch: u32) {
-        // Wake-ups of a server that lost the device are not counted any more.
+        // Wake-ups of a server that lost the device are no longer counted.
         if !self.superseded(epoch) {
             self.state.waking = self.state.waking.saturating_sub(1);
             self.state.arrived = self.state.arrived.wrapping_add(1);
         }
     }
 
-    /// A server left the list of sleeping servers on its own (a signal), without having been woken.
+    /// A server left the list of sleeping servers by itself (a signal), without a wake-up.
     #[inline]
     pub const fn leave(&mut self) {
         self.state.waiting = self.state.waiting.saturating_sub(1);
     }
 
-    /// Asks for one shutdown notice for some server.
+    /// Requests one shutdown notice for some server.
     pub const fn notify(&mut self) -> Wake {
         self.state.notices = self.state.notices.saturating_add(1);
         self.announce()
     }
 
-    /// The caller wakes all sleeping servers, for a goodbye. They ask for work without [`arrive`](Self::arrive), and
-    /// no wake-up is counted for them: who is only sent away may take its time.
+    /// The caller wakes all sleeping servers, for a goodbye. They fetch without [`arrive`](Self::arrive), and
+    /// no wake-up is counted for them, because nobody waits for a thread that is sent away.
     pub const fn wake_all(&mut self) {
         self.state.waiting = 0;
     }
 
-    /// The handle a version 1 `op_id` names, if its request is with a server.
+    /// The handle for a version 1 `op_id`, if a server holds that request.
     #[must_use]
     pub fn handle_of(&self, op_id: u32) -> Option<Handle> {
         let tag = u16::try_from(op_id & 1_u32.wrapping_shl(OP_ID_TAG_BITS).wrapping_sub(1)).ok()?;
@@ -647,12 +651,12 @@ impl<'a> Queue<'a> {
         (slot.state == State::Held && handle.op_id() == op_id).then_some(handle)
     }
 
-    /// An answer to the request that `handle` names: HELD to FREE, or to COPYING when a read's data must be
-    /// copied in first. `ok` is false when the server reports failure.
+    /// An answer to the request of `handle`: HELD to FREE, or to COPYING if a read's data must be copied in
+    /// first. `ok` is false if the server reports a failure.
     ///
     /// # Errors
     ///
-    /// See [`Refused`]; nothing changed.
+    /// See [`Refused`]; nothing is changed.
     #[inline]
     pub fn answer(&mut self, handle: Handle, op: Op, ok: bool) -> Result<Answer, Refused> {
         let held = self.answered_by(handle)?;
@@ -667,11 +671,11 @@ impl<'a> Queue<'a> {
         Ok(Answer::End(held.finish(if ok { Ok(()) } else { Err(Errno::EIO) })))
     }
 
-    /// The request that `handle` names, if it is HELD.
+    /// The request of `handle`, if it is HELD.
     ///
     /// # Errors
     ///
-    /// [`Refused::Stale`] when it is not with this server.
+    /// [`Refused::Stale`] if this server does not hold it.
     #[inline]
     pub fn held_by(&mut self, handle: Handle) -> Result<Held<'_, 'a>, Refused> {
         match self.slots.get_mut(usize::from(handle.tag)) {
@@ -682,11 +686,11 @@ impl<'a> Queue<'a> {
         }
     }
 
-    /// As [`held_by`](Self::held_by), for an answer: one that comes too late is counted.
+    /// Like [`held_by`](Self::held_by), for an answer: counts a stale handle.
     ///
     /// # Errors
     ///
-    /// As [`held_by`](Self::held_by).
+    /// Like [`held_by`](Self::held_by).
     #[inline]
     pub fn answered_by(&mut self, handle: Handle) -> Result<Held<'_, 'a>, Refused> {
         match self.slots.get_mut(usize::from(handle.tag)) {
@@ -700,29 +704,29 @@ impl<'a> Queue<'a> {
         }
     }
 
-    /// An answer with nothing to copy: HELD to FREE.
+    /// An answer without a copy: HELD to FREE.
     ///
     /// # Errors
     ///
-    /// [`Refused::Stale`] when it is not with this server; nothing changed.
+    /// [`Refused::Stale`] if this server does not hold the request; nothing is changed.
     #[inline]
     pub fn finish(&mut self, handle: Handle, result: Result<(), Errno>) -> Result<End, Refused> {
         self.held_by(handle).map(|held| held.finish(result))
     }
 
-    /// HELD to COPYING: the copy goes on after a page fault was served.
+    /// HELD to COPYING: the copy continues after a page fault.
     ///
     /// # Errors
     ///
-    /// [`Refused::Stale`] when the request is not with this server any more.
+    /// [`Refused::Stale`] if the server no longer holds the request.
     pub fn pin(&mut self, handle: Handle) -> Result<(), Refused> {
         self.held_by(handle).map(Held::pin)
     }
 
-    /// The copy stopped and the server keeps the request: COPYING to HELD, or DOOMED to FREE. If the server was
-    /// declared dead meanwhile the request is QUEUED again and the handle stale, so the caller
-    /// [`announce`](Self::announce)s before he drops the lock. Only called by whoever made the copy; a stale handle
-    /// changes nothing.
+    /// The copy stopped and the server keeps the request: COPYING to HELD, or DOOMED to FREE. If the server
+    /// was declared dead meanwhile, the request is QUEUED again and the handle is stale, and the caller calls
+    /// [`announce`](Self::announce) before it drops the lock. Only the thread that made the copy calls this.
+    /// A stale handle changes nothing.
     #[inline]
     pub fn copied(&mut self, handle: Handle) -> Copied {
         let slot = match self.slots.get_mut(usize::from(handle.tag)) {
@@ -743,10 +747,10 @@ impl<'a> Queue<'a> {
         }
     }
 
-    /// All data of an answer is copied in: COPYING to FREE with success, or DOOMED to FREE with `EIO`, which is no answer. Only
-    /// called by whoever made the copy; a stale handle changes nothing.
+    /// All data of an answer is copied in: COPYING to FREE with success, or DOOMED to FREE with `EIO`, which
+    /// counts as no answer. Only the thread that made the copy calls this. A stale handle changes nothing.
     #[inline(always)]
-    #[expect(clippy::inline_always, reason = "see end_answered, of which it is part")]
+    #[expect(clippy::inline_always, reason = "it is a part of end_answered, which see")]
     #[must_use]
     pub fn answered(&mut self, handle: Handle) -> Option<End> {
         let slot = self.slots.get_mut(usize::from(handle.tag))?;
@@ -755,28 +759,28 @@ impl<'a> Queue<'a> {
         }
         match slot.state {
             State::Copying => Some(end_answered(self.state, &mut self.around, slot, handle.tag, Ok(()))),
-            // No answer any more.
+            // The request has failed, so this is no answer.
             State::Doomed => Some(free(self.state, slot, handle.tag, Err(Errno::EIO))),
             State::Free | State::Queued | State::Held => None,
         }
     }
 
-    /// Writes answered through this value that may be in nothing but a cache: when their block requests are ended
-    /// [`ended`](Self::ended) is to be told.
+    /// Number of writes answered through this value that may be only in a cache. When their block requests
+    /// have ended, the caller must call [`ended`](Self::ended).
     #[inline]
     #[must_use]
     pub const fn written(&self) -> u32 {
         self.around.written
     }
 
-    /// The block requests of so many such writes, which the server of `epoch` answered, are ended: their submitters know by
-    /// now. Until here no flush can be relied on for what of it is lost, or will be.
+    /// The block requests of this many such writes, which the server of `epoch` answered, have ended, so
+    /// their submitters know. Before that, no submitter can rely on a flush for these writes.
     #[cold]
     pub fn ended(&mut self, epoch: u32, written: u32) {
         let Some(cache) = self.around.cache else { return };
         let now_ns = self.around.moment.now_ns;
         if epoch < self.state.cache_from {
-            // Which are which does not matter: the last of all to end is the one that counts.
+            // It does not matter which writes these are: only the last end counts.
             let covered = self.state.covered.min(written);
             self.state.covered = self.state.covered.wrapping_sub(covered);
             let lost = written.wrapping_sub(covered);
@@ -785,16 +789,16 @@ impl<'a> Queue<'a> {
             }
         } else {
             self.state.unended = self.state.unended.saturating_sub(written);
-            // Whoever read the clock first need not be here first.
+            // Threads may get here in another order than that in which they read the clock.
             self.state.unflushed_ns = self.state.unflushed_ns.max(now_ns);
         }
         let unended = self.state.has_unended();
         self.state.loss.writes_ended(cache.losses(), now_ns, unended);
     }
 
-    /// The server could not be given the request: HELD back to QUEUED, as the oldest. A handle that is stale
-    /// meanwhile changes nothing. Nor does one whose request is COPYING or DOOMED: somebody answers it, maybe
-    /// before he was told its name, and its pages are his until he is done.
+    /// The server could not be given the request: HELD back to QUEUED, as the oldest. A stale handle changes
+    /// nothing. Neither does the handle of a COPYING or DOOMED request: another thread answers it, perhaps
+    /// with a guessed handle, and needs its pages.
     pub fn unfetch(&mut self, handle: Handle) -> Wake {
         match self.slots.get_mut(usize::from(handle.tag)) {
             Some(slot) if slot.is_held_by(handle) => {
@@ -807,21 +811,22 @@ impl<'a> Queue<'a> {
         }
     }
 
-    /// The server of `epoch` is dead, and none of its calls is under way: what it HELD is QUEUED again as the
-    /// oldest, marked as maybe executed. `each` is called with the tag of each.
+    /// The server of `epoch` is dead, and none of its calls is running: the requests that it HELD are QUEUED
+    /// again as the oldest, marked as maybe executed. Calls `each` with the tag of each.
     pub fn requeue(&mut self, epoch: u32, each: impl FnMut(u16)) -> Wake {
         self.take_back_if(|slot| slot.epoch == epoch, each);
         self.announce()
     }
 
-    /// The server of `epoch` is dead as far as the device goes, and with it all before it: they get nothing any more,
-    /// what they HELD is QUEUED again as by [`requeue`](Self::requeue), and what is COPYING follows when the copy
-    /// stops. The caller [wakes all](Self::wake_all): their threads go, and those of a newer server see what is queued.
+    /// Declares the server of `epoch`, and all earlier ones, dead. They get nothing any more. Their HELD
+    /// requests are QUEUED again as by [`requeue`](Self::requeue), and their COPYING requests follow when the
+    /// copies stop. The caller [wakes all](Self::wake_all) sleepers: the servers' threads leave, and those of
+    /// a newer server see the queued requests.
     pub fn declare_dead(&mut self, epoch: u32, each: impl FnMut(u16)) {
         let next = epoch.saturating_add(1);
         self.state.oldest = self.state.oldest.max(next);
         if self.is_dead(self.state.epoch) {
-            // Those under way are for threads of the dead one.
+            // The wake-ups under way are for threads of the dead server.
             self.state.waking = 0;
         }
         self.take_back_if(|slot| slot.epoch < next, each);
@@ -834,7 +839,7 @@ impl<'a> Queue<'a> {
     }
 
     fn take_back_if(&mut self, wanted: impl Fn(&Slot) -> bool, mut each: impl FnMut(u16)) {
-        // From the last on, so that the first tag is the oldest.
+        // From the last on, so that the first tag becomes the oldest.
         for index in (0..self.slots.len()).rev() {
             #[expect(clippy::cast_possible_truncation, reason = "there are at most MAX_DEPTH slots")]
             let tag = index as u16;
@@ -857,11 +862,12 @@ impl<'a> Queue<'a> {
         }
     }
 
-    /// The deadline of the request of `tag` has passed: [`Policy::Fail`] takes QUEUED and HELD to FREE and COPYING
-    /// to DOOMED, [`Policy::Requeue`] takes HELD to QUEUED. Unless the request is over, its clock starts anew.
+    /// The deadline of the request of `tag` has passed: [`Policy::Fail`] takes QUEUED and HELD to FREE and
+    /// COPYING to DOOMED, [`Policy::Requeue`] takes HELD to QUEUED. Unless the request has ended, its timer
+    /// starts again.
     ///
-    /// A server is only declared dead for time that it had itself: what a request waited for an earlier one does not
-    /// count.
+    /// A server is declared dead only for its own time: the time that a request waited for an earlier server
+    /// does not count.
     pub fn expire(&mut self, tag: u16, deadline: Deadline) -> Overdue {
         let Some(slot) = self.slots.get(usize::from(tag)) else { return Overdue::NotHere };
         let (state, epoch, submitted_ns) = (slot.state, slot.epoch, slot.submitted_ns);
@@ -882,7 +888,7 @@ impl<'a> Queue<'a> {
             {
                 Overdue::ServerDead(epoch)
             }
-            // It let the request wait for all that time.
+            // The server left the request in the queue for all that time.
             (Policy::DeclareDead, State::Queued)
                 if matches!(self.state.phase, Phase::Live)
                     && !self.is_dead(self.state.epoch)
@@ -894,16 +900,16 @@ impl<'a> Queue<'a> {
         }
     }
 
-    /// Whether a server could have answered a request of that age for as long as the deadline says.
+    /// Whether this server had the whole deadline for a request submitted at that time.
     const fn had_time(&self, epoch: u32, submitted_ns: u64, deadline: Deadline) -> bool {
-        // Those before the newest get no requests any more, so they have had this one for long.
+        // An older server gets no requests any more, so it has held this one for long.
         let newest = epoch == self.state.epoch;
         let attached_ns = self.state.attached_ns;
         let since = if newest && attached_ns > submitted_ns { attached_ns } else { submitted_ns };
         self.around.moment.now_ns.saturating_sub(since) >= deadline.ns
     }
 
-    /// An answer came that can be to no request of its server's: it is counted.
+    /// Counts an answer with a handle that cannot name a request of its server.
     pub const fn count_stale(&mut self) {
         self.state.counters.stale = self.state.counters.stale.wrapping_add(1);
     }
@@ -924,8 +930,8 @@ impl<'a> Queue<'a> {
         })
     }
 
-    /// Fails the first request at or after `from` that can be ended now, and dooms those being copied on
-    /// the way. Called in a loop, with the lock dropped in between, until `None`.
+    /// Fails the first request at or after `from` that can end now, and dooms COPYING requests on the way.
+    /// Called in a loop, with the lock dropped in between, until `None`.
     #[must_use]
     pub fn fail_next(&mut self, from: u16) -> Option<End> {
         let mut tag = from;
@@ -941,7 +947,7 @@ impl<'a> Queue<'a> {
     fn fail(&mut self, tag: u16) -> Option<End> {
         if self.slots.get(usize::from(tag))?.state == State::Queued {
             self.unlink(tag);
-            // Balances the count that `free` takes for a request a server has.
+            // Balances the count that `free` subtracts for a held request.
             self.state.held = self.state.held.wrapping_add(1);
         }
         let slot = self.slots.get_mut(usize::from(tag))?;
@@ -1008,7 +1014,7 @@ impl<'a> Queue<'a> {
 }
 
 #[inline(always)]
-#[expect(clippy::inline_always, reason = "it is most of what an answer costs, and two call it")]
+#[expect(clippy::inline_always, reason = "it is most of the cost of an answer, and has two callers")]
 fn end_answered(
     state: &mut QueueState,
     around: &mut Surroundings<'_>,
@@ -1038,7 +1044,7 @@ fn end_answered(
     free(state, slot, tag, result)
 }
 
-/// A server with a volatile cache answered a request with this result. What the submitter gets.
+/// A server with a volatile cache answered a request with this result. Returns the result for the submitter.
 #[inline(never)]
 fn cached(
     state: &mut QueueState,
@@ -1053,7 +1059,7 @@ fn cached(
     result?;
     let now_ns = around.moment.now_ns;
     match slot.request.op {
-        // A lost discard changes nothing that anybody may rely on.
+        // No submitter relies on a lost discard.
         Op::Read | Op::Discard | Op::Flush => {}
         Op::Write if slot.request.flags & FUA != 0 => {}
         Op::Write | Op::WriteZeroes | Op::SecureErase => {
@@ -1066,7 +1072,7 @@ fn cached(
                     state.loss.old_write_answered();
                 }
             } else {
-                // It is in a cache that no flush will reach.
+                // The write is in a cache that no flush will reach.
                 cache.lose_unended(1);
             }
         }
@@ -1074,8 +1080,9 @@ fn cached(
     Ok(())
 }
 
-/// A server with a volatile cache answered a flush with this result. What the submitter gets. A flush that the server
-/// failed tells its submitters of an error as well as one that fails for a loss.
+/// A server with a volatile cache answered a flush with this result. Returns the result for the submitters. A
+/// flush that the server failed tells its submitters of an error just as a flush that fails because of a
+/// loss.
 #[cold]
 fn flushed(
     state: &mut QueueState,

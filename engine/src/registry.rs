@@ -2,25 +2,25 @@
 //! Names, handles and the order of devices.
 //!
 //! Every method is called with the registry's lock held. A device is [reserved](Registry::reserve) by name
-//! before anything of it is made, [numbered](Registry::number) when all checks are passed,
-//! [published](Registry::publish) once it works, [sealed](Registry::seal) by the one caller who destroys it,
-//! [vacated](Registry::vacate) when its disk is deleted and its name free again, and [removed](Registry::remove)
-//! when its memory is freed. Only published devices are seen by look-ups and lists.
+//! before it is created, [numbered](Registry::number) when all checks have passed,
+//! [published](Registry::publish) once it works, [sealed](Registry::seal) by the caller that destroys it,
+//! [vacated](Registry::vacate) when its disk is deleted and its name is free again, and
+//! [removed](Registry::remove) when its memory is freed. Look-ups and lists only see published devices.
 
 use crate::errno::Errno;
 use crate::name::Name;
 
-/// Whether an entry is in use, and by what.
+/// State of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Reserved,
     Published,
     Sealed,
-    /// Its name is free, but somebody has its memory.
+    /// Its name is free, but its memory still exists.
     Vacated,
 }
 
-/// What the registry knows of one device.
+/// The registry's data about one device.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     stage: Stage,
@@ -42,7 +42,7 @@ pub struct RegistryState {
     last_order: u64,
 }
 
-/// Names one place of the registry, from [`Registry::reserve`] to [`Registry::remove`].
+/// Identifies one place of the registry, from [`Registry::reserve`] to [`Registry::remove`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlaceId(usize);
 
@@ -51,19 +51,19 @@ pub struct PlaceId(usize);
 pub struct Found {
     /// Its place.
     pub place: PlaceId,
-    /// What [`Registry::publish`] was given.
+    /// The value passed to [`Registry::publish`].
     pub device: u64,
     /// Its handle.
     pub handle: u32,
-    /// Version of the interface that serves it.
+    /// Interface version.
     pub version: u32,
     /// Its name.
     pub name: Name,
-    /// Goes up with every reservation.
+    /// Increases with every reservation.
     pub order: u64,
 }
 
-/// The registry: its state and its places, borrowed for as long as the caller holds the lock.
+/// The registry: its state and its places, borrowed while the caller holds the lock.
 #[derive(Debug)]
 pub struct Registry<'a> {
     state: &'a mut RegistryState,
@@ -71,16 +71,16 @@ pub struct Registry<'a> {
 }
 
 impl<'a> Registry<'a> {
-    /// Joins the registry's parts; as many devices as there are places can exist.
+    /// Combines the registry's parts. There can be as many devices as places.
     pub const fn new(state: &'a mut RegistryState, places: &'a mut [Place]) -> Self {
         Self { state, places }
     }
 
-    /// Takes a place and a name for a device to be. Both versions share the names.
+    /// Reserves a place and a name for a device. Both versions share the names.
     ///
     /// # Errors
     ///
-    /// `ENOSPC` when all places are taken, `EEXIST` when the name is.
+    /// `ENOSPC` if all places are in use, `EEXIST` if the name is in use.
     pub fn reserve(&mut self, name: Name, version: u32) -> Result<PlaceId, Errno> {
         let free = self.places.iter().position(|place| place.0.is_none()).ok_or(Errno::ENOSPC)?;
         if self
@@ -97,10 +97,10 @@ impl<'a> Registry<'a> {
         Ok(PlaceId(free))
     }
 
-    /// Gives a reserved device its handle: one above the last given, never 0, never one in use.
+    /// Gives a reserved device its handle: the last handle plus one, never 0, never one in use.
     pub fn number(&mut self, id: PlaceId) -> u32 {
         let mut handle = self.state.last_handle.wrapping_add(1);
-        // Ends: there are fewer places than numbers.
+        // The loop ends, because there are fewer places than handles.
         while handle == 0
             || self.places.iter().any(|place| place.0.is_some_and(|entry| entry.handle == handle))
         {
@@ -113,7 +113,7 @@ impl<'a> Registry<'a> {
         handle
     }
 
-    /// Makes a device visible. `device` is what look-ups give back.
+    /// Makes a device visible. Look-ups return `device`.
     pub fn publish(&mut self, id: PlaceId, device: u64) {
         if let Some(entry) = self.entry(id) {
             entry.stage = Stage::Published;
@@ -121,8 +121,8 @@ impl<'a> Registry<'a> {
         }
     }
 
-    /// Hides a device for its destruction; its name and place stay taken. Returns whether it was visible: only then it
-    /// is the caller who destroys it.
+    /// Hides a device for its destruction; its name and place stay reserved. Returns whether the device was
+    /// visible: only then does this caller destroy it.
     #[must_use]
     pub fn seal(&mut self, id: PlaceId) -> bool {
         match self.entry(id) {
@@ -134,7 +134,7 @@ impl<'a> Registry<'a> {
         }
     }
 
-    /// Frees a device's name. Its place and its handle stay taken.
+    /// Frees a device's name. Its place and its handle stay in use.
     pub fn vacate(&mut self, id: PlaceId) {
         if let Some(entry) = self.entry(id) {
             entry.stage = Stage::Vacated;
@@ -160,30 +160,30 @@ impl<'a> Registry<'a> {
         self.find(|entry| entry.stage == Stage::Published && entry.name == *name)
     }
 
-    /// The published device with this name, if it has this handle; 0: any. A name can be given again, a handle only
-    /// after all others.
+    /// The published device with this name, if it has this handle; 0: any. A name can be used again at once,
+    /// a handle only after all others.
     ///
     /// # Errors
     ///
-    /// `ENOENT` when there is no such name, `ESTALE` when it is another device's.
+    /// `ENOENT` if no device has this name, `ESTALE` if the device has another handle.
     pub fn meant(&self, name: &Name, handle: u32) -> Result<Found, Errno> {
         let found = self.by_name(name).ok_or(Errno::ENOENT)?;
         if handle == 0 || found.handle == handle { Ok(found) } else { Err(Errno::ESTALE) }
     }
 
-    /// The published device that comes next in the order of creation after `order`; 0 for the first.
+    /// The published device that follows `order` in the order of creation; 0 for the first one.
     #[must_use]
     pub fn after(&self, order: u64) -> Option<Found> {
         self.next(order, Stage::Published)
     }
 
-    /// As [`after`](Self::after), among the devices being destroyed.
+    /// Like [`after`](Self::after), for devices that are being destroyed.
     #[must_use]
     pub fn sealed_after(&self, order: u64) -> Option<Found> {
         self.next(order, Stage::Sealed)
     }
 
-    /// How many devices are published.
+    /// Number of published devices.
     #[must_use]
     pub fn count(&self) -> u32 {
         let published = |place: &&Place| place.0.is_some_and(|entry| entry.stage == Stage::Published);
@@ -230,13 +230,13 @@ impl Entry {
 }
 
 impl PlaceId {
-    /// The place as a number, for callers that keep it in memory of another language.
+    /// The place as a number, for C code that stores it.
     #[must_use]
     pub const fn to_raw(self) -> usize {
         self.0
     }
 
-    /// The inverse of [`to_raw`](Self::to_raw); a number of no place names nothing.
+    /// The inverse of [`to_raw`](Self::to_raw). An invalid number names no place.
     #[must_use]
     pub const fn from_raw(raw: usize) -> Self {
         Self(raw)
@@ -266,7 +266,8 @@ mod tests {
         assert_eq!(registry.number(third), u32::MAX);
         let fourth = registry.reserve(name(b'd'), 2).expect("room");
         assert_eq!(registry.number(fourth), 3, "neither 0 nor 1 and 2, which are in use");
-        // In use is in use, whatever its stage; one that is gone may be met again after the wrap.
+        // A handle in use is not given again, whatever the state of its device. A handle of a removed device
+        // may be, after the wrap.
         registry.publish(first, 1);
         assert!(registry.seal(first) && !registry.seal(first), "by one caller");
         registry.remove(second);

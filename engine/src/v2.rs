@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Interface version 2 in terms of the engine: what a create may ask for, what an answer leads to, and how a
-//! request is named and shown to a server.
+//! Interface version 2 in terms of the engine: the checks of a create, the effects of an answer, and the form
+//! of handles and requests for a server.
 
 use zosbd2_abi::v2 as abi;
 
@@ -11,7 +11,7 @@ use crate::name::Name;
 use crate::queue::Outstanding;
 use crate::request::{FUA, Handle, MAYBE_EXECUTED, NO_UNMAP, Op, Request, State};
 
-// Flags are passed on as they are.
+// Flags are passed on unchanged.
 const _: () = {
     assert!(abi::REQUEST_FUA == FUA as u32);
     assert!(abi::REQUEST_NO_UNMAP == NO_UNMAP as u32);
@@ -23,7 +23,7 @@ const _: () = {
     assert!(abi::OPERATIONS == Op::COUNT);
 };
 
-/// What the machine sets limits by.
+/// Properties of the machine that limit a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Machine {
     /// Number of CPUs.
@@ -53,11 +53,11 @@ const fn holds(condition: bool) -> Result<(), Errno> {
     if condition { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
-/// Whether the size of a device can be had.
+/// Checks the size of a device.
 ///
 /// # Errors
 ///
-/// `ERANGE` when it is none or too large, `EINVAL` when it is not a multiple of the logical block.
+/// `ERANGE` if it is 0 or too large, `EINVAL` if it is not a multiple of the logical block.
 pub fn check_size(size_bytes: u64, logical_block_size: u32) -> Result<(), Errno> {
     if size_bytes == 0 || size_bytes > abi::MAX_SIZE_BYTES {
         return Err(Errno::ERANGE);
@@ -70,7 +70,7 @@ fn check_serial(serial: &[u8; abi::SERIAL_BYTES]) -> Result<(), Errno> {
     holds(length < abi::SERIAL_BYTES && serial.iter().skip(length).all(|byte| *byte == 0))
 }
 
-/// What this `deadline_policy` means.
+/// Decodes a `deadline_policy`.
 #[must_use]
 pub const fn deadline_policy(number: u32) -> Option<Policy> {
     match number {
@@ -81,11 +81,11 @@ pub const fn deadline_policy(number: u32) -> Option<Policy> {
     }
 }
 
-/// Checks a create and fills in what 0 stands for. The device's number is not touched.
+/// Checks a create and replaces 0 by the defaults. Does not touch the device's handle.
 ///
 /// # Errors
 ///
-/// `ERANGE` for a number outside its range, `EINVAL` for one of the wrong form, for flags and for names.
+/// `ERANGE` for a number outside its range, `EINVAL` for an invalid form, invalid flags or an invalid name.
 pub fn check_create(create: &abi::Create, machine: Machine) -> Result<(Name, abi::Create), Errno> {
     let mut full = *create;
     holds(create.flags & !abi::CREATE_FLAGS == 0)?;
@@ -115,7 +115,7 @@ pub fn check_create(create: &abi::Create, machine: Machine) -> Result<(Name, abi
     full.depth = or(create.depth, abi::DEFAULT_DEPTH);
     within(full.depth, 1, abi::MAX_DEPTH)?;
     let tags = full.queues.checked_shl(tag_bits(full.depth)).ok_or(Errno::EOVERFLOW)?;
-    // `depth` is at most 2^10, so nothing was shifted out of a number of CPUs that is below 2^22.
+    // `depth` is at most 2^10, so the shift lost no bits for a number of CPUs below 2^22.
     holds(full.queues < 1 << 16 && tags <= abi::MAX_TAGS).map_err(|_| Errno::EOVERFLOW)?;
 
     full.discard_granularity = or(create.discard_granularity, full.physical_block_size);
@@ -124,7 +124,8 @@ pub fn check_create(create: &abi::Create, machine: Machine) -> Result<(Name, abi
     for most in [full.max_discard_bytes, full.max_write_zeroes_bytes, full.max_secure_erase_bytes] {
         holds(most.is_multiple_of(logical))?;
     }
-    // The block layer rounds the limit down to what can be discarded, and takes 0 for no limit.
+    // The block layer rounds the limit down to a multiple of the discard granularity, and takes 0 for no
+    // limit.
     let least = full.discard_granularity.max(full.physical_block_size);
     holds(full.max_discard_bytes == 0 || full.max_discard_bytes >= least)?;
     within(full.deadline_ms, 0, abi::MAX_MILLISECONDS)?;
@@ -134,20 +135,20 @@ pub fn check_create(create: &abi::Create, machine: Machine) -> Result<(Name, abi
     Ok((name, full))
 }
 
-/// The handles that a server gets of one queue, as numbers: the low bits of its epoch, the generation, then queue and
-/// tag.
+/// The handles of one queue for one server, as numbers: the low bits of the epoch, the generation, then queue
+/// and tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Handles {
-    /// What all of them have in common.
+    /// The bits that all of these handles have in common.
     common: u64,
-    /// Where they have it.
+    /// The position of these bits.
     mask: u64,
     queue: u32,
     epoch: u32,
 }
 
 impl Handles {
-    /// Those of a queue for the server of `epoch`. `tag_bits` is that of the device's depth.
+    /// The handles of a queue for the server of `epoch`. `tag_bits` depends on the device's depth.
     #[inline]
     #[must_use]
     pub const fn new(epoch: u32, queue: u32, tag_bits: u32) -> Self {
@@ -157,14 +158,14 @@ impl Handles {
         Self { common: (epoch as u64) << 48 | index as u64, mask, queue, epoch }
     }
 
-    /// The number of one of them.
+    /// The number of a handle.
     #[inline]
     #[must_use]
     pub const fn encode(&self, handle: Handle) -> u64 {
         self.common | (handle.generation as u64) << 16 | handle.tag as u64
     }
 
-    /// The handle that a number from the server names, if it may be one of these.
+    /// The handle for a number from the server, if the number is of the right form.
     #[inline]
     #[must_use]
     pub const fn decode(&self, raw: u64) -> Option<Handle> {
@@ -177,7 +178,7 @@ impl Handles {
     }
 }
 
-/// The queue and the handle that a number from the server of `epoch` names, if it may be one of its.
+/// The queue and the handle for a number from the server of `epoch`, if the number is of the right form.
 #[inline]
 #[must_use]
 pub const fn decode_handle(raw: u64, epoch: u32, tag_bits: u32) -> Option<(u32, Handle)> {
@@ -188,7 +189,7 @@ pub const fn decode_handle(raw: u64, epoch: u32, tag_bits: u32) -> Option<(u32, 
     }
 }
 
-/// What is in a number that names no request of the server that gave it, for those who trace.
+/// Decodes a number that names no request of its server, for tracing.
 #[must_use]
 pub const fn foreign_handle(raw: u64) -> Handle {
     #[expect(clippy::cast_possible_truncation, reason = "splits a word into its parts")]
@@ -196,7 +197,7 @@ pub const fn foreign_handle(raw: u64) -> Handle {
     Handle { tag, generation, epoch: epoch as u32 }
 }
 
-/// A request as a server sees it. `data`: where in the arena the data of a write is, if it is there.
+/// The form of a request for a server. `data`: offset of a write's data in the arena, if it is there.
 #[inline]
 #[must_use]
 pub fn describe(handles: &Handles, handle: Handle, request: &Request, data: Option<u64>) -> abi::Request {
@@ -212,11 +213,11 @@ pub fn describe(handles: &Handles, handle: Handle, request: &Request, data: Opti
     }
 }
 
-/// A request that is not answered, as a report has it.
+/// The form of an unanswered request in a report.
 #[must_use]
 pub const fn report(request: &Outstanding, now_ns: u64) -> abi::Outstanding {
     let state = match request.state {
-        // One that is FREE is not outstanding.
+        // A FREE request is not outstanding.
         State::Free | State::Queued => abi::OUTSTANDING_QUEUED,
         State::Held => abi::OUTSTANDING_HELD,
         State::Copying => abi::OUTSTANDING_COPYING,
@@ -237,39 +238,39 @@ pub const fn report(request: &Outstanding, now_ns: u64) -> abi::Outstanding {
     }
 }
 
-/// What an answer leads to.
+/// Effect of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plan {
-    /// The request ends with this.
+    /// The request ends with this result.
     Finish(Result<(), Errno>),
-    /// Data is copied; then the request ends well, unless it is kept.
+    /// Data is copied; then the request succeeds, unless the server keeps it.
     Copy(Move),
 }
 
-/// A copy of data from the start of a request on.
+/// A copy of data from the start of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Move {
-    /// How many bytes.
+    /// Number of bytes.
     pub bytes: u32,
-    /// From where to where.
+    /// Direction.
     pub way: Way,
 }
 
-/// From where to where data is copied.
+/// Direction of a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// From the server to the request.
     In,
-    /// From the server to the request, whose rest is then zeroed.
+    /// From the server to the request; the rest of the request is zeroed.
     InAndZero,
     /// From the request to the server.
     Out,
-    /// From the request to the server, who keeps the request.
+    /// From the request to the server, which keeps the request.
     OutAndKeep,
 }
 
 impl Move {
-    /// Whether the server's memory is written to.
+    /// Whether the copy writes to the server's memory.
     #[inline]
     #[must_use]
     pub const fn to_server(self) -> bool {
@@ -281,7 +282,7 @@ impl Move {
     }
 }
 
-/// Checks what can be said of an answer before its request is known.
+/// Checks the parts of an answer that do not depend on its request.
 ///
 /// # Errors
 ///
@@ -297,15 +298,15 @@ pub const fn check_commit(commit: &abi::Commit) -> Result<(), Errno> {
     holds(commit.flags & !abi::COMMIT_FLAGS | unused == 0 && pieces)
 }
 
-/// What the answer `commit`, which [`check_commit`] found right, does to `request`.
+/// The effect of the answer `commit`, which [`check_commit`] accepted, on `request`.
 ///
 /// # Errors
 ///
-/// `EINVAL` when it makes no sense for this request, which stays as it is.
+/// `EINVAL` if the answer does not suit this request, which is not changed.
 #[inline]
 pub fn plan(request: &Request, commit: &abi::Commit) -> Result<Plan, Errno> {
     let has_address = commit.address != 0;
-    // The usual answer.
+    // The most frequent answer.
     if commit.flags == 0 && has_address && commit.result == i64::from(request.length) {
         match request.op {
             Op::Read => return Ok(Move::plan(request.length, Way::In)),
@@ -343,7 +344,7 @@ pub fn plan(request: &Request, commit: &abi::Commit) -> Result<Plan, Errno> {
     }
 }
 
-/// Checks what an enter asks for, besides its memory.
+/// Checks the argument of an ENTER, except for its memory.
 ///
 /// # Errors
 ///

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Each edge of the drawings, one by one: the shortest calls that take it, and the effect that comes of it.
-//! That there are no others is shown by the exhaustive search.
+//! Each edge of the drawings: the shortest calls that take it, and the resulting effect. The exhaustive
+//! search shows that there are no other edges.
 
 mod effect;
 
@@ -11,7 +11,7 @@ use zosbd2_engine::queue::{
 };
 use zosbd2_engine::request::{self, FUA, Handle, MAYBE_EXECUTED, Op, Request, Slot, State};
 
-/// The server of a queue that was never given to another.
+/// The epoch of a queue that has had only one server.
 const EPOCH: u32 = 0;
 const BYTES: u32 = 4096;
 
@@ -45,7 +45,7 @@ impl One {
         self.handle = Some(fetched.handle);
     }
 
-    /// Brings the tag into a state by the shortest way.
+    /// Brings the tag into a state in the shortest way.
     fn in_state(state: State) -> Self {
         let mut one = Self::new();
         match state {
@@ -96,7 +96,7 @@ fn ways(from: State, to: State) -> Vec<fn(&mut One)> {
         }],
         (State::Queued, State::Free) => vec![
             |one| assert_eq!(one.queue().expire(0, at_once(Policy::Fail)), Overdue::End(failed())),
-            // As every request is when the device fails.
+            // The state of every request when the device fails.
             |one| assert_eq!(one.queue().fail_next(0), Some(failed())),
         ],
         (State::Held, State::Free) => vec![
@@ -154,7 +154,7 @@ fn ways(from: State, to: State) -> Vec<fn(&mut One)> {
         }],
         (State::Copying, State::Doomed) => vec![
             |one| assert_eq!(one.queue().expire(0, at_once(Policy::Fail)), Overdue::Doomed),
-            // Nothing to end yet.
+            // Nothing can end yet.
             |one| assert_eq!(one.queue().fail_next(0), None),
         ],
         (State::Doomed, State::Free) => vec![
@@ -182,7 +182,7 @@ fn every_edge_of_a_request_can_be_taken() {
     }
 }
 
-/// A server that cannot be given its request meets another, who answers it already: who copies is left alone.
+/// A server cannot be given its request while another thread already answers it: the copy is not disturbed.
 #[test]
 fn what_is_copied_is_not_given_back() {
     for state in [State::Copying, State::Doomed] {
@@ -195,12 +195,12 @@ fn what_is_copied_is_not_given_back() {
     }
 }
 
-/// A deadline that gives no time.
+/// A deadline without any time.
 const fn at_once(policy: Policy) -> Deadline {
     Deadline { policy, ns: 0 }
 }
 
-/// A server is declared dead for the time that it had itself: its predecessor's is not its fault.
+/// A server is declared dead only for its own time, not for that of its predecessor.
 #[test]
 fn a_server_has_the_whole_deadline() {
     const DEADLINE: Deadline = Deadline { policy: Policy::DeclareDead, ns: 10 };
@@ -224,7 +224,7 @@ fn a_server_has_the_whole_deadline() {
         queue.set_phase(Phase::Live);
         queue.attach(2, false);
     });
-    // Queued, or held: it is not this server's 10 ns.
+    // Queued, or held: this server has not had its 10 ns.
     at(19, &mut |queue| assert_eq!(queue.expire(1, DEADLINE), Overdue::Waits));
     at(20, &mut |queue| {
         assert!(matches!(queue.fetch(2, 0), Work::Request(_)));
@@ -235,7 +235,7 @@ fn a_server_has_the_whole_deadline() {
         assert_eq!(queue.expire(0, DEADLINE), Overdue::ServerDead(2), "held");
         assert_eq!(queue.expire(1, DEADLINE), Overdue::ServerDead(2), "queued");
     });
-    // Who was taken over from gets nothing new: what it has it has had for long.
+    // A superseded server gets nothing new, so it has held its requests for long.
     at(23, &mut |queue| {
         queue.attach(3, false);
         assert_eq!(queue.expire(0, DEADLINE), Overdue::ServerDead(2));
@@ -243,7 +243,7 @@ fn a_server_has_the_whole_deadline() {
     });
 }
 
-/// One tenure's copy does not end another's.
+/// The copy of one tenure does not end that of another.
 #[test]
 fn a_copy_ends_only_its_own_tenure() {
     let mut one = One::in_state(State::Held);
@@ -261,14 +261,14 @@ fn a_copy_ends_only_its_own_tenure() {
     }
 }
 
-/// The server's request of the one tag.
+/// The server fetches the only tag's request.
 fn get(one: &mut One, epoch: u32) -> Request {
     let Work::Request(fetched) = one.queue().fetch(epoch, 0) else { panic!("nothing to fetch") };
     one.handle = Some(fetched.handle);
     fetched.request
 }
 
-/// A request of a dead server is marked for as long as it lives, and no longer.
+/// A request of a dead server stays marked as long as it exists, and no longer.
 #[test]
 fn a_requeued_request_is_marked() {
     let mut one = One::new();
@@ -295,8 +295,8 @@ fn a_requeued_request_is_marked() {
     assert_eq!(get(&mut one, 3), asked, "another request");
 }
 
-/// Nobody waits for threads of an older server: neither for those that are sent away, nor for one that was woken for a
-/// request before.
+/// The queue waits for no thread of an older server: neither for threads that are sent away, nor for one that
+/// was woken for an earlier request.
 #[test]
 fn threads_of_an_older_server_hold_nobody_up() {
     for woken_before in [false, true] {
@@ -315,7 +315,7 @@ fn threads_of_an_older_server_hold_nobody_up() {
         one.queue().wait(1);
         let request = Request { length: BYTES, ..Request::default() };
         assert_eq!(one.queue().submit(0, request, 0, true), Ok(Wake { servers: 1, look: false }));
-        // The old one comes late.
+        // The old thread comes late.
         if woken_before {
             one.queue().arrive(0);
         }
@@ -326,7 +326,7 @@ fn threads_of_an_older_server_hold_nobody_up() {
     }
 }
 
-/// So many servers are woken that they have room for what is queued, and no more than sleep.
+/// Enough servers are woken for the queued requests, and no more than sleep.
 #[test]
 fn servers_are_woken_as_the_backlog_needs() {
     for (room, sleepers, queued, servers) in [
@@ -349,13 +349,13 @@ fn servers_are_woken_as_the_backlog_needs() {
         }
         assert_eq!(woken, Wake { servers, look: servers < sleepers }, "{room} {sleepers} {queued}");
         assert_eq!((queue.waiting(), queue.waking()), (sleepers - servers, servers));
-        // The same once more changes nothing, but for who could not be woken at once.
+        // A repeated announcement only wakes servers that could not be woken at once.
         let more = queue.announce();
         assert_eq!(more.servers, if queued == 32 && room == 1 && sleepers > 8 { 8 } else { 0 });
     }
 }
 
-/// A woken server that gets no processor is waited for from one look to the next.
+/// The queue counts on a woken server without a processor only from one check to the next.
 #[test]
 fn a_server_without_a_processor_is_not_waited_for() {
     let (mut state, mut slots) = (QueueState::default(), [Slot::default(); 4]);
@@ -364,7 +364,7 @@ fn a_server_without_a_processor_is_not_waited_for() {
     queue.wait(1);
     let submit = |queue: &mut Queue<'_>, tag| queue.submit(tag, Request::default(), 0, true).expect("taken");
     assert_eq!(submit(&mut queue, 0), Wake { servers: 1, look: true });
-    // One that arrives is progress; another may be on its way.
+    // An arrival is progress; another one may be on its way.
     queue.arrive(0);
     assert!(matches!(queue.fetch(0, 0), Work::Request(_)));
     assert_eq!(submit(&mut queue, 1), Wake { servers: 1, look: false });
@@ -374,7 +374,7 @@ fn a_server_without_a_processor_is_not_waited_for() {
     queue.wait(1);
     assert_eq!(queue.announce(), Wake { servers: 0, look: true }, "two are on their way");
     assert_eq!(queue.look_after(), Wake { servers: 1, look: false }, "neither arrived");
-    // Those that arrive after all do no harm.
+    // Late arrivals do no harm.
     for _ in 0..3 {
         queue.arrive(0);
     }
@@ -392,7 +392,7 @@ fn served(terms: Terms) -> Life {
     life
 }
 
-/// Brings a device into a phase by the shortest way.
+/// Brings a device into a phase in the shortest way.
 fn in_phase(phase: Phase) -> Life {
     let mut life = served(TERMS);
     match phase {
@@ -429,7 +429,7 @@ fn device_ways(from: Phase, to: Phase) -> Vec<fn(&mut Life)> {
                 *life = served(Terms { auto_destroy: true, ..NO_GRACE });
                 assert_eq!(life.detach(1, 0), Change::Destroy);
             },
-            // Never started: nobody who could wait, nobody who would miss it.
+            // Never started: no submitter could wait for a server.
             |life| {
                 *life = Life::new(TERMS);
                 assert_eq!((life.attach(false), life.detach(1, 0)), (Ok(1), Change::Destroy));
@@ -455,7 +455,7 @@ fn device_ways(from: Phase, to: Phase) -> Vec<fn(&mut Life)> {
         }
         (Phase::Draining, Phase::Failing) => vec![
             |life| assert_eq!(life.detach(1, 0), Change::Fail),
-            // The server had its time.
+            // The server has had its time.
             |life| assert_eq!(life.tick(DRAIN_TOTAL_MS, 0, 1), Change::Fail),
         ],
         (Phase::Draining | Phase::Failing, Phase::Gone) => vec![Life::gone],

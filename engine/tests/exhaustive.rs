@@ -2,23 +2,22 @@
 //! Exhaustive search of the small state space: two tags, two serving threads, two servers, every input in every
 //! state, until no state is new.
 //!
-//! A [`World`] is the engine's queue and life of the device together with all that surrounds them in the kernel:
-//! submitters, who owe nothing and are owed an end for each request; threads of servers, each at one of the
-//! points where the glue drops the queue's lock; deadlines; whoever holds the device's lock. It keeps its own
-//! account of each request, with which the engine's is compared after every step. [`World::inputs`] lists what
-//! can happen next, [`World::apply`] lets it happen, [`World::check`] says what must hold in between.
+//! A [`World`] is the engine's queue and life of the device, together with their surroundings in the kernel:
+//! submitters, which must get an end for each request; threads of servers, each at one of the points where the
+//! glue drops the queue's lock; deadlines; the holder of the device's lock. It keeps its own account of each
+//! request, and compares it with the engine's after every step. [`World::inputs`] lists the possible next inputs,
+//! [`World::apply`] applies one, and [`World::check`] checks the state in between.
 //!
-//! [`World::key`] forgets what makes no difference, which makes the space finite: generations and epochs count
-//! by being equal or not, a tenure that is over is like any other, a thread's name is nothing. A server's
-//! thread that is in no call is the same whatever the server knows: any request that is with its server may be
-//! answered by it, be its name told or guessed.
+//! [`World::key`] drops differences that do not matter, which makes the space finite: only the equality of
+//! generations and epochs matters, all tenures that are over are alike, and threads are interchangeable. A thread
+//! that is in no call may answer any request that its server holds, whether it knows or guesses the handle.
 //!
-//! What the search asks of the glue, besides what the engine says itself:
+//! The search relies on these rules for the glue, besides those in the engine's documentation:
 //!
-//! * A thread that was woken and is sent away ([`Work::Superseded`]) passes the wake-up on.
-//! * When it is asked to look after wake-ups it does so, whether or not any woken thread arrives.
-//! * Who stops copies for a server that was declared dead announces what is back in the queue.
-//! * While a thread waits for memory, none of its requests is COPYING, not only the one whose memory it is.
+//! * A woken thread that is sent away ([`Work::Superseded`]) passes the wake-up on.
+//! * It checks the wake-ups when asked to, whether or not any woken thread arrives.
+//! * A thread that stops copies for a server that was declared dead announces the requeued requests.
+//! * While a thread waits for memory, none of its requests is COPYING.
 
 mod effect;
 
@@ -38,13 +37,13 @@ const THREADS: usize = 2;
 const LENGTH: u32 = 4096;
 const TAG_BITS: u32 = 4;
 
-/// The handle of a request of the only queue as its server gets it.
+/// The handle of a request of the only queue, in the form for its server.
 fn encode(handle: Handle) -> u64 {
     Handles::new(handle.epoch(), 0, TAG_BITS).encode(handle)
 }
 const GRACE_MS: u32 = 1000;
 
-/// A list of at most two small numbers, the first one first.
+/// A list of at most two small numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Few {
     items: [u8; 2],
@@ -88,7 +87,7 @@ impl Few {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Version {
-    /// One server, who is never seen to come or go; `op_id`, notices, a request at a time.
+    /// One server, whose attaching is unknown; `op_id`, notices, one request at a time.
     One,
     Two,
 }
@@ -98,9 +97,9 @@ enum Version {
 enum Then {
     /// No data is copied.
     Nothing,
-    /// It stays with the server.
+    /// The server keeps it.
     Stays,
-    /// It ends well.
+    /// It succeeds.
     Ends,
 }
 
@@ -112,15 +111,15 @@ struct Item {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Copies data: what has data is COPYING.
+    /// Copies data: requests with data are COPYING.
     Copies,
-    /// Waits for memory, as long as it takes: nothing is COPYING. The first item is the one that waits.
+    /// Waits for memory, for any time: nothing is COPYING. The first item waits.
     Waits,
-    /// Writes descriptors to the server's memory, as long as it takes.
+    /// Writes descriptors to the server's memory, for any time.
     Writes,
 }
 
-/// What a thread does with requests, with no lock held.
+/// What a thread does with requests while it holds no lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Job {
     epoch: u32,
@@ -130,22 +129,22 @@ struct Job {
     items: [Option<Item>; 2],
 }
 
-/// Where a server's thread is: always outside the queue's lock.
+/// The place of a server's thread, always outside the queue's lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Thread {
     /// In no call; may call for any server.
     Idle,
     /// On the list of sleepers.
     Asleep(u32),
-    /// Taken off the list for work, not up yet; maybe for long.
+    /// Taken off the list for work, not running yet, perhaps for long.
     Woken(u32),
-    /// The same, to be sent away.
+    /// Likewise, to be sent away.
     SentAway(u32),
     Works(Job),
 }
 
 impl Thread {
-    /// The server for whom it is in a call.
+    /// The server for which it is in a call.
     const fn epoch(self) -> Option<u32> {
         match self {
             Self::Idle => None,
@@ -162,7 +161,7 @@ impl Thread {
 struct Tag {
     state: State,
     request: Request,
-    /// The latest tenure, and its server.
+    /// The latest handle, and its server.
     handle: Option<Handle>,
     epoch: u32,
 }
@@ -173,15 +172,15 @@ impl Tag {
     }
 }
 
-/// What the device's lock is held for.
+/// What the holder of the device's lock does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Locked {
     No,
-    /// The server of this epoch is dead; what it held is taken back, no more was done.
+    /// The server of this epoch died; its requests are requeued, and nothing else is done yet.
     Detach(u32),
-    /// It was declared dead; as above.
+    /// The server was declared dead; likewise.
     Bury(u32),
-    /// Requests are failed, from this tag on.
+    /// Requests fail, from this tag on.
     Fail(u16),
     /// The disk is deleted; sleepers are sent away next.
     Leave,
@@ -195,24 +194,24 @@ enum Input {
         last: bool,
     },
     Announce,
-    /// After the wake-ups under way.
+    /// A check of the wake-ups under way.
     Look,
     Expire(u16, Policy),
-    /// By a thread besides the two: both may sleep.
+    /// By a third thread, because both may sleep.
     Notify,
     Attach,
     Start,
     /// The last close of a server's descriptor.
     Close(u32),
-    /// The same, of one that was declared dead: its process finds out, and goes.
+    /// The same, for a server that was declared dead: its process notices, and leaves.
     Leave(u32),
     Detach,
-    /// A server is declared dead: its requests are taken back, its threads sent away.
+    /// A server is declared dead: its requests are requeued, its threads sent away.
     Bury(u32),
     Buried,
     GraceOver,
     Drain,
-    /// The same of a device whose server never came for a request, or is known to be dead.
+    /// The same for a device whose server never fetched, or is known to be dead.
     DrainUnserved,
     GiveUp,
     FailNext,
@@ -231,7 +230,7 @@ enum Input {
     ArriveKilled(usize),
     /// Or the end of its time limit.
     Signal(usize),
-    /// An answer with nothing to copy.
+    /// An answer without a copy.
     Finish {
         thread: usize,
         tag: u16,
@@ -242,7 +241,7 @@ enum Input {
         then: [Then; TAGS],
     },
     Copied(usize),
-    /// The memory for this item is not there.
+    /// The memory for this item is missing.
     Fault {
         thread: usize,
         item: usize,
@@ -255,12 +254,12 @@ enum Input {
     TakeBack(usize),
 }
 
-/// Number of its variants.
+/// Number of variants.
 const INPUTS: usize = 31;
 
 impl Input {
-    /// Whether it comes of itself, whatever submitters and servers do: the teardown goes on, and a copy,
-    /// which waits for nothing, comes to its end.
+    /// Whether it happens by itself, whatever submitters and servers do: the teardown continues, and a copy,
+    /// which waits for nothing, stops.
     const fn comes_of_itself(self) -> bool {
         matches!(
             self,
@@ -278,7 +277,7 @@ impl Input {
         )
     }
 
-    /// Whether it is done by servers that want to serve, or comes of itself but ends nothing early.
+    /// Whether servers do it that want to serve, or it happens by itself but ends nothing early.
     const fn serves(self) -> bool {
         matches!(
             self,
@@ -309,25 +308,26 @@ struct World {
     slots: [Slot; TAGS],
     life: Life,
     tags: [Tag; TAGS],
-    /// What is queued, the oldest first.
+    /// Queued tags, the oldest first.
     fifo: Few,
     threads: [Thread; THREADS],
-    /// Threads that sleep, the one that slept last at the end.
+    /// Sleeping threads; the last one fell asleep last.
     sleepers: Few,
-    /// Wake-ups that are waited for.
+    /// Wake-ups that are counted on.
     waking: u8,
-    /// Somebody will look after them, and whether a thread arrived since it was said, or since the last look.
+    /// Whether a check of them is pending, and whether a thread arrived since it was requested, or since the
+    /// last check.
     looks: bool,
     arrived: bool,
     /// Requests were submitted without `last` and not announced yet.
     unannounced: bool,
     notices: u8,
-    /// Open descriptors: that of the newest server, and one of an older server.
+    /// Open servers: the newest, and one older.
     newest: bool,
     older: Option<u32>,
-    /// The newest server is asked.
+    /// The newest server gets requests.
     serving: bool,
-    /// Servers before this one were declared dead.
+    /// Servers before this epoch were declared dead.
     oldest: u32,
     locked: Locked,
 }
@@ -398,7 +398,7 @@ impl World {
         self.tag(handle).is_some_and(|tag| tag.state == State::Held)
     }
 
-    /// Everything that makes a difference, and nothing else.
+    /// All differences that matter, and no others.
     fn key(&self) -> u64 {
         let mut key = 0_u64;
         let mut push = |value: u64, bits: u32| {
@@ -470,7 +470,7 @@ impl World {
         }
     }
 
-    /// The wake-ups that are due.
+    /// The wake-ups that must come.
     fn due(&self) -> Wake {
         let work = u32::from(self.fifo.count) + u32::from(self.notices);
         let covered = u32::from(self.waking) * self.room();
@@ -507,7 +507,7 @@ impl World {
         epoch
     }
 
-    /// A thread that was woken is up.
+    /// A woken thread has the lock.
     fn arrive(&mut self, thread: usize) -> u32 {
         match self.threads[thread] {
             Thread::Woken(epoch) => {
@@ -523,7 +523,7 @@ impl World {
         }
     }
 
-    /// Somebody looks after the wake-ups under way.
+    /// Checks the wake-ups under way.
     fn look(&mut self) {
         self.looks = false;
         if !self.arrived {
@@ -540,7 +540,7 @@ impl World {
         self.wake(wake);
     }
 
-    /// Ends the request of a tag: exactly the effect that is due.
+    /// Ends the request of a tag, with exactly the effect that must come.
     fn end(&mut self, end: Option<End>, tag: u16, result: Result<(), Errno>) {
         assert_eq!(end.map(|end| (end.tag(), end.result())), Some((tag, result)));
         let state = &mut self.tags[usize::from(tag)].state;
@@ -549,7 +549,7 @@ impl World {
         self.fifo.remove(u8::try_from(tag).unwrap());
     }
 
-    /// The phase is passed on to the queue, and what the engine asks for begins.
+    /// Passes the phase on to the queue, and begins what the engine asks for.
     fn carry_out(&mut self, change: Change) {
         let phase = self.phase();
         self.queue().set_phase(phase);
@@ -600,7 +600,7 @@ impl World {
         for thread in 0..THREADS {
             match self.threads[thread] {
                 Thread::Idle => {
-                    // One idle thread is like the other.
+                    // Idle threads are alike.
                     if self.threads[..thread].contains(&Thread::Idle) {
                         continue;
                     }
@@ -640,7 +640,7 @@ impl World {
             if let Some(epoch) = self.older.filter(|epoch| *epoch >= self.oldest) {
                 inputs.push(Input::Bury(epoch));
             }
-            // Otherwise the older one would die with it.
+            // Otherwise the older server would die with it.
             if self.serving && self.older.is_none_or(|epoch| epoch < self.oldest) {
                 inputs.push(Input::Bury(self.life.epoch()));
             }
@@ -657,7 +657,7 @@ impl World {
         }
     }
 
-    /// How many requests a call may take, and with room for the data of how many: all that differ.
+    /// How many requests a call may fetch, and with room for the data of how many: all cases that differ.
     fn fetches(&self, mut each: impl FnMut(usize, u64)) {
         if self.version == Version::One {
             each(1, u64::MAX);
@@ -717,7 +717,7 @@ impl World {
         }
     }
 
-    /// A thread takes what it wants, at once.
+    /// A thread fetches its requests at once.
     fn fetch(&mut self, thread: usize, epoch: u32, most: usize, mut room: u64, woken: bool) {
         let phase = self.phase();
         let superseded = self.sent_away(epoch);
@@ -794,8 +794,8 @@ impl World {
         job
     }
 
-    /// Ends the copies of a thread, whose requests stay with the server or end well as `then` says; those
-    /// that were failed meanwhile are lost.
+    /// Ends the copies of a thread. The server keeps the requests, or they succeed, as `then` says; requests
+    /// that failed meanwhile are lost.
     fn end_copies(&mut self, job: &mut Job, then: impl Fn(Then) -> Then) {
         for place in &mut job.items {
             let Some(Item { handle, then: is }) = *place else { continue };
@@ -838,7 +838,7 @@ impl World {
         self.fifo.push_first(u8::try_from(number).unwrap());
     }
 
-    /// Pins what is to be copied; what is not the server's any more is lost.
+    /// Pins the requests to be copied; requests that the server no longer holds are lost.
     fn pin(&mut self, job: &mut Job) {
         for place in &mut job.items {
             let Some(Item { handle, then }) = *place else { continue };
@@ -855,14 +855,14 @@ impl World {
         }
     }
 
-    /// The job goes on, or is done.
+    /// Continues the job, or ends it.
     fn go_on(&mut self, thread: usize, mut job: Job) {
         let copies = job.items.iter().flatten().any(|item| item.then != Then::Nothing);
         job.stage = if copies { Stage::Copies } else { Stage::Writes };
         self.threads[thread] = if copies || job.delivers { Thread::Works(job) } else { Thread::Idle };
     }
 
-    /// Puts what the server cannot be given back, in its order.
+    /// Requeues the requests that the server cannot be given, in order.
     fn take_back(&mut self, thread: usize) {
         for item in self.job(thread).items.into_iter().rev().flatten() {
             let held = self.is_held(item.handle);
@@ -876,7 +876,7 @@ impl World {
         self.threads[thread] = Thread::Idle;
     }
 
-    /// An answer with nothing to copy, to a request that is HELD.
+    /// An answer without a copy, to a request that is HELD.
     fn finish(&mut self, tag: u16) {
         let Tag { handle, request, .. } = self.tags[usize::from(tag)];
         let handle = handle.expect("fetched");
@@ -935,7 +935,7 @@ impl World {
         self.threads[thread] = Thread::Works(job);
     }
 
-    /// The last close of a descriptor: what the server held is taken back.
+    /// The last close of a descriptor: the server's requests are requeued.
     fn close(&mut self, epoch: u32) {
         if self.older == Some(epoch) {
             self.older = None;
@@ -949,7 +949,7 @@ impl World {
         self.locked = Locked::Detach(epoch);
     }
 
-    /// Takes what servers hold back, from the last tag on; returns the tags in that order.
+    /// Requeues requests of servers, from the last tag on; returns the tags in that order.
     fn take_back_all(&mut self, wanted: impl Fn(u32) -> bool) -> Few {
         let mut taken = Few::default();
         for number in (0..2).rev() {
@@ -962,7 +962,7 @@ impl World {
         taken
     }
 
-    /// A server is declared dead: what it held is taken back, and its threads are sent away.
+    /// A server is declared dead: its requests are requeued, and its threads are sent away.
     fn bury(&mut self, epoch: u32) {
         self.oldest = epoch + 1;
         let mut taken = self.take_back_all(|old| old <= epoch);
@@ -976,7 +976,7 @@ impl World {
         self.locked = Locked::Bury(epoch);
     }
 
-    /// The life of the device hears of a server's death.
+    /// Tells the life of the device of a server's death.
     fn detach(&mut self, epoch: u32, closed: bool) {
         let served = epoch == self.life.epoch() && self.serving;
         self.serving &= !served;
@@ -1059,7 +1059,7 @@ impl World {
 
     fn apply(&mut self, input: Input) {
         self.take(input);
-        // Whoever took them all needs no announcement.
+        // A fetch of all requests needs no announcement.
         self.unannounced &= self.fifo.count > 0;
     }
 
@@ -1107,7 +1107,7 @@ impl World {
                 self.detach(epoch, false);
             }
             Input::GraceOver => {
-                // One of an earlier orphan.
+                // A grace of an earlier orphaned phase.
                 assert_eq!(self.life.grace_over(0), Change::Grace(self.terms.grace_ms));
                 let change = self.life.grace_over(self.terms.grace_ms.into());
                 assert_eq!(change, if self.terms.auto_destroy { Change::Destroy } else { Change::Fail });
@@ -1253,7 +1253,7 @@ impl World {
         }
         let held_by_dead = |tag: &Tag| tag.state == State::Held && tag.epoch < self.oldest;
         assert!(!self.tags.iter().any(held_by_dead), "a request is with a server that was declared dead");
-        // What is copied is pinned, or doomed: its pages stay.
+        // Copied requests are pinned or doomed, so their pages stay.
         let mut copied = [0; TAGS];
         for thread in self.threads {
             let Thread::Works(Job { stage: Stage::Copies, items, .. }) = thread else { continue };
@@ -1267,7 +1267,7 @@ impl World {
         self.check_order();
     }
 
-    /// The FIFO's order, and what is in it, found by emptying a copy.
+    /// Checks the FIFO's order and contents by emptying a copy of it.
     fn check_order(&self) {
         let mut copy = *self;
         let mut epoch = self.life.epoch();
@@ -1292,7 +1292,7 @@ impl World {
         assert_eq!(copy.queue().fetch(epoch, 0), Work::Nothing);
     }
 
-    /// What is not allowed changes nothing, to the last bit.
+    /// Checks that refused calls change nothing.
     fn check_refusals(&self) {
         let mut copy = *self;
         let mut stale = 0;
@@ -1342,8 +1342,8 @@ impl World {
         );
     }
 
-    /// Tries every handle of a tag that is not valid now: over, of another server, invented. Returns how many
-    /// were counted as stale.
+    /// Tries every invalid handle of a tag: over, of another server, invented. Returns how many were counted
+    /// as stale.
     fn refuse_handles(&mut self, number: u16, tag: Option<&Tag>) -> u32 {
         let latest = tag.and_then(|tag| tag.handle);
         let raw = latest.map_or(0, encode);
@@ -1382,7 +1382,7 @@ impl World {
                         (None, None)
                     );
                 }
-                // An `op_id` says nothing of the server.
+                // An `op_id` does not contain the server.
                 let named = self.queue().handle_of(handle.op_id());
                 let same = latest.is_some_and(|latest| latest.op_id() == handle.op_id());
                 assert_eq!(named, if same && state == State::Held { latest } else { None });
@@ -1391,7 +1391,7 @@ impl World {
         refused
     }
 
-    /// Tries what the device's life does not allow now.
+    /// Tries the calls that the device's life does not allow now.
     fn refuse_life(&mut self, before: &Self) {
         let phase = before.phase();
         let life = &mut self.life;
@@ -1426,7 +1426,7 @@ impl World {
     }
 }
 
-/// Which states have a way into `goal`, along the steps given as (from, to).
+/// The states from which a path leads into `goal`, along the steps given as (from, to).
 fn reaching(steps: impl Iterator<Item = (u32, u32)> + Clone, goal: &[bool]) -> Vec<bool> {
     // The steps into state n are those from starts[n] up to starts[n + 1].
     let mut starts = vec![0_u32; goal.len() + 2];
@@ -1455,7 +1455,7 @@ fn reaching(steps: impl Iterator<Item = (u32, u32)> + Clone, goal: &[bool]) -> V
     reaches
 }
 
-/// How each state was found first.
+/// How each state was first reached.
 #[derive(Default)]
 struct Ways(Vec<Option<(u32, Input)>>);
 
@@ -1473,7 +1473,7 @@ impl Ways {
     }
 }
 
-/// Prints how a step that fails was come to.
+/// Prints the path to a failing step.
 struct Step<'a> {
     ways: &'a Ways,
     number: u32,
@@ -1490,7 +1490,7 @@ impl Drop for Step<'_> {
     }
 }
 
-/// What the search found.
+/// Results of the search.
 #[derive(Default)]
 struct Found {
     edges: HashSet<(State, State)>,
@@ -1498,16 +1498,16 @@ struct Found {
     inputs: HashSet<Discriminant<Input>>,
 }
 
-/// What is known of each state, by number.
+/// Properties of each state, by number.
 #[derive(Default)]
 struct Facts {
-    /// Nobody waits for an end.
+    /// No submitter waits for an end.
     rests: Vec<bool>,
-    /// Nobody waits for a server.
+    /// No request waits for a server.
     taken: Vec<bool>,
     /// The device is gone.
     gone: Vec<bool>,
-    /// Servers are asked.
+    /// Servers get requests.
     served: Vec<bool>,
 }
 
@@ -1592,7 +1592,7 @@ fn search(name: &str, roots: &[World]) -> Found {
 fn version_1_keeps_the_promises() {
     let found = search("version 1", &[World::new(Version::One, Terms::default())]);
     let mut edges: HashSet<_> = request::EDGES.iter().copied().collect();
-    // Nobody knows its servers, so none can be declared dead.
+    // Its servers are unknown, so none can be declared dead.
     edges.remove(&(State::Copying, State::Queued));
     assert_eq!(found.edges, edges, "edges of a request");
     assert_eq!(found.inputs.len(), INPUTS - 9, "all but those of servers and of pieces");
@@ -1612,7 +1612,7 @@ fn version_2_keeps_the_promises() {
     let hasty = Terms { attached: true, grace_ms: 0, auto_destroy: true };
     let found = search("version 2", &[patient, hasty].map(|terms| World::new(Version::Two, terms)));
     assert_eq!(found.inputs.len(), INPUTS - 1, "all but notices");
-    // The drawings in the engine's documentation, no more and no less.
+    // Exactly the drawings in the engine's documentation.
     assert_eq!(found.edges, request::EDGES.iter().copied().collect(), "edges of a request");
     assert_eq!(found.phases, device::EDGES.iter().copied().collect(), "edges of a device");
 }

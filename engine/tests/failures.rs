@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! With which error a request fails: every error number that a server can answer, for every operation.
+//! The error with which a request fails, for every error number that a server can answer and for every
+//! operation.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +11,7 @@ use zosbd2_engine::v2::{Plan, plan};
 
 const EIO: i32 = 5;
 
-/// The numbers that reach the submitter as they are. All others are `EIO` for him.
+/// The numbers that reach the submitter unchanged. It gets `EIO` for all others.
 fn passed(op: Op, flags: u8) -> BTreeSet<i32> {
     // ENODEV, EBADE, ENOLINK, EILSEQ, ETIMEDOUT, EREMOTEIO.
     let failures = [EIO, 19, 52, 67, 84, 110, 121];

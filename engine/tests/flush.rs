@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Honest flush: random sequences of writes, flushes and changes of servers on two queues, against a model that keeps
-//! a list of what is in the servers' caches, and against the promise itself: a flush that was sent when a write had been
-//! answered does not succeed if that write is lost, unless such a flush has failed before. And latencies, which are
-//! counted at the same place.
+//! Honest flush: random sequences of writes, flushes and changes of servers on two queues. The tests compare
+//! the engine with a model that lists the contents of the servers' caches, and check the promise itself: a
+//! flush that was sent after a write had been answered does not succeed if that write is lost, unless such a
+//! flush has failed before. The latencies, which are counted at the same place, are tested here, too.
 
 mod effect;
 
@@ -17,15 +17,15 @@ const DEPTH: usize = 4;
 
 #[derive(Clone, Copy, Debug)]
 enum Call {
-    /// A request of this kind comes to this queue.
+    /// A request of this kind is submitted to this queue.
     Submit { queue: usize, op: Op, fua: bool },
-    /// The newest server gets all that waits.
+    /// The newest server fetches all queued requests.
     Fetch,
-    /// The nth of the requests that servers have is answered.
+    /// The nth held request is answered.
     Answer { nth: usize, ok: bool },
     /// Another server takes over.
     Attach { survived: bool },
-    /// The newest server is dead, and another one follows.
+    /// The newest server dies, and another one attaches.
     Die { survived: bool },
 }
 
@@ -46,7 +46,7 @@ fn calls() -> impl Strategy<Value = Call> {
     ]
 }
 
-/// A request that waits, or that a server has.
+/// A request that is queued or held.
 #[derive(Clone, Copy, Debug)]
 struct Asked {
     queue: usize,
@@ -65,11 +65,11 @@ struct Taken {
     fetched: u64,
 }
 
-/// What is in a cache that is there: when each write was answered, in this order.
+/// A cache that exists: the answer times of the writes in it, in order.
 #[derive(Debug, Default)]
 struct Model {
     cached: Vec<u64>,
-    /// Servers from this one on have that cache.
+    /// Servers from this epoch on have that cache.
     from: u32,
     /// Writes were lost.
     lost: bool,
@@ -86,7 +86,7 @@ impl Model {
         }
     }
 
-    /// A server says that it carried this out.
+    /// A server answers that it carried this out.
     fn answer(&mut self, taken: Taken, now: u64) {
         let own = taken.epoch >= self.from;
         let Asked { op, fua, .. } = taken.asked;
@@ -117,7 +117,7 @@ struct Device {
     states: [QueueState; 2],
     slots: [[Slot; DEPTH]; 2],
     epoch: u32,
-    /// Each call has a time of its own.
+    /// Each call has its own time.
     now: u64,
     waiting: Vec<Asked>,
     taken: Vec<Taken>,
@@ -125,7 +125,7 @@ struct Device {
 }
 
 impl Device {
-    /// With a server, whose cache is empty.
+    /// A device with a server, whose cache is empty.
     fn new() -> Self {
         let mut device = Self {
             cache: Cache::new(),
@@ -160,14 +160,14 @@ impl Device {
         self.model.attach(epoch, survived);
     }
 
-    /// A request of the first queue comes.
+    /// A request is submitted to the first queue.
     fn submit_at(&mut self, tag: u16, op: Op, now: u64) {
         self.now = now;
         let request = Request { op, flags: 0, offset: 0, length: 512 };
         assert_eq!(self.queue(0).submit(tag, request, now, true), Ok(Wake::NONE));
     }
 
-    /// The server answers the oldest.
+    /// The server answers the oldest request.
     fn finish_at(&mut self, now: u64) -> Result<(), Errno> {
         self.now = now;
         let epoch = self.epoch;
@@ -175,7 +175,7 @@ impl Device {
         self.queue(0).finish(got.handle, Ok(())).expect("held").result()
     }
 
-    /// What waits fails.
+    /// All waiting requests fail.
     fn empty(&mut self) {
         self.waiting.clear();
         for queue in 0..2 {
@@ -183,7 +183,7 @@ impl Device {
         }
     }
 
-    /// Flushes of a quiet disk that fail until one succeeds.
+    /// Number of flushes of a quiet disk that fail until one succeeds.
     fn failures(&mut self) -> u32 {
         let mut failed = 0;
         while failed < 10 {
@@ -197,7 +197,7 @@ impl Device {
         failed
     }
 
-    /// The end of a write that the first server answered is told.
+    /// Reports the end of a write that the first server answered.
     fn ended_at(&mut self, now: u64) {
         self.now = now;
         self.queue(0).ended(1, 1);
@@ -249,7 +249,7 @@ impl Device {
                 let wanted = if lost { said.and(Err(Errno::EIO)) } else { said };
                 let mut queue = self.queue(taken.asked.queue);
                 let end = queue.finish(taken.handle, said);
-                // Its block request ends at once.
+                // The block request ends at once.
                 let written = queue.written();
                 if written > 0 {
                     queue.ended(taken.epoch, written);
@@ -288,7 +288,7 @@ proptest! {
         for call in calls {
             device.call(call)?;
         }
-        // The next flushes of a queue report what is lost.
+        // The next flushes of a queue report the loss.
         device.call(Call::Die { survived: true })?;
         device.empty();
         let lost = device.cache.lost();
@@ -316,14 +316,15 @@ fn what_is_answered_counts_when_it_is_ended() {
             device.attach(false);
         }
         assert_eq!((device.finish_at(20), device.cache.lost()), (Err(Errno::EIO), true));
-        // This one may have been made before the end was known, so it does not count.
+        // This flush may have been made before the end was known, so it does not count.
         device.submit_at(1, Op::Flush, ENDED);
         assert_eq!((device.finish_at(30), device.cache.lost()), (Err(Errno::EIO), true));
         assert_eq!((device.failures(), device.cache.lost()), (2, false));
     }
 }
 
-/// Threads that end writes may come in another order than that in which they read the clock: the last time counts.
+/// Threads that end writes may come in another order than that in which they read the clock: the latest time
+/// counts.
 #[test]
 fn the_last_end_of_a_write_counts() {
     let mut device = Device::new();
@@ -338,7 +339,7 @@ fn the_last_end_of_a_write_counts() {
     assert_eq!((device.failures(), device.cache.lost()), (2, false));
 }
 
-/// A flush has covered a write before its thread could tell that it is ended: nothing of it can be lost.
+/// A flush covered a write before its thread could report the end of the write: nothing of it can be lost.
 #[test]
 fn what_a_flush_has_covered_is_not_lost_for_being_told_late() {
     let mut device = Device::new();
@@ -352,7 +353,7 @@ fn what_a_flush_has_covered_is_not_lost_for_being_told_late() {
     assert!(!device.cache.lost());
     device.submit_at(1, Op::Flush, 30);
     assert_eq!(device.finish_at(31), Ok(()));
-    // The next server's is lost all the same.
+    // A write of the next server is lost all the same.
     device.submit_at(0, Op::Write, 32);
     assert_eq!(device.finish_at(33), Ok(()));
     device.attach(false);
@@ -360,7 +361,8 @@ fn what_a_flush_has_covered_is_not_lost_for_being_told_late() {
     assert_eq!((device.failures(), device.cache.lost()), (2, false));
 }
 
-/// A flush that its server fails tells its submitters of an error, too, and needs no other one to do so.
+/// A flush that its server fails also tells its submitters of an error, and no other flush is needed for
+/// that.
 #[test]
 fn a_flush_that_its_server_fails_counts() {
     let mut device = Device::new();
@@ -389,7 +391,7 @@ fn latencies_fall_into_buckets_of_powers_of_two() {
     }
 }
 
-/// A request counts once, when it is answered, from its own submission and its last fetch on.
+/// A request counts once, when it is answered, with its own submission and its last fetch.
 #[test]
 fn answered_requests_are_counted() {
     let (mut state, mut slots) = (QueueState::default(), [Slot::default(); 2]);
@@ -418,7 +420,7 @@ fn answered_requests_are_counted() {
     at(13_000, 7, &mut |queue| {
         assert_eq!(queue.finish(handle.expect("fetched"), Ok(())), Ok(effect::end(0, Ok(()))));
         assert_eq!(queue.outstanding_from(0).map(|seen| seen.tag), Some(1));
-        // Failed, and so not counted.
+        // A failed request is not counted.
         assert_eq!(queue.fail_next(0).map(|end| end.tag()), Some(1));
         assert_eq!(queue.outstanding_from(0), None);
     });

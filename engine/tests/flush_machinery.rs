@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Exhaustive search: the block layer's flush machinery above the engine, while writes are lost.
 //!
-//! The block layer has one flush of a queue under way. What needs a flush meanwhile waits, and the next flush answers
-//! all of it: flushes that submitters sent, and writes that must be durable on a device without FUA, which wait for a
-//! flush before their data, after it, or both. No flush is made while such a write's data is under way, unless somebody
-//! has waited for long.
+//! The block layer has one flush of a queue in flight. Requests that need a flush meanwhile wait, and the
+//! next flush answers all of them: flushes of submitters, and durable writes on a device without FUA, which
+//! wait for a flush before their data, after it, or both. No flush is made while the data of such a write is
+//! in flight, unless another request has waited for long.
 //!
-//! Writes that an old server answers after another one with a cache of its own came are lost. The promise, for each of
-//! them: no flush succeeds that was sent after the write had ended, unless such a flush has failed. From each state,
-//! a queue that becomes quiet has two failed flushes at most.
+//! Writes that an old server answers after a server with another cache has attached are lost. The promise,
+//! for each lost write: no flush succeeds that was sent after the write had ended, unless such a flush has
+//! failed. From each state, a queue that becomes quiet has at most two failed flushes.
 //!
-//! The engine's queues and cache are the real ones. A state is known by what the machinery has, and by the order of
-//! the times that matter; the search ends when no state is new.
+//! The search uses the engine's real queues and cache. A state consists of the machinery's contents and the
+//! order of the relevant times; the search ends when no state is new.
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt::Write as _;
@@ -26,34 +26,34 @@ const OLD: u32 = 1;
 const NEW: u32 = 2;
 const FLUSH: u16 = 0;
 const DATA: u16 = 1;
-/// Of the first lost write; the second one has the tag after it.
+/// Tag of the first lost write; the second one has the next tag.
 const LOST: u16 = 2;
 const TAGS: usize = 4;
 
-/// What is searched.
+/// Parameters of a search.
 #[derive(Clone, Copy, Debug)]
 struct Terms {
     queues: usize,
-    /// Writes that are lost, one after the other.
+    /// Number of writes that are lost, one after another.
     lost: usize,
-    /// Submitters who wait for flushes of a queue at most.
+    /// Most submitters that wait for flushes of a queue.
     waiting: usize,
-    /// Whether there are writes that must be durable, one at a time in each queue.
+    /// Whether there are durable writes, one at a time in each queue.
     writes: bool,
     wrong: Wrong,
 }
 
-/// What is different from what the kernel does, for the search to find.
+/// A deviation from the kernel or from the rule, which the search must find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wrong {
     Nothing,
-    /// The first flush that fails counts as made after the loss: the one after it reports.
+    /// The first failed flush counts as made after the loss, so the second one reports it.
     OnePredecessorFewer,
-    /// A write counts as sent when it comes to the driver.
+    /// A write counts as sent when it reaches the driver.
     YoungWrites,
 }
 
-/// Who waits for a flush. `relies`: on which of the lost writes, one bit each.
+/// A request that waits for a flush. `relies`: the lost writes on which its submitter relies, one bit each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Waits {
     Flush { relies: u8 },
@@ -79,7 +79,7 @@ enum Flush {
     Answered(bool),
 }
 
-/// The data of a write that must be durable.
+/// The data of a durable write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Data {
     No,
@@ -94,20 +94,20 @@ struct Machinery {
     running: Vec<Waits>,
     flush: Flush,
     data: Data,
-    /// Writes whose ends the block layer knows of, and the engine does not.
+    /// Writes whose ends the block layer knows, but the engine does not.
     ended: u8,
     state: QueueState,
     slots: [Slot; TAGS],
 }
 
-/// How far a write is that will be lost.
+/// Progress of a write that will be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lost {
     Held(Handle),
     Answered,
-    /// Its submitter knows.
+    /// Its submitter knows its end.
     Ended,
-    /// And the engine.
+    /// The engine knows its end, too.
     Told,
 }
 
@@ -118,7 +118,7 @@ struct World {
     cache: Cache,
     queues: Vec<Machinery>,
     lost: Vec<Lost>,
-    /// Lost writes of which a submitter was told.
+    /// Lost writes that were reported to a submitter.
     reported: u8,
 }
 
@@ -177,7 +177,7 @@ impl World {
         Queue::new(&mut machinery.state, &mut machinery.slots).within(around)
     }
 
-    /// A request comes, and its server has it.
+    /// A request is submitted, and its server fetches it.
     fn submit(&mut self, queue: usize, tag: u16, op: Op, made: u64, epoch: u32) -> Handle {
         let request = Request { op, flags: 0, offset: 0, length: 512 };
         assert_eq!(self.queue(queue).submit(tag, request, made, true), Ok(Wake::NONE));
@@ -186,7 +186,7 @@ impl World {
         got.handle
     }
 
-    /// What a submitter relies on who sends something now.
+    /// The lost writes on which a submitter relies that sends a flush now.
     fn relies(&self) -> u8 {
         let ended = |lost: &&Lost| matches!(lost, Lost::Ended | Lost::Told);
         (1 << self.lost.iter().take_while(ended).count()) - 1
@@ -208,7 +208,7 @@ impl World {
         }
     }
 
-    /// The flush ends with an error, or will: all whom it answers are told.
+    /// The flush ends with an error, or will: all requests that it answers are told.
     fn report(&mut self, queue: usize) {
         let relies = self.queues[queue].running.iter().fold(0, |relies, waits| relies | waits.relies());
         self.reported |= relies;
@@ -250,7 +250,7 @@ impl World {
                 inputs.push(Input::TellEngine(queue));
             }
         }
-        // One after the other.
+        // One after another.
         if let Some(next) = self.lost.iter().position(|lost| *lost != Lost::Told) {
             inputs.push(Input::Lose(next));
         }
@@ -349,7 +349,7 @@ impl World {
         self.kick(queue, false);
     }
 
-    /// Everything that is under way ends, and then somebody flushes.
+    /// Ends all requests in flight, and then sends a flush.
     fn check_that_it_ends(mut self) {
         let mut inputs = Vec::new();
         loop {
@@ -384,7 +384,7 @@ impl World {
         }
     }
 
-    /// What makes a difference: times count by their order, and losses by being the last or not.
+    /// The differences that matter: the order of times, and whether a loss is the last one.
     fn key(&self) -> String {
         let cache = format!("{:?}", self.cache);
         let losses = number(&cache, "losses: ");
@@ -441,14 +441,14 @@ impl World {
     }
 }
 
-/// The number behind a name in what `Debug` says.
+/// The number behind a name in the output of `Debug`.
 fn number(text: &str, name: &str) -> u64 {
     let (_, rest) = text.split_once(name).unwrap_or_else(|| panic!("no {name} in {text}"));
     let end = rest.find(|character: char| !character.is_ascii_digit()).unwrap_or(rest.len());
     rest[..end].parse().expect("a number")
 }
 
-/// Returns how many states there are.
+/// Returns the number of states.
 fn search(root: World) -> usize {
     let mut seen = HashSet::from([root.key()]);
     let (mut worlds, mut inputs) = (VecDeque::from([(root, Vec::new())]), Vec::new());
@@ -471,7 +471,7 @@ fn search(root: World) -> usize {
     seen.len()
 }
 
-/// How a state was come to; said if it breaks the promise.
+/// The path to a state, printed if the state breaks the promise.
 struct Way(Vec<Input>);
 
 impl Drop for Way {
@@ -500,14 +500,14 @@ fn two_queues_keep_the_promise() {
     assert!(search(World::new(two)) > 5_000);
 }
 
-/// The flush that reports is the second one made after the loss, not the first.
+/// The second flush that was made after the loss reports it, not the first one.
 #[test]
 #[should_panic(expected = "nobody was told")]
 fn one_predecessor_fewer_breaks_the_promise() {
     search(World::new(Terms { writes: false, wrong: Wrong::OnePredecessorFewer, ..ONE_QUEUE }));
 }
 
-/// A write that was sent before the loss may be all that the reporting flush answers.
+/// The reporting flush may answer only a write that was sent before the loss.
 #[test]
 #[should_panic(expected = "nobody was told")]
 fn writes_sent_before_the_loss_count() {

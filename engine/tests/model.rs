@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Random sequences of every call, for many servers, against a naive model that keeps whole lists where the
-//! engine keeps links and counts. A failure prints the shortest sequence found, and the seed that
-//! `PROPTEST_RNG_SEED` takes to repeat the run.
+//! Random sequences of every call, for many servers, against a naive model with whole lists instead of links
+//! and counts. A failure prints the shortest sequence found, and the seed with which `PROPTEST_RNG_SEED`
+//! repeats the run.
 
 mod effect;
 
@@ -19,7 +19,7 @@ use zosbd2_engine::queue::{
 use zosbd2_engine::request::{self, FUA, Handle, MAYBE_EXECUTED, NO_UNMAP, Op, Request, Slot, State};
 use zosbd2_engine::v2::{Handles, decode_handle, tag_bits};
 
-/// Which of the device's queues it is.
+/// Number of the queue in the device.
 const QUEUE: u32 = 5;
 const BLOCK: u32 = 512;
 
@@ -33,8 +33,8 @@ enum Call {
         last: bool,
     },
     Announce,
-    /// By the server so many epochs before the newest: a batch of at most so many requests, with room for
-    /// the data of so many blocks.
+    /// A fetch by the server this many epochs before the newest: a batch of at most this many requests, with
+    /// room for the data of this many blocks.
     Fetch {
         before: u32,
         most: usize,
@@ -44,19 +44,19 @@ enum Call {
     Look,
     Leave,
     Notify,
-    /// Calls that name a request take the handle of the nth last fetch of the run, current or stale.
+    /// Calls with a handle take that of the nth last fetch of the run, current or stale.
     Answer {
         nth: usize,
         op: Op,
         ok: bool,
     },
-    /// An `op_id` made up by a server: this tag, and this number of a tenure.
+    /// An invented `op_id`: this tag, and this number of a tenure.
     Invent {
         tag: u32,
         number: u32,
         op: Op,
     },
-    /// The same for version 2, by the server of an epoch, which writes another into the handle.
+    /// The same for version 2, by the server of an epoch, which writes another epoch into the handle.
     InventHandle {
         tag: u32,
         number: u32,
@@ -75,15 +75,16 @@ enum Call {
     FailNext(u16),
     Phase(Phase),
     WakeAll,
-    /// Another server takes over, as the glue does it.
+    /// Another server takes over, as in the glue.
     TakeOver,
-    /// The server so many epochs before the newest is dead.
+    /// The server this many epochs before the newest dies.
     Requeue(u32),
-    /// It is declared dead.
+    /// That server is declared dead.
     Bury(u32),
 }
 
-/// A number that choices are taken from. Proptest's own combinators are slow, all the more without optimisation.
+/// A number that supplies the choices. Proptest's own combinators are slow, even more so without
+/// optimisation.
 struct Choices(u128);
 
 impl Choices {
@@ -102,7 +103,7 @@ impl Choices {
     }
 
     fn op(&mut self) -> Op {
-        // Most are of the kinds that have data.
+        // Most are operations with data.
         let number = self.one_of(&[1, 1, 1, 0, 0, 2, 3, 4, 5]);
         Op::from_number(number).expect("an operation")
     }
@@ -111,18 +112,18 @@ impl Choices {
         u16::try_from(self.below(9)).unwrap()
     }
 
-    /// How many fetches before the latest; those are the ones that may be current.
+    /// Number of fetches before the latest one; small numbers may be current.
     fn nth(&mut self) -> usize {
         let most = self.one_of(&[8, 8, 8, 200]);
         self.below(most) as usize
     }
 
-    /// How many epochs before the newest.
+    /// Number of epochs before the newest.
     fn before(&mut self) -> u32 {
         self.one_of(&[0, 0, 0, 0, 0, 0, 1, 2, u32::MAX])
     }
 
-    /// Of a tenure.
+    /// Number of a tenure.
     fn number(&mut self) -> u32 {
         let small = self.below(8);
         if self.yes() { small } else { self.below(u32::MAX) }
@@ -134,7 +135,7 @@ impl Choices {
     }
 }
 
-/// The call that a number stands for; some are more often than others.
+/// The call for a number; some calls are more frequent than others.
 fn call(number: u128) -> Call {
     let mut choices = Choices(number);
     let choices = &mut choices;
@@ -188,7 +189,7 @@ fn call(number: u128) -> Call {
     }
 }
 
-/// Those that take requests are met more often.
+/// Phases that accept requests are more frequent.
 const PHASES: [Phase; 12] = [
     Phase::Live,
     Phase::Live,
@@ -204,7 +205,7 @@ const PHASES: [Phase; 12] = [
     Phase::Gone,
 ];
 
-/// A tenure of a request: which tag, which of the tag's tenures, and whose.
+/// A tenure of a request: its tag, the number of the tenure, and its server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Tenure {
     tag: usize,
@@ -216,7 +217,7 @@ struct Tenure {
 struct Model {
     states: Vec<State>,
     requests: Vec<Request>,
-    /// How many tenures the tag's requests had, and the latest one's server.
+    /// Number of tenures of the tag's requests, and server of the latest.
     tenures: Vec<usize>,
     epochs: Vec<u32>,
     fifo: Vec<usize>,
@@ -224,12 +225,12 @@ struct Model {
     waking: u32,
     room: u32,
     looks: bool,
-    /// Since a look was asked for.
+    /// Arrivals since a check was requested.
     arrivals: u32,
     notices: u32,
     phase: Phase,
     epoch: u32,
-    /// The newest server that was declared dead, and one more.
+    /// The newest server that was declared dead, plus one.
     oldest: u32,
     answers: u64,
     counters: Counters,
@@ -349,7 +350,7 @@ impl Model {
         effect::end(u16::try_from(tag).unwrap(), result)
     }
 
-    /// Takes back what the servers of these epochs hold; returns the tags, the oldest first.
+    /// Requeues the requests that the servers of these epochs hold; returns the tags, the oldest first.
     fn take_back_all(&mut self, epochs: impl RangeBounds<u32>) -> Vec<usize> {
         let wanted = |tag: &usize| self.states[*tag] == State::Held && epochs.contains(&self.epochs[*tag]);
         let taken: Vec<usize> = (0..self.states.len()).filter(wanted).collect();
@@ -358,7 +359,7 @@ impl Model {
     }
 }
 
-/// The engine's queue, the model, and what servers know.
+/// The engine's queue, the model, and the servers' knowledge.
 struct Run {
     state: QueueState,
     slots: Vec<Slot>,
@@ -445,7 +446,7 @@ impl Run {
         Ok(())
     }
 
-    /// A handle is new, and survives the way to its server and back, but not to another server.
+    /// Checks that a handle is new, and valid for its own server but not for another.
     fn note(&mut self, handle: Handle, tenure: Tenure) -> Result<(), TestCaseError> {
         prop_assert!(self.fetched.iter().all(|(other, _)| *other != handle), "used again");
         let bits = self.bits();
@@ -458,7 +459,7 @@ impl Run {
 
     fn answer(&mut self, (handle, tenure): (Handle, Tenure), op: Op, ok: bool) -> Result<(), TestCaseError> {
         let held = self.model.is(tenure, &[State::Held]);
-        // An `op_id` says nothing of the server.
+        // An `op_id` does not contain the server.
         let by_id = self.queue().handle_of(handle.op_id());
         prop_assert_eq!(by_id, held.then_some(handle));
         let answer = self.queue().answer(handle, op, ok);
@@ -481,7 +482,7 @@ impl Run {
     fn invent(&mut self, tag: u32, number: u32, op: Op) -> Result<(), TestCaseError> {
         let op_id = number << request::OP_ID_TAG_BITS | tag;
         let tag = tag as usize;
-        // The top bits of the tenure's number have no room in an `op_id`.
+        // An `op_id` has no room for the top bits of the generation.
         let named = self.model.tenures.get(tag).is_some_and(|last| *last == number as usize & 0x3f_ffff);
         let held = named && self.model.states[tag] == State::Held;
         let found = self.queue().handle_of(op_id);
@@ -641,7 +642,7 @@ impl Run {
 
     /// A server is declared dead.
     fn bury(&mut self, before: u32) -> Result<(), TestCaseError> {
-        // One that there never was cannot be late.
+        // A server that never existed cannot be late.
         let newest = self.model.epoch;
         let Some(epoch) = newest.checked_sub(before) else { return Ok(()) };
         self.model.oldest = self.model.oldest.max(epoch + 1);
@@ -681,7 +682,7 @@ impl Run {
         self.model.asleep = 0;
     }
 
-    /// All that can be seen of the queue is what the model has.
+    /// The visible state of the queue equals that of the model.
     fn compare(&mut self) -> Result<(), TestCaseError> {
         let states: Vec<State> = self.slots.iter().map(Slot::state).collect();
         prop_assert_eq!(&states, &self.model.states);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The engine's smaller parts: names, the registry, a device's life, and both versions' translations.
+//! The engine's smaller parts: names, the registry, a device's life, and the translations of both versions.
 
 use zosbd2_abi::{v1 as abi, v2 as abi2};
 use zosbd2_engine::Errno;
@@ -38,7 +38,7 @@ fn names_of_every_length_and_byte() {
     for (name, valid) in [(".", false), ("..", false), ("...", true), (".a", true), ("..a", true)] {
         assert_eq!(Name::from_field(&field(name.as_bytes())).is_ok(), valid, "{name}");
     }
-    // What comes behind the first NUL is nobody's business.
+    // Bytes behind the first NUL are ignored.
     assert_eq!(Name::from_field(&field(b"a\0/")), Name::from_field(&field(b"a")));
     let mut beyond = field(&[b'b'; 31]);
     beyond[31] = b'/';
@@ -68,7 +68,7 @@ fn names_of_version_2_of_every_length_and_byte() {
             let valid = if position == 0 { letter } else { inside || byte == 0 && position == 23 };
             assert_eq!(Name::from_v2_field(&field(&bytes)).is_ok(), valid, "{byte:#x} at {position}");
         }
-        // What is behind the end must be NUL, in the whole field.
+        // Bytes behind the end must be NUL, in the whole field.
         for position in 2..32 {
             let mut bytes = field(b"x");
             bytes[position] = byte;
@@ -96,7 +96,7 @@ fn the_registry_numbers_lists_and_hides() {
     let ids: Vec<_> = ["a", "b", "c"].map(|text| registry.reserve(name(text), 1).expect("room")).to_vec();
     assert_eq!(registry.reserve(name("d"), 2), Err(Errno::ENOSPC), "no room");
     assert_eq!(registry.after(0), None, "reserved is not visible");
-    // Numbers in the order of the checks, not of the reservations.
+    // Handles in the order of the checks, not of the reservations.
     assert_eq!((registry.number(ids[1]), registry.number(ids[0]), registry.number(ids[2])), (1, 2, 3));
     for (index, id) in ids.iter().enumerate() {
         registry.publish(*id, 100 + index as u64);
@@ -112,7 +112,7 @@ fn the_registry_numbers_lists_and_hides() {
         (None, None, None)
     );
 
-    // A name may be another device's by now.
+    // The name may belong to another device by now.
     assert_eq!(registry.meant(&name("c"), 0).map(|found| found.device), Ok(102));
     assert_eq!(registry.meant(&name("c"), 3).map(|found| found.device), Ok(102));
     for handle in [1, 2, 4, u32::MAX] {
@@ -174,7 +174,7 @@ fn the_registry_knows_versions_and_counts() {
     registry.remove(one);
     registry.remove(two);
     assert_eq!((registry.count(), registry.after(0), registry.sealed_after(0)), (0, None, None));
-    // A number of no place names nothing.
+    // An invalid number names no place.
     let nowhere = PlaceId::from_raw(4);
     assert_eq!(registry.number(nowhere), 3);
     registry.publish(nowhere, 1);
@@ -209,7 +209,7 @@ fn a_drain_ends_by_stall_and_in_all() {
     assert!(!drain.gives_up(1000, 0, 5));
     assert!(!drain.gives_up(999 + DRAIN_STALL_MS, 0, 5));
     assert!(drain.gives_up(1000 + DRAIN_STALL_MS, 0, 5), "no answer for so long");
-    // Every answer starts the wait anew, and an idle server owes none.
+    // Every answer restarts the wait, and an idle server owes none.
     let mut drain = Drain::begin(0, 7);
     let mut now = 0;
     for answers in 8..18 {
@@ -224,7 +224,7 @@ fn a_drain_ends_by_stall_and_in_all() {
     assert!(!drain.gives_up(10, 0, 1));
 }
 
-/// A started device that had two servers, the older of which still has its descriptor, in each phase.
+/// A started device that had two servers, of which the older one is still open, in each phase.
 fn life_in(phase: Phase) -> Life {
     let terms = Terms { attached: true, grace_ms: 100, auto_destroy: false };
     let mut life = Life::new(terms);
@@ -328,7 +328,7 @@ fn every_call_in_every_phase_of_a_life() {
         }
         let refused = if is_there { Errno::EALREADY } else { Errno::ENODEV };
         assert_eq!(life_in(phase).may_start(), Err(refused));
-        // The second of two servers is the newest, as long as there is one.
+        // The second of two servers is the newest, as long as it exists.
         let newest = match phase {
             Live => Ok(()),
             Orphaned | Failed => Err(Errno::ESHUTDOWN),
@@ -351,7 +351,7 @@ fn servers_come_and_go() {
     life.set_started();
     assert_eq!((life.started(), life.may_start()), (true, Err(Errno::EALREADY)));
     assert_eq!((life.attach(true), life.servers()), (Ok(2), 2));
-    // The newest goes before the older one, who gets nothing all the same.
+    // The newest server leaves before the older one, which still gets nothing.
     assert_eq!((life.detach(2, 0), life.servers(), life.phase()), (Change::Grace(5), 1, Phase::Orphaned));
     assert_eq!((life.attach(false), life.servers(), life.phase()), (Ok(3), 2, Phase::Live));
     assert_eq!((life.detach(1, 0), life.servers(), life.phase()), (Change::None, 1, Phase::Live));
@@ -388,7 +388,7 @@ fn a_device_that_nobody_serves_is_unwanted_or_not() {
         let waits = matches!(change, Change::Grace(_));
         assert_eq!(life.phase(), if waits { Phase::Orphaned } else { Phase::Failed });
     }
-    // Started by somebody who has the descriptor of an older server.
+    // Started by the holder of an older server's descriptor.
     let mut life = Life::new(Terms { attached: true, grace_ms: 0, auto_destroy: false });
     assert_eq!((life.attach(false), life.attach(true), life.detach(2, 0)), (Ok(1), Ok(2), Change::Destroy));
     assert_eq!(life.may_start(), Ok(()));
@@ -398,7 +398,7 @@ fn a_device_that_nobody_serves_is_unwanted_or_not() {
 
 #[test]
 fn patience_is_for_a_server_that_has_come() {
-    // Never asked for a request: the destruction asks for nothing.
+    // The server never fetched, so the teardown does not wait for it.
     for attached in [false, true] {
         let mut life = Life::new(Terms { attached, grace_ms: 5, auto_destroy: false });
         assert_eq!(life.attach(false).is_ok(), attached);
@@ -410,12 +410,12 @@ fn patience_is_for_a_server_that_has_come() {
             "once"
         );
     }
-    // Of version 1: found dead while it is asked.
+    // Version 1: the server is found dead while the teardown waits for it.
     let mut life = Life::new(Terms::default());
     life.set_started();
     assert_eq!((life.drain(0, 0, true), life.phase()), (Change::None, Phase::Draining));
     assert_eq!((life.declare_dead(0, 1), life.phase()), (Change::Fail, Phase::Failing));
-    // Without a server it makes no difference whether there was one.
+    // Without a server it does not matter whether there was one.
     for served in [false, true] {
         for phase in [Phase::Orphaned, Phase::Failed] {
             let mut life = life_in(phase);
@@ -429,7 +429,7 @@ fn a_device_of_version_1_is_served_by_whoever_opens_it() {
     let mut life = Life::new(Terms::default());
     assert_eq!((life.attach(false), life.epoch(), life.servers()), (Err(Errno::EBUSY), 0, 0));
     assert_eq!((life.drain(0, 0, true), life.phase()), (Change::None, Phase::Draining));
-    // It is given time as long as it gives answers, and beginning again does not give it more.
+    // The server has time as long as it answers, and a second begin gives it no more.
     assert_eq!(life.tick(DRAIN_STALL_MS - 1, 1, 1), Change::None);
     assert_eq!(life.tick(2 * DRAIN_STALL_MS - 2, 1, 1), Change::None);
     assert_eq!(life.drain(2 * DRAIN_STALL_MS - 2, 1, true), Change::None);
@@ -511,7 +511,7 @@ fn requests_are_cut_into_blocks() {
         (Op::Write, 8192, 2),
         (Op::Read, 1 << 20, 256),
         (Op::Discard, 4096, 1),
-        // None of these comes; it would be taken for a discard.
+        // These do not occur; they would be taken for a discard.
         (Op::Flush, 4096, 1),
         (Op::WriteZeroes, 8192, 1),
         (Op::SecureErase, 8192, 1),
@@ -613,7 +613,7 @@ fn a_create_that_says_little_gets_the_defaults() {
 
 type Field = fn(&mut abi2::Create) -> &mut u32;
 
-/// Sets one field of `base` to each value and looks at what it then is.
+/// Sets one field of `base` to each value and checks the result.
 fn sets(what: &str, base: &abi2::Create, field: Field, cases: &[(u32, Result<u32, Errno>)]) {
     for (value, wanted) in cases {
         let mut create = *base;
@@ -670,7 +670,7 @@ fn block_and_io_sizes_at_their_extremes() {
     sets("max_io", &base, max_io, &[((32 << 20) + 1, RANGE), ((32 << 20) + 512, RANGE), (u32::MAX, RANGE)]);
     sets("max_io", &coarse, max_io, &[(4608, INVAL), (8192, Ok(8192)), ((32 << 20) - 512, INVAL)]);
 
-    // A machine of large pages.
+    // A machine with large pages.
     let large = Machine { cpus: 8, page_bytes: 65536 };
     for (logical, max_io, valid) in [
         (65536, 0, true),
@@ -818,7 +818,7 @@ fn a_handle_is_its_servers_alone() {
     for epoch in (0..=0xffff).filter(|epoch| *epoch != 0x0102) {
         assert_eq!(decode(epoch), None, "{epoch}");
     }
-    // 65536 servers later a handle may look the same, and is another.
+    // After 65536 servers a handle may have the same number, but it is another one.
     let (_, later) = decode(0x0001_0102).expect("its own");
     assert_ne!(later, handle);
     let handles = [0x0102, 0x0001_0102].map(|epoch| Handles::new(epoch, queue, 4));
@@ -894,7 +894,7 @@ const fn copy(bytes: u32, way: Way) -> Plan {
     Plan::Copy(Move { bytes, way })
 }
 
-/// What an answer must lead to, case by case as `abi::v2::Commit` says.
+/// The required effect of an answer, case by case as in `abi::v2::Commit`.
 fn due(request: &Request, commit: &abi2::Commit) -> Option<Plan> {
     let (data, zero_fill, only) = (commit.address != 0, commit.flags & 2 != 0, commit.flags & 4 != 0);
     let asked = i64::from(request.length);
@@ -912,7 +912,7 @@ fn due(request: &Request, commit: &abi2::Commit) -> Option<Plan> {
         return None;
     }
     if commit.result < 0 {
-        // Which errors pass is for tests/failures.rs.
+        // tests/failures.rs tests which errors pass.
         let passes = commit.result == -28 && request.op == Op::Write && request.flags & FUA == 0
             || commit.result == -28 && matches!(request.op, Op::Discard | Op::WriteZeroes | Op::SecureErase);
         return Some(if passes { Plan::Finish(Err(Errno::ENOSPC)) } else { failed });

@@ -130,7 +130,7 @@ int main(int argc, char **argv)
 	server = ioctl(control, ZOSBD2_V2_IOCTL_CREATE, &create);
 	if (server < 0)
 		fail("create");
-	destroy.handle = create.handle; /* a name may be given again */
+	destroy.handle = create.handle; /* the name may be in use again */
 	for (queue = 0; queue < create.queues; queue++) {
 		serving++;
 		errno = pthread_create(&thread, NULL, serve, (void *)(uintptr_t)queue);

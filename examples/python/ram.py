@@ -99,7 +99,7 @@ class Ram:
         except InterruptedError:
             return  # nothing was committed: the same again
         for commit in self.commits[:enter.processed] if enter.refused else ():
-            if commit.status == -errno.ESTALE:  # the request is not ours any more
+            if commit.status == -errno.ESTALE:  # the handle is stale
                 print("ram.py: a commit came too late", file=sys.stderr)
             elif commit.status != 0:
                 raise OSError(-commit.status, os.strerror(-commit.status))

@@ -74,9 +74,9 @@ static inline struct gendisk *zosbd2_alloc_disk(struct blk_mq_tag_set *set,
 	struct request_queue *queue;
 
 	/*
-	 * Here secure erases are merged as far as discards may be, so the smaller
-	 * limit has to do for both. One that is below the granularity would not
-	 * limit discards: then there is no secure erase.
+	 * These kernels merge secure erases up to the limit of discards, so the
+	 * smaller limit must do for both. A limit below the granularity would
+	 * not limit discards; secure erase is then not supported.
 	 */
 	if (erase && erase < discard) {
 		if (erase < granularity)
@@ -110,9 +110,9 @@ static inline struct gendisk *zosbd2_alloc_disk(struct blk_mq_tag_set *set,
 #endif
 
 /*
- * Merging, and no scheduler unless somebody asks for one. Stacking: requests are
- * ended by userspace, so a CPU that goes offline must not wait for the requests
- * of its queue, with a lock held that userspace needs in order to end them.
+ * Merging, and no scheduler unless it is requested. Stacking: userspace ends
+ * requests, so a CPU that goes offline must not wait for the requests of its
+ * queue while it holds a lock that userspace needs to end them.
  */
 #ifdef HAVE_MQ_F_SHOULD_MERGE
 #define ZOSBD2_MQ_MERGE BLK_MQ_F_SHOULD_MERGE
@@ -123,9 +123,9 @@ static inline struct gendisk *zosbd2_alloc_disk(struct blk_mq_tag_set *set,
 	(ZOSBD2_MQ_MERGE | BLK_MQ_F_STACKING | BLK_MQ_F_NO_SCHED_BY_DEFAULT)
 
 /*
- * A list of requests, as queue_rqs() gets it. Kernels without BLK_MODE_T leave it
- * to drivers to enter such requests where the block layer looks for those that
- * are late; later ones do it in blk_mq_start_request().
+ * A list of requests, as queue_rqs() gets it. Kernels without BLK_MODE_T leave
+ * it to drivers to enter such requests into the table that the timeout code
+ * uses; later kernels do it in blk_mq_start_request().
  */
 static inline void zosbd2_rq_list_own(struct request *request)
 {
@@ -154,7 +154,7 @@ static inline struct request *zosbd2_rq_list_peek(struct request **list)
 	return rq_list_peek(list);
 }
 
-/* A plug adds each request at the head of its list: the newest comes first. */
+/* A plug adds each request at the head of its list, so the newest comes first. */
 static inline void zosbd2_rq_list_oldest_first(struct request **list)
 {
 	struct request *oldest = NULL;
@@ -169,9 +169,9 @@ static inline void zosbd2_rq_list_oldest_first(struct request **list)
 #endif
 
 /*
- * The piece of a bio's data at an iterator: as long as memory is contiguous
- * where all of it is mapped and needs no care of its caches, else no longer
- * than a page.
+ * The piece of a bio's data at an iterator. A piece is as long as memory is
+ * contiguous if all memory is mapped and needs no cache flush; otherwise it is
+ * no longer than a page.
  */
 #if defined(CONFIG_HIGHMEM) || ARCH_IMPLEMENTS_FLUSH_DCACHE_PAGE
 #define zosbd2_piece bio_iter_iovec
@@ -180,9 +180,9 @@ static inline void zosbd2_rq_list_oldest_first(struct request **list)
 #endif
 
 /*
- * Keeps everybody from opening @bdev exclusively until bd_abort_claiming() with
- * the same @holder; waits for whoever is just doing so. Fails with -EBUSY if
- * somebody has it open exclusively. May sleep.
+ * Prevents exclusive opens of @bdev until bd_abort_claiming() with the same
+ * @holder. Waits for a concurrent claim. Fails with -EBUSY if @bdev is open
+ * exclusively. May sleep.
  */
 static inline int zosbd2_claim(struct block_device *bdev, void *holder)
 {

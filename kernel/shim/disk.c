@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A device and its gendisk: made, started, opened, destroyed.
+ * A device and its gendisk: create, start, open, destroy.
  *
- * Who owns what: zosbd2_device_create() gives its caller a device whose disk
- * nobody sees until zosbd2_device_start(). It ends by zosbd2_device_destroy(),
- * called exactly once, by whoever sealed it in the registry. The memory lives
- * until the last opener and the last zosbd2_device_get() are gone.
+ * Ownership: zosbd2_device_create() returns a device whose disk is invisible
+ * until zosbd2_device_start(). The caller that sealed the device in the
+ * registry calls zosbd2_device_destroy(), exactly once. The memory is freed
+ * when the last opener has closed the disk and the last reference of
+ * zosbd2_device_get() is dropped.
  *
- * Destruction runs on a workqueue, so that a caller who is killed while it
- * waits leaves nothing half done. del_gendisk() writes back what is dirty and
- * waits for all requests; the drain work bounds that wait: Rust decides when
- * the server had its time and fails what is left.
+ * A workqueue carries out the destruction, so a caller that is killed while it
+ * waits leaves nothing half done. del_gendisk() writes back dirty data and
+ * waits for all requests. The drain work bounds that wait: Rust decides when
+ * the server has had enough time, and fails the remaining requests.
  */
 #include <linux/blkdev.h>
 #include <linux/file.h>
@@ -29,11 +30,11 @@
 #include "zosbd2.h"
 
 /*
- * Three, so that no work waits behind one that it is to end. A scan lasts as
- * long as its server does not answer; teardowns end scans. del_gendisk() may
- * wait for workers that need memory, which one that others need to free memory
- * must not; and it is the drain work that makes sure that a teardown ends,
- * memory or not.
+ * Three work queues, so that no work waits behind a work that it has to end. A
+ * scan lasts as long as its server does not answer, and a teardown ends scans.
+ * del_gendisk() may wait for workers that need memory, so the teardown must not
+ * run on a queue that others need to free memory. The drain work must end a
+ * teardown even without memory.
  */
 static struct workqueue_struct *scan_queue;
 static struct workqueue_struct *teardown_queue;
@@ -74,7 +75,7 @@ static u64 now_ms(void)
 	return ktime_to_ms(ktime_get());
 }
 
-/* Called with disk->open_mutex held, as zosbd2_device_seal() is. */
+/* Called with disk->open_mutex held, like zosbd2_device_seal(). */
 static int zosbd2_disk_open(struct gendisk *disk)
 {
 	struct zosbd2_device *device = disk->private_data;
@@ -89,10 +90,10 @@ static int zosbd2_disk_ioctl(struct gendisk *disk, bool may_write, u32 command, 
 	long result;
 
 	might_sleep();
-	/* Version 2 is served through its own descriptors. */
+	/* Version 2 is served through server descriptors. */
 	if (device->version != 1)
 		return -ENOTTY;
-	/* Memory for the server must not be waited for on our own disk. */
+	/* Allocations for the server must not wait for I/O to its own disk. */
 	noio = memalloc_noio_save();
 	result = zosbd2_rs_node(device->engine, may_write, command, argument);
 	memalloc_noio_restore(noio);
@@ -109,9 +110,9 @@ static int disk_getgeo(struct block_device *bdev, struct hd_geometry *geo)
 }
 
 /*
- * The device's place in the registry goes with its memory, so that max_devices
- * bounds that memory. The module can be unloaded from module_put() on; module
- * exit waits for whoever is still in here, or in a caller of ours.
+ * The device's place in the registry is freed with its memory, so max_devices
+ * limits that memory. The module can be unloaded from module_put() on; module
+ * exit waits for tasks that are still in this function or in its callers.
  */
 static void device_free(struct kref *kref)
 {
@@ -124,7 +125,7 @@ static void device_free(struct kref *kref)
 	module_put(THIS_MODULE);
 }
 
-/* The last reference to a started disk is gone. May sleep. */
+/* The last reference to a started disk was dropped. May sleep. */
 static void disk_free(struct gendisk *disk)
 {
 	zosbd2_device_put(disk->private_data);
@@ -146,8 +147,8 @@ ATTRIBUTE_GROUPS(disk);
 
 /*
  * Whether a disk or a partition has the name of this disk. The block layer
- * would refuse it too, but sysfs prints a stack trace then. No path is looked
- * up, so no file system is waited for. May sleep.
+ * would refuse the name, too, but sysfs prints a stack trace then. No path is
+ * looked up, so no file system can delay the check. May sleep.
  */
 static bool name_is_taken(struct gendisk *disk)
 {
@@ -194,21 +195,22 @@ static void bury_work(struct work_struct *work)
 }
 
 /*
- * Declares a server dead soon, and all before it. Called by the timeout handler
- * with a request of the device not ended, so the device is there.
+ * Schedules the declaration that the server @epoch and all earlier ones are
+ * dead. Called by the timeout handler, which holds a request of the device, so
+ * the device exists.
  */
 void zosbd2_device_declare_dead(struct zosbd2_device *device, u32 epoch)
 {
-	/* The handlers of a device's queues take turns (its timeout work). */
+	/* The timeout handlers of a device's queues run one at a time. */
 	if (epoch > READ_ONCE(device->dead))
 		WRITE_ONCE(device->dead, epoch);
 	queue_work(drain_queue, &device->bury);
 }
 
 /*
- * Looks for partitions. Not in the call that starts the disk: it reads the
- * disk, and the caller may be the only one who serves it. By now somebody may
- * have the disk open exclusively, under whom no partitions must appear.
+ * Scans for partitions. START must not do this itself: the scan reads the disk,
+ * and the caller of START may be the only serving thread. The disk may be open
+ * exclusively by now, and no partition may then appear below its holder.
  */
 static void scan_work(struct work_struct *work)
 {
@@ -229,7 +231,10 @@ static void teardown_work(struct work_struct *work)
 	struct zosbd2_device *device = container_of(work, struct zosbd2_device, teardown);
 	bool started;
 
-	/* As drain_work() has, or will have. Nobody starts it from now on, nor begins a grace. */
+	/*
+	 * Same as drain_work(), which may not have run. From now on no START
+	 * and no new grace is possible.
+	 */
 	zosbd2_rs_device_drain(device->engine, now_ms());
 	mutex_lock(&device->lock);
 	started = device->started;
@@ -238,9 +243,9 @@ static void teardown_work(struct work_struct *work)
 	if (started) {
 		cancel_work_sync(&device->scan);
 		del_gendisk(device->disk);
-		/* No request, so nothing is late any more. */
+		/* No request is left, so no request can be late. */
 		cancel_work_sync(&device->bury);
-		/* The disk's queue has left it, and takes no more requests. */
+		/* The disk's queue has left the tag set, and accepts no more requests. */
 		blk_mq_free_tag_set(&device->tag_set);
 	}
 	cancel_delayed_work_sync(&device->drain);
@@ -251,15 +256,18 @@ static void teardown_work(struct work_struct *work)
 	complete_all(&device->gone);
 	put_disk(device->disk);
 	if (!started) {
-		/* A disk that was never added makes its queue leave when it is freed. */
+		/*
+		 * The queue of a disk that was never added leaves the tag set
+		 * when the disk is freed.
+		 */
 		blk_mq_free_tag_set(&device->tag_set);
 		zosbd2_device_put(device);
 	}
 }
 
 /*
- * Makes a device; its disk waits for zosbd2_device_start(). On failure nothing
- * is left. Process context, may sleep.
+ * Creates a device. Its disk is invisible until zosbd2_device_start(). On
+ * failure nothing is left. Process context, may sleep.
  */
 int zosbd2_device_create(const struct zosbd2_params *params, struct zosbd2_device **result)
 {
@@ -328,22 +336,22 @@ int zosbd2_device_create(const struct zosbd2_params *params, struct zosbd2_devic
 	strscpy(disk->disk_name, params->disk_name, sizeof(disk->disk_name));
 	if (params->version == 1)
 		disk->flags |= GENHD_FL_NO_PART;
-	/* Version 1, whose nodes are among all others, has looked at more. */
+	/* Version 1 has checked more, because its nodes are directly in /dev. */
 	if (params->version != 1 && name_is_taken(disk)) {
 		error = -EEXIST;
 		goto put_disk;
 	}
 	/*
-	 * scan_work() looks for partitions when the time is right. Where nobody
-	 * wants that the bit stays, so that BLKRRPART is refused, too: udev uses it
-	 * whenever a writer has closed the disk.
+	 * scan_work() scans for partitions later. Without a scan the bit stays
+	 * set, so that BLKRRPART is refused, too: udev calls it whenever a
+	 * writer closes the disk.
 	 */
 	set_bit(GD_SUPPRESS_PART_SCAN, &disk->state);
 	set_capacity(disk, params->size_bytes >> SECTOR_SHIFT);
 	if (params->flags & ZOSBD2_READ_ONLY)
 		set_disk_ro(disk, true);
 
-	/* Dropped by device_free(): code of ours runs until then. */
+	/* device_free() drops this reference. Code of the module may run until then. */
 	__module_get(THIS_MODULE);
 	zosbd2_debug_add(device);
 	*result = device;
@@ -362,10 +370,10 @@ free_device:
 }
 
 /*
- * Makes the node of a device that is neither started nor being destroyed. I/O
- * and opens may come before this returns; none is waited for. The block layer
- * takes a disk once only: after an error every other call returns the same. The
- * caller holds the device's lock.
+ * Creates the node of a device that is neither started nor being destroyed. I/O
+ * and opens may come before this returns; it waits for none of them. The block
+ * layer accepts a disk only once: after an error every later call returns the
+ * same error. The caller holds the device's lock.
  */
 int zosbd2_device_start(struct zosbd2_device *device)
 {
@@ -380,7 +388,10 @@ int zosbd2_device_start(struct zosbd2_device *device)
 	error = zosbd2_fault(ZOSBD2_FAULT_ADD_DISK) ? -EEXIST :
 		device_add_disk(NULL, disk, disk_groups);
 	if (error) {
-		/* It keeps a major number, at which the block layer warns. */
+		/*
+		 * A failed disk keeps its major number, and the block layer
+		 * would warn about that.
+		 */
 		device->start_error = error;
 		return error;
 	}
@@ -392,7 +403,10 @@ int zosbd2_device_start(struct zosbd2_device *device)
 	return 0;
 }
 
-/* Changes the size. The caller holds the device's lock; it is not being destroyed. */
+/*
+ * Changes the size of a device that is not being destroyed. The caller holds
+ * the device's lock.
+ */
 void zosbd2_device_resize(struct zosbd2_device *device, u64 size_bytes)
 {
 	lockdep_assert_held(&device->lock);
@@ -400,8 +414,9 @@ void zosbd2_device_resize(struct zosbd2_device *device, u64 size_bytes)
 }
 
 /*
- * Major above minor number of the node, 0 if there is none yet. The caller
- * holds the registry's lock or a server descriptor's right to a live device.
+ * Returns the major number, above the minor number of the node; 0 without a
+ * node. The caller holds the registry's lock, or has a server descriptor of a
+ * live device.
  */
 u64 zosbd2_device_number(struct zosbd2_device *device)
 {
@@ -412,8 +427,9 @@ u64 zosbd2_device_number(struct zosbd2_device *device)
 }
 
 /*
- * The deadline of requests, made as @ms: whoever writes queue/io_timeout changes
- * it. The caller holds the device's lock; it is not being destroyed.
+ * Returns the deadline of requests, which was created as @ms; a write to
+ * queue/io_timeout changes it. The device is not being destroyed. The caller
+ * holds the device's lock.
  */
 u32 zosbd2_device_deadline(struct zosbd2_device *device, u32 ms)
 {
@@ -424,7 +440,7 @@ u32 zosbd2_device_deadline(struct zosbd2_device *device, u32 ms)
 	return timeout == msecs_to_jiffies(ms) ? ms : jiffies_to_msecs(timeout);
 }
 
-/* The last server is gone. The caller holds the device's lock. */
+/* Starts the grace, because the last server is gone. The caller holds the device's lock. */
 void zosbd2_device_begin_grace(struct zosbd2_device *device, u32 ms)
 {
 	lockdep_assert_held(&device->lock);
@@ -438,7 +454,7 @@ int zosbd2_device_lock(struct zosbd2_device *device)
 	return mutex_lock_killable(&device->lock);
 }
 
-/* As zosbd2_device_lock(), for those who must finish what they began. */
+/* Like zosbd2_device_lock(), but not killable. */
 void zosbd2_device_lock_always(struct zosbd2_device *device)
 {
 	might_sleep();
@@ -455,13 +471,16 @@ void *zosbd2_device_engine(struct zosbd2_device *device)
 	return device->engine;
 }
 
-/* Keeps the device's memory. The caller has a reference or the registry's lock. */
+/*
+ * Takes a reference to the device's memory. The caller has a reference or the
+ * registry's lock.
+ */
 void zosbd2_device_get(struct zosbd2_device *device)
 {
 	kref_get(&device->kref);
 }
 
-/* May free the device, so may sleep. */
+/* Drops a reference. May free the device, so may sleep. */
 void zosbd2_device_put(struct zosbd2_device *device)
 {
 	might_sleep();
@@ -469,9 +488,9 @@ void zosbd2_device_put(struct zosbd2_device *device)
 }
 
 /*
- * Refuses opens from now on. Without @force only if nobody has the disk open:
- * returns false, with nothing changed, if somebody has or is just opening or
- * closing it. Never waits. The caller holds the registry's lock.
+ * Refuses opens from now on. Without @force only if the disk is not open:
+ * returns false, and changes nothing, if the disk is open or is just being
+ * opened or closed. Never waits. The caller holds the registry's lock.
  */
 bool zosbd2_device_seal(struct zosbd2_device *device, bool force)
 {
@@ -481,7 +500,7 @@ bool zosbd2_device_seal(struct zosbd2_device *device, bool force)
 		WRITE_ONCE(device->sealed, true);
 		return true;
 	}
-	/* Not mutex_lock(): a last close holds it while it writes back. */
+	/* Not mutex_lock(): a last close holds the mutex while it writes back. */
 	if (!mutex_trylock(&disk->open_mutex))
 		return false;
 	if (!disk_openers(disk))
@@ -491,8 +510,8 @@ bool zosbd2_device_seal(struct zosbd2_device *device, bool force)
 }
 
 /*
- * Starts the destruction of a sealed device. Does not wait. Its servers' time
- * runs from now on, even if the teardown has to wait for others to end.
+ * Starts the destruction of a sealed device. Does not wait. The time for its
+ * servers starts now, even if the teardown has to wait for other teardowns.
  */
 void zosbd2_device_destroy(struct zosbd2_device *device)
 {
@@ -502,8 +521,8 @@ void zosbd2_device_destroy(struct zosbd2_device *device)
 
 /*
  * Waits until the disk is deleted, the name is free, and the caller's reference
- * is the last of ours, so that with nobody else having the disk open the module
- * can be unloaded next. Returns -ERESTARTSYS if the caller is being killed.
+ * is the module's last one. If the disk is not open either, the module can be
+ * unloaded next. Returns -ERESTARTSYS if the caller is being killed.
  */
 int zosbd2_device_wait_gone(struct zosbd2_device *device)
 {
@@ -513,15 +532,15 @@ int zosbd2_device_wait_gone(struct zosbd2_device *device)
 	error = wait_for_completion_killable(&device->gone);
 	if (error)
 		return error;
-	/* What the work still does after completing is to drop its reference. */
+	/* After completing, the work only drops its reference. */
 	flush_work(&device->teardown);
 	return 0;
 }
 
 /*
- * In the first process's view: the caller's may be of his own making, and its
- * file systems may never answer. @separator: what stands for the '!' of a disk's
- * name there.
+ * Looks a path up in the first process's root. The caller may have built its
+ * own mount namespace, whose file systems may never answer. @separator stands
+ * for the '!' in a disk's name.
  */
 static bool path_exists(const char *folder, const u8 *name, char separator)
 {
@@ -546,10 +565,10 @@ static bool path_exists(const char *folder, const u8 *name, char separator)
 }
 
 /*
- * Whether a node or a disk of this name is there already, for version 1. Looks,
- * but opens nothing. @name is valid (engine/src/name.rs), so it stays in its
- * folder. A look-up that fails for another reason counts as free; add_disk()
- * decides. No lock is held: a file system may keep the caller waiting.
+ * Whether a node or a disk of this name exists, for version 1. The check opens
+ * nothing. @name is valid (engine/src/name.rs), so it stays in its folder. A
+ * look-up that fails for another reason counts as free; add_disk() decides. No
+ * lock is held, because a file system may block the caller.
  */
 bool zosbd2_node_exists(const u8 *name)
 {
@@ -557,7 +576,7 @@ bool zosbd2_node_exists(const u8 *name)
 	return path_exists("dev/", name, '/') || path_exists("sys/class/block/", name, '!');
 }
 
-/* Prints the stack of the caller; only the faults variant calls it. */
+/* Prints the stack of the caller. Only the faults variant calls it. */
 void zosbd2_backtrace(void)
 {
 	if (zosbd2_fault(ZOSBD2_FAULT_BACKTRACE))
@@ -565,8 +584,8 @@ void zosbd2_backtrace(void)
 }
 
 /*
- * How many bytes behind the end of its memory the Rust object shall read, 0
- * for none; only the faults variant calls it.
+ * Returns how many bytes beyond the end of its memory the Rust object must
+ * read, 0 for none. Only the faults variant calls it.
  */
 u32 zosbd2_overrun(void)
 {

@@ -2,10 +2,10 @@
 /*
  * The module: its parameters, the control node, and the registry's lock.
  *
- * The control node takes the ioctls of both versions (docs/abi-v1.md and
- * docs/abi-v2.md); what they mean is decided in Rust. An open control node pins
- * the module, and so does every device until it is freed, so unloading cannot
- * meet a live one.
+ * The control node handles the ioctls of both versions (docs/abi-v1.md and
+ * docs/abi-v2.md); Rust interprets them. An open control node holds a reference
+ * to the module, and so does every device until it is freed. So the module
+ * cannot be unloaded while a device exists.
  */
 #include <linux/compat.h>
 #include <linux/cpumask.h>
@@ -60,7 +60,7 @@ int zosbd2_registry_lock(void)
 	return mutex_lock_killable(&registry_lock);
 }
 
-/* As zosbd2_registry_lock(), for those who must finish what they began. */
+/* Like zosbd2_registry_lock(), but not killable. */
 void zosbd2_registry_lock_always(void)
 {
 	might_sleep();
@@ -72,7 +72,7 @@ void zosbd2_registry_unlock(void)
 	mutex_unlock(&registry_lock);
 }
 
-/* For INFO. @version has room for 32 bytes, all zero. */
+/* The module's version, for INFO. @version has room for 32 bytes, all zero. */
 void zosbd2_version(u8 *version)
 {
 	strscpy(version, ZOSBD2_MODULE_VERSION, 32);
@@ -90,7 +90,7 @@ u32 zosbd2_page_size(void)
 
 static long control_run(u32 command, u64 argument, bool compat)
 {
-	/* Memory for what we make must not be waited for on our own disks. */
+	/* Allocations for a device must not wait for I/O to a disk of this module. */
 	unsigned int noio = memalloc_noio_save();
 	long result = zosbd2_rs_control(zosbd2_registry, command, argument, compat);
 
@@ -170,11 +170,12 @@ static void __exit zosbd2_exit(void)
 	zosbd2_queue_exit();
 	kvfree(zosbd2_registry);
 	/*
-	 * The last close of a disk that is gone drops the module's last reference
-	 * in disk_free(), from which it has yet to return. The block layer does not
-	 * pin the module there, and a work item would not help: whoever queues it
-	 * has to return, too. So wait until each task that was runnable has blocked
-	 * or gone back to user mode, which none does in there.
+	 * The last close of a disk that is gone drops the module's last
+	 * reference in disk_free(), which has yet to return. The block layer
+	 * does not hold a reference to the module there. A work item would not
+	 * help, because the function that queues it has to return, too. So wait
+	 * until each runnable task has blocked or returned to user mode, which
+	 * no task does inside disk_free().
 	 */
 	synchronize_rcu_tasks();
 }

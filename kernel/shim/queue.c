@@ -2,9 +2,9 @@
 /*
  * A queue: blk-mq on one side, sleeping servers on the other.
  *
- * queue_rq(), queue_rqs() and commit_rqs() come from submitters in any context
- * that may take a spinlock; the timeout handler comes from kblockd; all else
- * comes from servers in process context.
+ * Submitters call queue_rq(), queue_rqs() and commit_rqs() in any context that
+ * may take a spinlock. kblockd calls the timeout handler. Servers call all
+ * other functions, in process context.
  */
 #include <linux/blkdev.h>
 #include <linux/fault-inject-usercopy.h>
@@ -20,12 +20,12 @@
 #include "zosbd2.h"
 
 /*
- * Works of it look after wake-ups, so that requests are served: they must run
- * when memory is short, too.
+ * Its works check wake-ups so that requests are served, so they must also run
+ * when memory is short.
  */
 static struct workqueue_struct *look_queue;
 
-/* A sleeping server; on its stack. @woken and @sent_away change under the queue's lock. */
+/* A sleeping server, on its stack. @woken and @sent_away change under the queue's lock. */
 struct waiter {
 	struct list_head link;
 	struct task_struct *task;
@@ -34,9 +34,9 @@ struct waiter {
 };
 
 /*
- * Ends a block request. A completion may drop the last reference to a file,
- * whose release may wait for I/O to this very disk. With bottom halves off the
- * release is left to a worker, and the server is free to serve it.
+ * Ends a block request. The completion may drop the last reference to a file,
+ * and the release of the file may wait for I/O to this disk. With bottom halves
+ * off, a worker makes the release, and the server is free to serve that I/O.
  */
 static void end_request(struct request *request, blk_status_t status)
 {
@@ -45,7 +45,7 @@ static void end_request(struct request *request, blk_status_t status)
 	local_bh_enable();
 }
 
-/* What the engine is told of a request. Returns false for what no queue offers. */
+/* Describes a request for the engine. Returns false for an operation that no queue offers. */
 static __always_inline bool describe(const struct request *request, enum zosbd2_op *op,
 				     u32 *flags, u64 *offset)
 {
@@ -63,7 +63,7 @@ static __always_inline bool describe(const struct request *request, enum zosbd2_
 		return true;
 	case REQ_OP_FLUSH:
 		*op = ZOSBD2_FLUSH;
-		/* It is sent with the position of a write that it has no part in. */
+		/* The flush machinery sets the position of an unrelated write. */
 		*offset = 0;
 		return true;
 	case REQ_OP_WRITE_ZEROES:
@@ -80,10 +80,10 @@ static __always_inline bool describe(const struct request *request, enum zosbd2_
 }
 
 /*
- * Gives a started request to the engine. @last: no other follows at once.
- * Returns whom to wake, as zosbd2_rs_queue_submit(), or a negative errno if the
- * request is to be refused. Inlined, as is describe(): a call for each request is
- * what the loop of queue_run() saves.
+ * Submits a started request to the engine. @last: no further request follows at
+ * once. Returns which servers to wake, like zosbd2_rs_queue_submit(), or a
+ * negative errno if the request must be refused. Inlined, like describe(),
+ * because queue_run() exists to save calls per request.
  */
 static __always_inline int submit(struct zosbd2_queue *queue, struct request *request, bool last)
 	__must_hold(&queue->lock)
@@ -101,8 +101,9 @@ static __always_inline int submit(struct zosbd2_queue *queue, struct request *re
 	queue->requests[request->tag] = request;
 	what = op | flags << ZOSBD2_FLAGS_SHIFT | (last ? ZOSBD2_LAST : 0);
 	/*
-	 * When the request was made, or earlier. A flush always has it
-	 * (engine/src/loss.rs); others have not while the disk's iostats are off.
+	 * When the request was made, or earlier. A flush always has this time
+	 * (engine/src/loss.rs); other requests lack it while the disk's iostats
+	 * are off.
 	 */
 	now_ns = request->start_time_ns ?: ktime_get_ns();
 	result = zosbd2_rs_queue_submit(queue->engine, request->tag, what, offset,
@@ -114,7 +115,7 @@ static __always_inline int submit(struct zosbd2_queue *queue, struct request *re
 
 /*
  * Ends a request that the engine did not take. If it was the last one, the
- * caller makes those before it known, which waited for it.
+ * caller announces the requests before it, which waited for it.
  */
 static void refuse(struct request *request)
 {
@@ -126,7 +127,7 @@ static void refuse(struct request *request)
 								       BLK_STS_NOTSUPP);
 }
 
-/* Drops the lock after submissions, and wakes whom their result names. */
+/* Drops the lock after submissions, and wakes the servers in their result. */
 static __always_inline void unlock_submitted(struct zosbd2_queue *queue, int result)
 	__releases(&queue->lock)
 {
@@ -141,7 +142,7 @@ static blk_status_t queue_rq(struct blk_mq_hw_ctx *hctx, const struct blk_mq_que
 	struct zosbd2_queue *queue = hctx->driver_data;
 	int result;
 
-	/* A deadline that is over before the engine has the request begins anew. */
+	/* The timer of a request that the engine does not have yet starts again. */
 	blk_mq_start_request(data->rq);
 	spin_lock(&queue->lock);
 	result = submit(queue, data->rq, data->last);
@@ -164,7 +165,7 @@ static void commit_rqs(struct blk_mq_hw_ctx *hctx)
 	zosbd2_queue_wake_pollers(queue);
 }
 
-/* Takes the requests for one queue off the list, which are started. */
+/* Takes the requests for one queue off the list. The requests are started. */
 static void queue_run(struct blk_mq_hw_ctx *hctx, zosbd2_rq_list *list)
 {
 	struct zosbd2_queue *queue = hctx->driver_data;
@@ -184,7 +185,7 @@ static void queue_run(struct blk_mq_hw_ctx *hctx, zosbd2_rq_list *list)
 			refused = request;
 		}
 	} while (!last);
-	/* Only the last one wakes anybody. */
+	/* Only the last request wakes servers. */
 	unlock_submitted(queue, result);
 	if (unlikely(refused)) {
 		do {
@@ -198,12 +199,12 @@ static void queue_run(struct blk_mq_hw_ctx *hctx, zosbd2_rq_list *list)
 	zosbd2_queue_wake_pollers(queue);
 }
 
-/* All that a submitter plugged, at once; takes every request off the list. */
+/* Submits all plugged requests of a submitter. Takes every request off the list. */
 static void queue_rqs(zosbd2_rq_list *list)
 {
 	struct request *request;
 
-	/* Servers get requests in the order of submission: read-ahead depends on it. */
+	/* Servers get requests in the order of submission, which read-ahead needs. */
 	zosbd2_rq_list_oldest_first(list);
 	rq_list_for_each(list, request) {
 		zosbd2_rq_list_own(request);
@@ -213,7 +214,7 @@ static void queue_rqs(zosbd2_rq_list *list)
 		queue_run(request->mq_hctx, list);
 }
 
-/* Says which request is late, who has it, and what becomes of it. */
+/* Logs which request is late, which thread holds it, and what becomes of it. */
 static void log_late(struct zosbd2_queue *queue, u32 tag, const struct zosbd2_late *late)
 {
 	static const char * const ops[] = {
@@ -248,8 +249,8 @@ static void log_late(struct zosbd2_queue *queue, u32 tag, const struct zosbd2_la
 }
 
 /*
- * The engine ends the request now, or whoever copies its data ends it soon, or
- * its clock starts anew.
+ * The engine ends the request now, or the thread that copies its data ends it
+ * soon, or its timer starts again.
  */
 static enum blk_eh_timer_return timeout(struct request *request)
 {
@@ -304,8 +305,8 @@ void zosbd2_queue_exit(void)
 }
 
 /*
- * Allocates a zeroed block that is aligned as ZOSBD2_BLOCK_ALIGN says, which
- * kvzalloc() promises for sizes that are powers of two only. May sleep.
+ * Allocates a zeroed block, aligned to ZOSBD2_BLOCK_ALIGN. kvzalloc()
+ * guarantees alignment only for sizes that are powers of two. May sleep.
  */
 void *zosbd2_alloc_block(size_t bytes)
 {
@@ -319,9 +320,9 @@ void *zosbd2_alloc_block(size_t bytes)
 }
 
 /*
- * Allocates what the queues need; the device's engine is initialised.
- * @device->queue_count is at most the number of CPUs, and with @depth small
- * enough for the products not to overflow.
+ * Allocates the memory of the queues. The device's engine is initialised.
+ * @device->queue_count is at most the number of CPUs, and @depth is small
+ * enough that the products cannot overflow.
  */
 int zosbd2_queue_setup(struct zosbd2_device *device, u32 depth)
 {
@@ -391,7 +392,7 @@ void zosbd2_queue_lock(struct zosbd2_queue *queue) __acquires(&queue->lock)
 	spin_lock(&queue->lock);
 }
 
-/* Takes the server that slept last off the list: its memory is warm. */
+/* Takes the server that fell asleep last off the list: its memory is warm. */
 static struct task_struct *wake_next(struct zosbd2_queue *queue, bool sent_away)
 	__must_hold(&queue->lock)
 {
@@ -410,8 +411,8 @@ static struct task_struct *wake_next(struct zosbd2_queue *queue, bool sent_away)
 }
 
 /*
- * Drops the lock, and then wakes so many sleeping servers, which the engine has
- * chosen under it. @look: looks after them in a while.
+ * Drops the lock, and then wakes as many sleeping servers as the engine chose
+ * under it. @look: checks on them later.
  */
 void zosbd2_queue_unlock(struct zosbd2_queue *queue, u32 servers, bool look)
 	__releases(&queue->lock)
@@ -423,7 +424,7 @@ void zosbd2_queue_unlock(struct zosbd2_queue *queue, u32 servers, bool look)
 		spin_unlock(&queue->lock);
 		return;
 	}
-	/* A server that finds itself woken may be gone at once; RCU keeps its task. */
+	/* A woken server may exit at once; RCU keeps its task. */
 	rcu_read_lock();
 	while (count < min_t(u32, servers, ZOSBD2_MOST_WAKES)) {
 		tasks[count] = wake_next(queue, false);
@@ -440,10 +441,11 @@ void zosbd2_queue_unlock(struct zosbd2_queue *queue, u32 servers, bool look)
 }
 
 /*
- * Sleeps until woken, a signal, or the end of the time @left (zosbd2_timeout()),
- * from which the time slept is taken. Called and returns with the lock held; it
- * is dropped while sleeping. Returns ZOSBD2_WOKEN or ZOSBD2_SENT_AWAY when woken,
- * whatever else happened; otherwise -EINTR or -ETIME.
+ * Sleeps until woken, a signal, or the end of the time @left
+ * (zosbd2_timeout()), from which the slept time is subtracted. Called and
+ * returns with the lock held, but drops it while sleeping. Returns ZOSBD2_WOKEN
+ * or ZOSBD2_SENT_AWAY if woken, even if a signal came or the time ended as
+ * well; otherwise -EINTR or -ETIME.
  */
 int zosbd2_queue_sleep(struct zosbd2_queue *queue, long *left) __must_hold(&queue->lock)
 {
@@ -466,7 +468,7 @@ int zosbd2_queue_sleep(struct zosbd2_queue *queue, long *left) __must_hold(&queu
 	return signal_pending(current) ? -EINTR : -ETIME;
 }
 
-/* Wakes every server that sleeps, to be sent away. */
+/* Wakes every sleeping server, to be sent away. */
 void zosbd2_queue_wake_all(struct zosbd2_queue *queue) __must_hold(&queue->lock)
 {
 	lockdep_assert_held(&queue->lock);
@@ -474,7 +476,10 @@ void zosbd2_queue_wake_all(struct zosbd2_queue *queue) __must_hold(&queue->lock)
 		wake_up_process(wake_next(queue, true));
 }
 
-/* Wakes pollers of the present server's descriptor: a request is queued. No lock is held. */
+/*
+ * Wakes pollers of the present server's descriptor, because a request is
+ * queued. No lock is held.
+ */
 void zosbd2_queue_wake_pollers(struct zosbd2_queue *queue)
 {
 	struct zosbd2_server *server;
@@ -488,10 +493,10 @@ void zosbd2_queue_wake_pollers(struct zosbd2_queue *queue)
 }
 
 /*
- * Whether the block layer has taken the size of the queue's disk away, which it
- * does when a destruction has written out what was dirty. Whoever reads on
- * would see the end of the file next, so a read that ends now fails: a copy of
- * a part of the disk must not look like one of all of it.
+ * Whether the block layer has set the size of the queue's disk to 0, as it does
+ * when a destruction has written out dirty data. The next read would see the
+ * end of the file. So a read that ends now fails: a partial copy of the disk
+ * must not look complete.
  */
 static bool disk_has_ended(struct zosbd2_queue *queue)
 {
@@ -501,8 +506,8 @@ static bool disk_has_ended(struct zosbd2_queue *queue)
 }
 
 /*
- * Ends the block request of a tag that the engine has just freed: nobody else
- * does. No lock is held. @error is 0 or a negative errno.
+ * Ends the block request of a tag that the engine has just freed, so that no
+ * other caller can end it. No lock is held. @error is 0 or a negative errno.
  */
 void zosbd2_request_end(struct zosbd2_queue *queue, u32 tag, int error)
 {
@@ -514,7 +519,7 @@ void zosbd2_request_end(struct zosbd2_queue *queue, u32 tag, int error)
 	end_request(request, errno_to_blk_status(error));
 }
 
-/* As zosbd2_request_end() with success, for several tags at once. */
+/* Like zosbd2_request_end() with success, for several tags at once. */
 void zosbd2_requests_end(struct zosbd2_queue *queue, const u16 *tags, u32 count)
 {
 	DEFINE_IO_COMP_BATCH(batch);
@@ -540,12 +545,11 @@ void zosbd2_requests_end(struct zosbd2_queue *queue, const u16 *tags, u32 count)
 }
 
 /*
- * Copies between user memory that access_ok() was asked for and a piece of a
- * page. Without the check of what object the piece is part of (hardened
- * usercopy): data of less than a page may well be in a slab, such as the copies
- * of metadata that jbd2 writes, and the block layer vouches for its bounds.
- * Fails on demand as other copies do, where the kernel has fault injection.
- * Returns how many bytes were not copied.
+ * Copies between user memory that passed access_ok() and a piece of a page. It
+ * skips the check of hardened usercopy, which would reject pieces of slab
+ * objects: data of less than a page may be in a slab, such as jbd2's copies of
+ * metadata, and the block layer guarantees its bounds. Supports fault injection
+ * like other copies. Returns the number of bytes that were not copied.
  */
 static __always_inline unsigned long copy_part(void __user *peer, void *piece, u32 bytes,
 					       bool to_user)
@@ -568,9 +572,9 @@ static __always_inline unsigned long copy_part(void __user *peer, void *piece, u
 }
 
 /*
- * The way of small requests: copies the first @bytes if they are in one piece
- * of one page. False if they are not, or a page is not there; the caller then
- * begins anew.
+ * The fast path for small requests: copies the first @bytes if they are in one
+ * piece of one page. Returns false if they are not, or if a page is missing;
+ * the caller then starts again.
  */
 static __always_inline bool copy_single(struct request *request, u64 user, u32 bytes,
 					bool to_user)
@@ -591,8 +595,8 @@ static __always_inline bool copy_single(struct request *request, u64 user, u32 b
 
 /*
  * Copies @bytes of the request's data between the place and user memory at
- * @user, of which the first @done are copied already. The place moves on with
- * each byte. -EFAULT at the first page that is not there.
+ * @user; the first @done bytes are already copied. The place advances with each
+ * byte. Returns -EFAULT at the first missing page.
  */
 static noinline int copy_pieces(struct request *request, struct zosbd2_place *place, u64 user,
 				u32 bytes, u32 *done, bool to_user)
@@ -632,11 +636,11 @@ static noinline int copy_pieces(struct request *request, struct zosbd2_place *pl
 
 /*
  * Copies @bytes of the request's data to or from user memory at @user, from
- * where an earlier copy of the same tenure left @place; a place of all zeroes is
- * the request's beginning. Skips the first @done of them in user memory, and
- * adds to @done what was copied. The engine has the request COPYING, so the
- * pages stay. Never waits for a page: returns -EFAULT at the first one that is
- * not there, and the caller, with the request unpinned, calls
+ * @place on, where an earlier copy of the same tenure stopped; a place of all
+ * zeros is the beginning of the request. Skips the first @done bytes in user
+ * memory, and adds the number of copied bytes to @done. The engine has the
+ * request COPYING, so the pages stay. Never waits for a page: returns -EFAULT
+ * at the first missing page. The caller then unpins the request and calls
  * zosbd2_user_fault_in().
  */
 int zosbd2_request_copy(struct zosbd2_queue *queue, u32 tag, struct zosbd2_place *place, u64 user,
@@ -657,7 +661,7 @@ static noinline int copy_all_pieces(struct request *request, u64 user, u32 bytes
 	return copy_pieces(request, &place, user, bytes, &done, to_user);
 }
 
-/* Like zosbd2_request_copy(), of the first @bytes of the request, all or an error. */
+/* Like zosbd2_request_copy(), for the first @bytes of the request. Copies all or fails. */
 int zosbd2_request_copy_all(struct zosbd2_queue *queue, u32 tag, u64 user, u32 bytes, bool to_user)
 {
 	struct request *request = queue->requests[tag];
@@ -669,7 +673,7 @@ int zosbd2_request_copy_all(struct zosbd2_queue *queue, u32 tag, u64 user, u32 b
 	return copy_all_pieces(request, user, bytes, to_user);
 }
 
-/* Zeroes the request's data from its byte @start on. It is COPYING, as above. */
+/* Zeroes the request's data from its byte @start on. The request is COPYING. */
 void zosbd2_request_zero(struct zosbd2_queue *queue, u32 tag, u32 start)
 {
 	struct request *request = queue->requests[tag];

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Server descriptors: files that are the right to serve a device.
+ * Server descriptors: files that give the right to serve a device.
  *
- * A descriptor keeps the device's memory, not the disk. Its last close is the
- * death of that server, whoever the process was that had it last; calls under
- * way keep the file, so none is in progress then.
+ * A descriptor keeps the device's memory, not the disk. Its last close, by any
+ * process, is the death of that server. A running call holds the file, so no
+ * call is in progress at the last close.
  */
 #include <linux/anon_inodes.h>
 #include <linux/compat.h>
@@ -25,7 +25,7 @@ static long server_ioctl(struct file *file, unsigned int command, unsigned long 
 	long result;
 
 	might_sleep();
-	/* Memory for the server must not be waited for on our own disk. */
+	/* Allocations for the server must not wait for I/O to its own disk. */
 	noio = memalloc_noio_save();
 	result = zosbd2_rs_server(server->device->engine, server->epoch, command, argument);
 	memalloc_noio_restore(noio);
@@ -33,7 +33,7 @@ static long server_ioctl(struct file *file, unsigned int command, unsigned long 
 }
 
 #ifdef CONFIG_COMPAT
-/* The layouts are the same; addresses in them are 64-bit integers. */
+/* The layouts are the same, because addresses in them are 64-bit integers. */
 static long server_compat_ioctl(struct file *file, unsigned int command, unsigned long argument)
 {
 	return server_ioctl(file, command, (unsigned long)compat_ptr(argument));
@@ -46,14 +46,14 @@ static __poll_t server_poll(struct file *file, struct poll_table_struct *table)
 
 	poll_wait(file, &server->poll, table);
 	/*
-	 * Pairs with the barrier of wq_has_sleeper(): either what was queued is seen
-	 * here, or its submitter sees that somebody waits.
+	 * Pairs with the barrier of wq_has_sleeper(): either this poll sees the
+	 * queued request, or its submitter sees the poller.
 	 */
 	smp_mb();
 	return (__force __poll_t)zosbd2_rs_server_poll(server->device->engine, server->epoch);
 }
 
-/* Takes a descriptor off its device's list and frees it once nobody can wake its pollers. */
+/* Takes a descriptor off its device's list, and frees it once nobody can wake its pollers. */
 static void server_remove(struct zosbd2_server *server)
 {
 	struct zosbd2_device *device = server->device;
@@ -84,7 +84,7 @@ void zosbd2_device_hang_up(struct zosbd2_device *device)
 	struct zosbd2_server *server;
 
 	rcu_read_lock();
-	/* Each poller hears of it, those too that wait exclusively. */
+	/* Wakes every poller, including exclusive ones. */
 	list_for_each_entry_rcu(server, &device->servers, link)
 		__wake_up(&server->poll, TASK_NORMAL, 0, poll_to_key(EPOLLHUP));
 	rcu_read_unlock();
@@ -102,9 +102,9 @@ static const struct file_operations server_ops = {
 };
 
 /*
- * Makes a descriptor that nobody can use yet, of no server: ends with
- * zosbd2_server_install() or zosbd2_server_abandon(). Returns its number, or a
- * negative errno. Process context.
+ * Creates a descriptor without a server, which nobody can use yet. The caller
+ * must call zosbd2_server_install() or zosbd2_server_abandon(). Returns the
+ * descriptor's number, or a negative errno. Process context.
  */
 int zosbd2_server_open(struct zosbd2_device *device, struct file **file)
 {
@@ -141,9 +141,9 @@ free_server:
 }
 
 /*
- * It is this server's descriptor: its last close is the server's death, and its
- * pollers are woken for requests from now on. The caller holds the device's lock
- * and has not told the queues of the server yet.
+ * Makes the file this server's descriptor: its last close is the server's
+ * death, and its pollers are woken for requests from now on. The caller holds
+ * the device's lock and has not told the queues of the server yet.
  */
 void zosbd2_server_appoint(struct file *file, u32 epoch)
 {
@@ -157,13 +157,13 @@ void zosbd2_server_appoint(struct file *file, u32 epoch)
 	spin_unlock(&device->servers_lock);
 }
 
-/* From now on the process has the descriptor. */
+/* Gives the descriptor to the process. */
 void zosbd2_server_install(int fd, struct file *file)
 {
 	fd_install(fd, file);
 }
 
-/* The process never sees the descriptor; it is closed on return to user mode. */
+/* Drops the descriptor, which the process never sees. It is closed on return to user mode. */
 void zosbd2_server_abandon(int fd, struct file *file)
 {
 	put_unused_fd(fd);

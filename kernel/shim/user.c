@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The calling process: its memory, its signals, its rights, its time. Process
- * context; what touches memory may sleep, and is called with no lock held.
+ * The calling process: its memory, its signals, its permissions, its time.
+ * Process context. Functions that access user memory may sleep, and are called
+ * with no lock held.
  *
- * User addresses are integers in Rust; every one is checked here. Every access
- * can be made to fail where the kernel has fault injection: copies do so by
- * themselves, the others ask for it.
+ * User addresses are integers in Rust; this file checks every address. Fault
+ * injection can make every access fail: copies support it by themselves, the
+ * other functions call it.
  */
 #include <linux/capability.h>
 #include <linux/cred.h>
@@ -48,13 +49,16 @@ int zosbd2_user_clear(u64 user, u32 bytes)
 	return clear_user(user_pointer(user), bytes) ? -EFAULT : 0;
 }
 
-/* -EFAULT if some of the range is outside of what a process can have. */
+/* Returns -EFAULT if the range is not inside the address space of a process. */
 int zosbd2_user_check(u64 user, u32 bytes)
 {
 	return access_ok(user_pointer(user), bytes) ? 0 : -EFAULT;
 }
 
-/* Brings user memory in, without changing it. -EFAULT if it cannot be used so. */
+/*
+ * Brings user memory in, without changing it. Returns -EFAULT if it cannot be
+ * accessed in that way.
+ */
 int zosbd2_user_fault_in(u64 user, u32 bytes, bool write)
 {
 	size_t left;
@@ -62,7 +66,7 @@ int zosbd2_user_fault_in(u64 user, u32 bytes, bool write)
 	might_sleep();
 	if (should_fail_usercopy())
 		return -EFAULT;
-	/* The caller may come again and again. */
+	/* The caller may call this in a loop. */
 	cond_resched();
 	if (write)
 		left = fault_in_safe_writeable((char __user *)user_pointer(user), bytes);
@@ -72,12 +76,12 @@ int zosbd2_user_fault_in(u64 user, u32 bytes, bool write)
 }
 
 /*
- * The lowest pending signal that is not blocked, 0 if there is none that can
- * be named. It stays pending: the caller's handler runs on return.
+ * Returns the lowest pending signal that is not blocked, or 0 if it is unknown.
+ * The signal stays pending: the caller's handler runs on return.
  */
 u32 zosbd2_signal_pending(void)
 {
-	/* Not locked: a hint, about signals that are this task's to take. */
+	/* Not locked: a hint about signals that only this task can take. */
 	u64 pending = READ_ONCE(current->pending.signal.sig[0]) |
 		      READ_ONCE(current->signal->shared_pending.signal.sig[0]);
 
@@ -91,7 +95,7 @@ bool zosbd2_signal_fatal(void)
 }
 
 /*
- * Gives up the processor if somebody waits for it: long calls do so between
+ * Yields the processor if another task waits for it. Long calls do so between
  * their steps. Returns false if the caller is being killed.
  */
 bool zosbd2_pause(void)
@@ -100,7 +104,7 @@ bool zosbd2_pause(void)
 	return !fatal_signal_pending(current);
 }
 
-/* 1 if all bytes are zero, 0 if not, -EFAULT. */
+/* Returns 1 if all bytes are zero, 0 if not, or -EFAULT. */
 int zosbd2_user_tail_is_zero(u64 user, u32 bytes)
 {
 	might_sleep();
@@ -114,13 +118,13 @@ u32 zosbd2_current_uid(void)
 	return from_kuid(&init_user_ns, current_fsuid());
 }
 
-/* Whether the caller may become the server of a device that @owner_uid made. */
+/* Whether the caller may become the server of a device that @owner_uid created. */
 bool zosbd2_may_serve(u32 owner_uid)
 {
 	return zosbd2_current_uid() == owner_uid || capable(CAP_SYS_ADMIN);
 }
 
-/* The time limit of @ms from now, for zosbd2_queue_sleep(); U32_MAX for none. */
+/* A time limit @ms from now, for zosbd2_queue_sleep(). U32_MAX means no limit. */
 long zosbd2_timeout(u32 ms)
 {
 	return ms == U32_MAX ? MAX_SCHEDULE_TIMEOUT : (long)msecs_to_jiffies(ms);
@@ -131,15 +135,15 @@ u64 zosbd2_now_ns(void)
 	return ktime_get_ns();
 }
 
-/* The calling thread, as the first pid namespace numbers it. */
+/* The calling thread's ID in the initial PID namespace. */
 u32 zosbd2_thread(void)
 {
 	return task_pid_nr(current);
 }
 
 /*
- * Whether the thread that zosbd2_thread() named is alive. Another one may have
- * its number by now.
+ * Whether the thread that zosbd2_thread() returned is alive. Another thread may
+ * have its ID by now.
  */
 bool zosbd2_thread_lives(u32 thread)
 {
@@ -153,7 +157,7 @@ bool zosbd2_thread_lives(u32 thread)
 	return lives;
 }
 
-/* One turn of a loop that waits busily: false when it is time to stop. */
+/* One turn of a polling loop. Returns false when it is time to stop. */
 bool zosbd2_spin(u64 until_ns)
 {
 	cpu_relax();

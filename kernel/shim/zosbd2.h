@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The line between the C shim and the Rust glue.
+ * The boundary between the C shim and the Rust glue.
  *
- * Integers, opaque pointers and the structs below cross it, nothing else: no
- * kernel struct is known in Rust, no Rust type in C, and no function pointer
- * crosses. Rust sees a queue and a device as void pointers that it hands back.
+ * Only integers, opaque pointers and the structs below cross it. Rust knows no
+ * kernel struct, C knows no Rust type, and no function pointer crosses. Rust
+ * sees a queue and a device as void pointers, and passes them back.
  *
  * Error results are 0 or a negative errno.
  */
@@ -28,7 +28,7 @@
 #define ZOSBD2_NAME_BYTES 32
 #define ZOSBD2_SERIAL_BYTES 32
 
-/* Of the engine's block and of the queues: no two queues share a cache line. */
+/* Alignment of the engine's block and of the queues: no two queues share a cache line. */
 #define ZOSBD2_BLOCK_ALIGN 64
 
 /* Operations, as engine/src/request.rs and abi/src/v2.rs number them. */
@@ -41,11 +41,11 @@ enum zosbd2_op {
 	ZOSBD2_SECURE_ERASE,
 };
 
-/* What may come with an operation; numbered as above. */
+/* Flags of an operation; numbered as above. */
 #define ZOSBD2_REQUEST_FUA 1
 #define ZOSBD2_REQUEST_NO_UNMAP 2
 
-/* Of zosbd2_rs_queue_submit(): above the operation, and in its result. */
+/* Bits in the arguments and the result of zosbd2_rs_queue_submit(). */
 #define ZOSBD2_FLAGS_SHIFT 8
 #define ZOSBD2_LAST BIT(16)
 #define ZOSBD2_LOOK BIT(8)
@@ -58,7 +58,7 @@ enum zosbd2_op {
 #define ZOSBD2_MOST_WAKES 8
 #define ZOSBD2_LOOK_MS 20
 
-/* What a disk is besides its limits; CREATE_ in abi/src/v2.rs. */
+/* Properties of a disk besides its limits; CREATE_ in abi/src/v2.rs. */
 #define ZOSBD2_READ_ONLY 1
 #define ZOSBD2_ROTATIONAL 2
 #define ZOSBD2_VOLATILE_CACHE 4
@@ -66,8 +66,8 @@ enum zosbd2_op {
 #define ZOSBD2_NO_PARTITION_SCAN 16
 
 /*
- * What the shim needs to make a device; filled by Rust. @disk_name may hold a
- * '!', which is a '/' in the path of the node.
+ * Parameters for the creation of a device; filled by Rust. A '!' in @disk_name
+ * is a '/' in the path of the node.
  */
 struct zosbd2_params {
 	u8 disk_name[ZOSBD2_NAME_BYTES];
@@ -106,8 +106,8 @@ enum zosbd2_late_action {
 };
 
 /*
- * Such a request, for the log. @thread, of server @epoch, has it, 0 if none;
- * @dead: the server to be declared dead, 0 for none.
+ * A late request, for the log. Thread @thread of server @epoch holds it; @epoch
+ * is 0 if no server does. @dead: the server to be declared dead, 0 for none.
  */
 struct zosbd2_late {
 	u64 offset;
@@ -121,7 +121,7 @@ struct zosbd2_late {
 	u32 dead;
 };
 
-/* What of a queue is shown. */
+/* Kinds of reports about a queue. */
 enum zosbd2_shown {
 	ZOSBD2_SHOWN_STATS,
 	ZOSBD2_SHOWN_LATENCY,
@@ -129,15 +129,15 @@ enum zosbd2_shown {
 };
 
 /*
- * A queue. @lock covers the engine's queue (@engine) and @waiters; it is never
- * held over a copy to or from user memory, and never taken in an interrupt: the
- * block layer calls queue_rq() in process context alone.
+ * A queue. @lock covers the engine's queue (@engine) and @waiters. It is never
+ * held during a copy to or from user memory, and never taken in an interrupt:
+ * the block layer calls queue_rq() only in process context.
  *
  * @requests: the block request of each tag that is not FREE in the engine.
- * @look: looks after wake-ups under way.
+ * @look: checks wake-ups under way.
  */
 struct zosbd2_queue {
-	/* Read by everybody who comes. */
+	/* Read by every caller. */
 	void *engine;
 	struct request **requests;
 	struct zosbd2_device *device;
@@ -175,7 +175,7 @@ struct zosbd2_device {
 	u32 flags;
 	u32 place;
 	u32 handle;
-	/* The newest server that bury() is to declare dead. */
+	/* The newest server that bury() has to declare dead. */
 	u32 dead;
 	bool started;
 	bool sealed;
@@ -195,7 +195,7 @@ struct zosbd2_device {
 };
 
 /*
- * How far a copy of a request's data has come; all zeroes at its beginning. It
+ * The progress of a copy of a request's data; all zeros at the beginning. It
  * belongs to one tenure of the request, during which the bios do not change.
  * Rust keeps it as ZOSBD2_PLACE_WORDS words.
  */
@@ -208,9 +208,10 @@ struct zosbd2_place {
 static_assert(sizeof(struct zosbd2_place) <= ZOSBD2_PLACE_WORDS * sizeof(u64));
 
 /*
- * What a server descriptor is: the right to serve, until it is closed; or, with
- * @epoch 0, the right to look on. @poll is its own, so that nobody who looks on,
- * and no server that lost the device, takes a wake-up meant for another.
+ * A server descriptor: the right to serve until it is closed, or, with @epoch
+ * 0, the right to observe. Each descriptor has its own @poll, so that neither
+ * an observer nor a server that lost the device takes a wake-up meant for
+ * another server.
  */
 struct zosbd2_server {
 	struct zosbd2_device *device;
@@ -364,9 +365,10 @@ void zosbd2_rs_device_gone(void *engine);
 void zosbd2_rs_device_grace_over(void *engine, void *registry);
 
 /*
- * With the queue's lock held. Returns how many servers to wake as it is dropped,
- * and ZOSBD2_LOOK. @what is the operation, with its flags from bit 8 on, and
- * ZOSBD2_LAST if no more follow. Six arguments, which are all in registers.
+ * Called with the queue's lock held. Returns how many servers to wake when it
+ * is dropped, and ZOSBD2_LOOK. @what is the operation, with its flags from bit
+ * 8 on, and ZOSBD2_LAST if no further request follows. Six arguments, so all of
+ * them are in registers.
  */
 int zosbd2_rs_queue_submit(void *engine, u32 tag, u32 what, u64 offset, u32 length, u64 now_ns);
 
@@ -380,7 +382,7 @@ long zosbd2_rs_server(void *engine, u32 epoch, u32 command, u64 argument);
 u32 zosbd2_rs_server_poll(void *engine, u32 epoch);
 void zosbd2_rs_server_closed(void *engine, void *registry, u32 epoch);
 
-/* The registry's memory, made at module load and initialised by Rust. */
+/* The registry's memory, allocated at module load and initialised by Rust. */
 extern void *zosbd2_registry;
 
 #endif

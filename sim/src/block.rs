@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The fake block layer: tags, the flush machinery, the timer; and the submitters above it.
 //!
-//! As blk-mq does it: a request has a tag until it ends, and its successor has it only when the timer has let go of
-//! it. At most one flush of a queue is under way, with the tag of one of those who wait for it; who comes meanwhile
-//! waits for the next. A write that must be durable is followed by a flush if the device cannot do it by itself.
+//! As in blk-mq, a request has a tag until it ends, and the next request gets the tag only after the timer
+//! has dropped its reference. At most one flush of a queue is in flight, with the tag of one of the I/Os that
+//! wait for it. I/Os that come meanwhile wait for the next flush. A write that must be durable is followed by
+//! a flush if the device does not support FUA.
 
 use crate::settings::{BLOCK, Defect};
 use crate::world::World;
@@ -11,17 +12,17 @@ use zosbd2_engine::Errno;
 use zosbd2_engine::queue::{Deadline, End, LOOK_MS, Overdue, Wake};
 use zosbd2_engine::request::{FUA, Op, Request, State};
 
-/// Where an I/O is in the flush machinery.
+/// Step of an I/O in the flush machinery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// It waits for a flush before its data.
+    /// Waits for a flush before its data.
     Before,
     Data,
-    /// It waits for a flush after its data.
+    /// Waits for a flush after its data.
     After,
 }
 
-/// What a submitter asked for.
+/// A submitter's I/O.
 #[derive(Clone, Debug)]
 struct Io {
     submitter: usize,
@@ -34,42 +35,42 @@ struct Io {
     stage: Stage,
     began: u64,
     began_ns: u64,
-    /// Its data is of the flush machinery.
+    /// Its data belongs to the flush machinery.
     sequence: bool,
-    /// Of a read: what it brought. Of a write: its values.
+    /// Data that a read returned, or values of a write.
     data: Vec<u64>,
-    /// Of a read, or of who waits for a flush.
+    /// Floors of a read, or of an I/O that waits for a flush.
     floors: Vec<u64>,
 }
 
-/// How long a flush waits at most for the data of others, if something makes the block layer look.
+/// How long a flush waits at most for the data of other I/Os, if something makes the block layer check.
 const PENDING_NS: u64 = 5_000_000_000;
 
-/// Whose request the driver has.
+/// Owner of a request in the driver.
 #[derive(Clone, Debug)]
 enum Whose {
     Io(usize),
-    /// Of the queue's flush machinery.
+    /// The queue's flush machinery.
     Flush,
 }
 
-/// A request that the driver has.
+/// A request in the driver.
 #[derive(Clone, Debug)]
 pub(crate) struct Started {
-    /// Of this one request, to tell it from others with the tag.
+    /// Identifies this request among those with the same tag.
     pub(crate) id: u64,
     whose: Whose,
-    /// What the driver was asked for.
+    /// The request, as the driver got it.
     pub(crate) request: Request,
-    /// Its pages.
+    /// Contents of its pages.
     pub(crate) data: Vec<u64>,
-    /// Whoever copies holds on to them.
+    /// Number of copies that use the pages.
     pub(crate) copying: u32,
-    /// When it was submitted.
+    /// Time of its submission.
     pub(crate) submitted: u64,
-    /// Its answer is accepted.
+    /// Whether its answer was accepted.
     pub(crate) accepted: bool,
-    /// Blocks whose values are lost although the answer is accepted.
+    /// Blocks whose values are lost although the answer was accepted.
     pub(crate) lost: Vec<usize>,
     deadline_ns: u64,
     timed_out: bool,
@@ -85,20 +86,21 @@ struct HwQueue {
     flush_running: Vec<usize>,
     /// When the flush was made that is on its way to the driver.
     flush_made: Option<u64>,
-    /// Since when some wait for the next one.
+    /// Since when I/Os wait for the next flush.
     pending_since: u64,
-    /// Writes of the flush machinery whose data is on its way or in the driver: the next flush waits for it.
+    /// Writes of the flush machinery with data on its way to, or in, the driver. The next flush waits for
+    /// them.
     in_data: u32,
-    /// I/Os that go on after a flush.
+    /// I/Os that continue after a flush.
     again: Vec<usize>,
-    /// Those in the middle of a plugged list, who have not announced it.
+    /// Submitters in the middle of a plugged list that is not announced yet.
     plugged: u32,
 }
 
 #[derive(Clone, Debug)]
 enum Doing {
     Thinking,
-    /// Submits these, of this queue; the last one was refused.
+    /// Submits these I/Os to this queue; the flag says that the last one was refused.
     Submitting(usize, Vec<usize>, bool),
     Waiting,
 }
@@ -106,23 +108,23 @@ enum Doing {
 #[derive(Clone, Debug)]
 struct Submitter {
     doing: Doing,
-    /// I/Os that have not ended.
+    /// Number of I/Os that have not ended.
     left: usize,
-    /// Those who poll are to be told.
+    /// Pollers must be woken.
     tell: bool,
-    /// When it goes on; a program does not try at once what has just failed.
+    /// When it continues: a program does not retry a failed I/O at once.
     rests_until: u64,
 }
 
-/// The timer of a device: it holds on to one request at a time.
+/// The timer of a device. It holds a reference to one request at a time.
 #[derive(Debug, Default)]
 struct Timer {
     holds: Option<(usize, u16, u64)>,
-    /// What happened; then it lets go.
+    /// The deadline was handled; next the timer drops its reference.
     handled: bool,
     end: Option<End>,
     tell: bool,
-    /// A flush that ended while it was held on to.
+    /// A flush that ended while the timer held a reference to it.
     flushed: Option<Result<(), Errno>>,
 }
 
@@ -136,15 +138,15 @@ pub(crate) struct Block {
     next_id: u64,
     /// Nothing new is submitted.
     pub(crate) frozen: bool,
-    /// The disk is dead: nothing new ever.
+    /// The disk is dead: nothing new will ever be submitted.
     pub(crate) dead: bool,
     /// I/Os that ended.
     pub(crate) finished: u64,
-    /// Those of them that failed.
+    /// I/Os that failed.
     pub(crate) failed: u64,
 }
 
-/// Who of the block layer can go on.
+/// Actors of the block layer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Part {
     /// A submitter.
@@ -156,7 +158,7 @@ pub(crate) enum Part {
 }
 
 impl Block {
-    /// Of a device with so many queues of so many tags.
+    /// The block layer of a device with this many queues and tags.
     #[must_use]
     pub(crate) fn new(queues: usize, depth: u16, submitters: usize) -> Self {
         let depth = usize::from(depth);
@@ -175,24 +177,24 @@ impl Block {
         }
     }
 
-    /// The request that the driver has under this tag.
+    /// The request of this tag in the driver.
     pub(crate) fn started(&mut self, queue: usize, tag: u16) -> Option<&mut Started> {
         self.queues[queue].started[usize::from(tag)].as_mut().filter(|started| !started.ended)
     }
 
-    /// Whether somebody is about to announce what is queued.
+    /// Whether a submitter is about to announce queued requests.
     #[must_use]
     pub(crate) fn plugged(&self, queue: usize) -> bool {
         self.queues[queue].plugged > 0
     }
 
-    /// I/Os that have not ended.
+    /// Number of I/Os that have not ended.
     #[must_use]
     pub(crate) fn outstanding(&self) -> usize {
         self.ios.iter().flatten().count()
     }
 
-    /// Whether no request is with the driver, and none can come from what is under way.
+    /// Whether the driver has no request, and can get none from pending work.
     #[must_use]
     pub(crate) fn quiet(&self) -> bool {
         self.outstanding() == 0
@@ -200,7 +202,7 @@ impl Block {
             && self.submitters.iter().all(|submitter| matches!(submitter.doing, Doing::Thinking))
     }
 
-    /// Adds those who can go on.
+    /// Adds the actors that can run.
     pub(crate) fn ready(&self, now_ns: u64, started: bool, parts: &mut Vec<Part>) {
         for (number, submitter) in self.submitters.iter().enumerate() {
             let ready = match submitter.doing {
@@ -225,7 +227,7 @@ impl Block {
         }
     }
 
-    /// When the timer has something to do next.
+    /// Time of the timer's next action.
     #[must_use]
     pub(crate) fn next_ns(&self, now_ns: u64) -> u64 {
         let idle = self.frozen || self.dead;
@@ -249,7 +251,7 @@ impl Block {
 }
 
 impl World {
-    /// Whoever it is goes one step on.
+    /// The actor takes one step.
     pub(crate) fn step_block(&mut self, part: Part) {
         match part {
             Part::Submitter(number) => self.step_submitter(number),
@@ -268,7 +270,7 @@ impl World {
             Doing::Thinking => self.think(number),
             Doing::Submitting(queue, ios, false) if !ios.is_empty() => self.submit_next(number, queue, ios),
             Doing::Submitting(queue, _, _) => {
-                // The last one was refused, or went elsewhere.
+                // The last request was refused, or went to another queue.
                 self.announce(queue);
                 self.block.queues[queue].plugged -= 1;
                 self.block.submitters[number].tell = true;
@@ -279,7 +281,7 @@ impl World {
         self.block.submitters[number].doing = doing;
     }
 
-    /// Chooses what to do next, and gets tags for it.
+    /// Chooses the next action, and gets tags for it.
     fn think(&mut self, number: usize) -> Doing {
         let queue = self.random.index(self.settings.queues);
         let mut ios = Vec::new();
@@ -371,7 +373,7 @@ impl World {
         Doing::Submitting(queue, ios, true)
     }
 
-    /// Gives an I/O's data request to the driver. Returns whether it took it.
+    /// Gives the data request of an I/O to the driver. Returns whether the driver took it.
     fn submit_io(&mut self, at: usize, last: bool) -> bool {
         let Some(io) = &self.block.ios[at] else { return false };
         let (queue, tag) = (io.queue, io.tag);
@@ -389,7 +391,7 @@ impl World {
     }
 
     /// The driver's `queue_rq`. `made_ns`: when the request was made.
-    #[expect(clippy::too_many_arguments, reason = "a request has that many parts")]
+    #[expect(clippy::too_many_arguments, reason = "a request has this many fields")]
     fn submit(
         &mut self,
         queue: usize,
@@ -417,7 +419,8 @@ impl World {
             ended: false,
         };
         let place = &mut self.block.queues[queue].started[usize::from(tag)];
-        // The timer may hold on to what had the tag before: a write whose flush borrows it now.
+        // The timer may hold a reference to the previous request of the tag: a write whose flush now borrows
+        // the tag.
         if place.as_ref().is_some_and(|before| !before.ended) {
             self.violation(format!("tag {tag} of queue {queue} is started twice"));
             return false;
@@ -455,12 +458,12 @@ impl World {
         self.wake_pollers();
     }
 
-    /// Whether an I/O's data is of the flush machinery.
+    /// Whether the data of an I/O belongs to the flush machinery.
     fn is_step(&self, at: usize) -> bool {
         self.block.ios[at].as_ref().is_some_and(|io| io.sequence)
     }
 
-    /// An I/O waits for the next flush.
+    /// The I/O waits for the next flush.
     fn wait_for_flush(&mut self, queue: usize, at: usize) {
         let now = self.now_ns;
         let hw = &mut self.block.queues[queue];
@@ -471,7 +474,8 @@ impl World {
         self.kick_flush(queue);
     }
 
-    /// Makes the next flush, for all who wait, if there is nothing to wait for. A work takes it to the driver.
+    /// Makes the next flush, for all waiting I/Os, if nothing has to end before. A work takes it to the
+    /// driver.
     fn kick_flush(&mut self, queue: usize) {
         let now = self.now_ns;
         let hw = &mut self.block.queues[queue];
@@ -483,7 +487,7 @@ impl World {
         hw.flush_made = Some(now);
     }
 
-    /// A flush of the machinery is over, for all who wait for it.
+    /// A flush of the machinery has ended, for all I/Os that wait for it.
     fn flush_ends(&mut self, queue: usize, result: Result<(), Errno>) {
         for at in std::mem::take(&mut self.block.queues[queue].flush_running) {
             let Some(io) = &mut self.block.ios[at] else { continue };
@@ -513,7 +517,7 @@ impl World {
         self.end_tag(queue, tag, result);
     }
 
-    /// As [`end`](Self::end), be there an effect that says so or not.
+    /// Like [`end`](Self::end), whether or not an effect says so.
     pub(crate) fn end_tag(&mut self, queue: usize, tag: u16, result: Result<(), Errno>) {
         if self.planted(Defect::ForgetsEnd) {
             return;
@@ -555,7 +559,7 @@ impl World {
         self.io_ends(queue, at, result, &lost);
     }
 
-    /// The block layer is told of the end of an I/O's data.
+    /// The block layer learns of the end of an I/O's data.
     fn io_ends(&mut self, queue: usize, at: usize, result: Result<(), Errno>, lost: &[usize]) {
         let Some(io) = &mut self.block.ios[at] else { return };
         let (first, step) = (io.first, io.sequence);
@@ -580,7 +584,7 @@ impl World {
         }
     }
 
-    /// The flush of a queue that is under way fails: who waits for it is told of what was lost before.
+    /// The flush in flight of a queue fails, which tells the I/Os that wait for it of earlier losses.
     pub(crate) fn told_of_loss(&mut self, queue: usize) {
         for at in &self.block.queues[queue].flush_running {
             if let Some(io) = &self.block.ios[*at] {
@@ -589,7 +593,8 @@ impl World {
         }
     }
 
-    /// A cache is lost that had this value of a block. If its write is answered, who ends it does not know.
+    /// A cache with this value of a block is lost. If the write was answered, the thread that ends it does
+    /// not know.
     pub(crate) fn lose_answered(&mut self, block: usize, value: u64) {
         for started in self.block.queues.iter_mut().flat_map(|queue| queue.started.iter_mut().flatten()) {
             let Whose::Io(at) = started.whose else { continue };
@@ -603,7 +608,7 @@ impl World {
         }
     }
 
-    /// Values of an I/O that ended, from the block `first` on, are nowhere.
+    /// Values of an ended I/O, from the block `first` on, are stored nowhere.
     fn lose_blocks(&mut self, lost: &[usize], first: usize, values: &[u64]) {
         for block in lost {
             let value = values.get(block - first).copied().unwrap_or(0);
@@ -612,7 +617,7 @@ impl World {
         }
     }
 
-    /// An I/O is over.
+    /// An I/O has ended.
     fn finish_io(&mut self, at: usize, result: Result<(), Errno>) {
         let Some(io) = self.block.ios[at].take() else {
             self.violation(format!("I/O {at} ends twice"));
@@ -647,14 +652,14 @@ impl World {
             }
             Op::Flush => {}
         }
-        // What is promised to be durable is checked when it is promised.
+        // A promise of durability is checked when it is made.
         if io.fua || io.op == Op::Flush {
             self.check_disk();
         }
     }
 
     fn timeout_ns(&self) -> u64 {
-        // blk-mq's own, where the device has none.
+        // blk-mq's default, if the device has none.
         let ms = if self.settings.deadline_ms == 0 { 30_000 } else { self.settings.deadline_ms };
         u64::from(ms) * 1_000_000
     }
@@ -693,7 +698,7 @@ impl World {
         }
     }
 
-    /// Holds on to a request that is late.
+    /// Takes a reference to a late request.
     fn take_late(&mut self) {
         for (number, queue) in self.block.queues.iter_mut().enumerate() {
             for (tag, started) in (0_u16..).zip(queue.started.iter_mut()) {
@@ -707,7 +712,7 @@ impl World {
         }
     }
 
-    /// As `expire` of the glue.
+    /// Like `expire` of the glue.
     fn expire(&mut self, queue: usize, tag: u16) -> bool {
         if self.settings.deadline_ms == 0 {
             return false;
@@ -745,7 +750,7 @@ impl World {
         self.wake(queue, wake);
     }
 
-    /// Whether the request of a tag is QUEUED again, after it was with a server.
+    /// Whether the request of a tag is QUEUED again after a server held it.
     pub(crate) fn is_queued(&self, queue: usize, tag: u16) -> bool {
         self.device.queues[queue].slots[usize::from(tag)].state() == State::Queued
     }

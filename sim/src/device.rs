@@ -23,9 +23,9 @@ pub(crate) struct QueueBlock {
     latencies: Latencies,
     /// Sleeping threads; the last one in the list fell asleep last.
     pub(crate) waiters: Vec<usize>,
-    /// Wake-ups that are waited for.
+    /// Wake-ups that are counted on.
     pub(crate) waking: u32,
-    /// When somebody looks after them, and whether a thread arrived since that was said.
+    /// Time of the next check of them, and whether a thread arrived since it was requested.
     pub(crate) look_ns: Option<u64>,
     pub(crate) arrived: bool,
     /// Tags that are QUEUED, in the order in which they must be fetched.
@@ -42,9 +42,9 @@ pub(crate) struct QueueBlock {
     pub(crate) unended: u32,
     /// Servers from this epoch on share a cache.
     pub(crate) cache_from: u32,
-    /// When the end of a write was told last.
+    /// When the end of a write was last reported.
     pub(crate) ended: u64,
-    /// Flushes that failed one after the other since the loss, and of which none can have been made before.
+    /// Consecutive failed flushes since the loss, none of which can have been made before it.
     pub(crate) failed_flushes: u32,
 }
 
@@ -129,7 +129,7 @@ struct Work {
     id: u64,
     task: Task,
     stage: Stage,
-    /// A block request to end: its queue, its tag, and what its submitter gets.
+    /// A block request to end: its queue, its tag, and the result for its submitter.
     end: Option<(usize, u16, Result<(), Errno>)>,
     epoch: u32,
 }
@@ -230,7 +230,7 @@ impl World {
         Queue::new(&mut block.state, &mut block.slots).within(around)
     }
 
-    /// Looks after the wake-ups under way.
+    /// Checks the wake-ups under way.
     fn look(&mut self, queue: usize) {
         let block = &mut self.device.queues[queue];
         block.look_ns = None;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! A thread of a server, in and out of its calls.
+//! A thread of a server, inside and outside its calls.
 //!
-//! Inside a call it does what the glue does (`v2/enter.rs`, `v2/commit.rs`, `transfer.rs`, and `v1/operation.rs`), one
-//! critical section or one copy a step. A thread that is stopped by somebody stops in user mode, or while its memory
-//! is waited for; in a critical section or a copy it never does.
+//! Inside a call it does the same as the glue (`v2/enter.rs`, `v2/commit.rs`, `transfer.rs`, and
+//! `v1/operation.rs`), one critical section or one copy per step. A stopped thread stops in user mode, or
+//! while it waits for memory; it never stops in a critical section or a copy.
 
 use crate::server::{Entry, blocks};
 use crate::settings::{BLOCK, Defect};
@@ -13,52 +13,53 @@ use zosbd2_engine::queue::{Answer, End, Fetched, Refused, Work};
 use zosbd2_engine::request::{Handle, MAYBE_EXECUTED, Op, Request};
 use zosbd2_engine::v2::{Handles, Move, Plan, Way, check_commit, decode_handle, plan, tag_bits};
 
-/// Requests that are handed over, and commits that are carried out, at once.
+/// Entries per run of ENTER.
 const CHUNK: usize = 16;
 
 /// A thread.
 #[derive(Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a thing that happened, or did not")]
+#[expect(clippy::struct_excessive_bools, reason = "each flag records an independent event")]
 pub(crate) struct Thread {
     pub(crate) process: usize,
-    /// Which of the process's threads it is.
+    /// Number of the thread in its process.
     place: usize,
     pub(crate) state: State,
-    /// Somebody woke it.
+    /// It was woken.
     woken: bool,
-    /// For work, not to be sent away.
+    /// Woken for work, not to be sent away.
     counted: bool,
     pub(crate) signal: bool,
     pub(crate) hung_until: u64,
-    /// It has no CPU, wherever it is.
+    /// It has no CPU until this time, wherever it is.
     pub(crate) stalled_until: u64,
-    /// When its call gives up.
+    /// When its call times out.
     sleeps_until: u64,
-    /// It gets no requests any more.
+    /// It gets no more requests.
     pub(crate) sent_away: bool,
     /// Block requests that it is about to end.
     ends: Vec<(usize, End)>,
-    /// What it then says of them: the queue, the server, and how many writes may be in nothing but a cache.
+    /// What it reports after these ends: the queue, the server, and the number of writes that may be only in
+    /// a cache.
     over: Vec<(usize, u32, u32)>,
-    /// Those who poll are to be told.
+    /// Pollers must be woken.
     tell: bool,
 }
 
-/// Where it is.
+/// Place of a thread.
 #[derive(Clone, Debug)]
 pub(crate) enum State {
     /// In user mode.
     User,
     Commit(Call),
-    /// The data of these is copied next.
+    /// The data of these copies is moved next.
     CommitCopy(Call, Vec<Copying>),
     CommitCopied(Call, Vec<Copying>),
-    /// Those whose memory has to be waited for.
+    /// Copies that have to wait for memory.
     CommitSlow(Call, Vec<Copying>, Slow),
     Fetch(Call),
     Copy(Call, Vec<Parcel>, Stop),
     Copied(Call, Vec<Parcel>, Stop),
-    /// The parcel of this number, and those before it, have to be waited for.
+    /// The parcel of this number, and those before it, have to wait for memory.
     FetchSlow(Call, Vec<Parcel>, Stop, usize, Slow),
     HandOver(Call, Vec<Parcel>, Stop),
     TakeBack(Call, Vec<Parcel>),
@@ -68,7 +69,7 @@ pub(crate) enum State {
     Out,
 }
 
-/// An ENTER, or an operation of version 1.
+/// An ENTER, or an operation call of version 1.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
     queue: usize,
@@ -91,7 +92,7 @@ pub(crate) struct Parcel {
     slow: bool,
 }
 
-/// A copy that a commit asks for.
+/// A copy for a commit.
 #[derive(Clone, Debug)]
 pub(crate) struct Copying {
     queue: usize,
@@ -103,7 +104,7 @@ pub(crate) struct Copying {
     slow: bool,
 }
 
-/// Why no more was taken from the queue.
+/// Why no more requests were taken from the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
     Enough,
@@ -111,7 +112,7 @@ pub(crate) enum Stop {
     Never,
 }
 
-/// A transfer that waits for memory: how many blocks are copied, and what comes next.
+/// A transfer that waits for memory: the number of copied blocks, and the next step.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Slow {
     done: usize,
@@ -129,18 +130,18 @@ enum SlowStep {
 
 const SLOW: Slow = Slow { done: 0, next: SlowStep::Pin };
 
-/// What became of a transfer's step.
+/// Result of a step of a transfer.
 enum Went {
     On(Slow),
     Done,
-    /// The request is not with this server any more.
+    /// The server no longer holds the request.
     Lost,
-    /// The memory cannot be used, or the thread is killed.
+    /// The memory cannot be accessed, or the thread is being killed.
     Failed,
 }
 
 impl Thread {
-    /// Whether requests are pinned by it.
+    /// Whether it has requests pinned.
     pub(crate) fn copies(&self) -> bool {
         matches!(
             self.state,
@@ -153,7 +154,7 @@ impl Thread {
         )
     }
 
-    /// One in user mode.
+    /// A thread in user mode.
     #[must_use]
     pub(crate) fn new(process: usize, place: usize) -> Self {
         Self {
@@ -175,7 +176,7 @@ impl Thread {
 }
 
 impl World {
-    /// Somebody takes a thread off the list of those who sleep, for work or to be sent away. It may get no processor for
+    /// A thread was taken off the list of sleepers, for work or to be sent away. It may get no processor for
     /// long.
     pub(crate) fn woken(&mut self, thread: usize, counted: bool) {
         self.say(|| format!("thread {thread} is woken"));
@@ -186,14 +187,14 @@ impl World {
         (self.threads[thread].woken, self.threads[thread].counted) = (true, counted);
     }
 
-    /// Whoever polls looks again.
+    /// Pollers check again.
     pub(crate) fn wake_pollers(&mut self) {
         for thread in self.threads.iter_mut().filter(|thread| matches!(thread.state, State::Polls)) {
             thread.woken = true;
         }
     }
 
-    /// Whether a thread can go on, and when it can if it only waits for time.
+    /// Whether a thread can run, and when it can if it only waits for a time.
     pub(crate) fn thread_ready(&self, number: usize) -> (bool, u64) {
         let thread = &self.threads[number];
         if thread.stalled_until > self.now_ns {
@@ -220,14 +221,14 @@ impl World {
         (until <= self.now_ns, until)
     }
 
-    /// Whether it sleeps although a poll would say that there is something to do.
+    /// Whether it sleeps in poll although poll would report an event.
     pub(crate) fn overlooks(&mut self, number: usize) -> bool {
         let thread = &self.threads[number];
         let polls = matches!(thread.state, State::Polls) && !thread.woken;
         polls && self.poll(number)
     }
 
-    /// As `server::poll`.
+    /// Like `server::poll`.
     fn poll(&mut self, number: usize) -> bool {
         let epoch = self.processes[self.threads[number].process].epoch;
         (0..self.settings.queues).any(|queue| {
@@ -236,7 +237,7 @@ impl World {
         })
     }
 
-    /// A thread goes one step on.
+    /// A thread takes one step.
     pub(crate) fn step_thread(&mut self, number: usize) {
         let thread = &mut self.threads[number];
         if let Some((queue, end)) = thread.ends.pop() {
@@ -311,11 +312,11 @@ impl World {
         let own = self.threads[number].place % queues;
         let queue = if self.random.one_in(4) { self.random.index(queues) } else { own };
         let capacity = if sent_away { 0 } else { self.random.index(4) };
-        // Who has something to do does not sleep on it.
+        // A thread with work does not sleep while it holds that work.
         let busy = self.has_task(number, entries.len());
         let minimum = if busy || polls { 0 } else { self.random.index(capacity + 1) };
         let room = u64::from(BLOCK) * self.random.pick(&[0, 1, 4, 16]);
-        // Some queue may have nobody else.
+        // Some queue may have no other thread.
         let only = queue != own || self.settings.threads < queues;
         let timeout_ns = match self.random.below(4) {
             0 => self.random.pick(&[0, 1_000_000, 100_000_000]),
@@ -348,7 +349,7 @@ impl World {
         self.enter(number, call)
     }
 
-    /// What is left of an ENTER.
+    /// The rest of an ENTER.
     fn enter(&mut self, number: usize, call: Call) -> State {
         if !call.entries.is_empty() {
             return State::Commit(call);
@@ -439,7 +440,7 @@ impl World {
         }
     }
 
-    /// A copy begins: the pages must stay. Returns which request it is.
+    /// A copy begins, so the pages must stay. Returns the identity of the request.
     fn pin(&mut self, queue: usize, tag: u16) -> u64 {
         let Some(started) = self.block.started(queue, tag) else {
             self.violation(format!("tag {tag} of queue {queue} is copied, which is not started"));
@@ -481,7 +482,7 @@ impl World {
         let process = self.threads[number].process;
         for copying in &mut copies {
             let count = length(&copying.request);
-            // A copy that meets a page that is not there may have copied some.
+            // A copy that meets a missing page may have copied a part.
             let count = if copying.slow { self.random.index(count + 1) } else { count };
             let values = self.move_blocks(copying, process, 0, count);
             if copying.data.way == Way::OutAndKeep && !copying.slow {
@@ -525,14 +526,14 @@ impl World {
         if left.is_empty() { self.enter(number, call) } else { State::CommitSlow(call, left, SLOW) }
     }
 
-    /// A copy made an answer: it ends the request, unless the request was failed meanwhile.
+    /// A copy completed an answer: it ends the request, unless the request failed meanwhile.
     fn copied_in(&mut self, number: usize, queue: usize, copying: &Copying, end: End) {
-        // A doomed request was failed before, whatever the server says.
+        // A doomed request failed before, whatever the server answers.
         let accepted = end.result().is_ok();
         self.answered(number, queue, copying.handle, &copying.request, accepted, end);
     }
 
-    /// The server has the data of a write now.
+    /// The server now has the data of the write.
     fn keeps(&mut self, process: usize, copying: &Copying) {
         let raw = copying.entry.commit.handle;
         for task in self.processes[process].tasks.iter_mut().filter(|task| task.raw == raw) {
@@ -540,7 +541,7 @@ impl World {
         }
     }
 
-    /// A copy stopped: whether the request is in the queue again because its server is dead.
+    /// A copy stopped: records whether the request was requeued because its server is dead.
     fn note_taken_back(&mut self, number: usize, queue: usize, tag: u16) {
         if self.is_queued(queue, tag) && !self.device.queues[queue].fifo.contains(&tag) {
             self.device.queues[queue].fifo.push_front(tag);
@@ -562,7 +563,7 @@ impl World {
         if copies.is_empty() { self.enter(number, call) } else { State::CommitSlow(call, copies, SLOW) }
     }
 
-    /// All is copied, and the request is HELD.
+    /// Everything is copied, and the request is HELD.
     fn conclude(&mut self, number: usize, call: &mut Call, copying: &Copying) {
         let process = self.threads[number].process;
         if copying.data.way == Way::OutAndKeep {
@@ -621,7 +622,7 @@ impl World {
         }
     }
 
-    /// As `transfer::stopped`.
+    /// Like `transfer::stopped`.
     fn stopped(&mut self, number: usize, queue: usize, handle: Handle) -> bool {
         let end = self.queue(queue).copied(handle).end();
         self.note_taken_back(number, queue, handle.tag());
@@ -689,7 +690,8 @@ impl World {
         device.queues[queue].failed_flushes = 0;
     }
 
-    /// A flush was answered: one that fails tells of what was lost, and none fails for nothing, or for long.
+    /// A flush was answered: a failed flush reports losses, and flushes fail neither without a loss nor for
+    /// long.
     fn flush_answered(&mut self, queue: usize, handle: Handle, well: bool, failed: bool) {
         let tag = handle.tag();
         let made = self.block.started(queue, tag).map_or(0, |started| started.submitted);
@@ -715,7 +717,7 @@ impl World {
         }
     }
 
-    /// The block requests are ended of so many writes that a thread of this server has answered.
+    /// The block requests of this many writes, which a thread of this server answered, have ended.
     fn ended(&mut self, queue: usize, epoch: u32, written: u32) {
         let now = self.now_ns;
         self.queue(queue).ended(epoch, written);
@@ -762,7 +764,7 @@ impl World {
                     let slow = fetched.copying && self.random.one_in(6);
                     parcels.push(Parcel { fetched, id, data: None, slow });
                 }
-                // Version 2 knows none.
+                // Version 2 has no notices.
                 Work::Notice if self.settings.version == 1 => {
                     let wake = self.queue(queue).announce();
                     self.wake(queue, wake);
@@ -810,7 +812,7 @@ impl World {
         State::Asleep(call)
     }
 
-    /// A request is what the block layer asked for, but for the mark.
+    /// A fetched request equals the block layer's request, except for the mark.
     fn check_fetched(&mut self, queue: usize, fetched: &Fetched) {
         let tag = fetched.handle.tag();
         let asked = self.block.started(queue, tag).map(|started| started.request);
@@ -959,7 +961,7 @@ impl World {
     fn hand_over(&mut self, number: usize, mut call: Call, parcels: Vec<Parcel>, stop: Stop) -> State {
         let queue = call.queue;
         if self.random.one_in(50) {
-            // The memory for the requests is not there.
+            // The memory for the requests is missing.
             return State::TakeBack(call, parcels);
         }
         let bits = tag_bits(self.settings.depth.into());
@@ -980,7 +982,7 @@ impl World {
         }
     }
 
-    /// Requests that the server could not be told of go back, the last one first.
+    /// Returns requests that the server could not be told of, the last one first.
     fn give_back(&mut self, number: usize, call: &Call, parcels: &[Parcel]) -> State {
         let queue = call.queue;
         let wrong = self.planted(Defect::WrongOrder);
@@ -995,7 +997,7 @@ impl World {
             }
             self.wake(queue, wake);
         }
-        // In their old order, whatever order they were given back in.
+        // In their old order, whatever the order of their return.
         if wrong {
             fifo.reverse();
         }
@@ -1006,7 +1008,7 @@ impl World {
         self.leaves(number)
     }
 
-    /// As `answer` of version 1.
+    /// Like `answer` of version 1.
     fn answer_v1(&mut self, number: usize, mut call: Call) -> State {
         if self.queue(0).phase() == Phase::Gone {
             return self.sent_away(number);
@@ -1042,7 +1044,7 @@ impl World {
     }
 }
 
-/// Blocks of a request.
+/// Number of blocks of a request.
 fn length(request: &Request) -> usize {
     usize::try_from(request.length / BLOCK).unwrap_or(usize::MAX)
 }

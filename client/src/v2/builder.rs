@@ -223,7 +223,7 @@ impl Builder {
             return Err(self.nonsense("logical block size", logical, problem));
         }
         if capabilities.read_only && self.read_only == Some(false) {
-            return Err(self.nonsense("read-only", "no", "does not suit a backend that cannot be written"));
+            return Err(self.nonsense("read-only", "no", "is not possible with a read-only backend"));
         }
         let physical = match self.physical_block_size.unwrap_or(capabilities.physical_block_size) {
             0 => logical,

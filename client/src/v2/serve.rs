@@ -281,7 +281,8 @@ where
     first.map_or(Ok(end), Err)
 }
 
-/// Whether the backend can carry out what the device lets through. The device may have been made for another one.
+/// Checks that the backend can carry out the requests of the device, which may have been created for another
+/// backend.
 fn check_store(status: &Status, backend: &Capabilities) -> Result<()> {
     let wrong = |option, value: String, problem: String| {
         Err(Error::Option { operation: "serve", name: status.name.clone(), option, value, problem })
@@ -291,11 +292,7 @@ fn check_store(status: &Status, backend: &Capabilities) -> Result<()> {
         return wrong("logical block size", status.logical_block_size.to_string(), problem);
     }
     if backend.read_only && status.create_flags & v2::CREATE_READ_ONLY == 0 {
-        return wrong(
-            "read-only",
-            "no".to_owned(),
-            "does not suit a backend that cannot be written".to_owned(),
-        );
+        return wrong("read-only", "no".to_owned(), "is not possible with a read-only backend".to_owned());
     }
     Ok(())
 }

@@ -674,7 +674,7 @@ fn a_builder_takes_from_the_backend_what_is_not_set() {
     assert_eq!(raw.flags, flags | v2::CREATE_AUTO_DESTROY);
 }
 
-/// Cannot be written, and has large blocks.
+/// A read-only backend with large blocks.
 struct Fixed;
 
 impl Backend for Fixed {
@@ -757,7 +757,7 @@ fn what_makes_no_sense_is_named() {
     }
     for (change, problem) in [
         (set_block as fn(Builder) -> Builder, "logical block size 512 is smaller than the backend's, 4096"),
-        (|builder| builder.read_only(false), "read-only no does not suit a backend that cannot be written"),
+        (|builder| builder.read_only(false), "read-only no is not possible with a read-only backend"),
     ] {
         let error = change(Builder::new("disk").for_backend(&Fixed)).to_raw(&info()).expect_err(problem);
         assert_eq!(error.to_string(), format!("create device disk: {problem}"));

@@ -2,13 +2,13 @@
 //! The memory that the shim keeps for the engine, and the locks around it.
 //!
 //! A device's block is one allocation: [`Device`], then for each queue a [`QueueBlock`] and its [`Slot`]s.
-//! It is shared between contexts; what changes after initialisation is behind the device's lock and reached
-//! through [`LockedDevice`], or behind a queue's lock and reached through [`Locked`].
+//! Several contexts share the block. Data that changes after initialisation is behind the device's lock and
+//! reached through [`LockedDevice`], or behind a queue's lock and reached through [`Locked`].
 //!
-//! A reference to a header is one to that header alone. What follows it is reached through the pointers that each header
-//! keeps, which are those of the whole allocation.
+//! A reference to a header covers only that header. The data after the header is reached through pointers in
+//! the header, which are pointers to the whole allocation.
 //!
-//! Locks are taken in the order registry, device, queue.
+//! The order of the locks is registry, device, queue.
 
 use core::cell::UnsafeCell;
 use core::ffi::c_void;
@@ -36,32 +36,32 @@ pub struct Device {
     shim: *mut shim::Device,
     /// The block of the first queue.
     queues: *mut QueueBlock,
-    /// Bytes from one queue's block to the next.
+    /// Distance in bytes from one queue's block to the next.
     stride: usize,
     tag_bits: u32,
     size_bytes: AtomicU64,
-    /// The server that gets requests, for those who look without a lock; 0: none, or it was declared dead.
+    /// Epoch of the server that gets requests, for readers without a lock; 0: none, or it was declared dead.
     present: AtomicU32,
-    /// The device is gone, for the same.
+    /// Whether the device is gone, for readers without a lock.
     gone: AtomicBool,
-    /// What happens to late requests, if any are.
+    /// What happens to late requests, if the device has a deadline.
     policy: Policy,
-    /// Whether a server ever came for requests or to answer one.
+    /// Whether a server has ever fetched or answered.
     served: AtomicBool,
-    /// The last thread that did, of a device of version 1.
+    /// The last thread that did so, for a device of version 1.
     caller: AtomicU32,
-    /// If servers may have a volatile one.
+    /// `Some` if servers may have a volatile cache.
     cache: Option<Cache>,
     life: UnsafeCell<Life>,
     blob: UnsafeCell<Blob>,
 }
 
-/// What is kept for the servers; behind the device's lock.
+/// The blob; behind the device's lock.
 #[derive(Clone, Copy, Debug)]
 pub struct Blob {
-    /// How many of the bytes count.
+    /// Number of used bytes.
     pub length: u32,
-    /// Those behind are 0.
+    /// Bytes beyond `length` are 0.
     pub bytes: [u8; abi::BLOB_BYTES],
 }
 
@@ -72,10 +72,10 @@ pub struct QueueBlock {
     device: *const Device,
     queue: *mut shim::Queue,
     index: u32,
-    /// The first slot, and how many there are; they never change.
+    /// The first slot; constant, like the number of slots.
     slots: *mut Slot,
     depth: usize,
-    /// Whether requests are queued, for those who look without the lock.
+    /// Number of queued requests, for readers without the lock.
     busy: AtomicU32,
     state: UnsafeCell<QueueState>,
     latencies: UnsafeCell<Latencies>,
@@ -84,14 +84,14 @@ pub struct QueueBlock {
 const _: () = assert!(size_of::<Device>().is_multiple_of(align_of::<QueueBlock>()));
 const _: () = assert!(size_of::<QueueBlock>().is_multiple_of(align_of::<Slot>()));
 
-/// Bytes of a queue's block and its slots, so that the next one is aligned.
+/// Bytes of a queue's block and its slots, rounded up so that the next block is aligned.
 const fn stride(depth: u32) -> usize {
     let bytes = size_of::<QueueBlock>().saturating_add((depth as usize).saturating_mul(size_of::<Slot>()));
     bytes.saturating_add(align_of::<QueueBlock>().wrapping_sub(1)) & !align_of::<QueueBlock>().wrapping_sub(1)
 }
 
 impl Device {
-    /// Bytes of a block with so many queues of `depth` slots.
+    /// Bytes of a block with this many queues of `depth` slots.
     #[must_use]
     pub const fn bytes(queues: u32, depth: u32) -> usize {
         size_of::<Self>().saturating_add((queues as usize).saturating_mul(stride(depth)))
@@ -109,7 +109,7 @@ impl Device {
         terms: Terms,
         device: *mut shim::Device,
     ) {
-        // SAFETY: one header on is still within the block, or its end if it has no queues.
+        // SAFETY: one header on is still within the block, or at its end without queues.
         let queues = unsafe { memory.byte_add(size_of::<Self>()) }.cast();
         let block = Self {
             params,
@@ -171,31 +171,31 @@ impl Device {
         block
     }
 
-    /// The block that `memory` is, for as long as the caller has that pointer where it is.
+    /// The block at `memory`, for as long as the caller's pointer is borrowed.
     ///
     /// # Safety
     ///
     /// `memory` was initialised and lives as long as the result.
     #[must_use]
     pub const unsafe fn from_memory(memory: &*mut c_void) -> &Self {
-        // SAFETY: the caller's promise; only shared references to the header are ever made, and what
-        // changes is in an `UnsafeCell` or atomic.
+        // SAFETY: the caller's promise. Only shared references to the header are ever made, and changing data
+        // is in an `UnsafeCell` or atomic.
         unsafe { &*memory.cast::<Self>() }
     }
 
-    /// What the device was made with. The size may have changed since.
+    /// The parameters of the device's creation. The size may have changed since.
     #[must_use]
     pub const fn params(&self) -> &shim::Params {
         &self.params
     }
 
-    /// The device as the shim knows it.
+    /// The shim's device.
     #[must_use]
     pub const fn device(&self) -> *mut shim::Device {
         self.shim
     }
 
-    /// Whether its servers may have a volatile cache.
+    /// Whether servers of this device may have a volatile cache.
     #[inline]
     #[must_use]
     pub const fn has_cache(&self) -> bool {
@@ -209,7 +209,7 @@ impl Device {
         self.tag_bits
     }
 
-    /// That a request is late after `ms`, and what happens to it then; nothing on devices without a deadline.
+    /// Deadline of `ms` and its policy; without effect on devices without a deadline.
     #[must_use]
     pub const fn deadline(&self, ms: u32) -> Option<Deadline> {
         if self.params.deadline_ms == 0 {
@@ -218,20 +218,20 @@ impl Device {
         Some(Deadline { policy: self.policy, ns: deadline_ns(ms) })
     }
 
-    /// Whether the next flush will fail for writes that were lost.
+    /// Whether the next flush will fail because writes were lost.
     #[must_use]
     pub fn lost(&self) -> bool {
         self.cache.as_ref().is_some_and(Cache::lost)
     }
 
-    /// Whether it was made to be read only. What `blockdev --setro` says is between the administrator and the block layer.
+    /// Whether the device was created read-only. `blockdev --setro` only concerns the block layer.
     #[inline]
     #[must_use]
     pub const fn is_read_only(&self) -> bool {
         self.params.flags & abi::CREATE_READ_ONLY != 0
     }
 
-    /// Present size in bytes.
+    /// Current size in bytes.
     #[inline]
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
@@ -253,7 +253,7 @@ impl Device {
         let offset = (index as usize).wrapping_mul(self.stride);
         // SAFETY: the block has more than `index` queues from there on.
         let block = unsafe { self.queues.byte_add(offset) };
-        // SAFETY: initialised before the device was shared; what changes is in an `UnsafeCell` or atomic.
+        // SAFETY: initialised before the device was shared; changing data is in an `UnsafeCell` or atomic.
         Some(unsafe { &*block })
     }
 
@@ -266,7 +266,7 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// `EINTR` when the caller is being killed.
+    /// `EINTR` if the caller is being killed.
     pub fn lock(&self) -> Result<LockedDevice<'_>, Errno> {
         // SAFETY: the device lives as long as its block.
         let code = unsafe { shim::zosbd2_device_lock(self.shim) };
@@ -274,7 +274,7 @@ impl Device {
         Ok(LockedDevice { device: self })
     }
 
-    /// As [`lock`](Self::lock), whatever happens to the caller.
+    /// Like [`lock`](Self::lock), but not killable.
     #[must_use]
     pub fn lock_always(&self) -> LockedDevice<'_> {
         // SAFETY: the device lives as long as its block.
@@ -282,20 +282,20 @@ impl Device {
         LockedDevice { device: self }
     }
 
-    /// Whether a poller of a server's descriptor is to hear that the device is gone, or that it is not this server's
-    /// any more. Only a hint while the device's lock is not held. Who looks on has the epoch 0.
+    /// Whether a poller of a server descriptor must see that the device is gone, or no longer belongs to this
+    /// server. A hint while the device's lock is not held. An observer has epoch 0.
     #[must_use]
     pub fn lost_by(&self, epoch: u32) -> bool {
         self.gone.load(Ordering::Relaxed) || (epoch != 0 && self.present.load(Ordering::Relaxed) != epoch)
     }
 
-    /// Tells those who poll a server descriptor that they have lost the device.
+    /// Reports POLLHUP to the servers that lost the device.
     pub fn hang_up(&self) {
         // SAFETY: the device lives as long as its block.
         unsafe { shim::zosbd2_device_hang_up(self.shim) };
     }
 
-    /// How many answers were accepted, and how many requests are outstanding. No lock of a queue is held.
+    /// Number of accepted answers, and number of outstanding requests. The lock of no queue is held.
     fn progress(&self) -> (u64, u32) {
         self.queues().fold((0, 0), |(answers, outstanding), block| {
             let mut locked = block.lock();
@@ -304,23 +304,23 @@ impl Device {
         })
     }
 
-    /// A server comes for requests, or to answer one.
+    /// Records that a server fetches or answers.
     #[inline]
     pub fn note_served(&self) {
-        // The line is read by all and written once.
+        // All CPUs read this cache line, and it is written once.
         if !self.served.load(Ordering::Relaxed) {
             self.served.store(true, Ordering::Relaxed);
         }
     }
 
-    /// As [`note_served`](Self::note_served), of a device whose servers are not known: this thread comes.
+    /// Like [`note_served`](Self::note_served), for a device whose servers are unknown: records the thread.
     pub fn note_caller(&self, thread: u32) {
         self.caller.store(thread, Ordering::Relaxed);
         self.note_served();
     }
 
-    /// Whether a server ever came, and, where servers are not known, whether a thread of theirs is alive: one that
-    /// waits for requests, one that has a request, or the last one that came.
+    /// Whether a server ever fetched, and, if servers are unknown, whether one of their threads is alive: a
+    /// thread that waits for requests, holds a request, or was the last to call.
     fn server_lives(&self) -> bool {
         if !self.served.load(Ordering::Relaxed) {
             return false;
@@ -330,7 +330,8 @@ impl Device {
             || self.queues().any(QueueBlock::is_attended)
     }
 
-    /// Ends every request that is queued or held: the phase takes none any more. No lock of a queue is held.
+    /// Ends every request that is queued or held, because the phase accepts no requests. The lock of no queue
+    /// is held.
     pub fn fail_requests(&self) {
         for queue in self.queues() {
             let mut from = Some(0);
@@ -357,18 +358,19 @@ impl LockedDevice<'_> {
         unsafe { &mut *self.device.life.get() }
     }
 
-    /// What is kept for the servers.
+    /// The blob.
     pub fn blob(&mut self) -> &mut Blob {
         // SAFETY: the lock is held, and `&mut self` makes this the only reference under it.
         unsafe { &mut *self.device.blob.get() }
     }
 
-    /// The server of this epoch gets the requests from now on; 0: none does. Called before the queues are told.
+    /// The server of this epoch gets the requests from now on; 0: no server. Called before the queues are
+    /// told.
     pub fn set_present(&mut self, epoch: u32) {
         self.device.present.store(epoch, Ordering::Relaxed);
     }
 
-    /// The server of `epoch` is declared dead, and all before it.
+    /// Declares the server of `epoch`, and all earlier ones, dead.
     pub fn declare_dead(&mut self, epoch: u32) {
         if self.device.present.load(Ordering::Relaxed) <= epoch {
             self.set_present(0);
@@ -381,8 +383,8 @@ impl LockedDevice<'_> {
         self.device.gone.store(true, Ordering::Relaxed);
     }
 
-    /// Passes the phase on to the queues, then carries out what the engine asks for. Returns whether the
-    /// device is to be destroyed, which the caller does after he dropped the lock.
+    /// Passes the phase on to the queues, then carries out the engine's `change`. Returns whether the caller
+    /// must destroy the device after dropping the lock.
     pub fn carry_out(&mut self, change: Change) -> bool {
         let phase = self.life().phase();
         for queue in self.device.queues() {
@@ -399,8 +401,8 @@ impl LockedDevice<'_> {
         change == Change::Destroy
     }
 
-    /// Begins the destruction, or goes on with it: the server is asked to take what is dirty. When it had its time, ends
-    /// every request with `EIO`, those that come too.
+    /// Begins the destruction, or continues it: the server is asked to write out dirty data. When the server
+    /// has had its time, ends every request with `EIO`, later ones too.
     pub fn drain(&mut self, now_ms: u64) {
         let (answers, outstanding) = self.device.progress();
         let lives = self.device.server_lives();
@@ -420,12 +422,12 @@ impl LockedDevice<'_> {
         }
     }
 
-    /// Makes the node.
+    /// Creates the node.
     ///
     /// # Errors
     ///
-    /// As the engine and the block layer say; `EEXIST` when there is a node or a disk of that name, which may be another
-    /// disk's partition.
+    /// Errors of the engine and of the block layer; `EEXIST` if a node or a disk of that name exists, which
+    /// may be a partition of another disk.
     pub fn start(&mut self) -> Result<(), Errno> {
         self.life().may_start()?;
         // SAFETY: the device's lock is held, and it is not being destroyed, so its disk is there.
@@ -439,7 +441,7 @@ impl LockedDevice<'_> {
     ///
     /// # Errors
     ///
-    /// `ENODEV` when the device is being destroyed.
+    /// `ENODEV` if the device is being destroyed.
     pub fn resize(&mut self, size_bytes: u64) -> Result<(), Errno> {
         if !self.life().phase().is_there() {
             return Err(Errno::ENODEV);
@@ -450,7 +452,7 @@ impl LockedDevice<'_> {
         Ok(())
     }
 
-    /// The deadline of requests in milliseconds, as an operator may have changed it; 0 if there is none.
+    /// The deadline of requests in milliseconds, as an operator may have changed it; 0 without a deadline.
     pub fn deadline_ms(&mut self) -> u32 {
         let ms = self.device.params.deadline_ms;
         if ms == 0 || !self.life().phase().is_there() {
@@ -460,7 +462,7 @@ impl LockedDevice<'_> {
         unsafe { shim::zosbd2_device_deadline(self.device.shim, ms) }
     }
 
-    /// Major and minor number of the node, 0 and 0 if there is none.
+    /// Major and minor number of the node; 0 and 0 without a node.
     pub fn number(&mut self) -> (u32, u32) {
         if !self.life().phase().is_there() {
             return (0, 0);
@@ -479,8 +481,9 @@ impl Drop for LockedDevice<'_> {
     }
 }
 
-/// What a server had at least when the block layer's timer says that this deadline is over: that counts in ticks, of
-/// which the first may be all but over when it starts (the longest is 10 ms, `CONFIG_HZ=100`).
+/// Least time that a server had when the block layer's timer reports this deadline. The timer counts in
+/// ticks, and the first tick may be almost over when the timer starts (the longest tick is 10 ms,
+/// `CONFIG_HZ=100`).
 const fn deadline_ns(ms: u32) -> u64 {
     const TICK_NS: u64 = 10_000_000;
     let ns = (ms as u64).saturating_mul(1_000_000);
@@ -488,7 +491,7 @@ const fn deadline_ns(ms: u32) -> u64 {
 }
 
 impl QueueBlock {
-    /// The block that `memory` is, for as long as the caller has that pointer where it is.
+    /// The block at `memory`, for as long as the caller's pointer is borrowed.
     ///
     /// # Safety
     ///
@@ -496,8 +499,8 @@ impl QueueBlock {
     #[inline]
     #[must_use]
     pub const unsafe fn from_memory(memory: &*mut c_void) -> &Self {
-        // SAFETY: the caller's promise; only shared references to the header are ever made, and what
-        // changes is in an `UnsafeCell` or atomic.
+        // SAFETY: the caller's promise. Only shared references to the header are ever made, and changing data
+        // is in an `UnsafeCell` or atomic.
         unsafe { &*memory.cast::<Self>() }
     }
 
@@ -509,14 +512,14 @@ impl QueueBlock {
         unsafe { &*self.device }
     }
 
-    /// Which of the device's queues this is.
+    /// Number of this queue in the device.
     #[inline]
     #[must_use]
     pub const fn index(&self) -> u32 {
         self.index
     }
 
-    /// Whether a living thread waits for requests or has one.
+    /// Whether a living thread waits for requests or holds one.
     fn is_attended(&self) -> bool {
         let mut locked = self.lock();
         if locked.queue().waiting() > 0 {
@@ -532,14 +535,14 @@ impl QueueBlock {
         false
     }
 
-    /// Whether requests seem to be queued. Only a hint: the lock is not held.
+    /// Whether requests seem to be queued. A hint: the lock is not held.
     #[inline]
     #[must_use]
     pub fn seems_busy(&self) -> bool {
         self.busy.load(Ordering::Relaxed) != 0
     }
 
-    /// Takes the queue's lock, for what does not depend on the time ([`Moment`]).
+    /// Takes the queue's lock, for actions that do not depend on the time ([`Moment`]).
     #[inline]
     #[must_use]
     pub fn lock(&self) -> Locked<'_> {
@@ -555,18 +558,18 @@ impl QueueBlock {
         Locked { block: self, moment, wake: Wake::NONE }
     }
 
-    /// The queue as the shim knows it.
+    /// The shim's queue.
     #[must_use]
     pub const fn queue(&self) -> *mut shim::Queue {
         self.queue
     }
 
-    /// The engine's queue, to submit.
+    /// The engine's queue, for a submission.
     ///
     /// # Safety
     ///
-    /// The queue's lock is held, and the result is the only one, as long as it lives. Before the lock is dropped,
-    /// [`note_queued`](Self::note_queued) is called.
+    /// The queue's lock is held, and the result is the only one for as long as it lives. The caller calls
+    /// [`note_queued`](Self::note_queued) before it drops the lock.
     #[inline]
     pub unsafe fn locked_by_caller(&self) -> Queue<'_> {
         // SAFETY: `depth` slots were initialised there; the lock makes this the only reference to them.
@@ -576,7 +579,7 @@ impl QueueBlock {
         Queue::new(state, slots)
     }
 
-    /// Tells those who look without the lock how many requests are queued.
+    /// Updates the number of queued requests for readers without the lock.
     #[inline]
     pub fn note_queued(&self, queued: u32) {
         self.busy.store(queued, Ordering::Relaxed);
@@ -586,12 +589,12 @@ impl QueueBlock {
     ///
     /// # Safety
     ///
-    /// It is an effect of this queue.
+    /// `end` is an effect of this queue.
     #[inline]
     pub unsafe fn end(&self, end: End) {
         let (tag, result) = end.use_up();
         let error = result.map_or_else(Errno::negative, |()| 0);
-        // SAFETY: the engine freed the tag and named us to end its request, which we do once.
+        // SAFETY: the engine has freed the tag, and told this caller to end its request, which happens once.
         unsafe { shim::zosbd2_request_end(self.queue, u32::from(tag), error) };
     }
 
@@ -599,7 +602,7 @@ impl QueueBlock {
     ///
     /// # Safety
     ///
-    /// As [`end`](Self::end).
+    /// Like [`end`](Self::end).
     #[inline]
     pub unsafe fn end_if(&self, end: Option<End>) {
         if let Some(end) = end {
@@ -612,33 +615,33 @@ impl QueueBlock {
     ///
     /// # Safety
     ///
-    /// They are of effects of this queue.
+    /// They are effects of this queue.
     #[inline]
     #[expect(clippy::needless_pass_by_value, reason = "they are used up")]
     pub unsafe fn end_well<const N: usize>(&self, ends: Successes<N>) {
         let tags = ends.tags.items();
         let count = u32::try_from(tags.len()).unwrap_or(0);
-        // SAFETY: as in `end`, for each.
+        // SAFETY: as in `end`, for each request.
         unsafe { shim::zosbd2_requests_end(self.queue, tags.as_ptr(), count) };
     }
 
-    /// Tells those who poll that the queue changed. The lock is not held.
+    /// Wakes pollers of the server descriptors. The lock is not held.
     pub fn wake_pollers(&self) {
         // SAFETY: the queue lives as long as the block.
         unsafe { shim::zosbd2_queue_wake_pollers(self.queue) };
     }
 
-    /// Copies `bytes` of a request's data, from `place` on, between its pages and user memory, without waiting for
-    /// pages. `done` of them were copied before. The place moves with what is copied.
+    /// Copies `bytes` of a request's data, from `place` on, between its pages and user memory, without
+    /// waiting for pages. The first `done` bytes were copied before. The place advances with the copy.
     ///
     /// # Errors
     ///
-    /// `EFAULT` at the first page that is not there; `done` tells how far it came.
+    /// `EFAULT` at the first missing page; `done` counts the bytes copied so far.
     ///
     /// # Safety
     ///
-    /// The caller made the request of `handle` COPYING and has not unpinned it. `place` is all zeroes, or was moved by
-    /// copies of the same tenure.
+    /// The caller made the request of `handle` COPYING and has not unpinned it. `place` is all zeros, or was
+    /// advanced by copies of the same tenure.
     #[inline]
     pub unsafe fn copy(
         &self,
@@ -655,15 +658,15 @@ impl QueueBlock {
         shim::result(code)
     }
 
-    /// Copies the first `bytes` bytes of a request's data, as [`copy`](Self::copy).
+    /// Copies the first `bytes` bytes of a request's data, like [`copy`](Self::copy).
     ///
     /// # Errors
     ///
-    /// `EFAULT` when a page is not there.
+    /// `EFAULT` if a page is missing.
     ///
     /// # Safety
     ///
-    /// As [`copy`](Self::copy).
+    /// Like [`copy`](Self::copy).
     #[inline]
     pub unsafe fn copy_all(&self, handle: Handle, user: u64, bytes: u32, to_user: bool) -> Result<(), Errno> {
         let tag = u32::from(handle.tag());
@@ -683,28 +686,28 @@ impl QueueBlock {
     }
 }
 
-/// Effects that are successes, to be carried out together ([`QueueBlock::end_well`]).
+/// Successful effects, to be carried out together ([`QueueBlock::end_well`]).
 #[derive(Debug)]
 pub struct Successes<const N: usize> {
     tags: List<u16, N>,
 }
 
 impl<const N: usize> Successes<N> {
-    /// None.
+    /// An empty list.
     #[inline]
     #[must_use]
     pub const fn new() -> Self {
         Self { tags: List::new() }
     }
 
-    /// Whether there is none.
+    /// Whether the list is empty.
     #[inline]
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.tags.is_empty()
     }
 
-    /// Adds a success, if there is room; the callers see to that. A failure is given back.
+    /// Appends a success if there is room; the callers ensure that there is. Returns a failure to the caller.
     #[inline]
     pub fn push(&mut self, end: End) -> Option<End> {
         if end.result().is_err() {
@@ -727,7 +730,7 @@ impl<const N: usize> Default for Successes<N> {
 pub struct Locked<'a> {
     block: &'a QueueBlock,
     moment: Moment,
-    /// Who is woken when the lock is dropped.
+    /// Servers to wake when the lock is dropped.
     wake: Wake,
 }
 
@@ -735,7 +738,8 @@ impl Locked<'_> {
     /// The engine's queue.
     #[inline]
     pub fn queue(&mut self) -> Queue<'_> {
-        // SAFETY: the lock is held, `&mut self` makes this the only one under it, and `drop` takes note.
+        // SAFETY: the lock is held, `&mut self` makes this the only one under it, and `drop` updates the
+        // count.
         let queue = unsafe { self.block.locked_by_caller() };
         // SAFETY: as above.
         let latencies = unsafe { &mut *self.block.latencies.get() };
@@ -743,7 +747,7 @@ impl Locked<'_> {
         queue.within(Surroundings { cache, latencies: Some(latencies), moment: self.moment, written: 0 })
     }
 
-    /// Time has passed since the lock was taken.
+    /// Sets the time, because time has passed since the lock was taken.
     #[inline]
     pub const fn set_moment(&mut self, moment: Moment) {
         self.moment = moment;
@@ -757,14 +761,14 @@ impl Locked<'_> {
         latencies.histograms()
     }
 
-    /// Carries out a wake-up: when the lock is dropped.
+    /// Carries out a wake-up when the lock is dropped.
     #[inline]
     pub const fn wake(&mut self, wake: Wake) {
         self.wake.servers = self.wake.servers.wrapping_add(wake.servers);
         self.wake.look |= wake.look;
     }
 
-    /// The server could not be given the request: it goes back into the queue.
+    /// Returns a request to the queue that could not be given to the server.
     #[cold]
     pub fn unfetch(&mut self, handle: Handle) {
         let before = self.queue().queued();
@@ -775,8 +779,8 @@ impl Locked<'_> {
         self.wake(wake);
     }
 
-    /// Takes back what a server holds, as [`Queue::requeue`], or, if it is `declared` dead while it lives, as
-    /// [`Queue::declare_dead`].
+    /// Requeues the requests that a server holds, by [`Queue::requeue`], or, if the server was `declared`
+    /// dead, by [`Queue::declare_dead`].
     pub fn take_back(&mut self, epoch: u32, declared: bool) {
         let (block, tracing) = (self.block, trace::on());
         let each = |tag| {
@@ -792,7 +796,7 @@ impl Locked<'_> {
         }
     }
 
-    /// Looks after the wake-ups under way, as [`Queue::look_after`].
+    /// Checks the wake-ups under way, by [`Queue::look_after`].
     pub fn look_after(&mut self) {
         let wake = self.queue().look_after();
         self.wake(wake);
@@ -801,24 +805,25 @@ impl Locked<'_> {
     /// Wakes every sleeping server, to be sent away.
     pub fn wake_all(&mut self) {
         self.queue().wake_all();
-        // The list has them all: who is woken later is among them.
+        // The list has all sleepers, including those that were to be woken later.
         self.wake.servers = 0;
         // SAFETY: the lock is held.
         unsafe { shim::zosbd2_queue_wake_all(self.block.queue) };
     }
 
-    /// Sleeps as a server of `epoch`, which takes `room` requests at a time, until there may be work, at most for the
-    /// time `left`, from which the time slept is taken; the lock is dropped meanwhile. Called in the same critical
-    /// section in which a fetch gave nothing.
+    /// Sleeps as a server of `epoch`, which takes `room` requests at a time, until there may be work, at most
+    /// for the time `left`, from which the slept time is subtracted. Drops the lock meanwhile. Called in the
+    /// same critical section as a fetch that found nothing.
     ///
     /// # Errors
     ///
-    /// `ETIME`, or `EINTR` for a signal: one that is being killed gets it even when woken, because what a dying server
-    /// fetched would wait for another one, or for its deadline. A wake-up that came with an error was passed on.
+    /// `ETIME`, or `EINTR` for a signal. A thread that is being killed gets `EINTR` even if it was woken,
+    /// because a request fetched by a dying server would wait for another server, or for its deadline. If the
+    /// thread was woken, it has passed the wake-up on.
     #[inline]
     pub fn sleep(&mut self, epoch: u32, room: u32, left: &mut isize) -> Result<(), Errno> {
         self.queue().wait(room);
-        // SAFETY: the lock is held, nobody is to be woken for what is done under it, and C gives it back held.
+        // SAFETY: the lock is held, no wake-up is pending, and the C function returns with the lock held.
         let code = unsafe { shim::zosbd2_queue_sleep(self.block.queue, left) };
         let mut slept = Ok(());
         match code {
@@ -845,7 +850,7 @@ impl Drop for Locked<'_> {
     fn drop(&mut self) {
         let queued = self.queue().queued();
         self.block.note_queued(queued);
-        // SAFETY: the lock is held, and so many servers sleep that the engine has chosen to be woken.
+        // SAFETY: the lock is held, and the engine chose this many sleeping servers to be woken.
         unsafe { shim::zosbd2_queue_unlock(self.block.queue, self.wake.servers, self.wake.look) };
     }
 }

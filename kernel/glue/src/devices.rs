@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The devices there are: made, found, destroyed; for the control calls of both versions.
+//! All devices: creation, look-up and destruction, for the control calls of both versions.
 //!
-//! Called in process context by control calls, the release of server descriptors, and workers; may sleep.
-//! Who destroys a device is whoever sealed it in the registry; the work itself is done by a worker of the
-//! shim, so a caller killed while waiting leaves nothing behind.
+//! Called in process context by control calls, the release of server descriptors, and workers; may sleep. The
+//! caller that sealed a device in the registry destroys it. A worker of the shim carries out the destruction,
+//! so a caller that is killed while waiting leaves nothing behind.
 
 use core::ffi::c_void;
 use core::ptr;
@@ -16,7 +16,7 @@ use crate::reference::{New, Reference};
 use crate::registry::{Found, LockedRegistry};
 use crate::shim;
 
-/// The registry, from which each call takes the lock as it needs.
+/// The registry. Each call takes its lock when needed.
 #[derive(Clone, Copy, Debug)]
 pub struct Devices {
     registry: *mut c_void,
@@ -37,26 +37,26 @@ impl Devices {
     ///
     /// # Errors
     ///
-    /// `EINTR` when the caller is being killed.
+    /// `EINTR` if the caller is being killed.
     pub fn lock(self) -> Result<LockedRegistry, Errno> {
         let lock = shim::RegistryLock::take()?;
-        // SAFETY: as `new` demands.
+        // SAFETY: the promise of `new`.
         Ok(unsafe { LockedRegistry::new(self.registry, lock) })
     }
 
-    /// As [`lock`](Self::lock), whatever happens to the caller.
+    /// Like [`lock`](Self::lock), but not killable.
     #[must_use]
     pub fn lock_always(self) -> LockedRegistry {
-        // SAFETY: as `new` demands.
+        // SAFETY: the promise of `new`.
         unsafe { LockedRegistry::new(self.registry, shim::RegistryLock::take_always()) }
     }
 
-    /// Makes a device that `begin` then puts to work, and publishes it. `params` lacks place and handle.
-    /// Returns what `begin` returned.
+    /// Creates a device, lets `begin` prepare it, and publishes it. `params` lacks place and handle. Returns
+    /// the result of `begin`.
     ///
     /// # Errors
     ///
-    /// As the registry, the shim and `begin` say; nothing is left then.
+    /// Errors of the registry, the shim and `begin`; nothing is left then.
     pub fn make<T>(
         self,
         name: Name,
@@ -75,13 +75,14 @@ impl Devices {
         };
         match begin(&device) {
             Ok(outcome) => {
-                // It may be destroyed as soon as it is published.
+                // The device may be destroyed as soon as it is published.
                 let handle = device.block().params().handle;
                 drop(self.lock_always().publish(device));
                 Ok((handle, outcome))
             }
             Err(errno) => {
-                // Its worker removes the place, which nobody saw. It is new, so there is next to nothing to wait for.
+                // The teardown's worker frees the place, which nobody saw. The device is new, so this takes
+                // almost no time.
                 device.destroy().wait_gone()?;
                 Err(errno)
             }
@@ -96,17 +97,17 @@ impl Devices {
         // SAFETY: `params` is complete; `device` is written on success.
         let code = unsafe { shim::zosbd2_device_create(&raw const params, &raw mut device) };
         shim::result(code)?;
-        // SAFETY: it was made just now, for us.
+        // SAFETY: the device was just created, for this caller.
         Ok(unsafe { New::take(device) })
     }
 
-    /// Finds, seals and destroys one device, and waits until it is gone. Only if its newest server is that of `epoch`;
-    /// 0: any.
+    /// Finds, seals and destroys one device, and waits until it is gone. Only if its newest server has this
+    /// `epoch`; 0: any.
     ///
     /// # Errors
     ///
-    /// As `find` says; `ESTALE` when it has another server, `EBUSY` when somebody has it open and it is not by
-    /// `force`, `EINTR`.
+    /// Errors of `find`; `ESTALE` if the device has another server, `EBUSY` if it is open and `force` is not
+    /// set, `EINTR`.
     pub fn destroy(
         self,
         force: bool,
@@ -130,11 +131,11 @@ impl Devices {
         sealed.destroy().wait_gone()
     }
 
-    /// Destroys a device that nobody serves and that is to go in this case, unless a server came meanwhile.
-    /// Does not wait. No lock is held.
+    /// Destroys a device that has no server and was created with auto-destroy, unless a server has attached
+    /// meanwhile. Does not wait. No lock is held.
     pub fn destroy_unwanted(self, handle: u32) {
         let registry = self.lock_always();
-        // Not there: somebody destroys it already.
+        // Not found: another caller has begun to destroy it.
         let Some(found) = registry.by_handle(handle) else { return };
         let device = found.reference();
         let block = device.block();
@@ -142,7 +143,7 @@ impl Devices {
         if !locked.life().unwanted() {
             return;
         }
-        // A server that was on its way finds it gone, and does not get a device that goes at once.
+        // A server that attaches later finds the device gone, instead of a device that is destroyed at once.
         locked.drain(shim::now_ms());
         drop(locked);
         if let Ok(sealed) = found.seal(true) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The functions that the shim calls, as declared in `kernel/shim/zosbd2.h`.
 //!
-//! Pointers come from the shim alone, which keeps its side of the contracts stated here; numbers may come
-//! from anywhere and are checked by whoever uses them.
+//! Pointers come only from the shim, which keeps its side of the contracts below. Numbers may come from user
+//! space, and their users check them.
 
 use core::ffi::c_void;
 
@@ -41,7 +41,7 @@ pub extern "C" fn zosbd2_rs_registry_bytes(max_devices: u32) -> usize {
 ///
 /// # Safety
 ///
-/// `registry` is as long as [`zosbd2_rs_registry_bytes`] says, aligned to 8, and not in use.
+/// `registry` has the length that [`zosbd2_rs_registry_bytes`] returns, is aligned to 8, and is not in use.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zosbd2_rs_registry_init(registry: *mut c_void, max_devices: u32) {
     // SAFETY: the caller's promise.
@@ -60,7 +60,7 @@ pub unsafe extern "C" fn zosbd2_rs_registry_vacate(registry: *mut c_void, place:
     registry.vacate(PlaceId::from_raw(place as usize));
 }
 
-/// Frees the place of a device whose memory goes. May sleep.
+/// Frees the place of a device whose memory is being freed. May sleep.
 ///
 /// # Safety
 ///
@@ -109,8 +109,8 @@ pub extern "C" fn zosbd2_rs_device_bytes(queues: u32, depth: u32) -> usize {
 ///
 /// # Safety
 ///
-/// `engine` is as long as [`zosbd2_rs_device_bytes`] says, aligned to 64, and not in use; `params` is
-/// readable; `device` lives as long as the block.
+/// `engine` has the length that [`zosbd2_rs_device_bytes`] returns, is aligned to 64, and is not in use;
+/// `params` is readable; `device` lives as long as the block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zosbd2_rs_device_init(
     engine: *mut c_void,
@@ -144,8 +144,9 @@ pub unsafe extern "C" fn zosbd2_rs_queue_init(
     unsafe { Device::initialise_queue(engine, index, queue) }.cast()
 }
 
-/// Looks after a destruction: begins it, and the server is asked to take what is dirty. When it had its time, ends every
-/// request with `EIO`, those that come too. Returns in how many milliseconds to look again, 0 for never. May sleep.
+/// Begins a destruction and checks its progress: the server is asked to write out dirty data. When the server
+/// has had its time, ends every request with `EIO`, later ones too. Returns in how many milliseconds to call
+/// it again, 0 for never. May sleep.
 ///
 /// # Safety
 ///
@@ -159,7 +160,7 @@ pub unsafe extern "C" fn zosbd2_rs_device_drain(engine: *mut c_void, now_ms: u64
     if locked.life().phase() == Phase::Draining { DRAIN_TICK_MS } else { 0 }
 }
 
-/// The disk is deleted and has no request: servers are sent away. May sleep.
+/// The disk is deleted and has no requests: sends the servers away. May sleep.
 ///
 /// # Safety
 ///
@@ -176,7 +177,7 @@ pub unsafe extern "C" fn zosbd2_rs_device_gone(engine: *mut c_void) {
     }
 }
 
-/// The grace after the last server is over. May sleep.
+/// A grace has ended. May sleep.
 ///
 /// # Safety
 ///
@@ -196,7 +197,7 @@ pub unsafe extern "C" fn zosbd2_rs_device_grace_over(engine: *mut c_void, regist
     }
 }
 
-/// The server of `epoch`, and all before it, count as dead. May sleep.
+/// Declares the server of `epoch`, and all earlier ones, dead. May sleep.
 ///
 /// # Safety
 ///
@@ -213,9 +214,9 @@ pub unsafe extern "C" fn zosbd2_rs_device_declare_dead(
     v2::server::declare_dead(device, unsafe { Devices::new(registry) }, epoch);
 }
 
-/// A block request comes, submitted at `now_ns`. Any context, with the queue's lock held by the shim. Returns how many
-/// sleeping servers the shim is to wake as it drops the lock, with `ZOSBD2_LOOK` if it is to look after them; on error the
-/// shim fails the request.
+/// Submits a block request at time `now_ns`. Process context; the shim holds the queue's lock. Returns how
+/// many sleeping servers the shim must wake when it drops the lock, with `ZOSBD2_LOOK` if it must check on
+/// them later. On an error the shim fails the request.
 ///
 /// # Safety
 ///
@@ -235,15 +236,15 @@ pub unsafe extern "C" fn zosbd2_rs_queue_submit(
     let (Some(op), Ok(tag)) = (Op::from_number(op.into()), u16::try_from(tag)) else {
         return Errno::EIO.negative();
     };
-    // The device may have become smaller since the block layer looked.
+    // The device may have shrunk since the block layer checked the range.
     if offset.saturating_add(length.into()) > block.device().size_bytes() {
         return Errno::EIO.negative();
     }
-    // The block layer warns of these, and passes them on.
+    // The block layer warns about these, but passes them on.
     if op.changes() && block.device().is_read_only() {
         return Errno::EIO.negative();
     }
-    // SAFETY: the lock is held, by the caller's promise, until this has returned.
+    // SAFETY: the lock is held, by the caller's promise, until this function returns.
     let mut queue = unsafe { block.locked_by_caller() };
     match queue.submit(tag, Request { op, flags, offset, length }, now_ns, last != 0) {
         Ok(Wake { servers, look }) => {
@@ -255,7 +256,7 @@ pub unsafe extern "C" fn zosbd2_rs_queue_submit(
     }
 }
 
-/// Looks after the wake-ups under way, when the shim was asked to. Process context.
+/// Checks the wake-ups under way, when the shim was asked to. Process context.
 ///
 /// # Safety
 ///
@@ -267,7 +268,7 @@ pub unsafe extern "C" fn zosbd2_rs_queue_look(engine: *mut c_void) {
     block.lock().look_after();
 }
 
-/// The last of several block requests has come.
+/// Announces several submitted block requests.
 ///
 /// # Safety
 ///
@@ -281,14 +282,14 @@ pub unsafe extern "C" fn zosbd2_rs_queue_announce(engine: *mut c_void) {
     locked.wake(wake);
 }
 
-/// The deadline of a block request, so many milliseconds, has passed. Returns whether the request is over or about to be; otherwise the
-/// clock starts anew. `late` gets what is to be told of it: nothing if it was over already, or if the device has no
-/// deadlines.
+/// The deadline of `ms` milliseconds of a block request has passed. Returns whether the request has ended or
+/// is about to; otherwise its timer starts again. `late` receives the report: empty if the request had
+/// already ended, or if the device has no deadline.
 ///
 /// # Safety
 ///
-/// `engine` is a queue's block, initialised; blk-mq keeps the block request of `tag` until this returns; `late`
-/// can be written.
+/// `engine` is a queue's block, initialised; blk-mq keeps the block request of `tag` until this returns;
+/// `late` is writable.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zosbd2_rs_queue_expire(
     engine: *mut c_void,
@@ -408,7 +409,7 @@ pub unsafe extern "C" fn zosbd2_rs_server(
     v2::server::run(device, epoch, command, argument).unwrap_or_else(Errno::negative) as isize
 }
 
-/// What a server descriptor is ready for, as poll(2) says it.
+/// The poll events of a server descriptor.
 ///
 /// # Safety
 ///

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The C shim as Rust sees it: `kernel/shim/zosbd2.h`, wrapped.
+//! Rust declarations and wrappers of the C shim, `kernel/shim/zosbd2.h`.
 //!
-//! Contracts are at the C definitions. The wrappers are safe where a wrong argument can only cause an
-//! error (user addresses are checked in C), and take the types of [`block`](crate::block) where a pointer
-//! must be right.
+//! The contracts are at the C definitions. A wrapper is safe if a wrong argument can only cause an error (the
+//! shim checks user addresses). Wrappers that need a valid pointer take the types of [`block`](crate::block).
 
 use core::ffi::{CStr, c_char, c_void};
 use core::mem::{size_of, size_of_val};
@@ -35,7 +34,7 @@ pub struct File {
     opaque: [u8; 0],
 }
 
-/// `struct zosbd2_place`: how far a copy of a request's data has come. All zeroes at its beginning.
+/// `struct zosbd2_place`: the progress of a copy of a request's data. All zeros at the beginning.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct Place {
@@ -54,7 +53,7 @@ pub struct Params {
     pub size_bytes: u64,
     /// `CREATE_` flags of version 2.
     pub flags: u32,
-    /// Version of the interface that serves it.
+    /// Interface version.
     pub version: u32,
     /// Logical block size.
     pub logical_block_size: u32,
@@ -62,11 +61,11 @@ pub struct Params {
     pub physical_block_size: u32,
     /// Smallest I/O without extra cost.
     pub io_min: u32,
-    /// Best I/O size; 0: none.
+    /// Optimal I/O size; 0: none.
     pub io_opt: u32,
     /// Most data of a read or write.
     pub max_data_bytes: u32,
-    /// What discards are best made in multiples of.
+    /// Preferred unit of discards.
     pub discard_granularity: u32,
     /// Longest discard; 0: none.
     pub max_discard_bytes: u32,
@@ -74,19 +73,19 @@ pub struct Params {
     pub max_write_zeroes_bytes: u32,
     /// Longest secure erase; 0: none.
     pub max_secure_erase_bytes: u32,
-    /// Request deadline; 0: none.
+    /// Deadline of a request; 0: none.
     pub deadline_ms: u32,
-    /// What happens to requests that are late: a `DEADLINE_` number.
+    /// What happens to late requests: a `DEADLINE_` number.
     pub deadline_policy: u32,
-    /// Wait for another server; 0: none.
+    /// Grace; 0: none.
     pub grace_ms: u32,
     /// Number of queues.
     pub queues: u32,
-    /// Number of tags of each queue.
+    /// Number of tags per queue.
     pub depth: u32,
-    /// User who made it.
+    /// User ID of the creator.
     pub owner_uid: u32,
-    /// Where the registry keeps the device.
+    /// Place in the registry.
     pub place: u32,
     /// Handle of the device.
     pub handle: u32,
@@ -102,21 +101,21 @@ const _: () = assert!(size_of::<Params>() == 152);
 pub struct Late {
     /// First byte on the device.
     pub offset: u64,
-    /// Since it was submitted.
+    /// Time since the submission.
     pub age_ms: u64,
-    /// Since it was fetched; makes sense if `epoch` is not 0.
+    /// Time since the fetch; valid if `epoch` is not 0.
     pub held_ms: u64,
     /// Bytes.
     pub length: u32,
     /// Operation.
     pub op: u32,
-    /// The server that has it; 0 if none has.
+    /// Epoch of the server that holds it; 0 if no server does.
     pub epoch: u32,
-    /// Its thread.
+    /// Thread of that server.
     pub thread: u32,
     /// `enum zosbd2_late_action`.
     pub action: u32,
-    /// The server to be declared dead, if that is the action.
+    /// Epoch to be declared dead, if that is the action.
     pub dead: u32,
 }
 
@@ -126,28 +125,28 @@ pub mod shown {
     pub const STATS: u32 = 0;
     /// Histograms.
     pub const LATENCY: u32 = 1;
-    /// What is not answered.
+    /// Unanswered requests.
     pub const REQUESTS: u32 = 2;
 }
 
 /// `enum zosbd2_late_action`.
 pub mod late {
-    /// It was over already.
+    /// The request had already ended.
     pub const OVER: u32 = 0;
-    /// It fails.
+    /// The request fails.
     pub const FAILED: u32 = 1;
-    /// It fails when the copy of its data stops.
+    /// The request fails when the copy of its data stops.
     pub const DOOMED: u32 = 2;
-    /// Another thread gets it.
+    /// The request is requeued.
     pub const REQUEUED: u32 = 3;
-    /// Its server is declared dead.
+    /// The server is declared dead.
     pub const SERVER_DEAD: u32 = 4;
-    /// It waits on.
+    /// The request continues to wait.
     pub const WAITS: u32 = 5;
 }
 
 impl Params {
-    /// Name of the device, NUL padded: that of the disk without its folder.
+    /// Name of the device, NUL padded: the disk's name without its folder.
     #[must_use]
     pub fn name(&self) -> [u8; NAME_BYTES] {
         let mut name = [0; NAME_BYTES];
@@ -245,12 +244,13 @@ unsafe extern "C" {
     safe fn zosbd2_overrun() -> u32;
 }
 
-/// `ZOSBD2_WOKEN` of `zosbd2_queue_sleep`: the server is woken for work, and the wake-up is counted.
+/// `ZOSBD2_WOKEN` of `zosbd2_queue_sleep`: the server was woken for work, and the wake-up is counted.
 pub const WOKEN: i32 = 0;
-/// `ZOSBD2_SENT_AWAY` of `zosbd2_queue_sleep`: as all that slept.
+/// `ZOSBD2_SENT_AWAY` of `zosbd2_queue_sleep`: the server was woken together with all others, to be sent
+/// away.
 pub const SENT_AWAY: i32 = 1;
 
-/// What a result of the shim says.
+/// Decodes a result of the shim.
 ///
 /// # Errors
 ///
@@ -262,12 +262,12 @@ pub const fn result(code: i32) -> Result<(), Errno> {
     }
 }
 
-/// Types that are plain bytes: every pattern is valid, and none of theirs is padding, so copying them to
-/// user memory gives away nothing.
+/// Types that consist of bytes without padding, for which every bit pattern is valid. Copying such a value to
+/// user memory leaks nothing.
 ///
 /// # Safety
 ///
-/// The type must be exactly that.
+/// The type must be such a type.
 pub unsafe trait Plain: Copy + Default {}
 
 // SAFETY: an integer.
@@ -325,11 +325,11 @@ unsafe impl Plain for v2::Iovec {}
 // SAFETY: integers only, no padding (size asserted in abi).
 unsafe impl Plain for v2::Request {}
 
-/// Reads a whole value from user memory.
+/// Reads a value from user memory.
 ///
 /// # Errors
 ///
-/// `EFAULT` when not all of it is readable.
+/// `EFAULT` if it is not completely readable.
 #[inline]
 pub fn user_read<T: Plain>(user: u64) -> Result<T, Errno> {
     user_read_front(user, size_of::<T>())
@@ -339,7 +339,7 @@ pub fn user_read<T: Plain>(user: u64) -> Result<T, Errno> {
 ///
 /// # Errors
 ///
-/// `EFAULT` when not all of them are readable.
+/// `EFAULT` if they are not completely readable.
 #[inline]
 pub fn user_read_front<T: Plain>(user: u64, bytes: usize) -> Result<T, Errno> {
     let mut value = T::default();
@@ -349,11 +349,11 @@ pub fn user_read_front<T: Plain>(user: u64, bytes: usize) -> Result<T, Errno> {
     Ok(value)
 }
 
-/// Writes a whole value to user memory.
+/// Writes a value to user memory.
 ///
 /// # Errors
 ///
-/// `EFAULT` when not all of the target is writable; a part may have been written.
+/// `EFAULT` if the target is not completely writable; a part may have been written.
 #[inline]
 pub fn user_write<T: Plain>(user: u64, value: &T) -> Result<(), Errno> {
     let bytes = u32::try_from(size_of::<T>()).unwrap_or(0);
@@ -361,11 +361,11 @@ pub fn user_write<T: Plain>(user: u64, value: &T) -> Result<(), Errno> {
     result(unsafe { zosbd2_user_write(user, (&raw const *value).cast(), bytes) })
 }
 
-/// Reads values from user memory, one after the other.
+/// Reads consecutive values from user memory.
 ///
 /// # Errors
 ///
-/// `EFAULT` when not all of them are readable.
+/// `EFAULT` if they are not completely readable.
 #[inline]
 pub fn user_read_all<T: Plain>(user: u64, values: &mut [T]) -> Result<(), Errno> {
     let bytes = u32::try_from(size_of_val(values)).unwrap_or(0);
@@ -373,11 +373,11 @@ pub fn user_read_all<T: Plain>(user: u64, values: &mut [T]) -> Result<(), Errno>
     result(unsafe { zosbd2_user_read(values.as_mut_ptr().cast(), user, bytes) })
 }
 
-/// Writes values to user memory, one after the other.
+/// Writes consecutive values to user memory.
 ///
 /// # Errors
 ///
-/// `EFAULT` when not all of the target is writable; a part may have been written.
+/// `EFAULT` if the target is not completely writable; a part may have been written.
 #[inline]
 pub fn user_write_all<T: Plain>(user: u64, values: &[T]) -> Result<(), Errno> {
     let bytes = u32::try_from(size_of_val(values)).unwrap_or(0);
@@ -385,11 +385,11 @@ pub fn user_write_all<T: Plain>(user: u64, values: &[T]) -> Result<(), Errno> {
     result(unsafe { zosbd2_user_write(user, values.as_ptr().cast(), bytes) })
 }
 
-/// Whether all bytes of a piece of user memory are zero.
+/// Whether all bytes of a range of user memory are zero.
 ///
 /// # Errors
 ///
-/// `EFAULT` when not all of them are readable.
+/// `EFAULT` if they are not completely readable.
 pub fn user_is_zero(user: u64, bytes: u32) -> Result<bool, Errno> {
     let code = zosbd2_user_tail_is_zero(user, bytes);
     Errno::from_negative(code).map_or(Ok(code != 0), Err)
@@ -399,31 +399,32 @@ pub fn user_is_zero(user: u64, bytes: u32) -> Result<bool, Errno> {
 ///
 /// # Errors
 ///
-/// `EFAULT` when not all of it is writable.
+/// `EFAULT` if it is not completely writable.
 #[inline]
 pub fn user_clear(user: u64, bytes: u32) -> Result<(), Errno> {
     result(zosbd2_user_clear(user, bytes))
 }
 
-/// Brings user memory in for reading or writing. May sleep; no lock and no request may be held.
+/// Brings user memory in for reading or writing. May sleep; the caller holds no lock and has no request
+/// pinned.
 ///
 /// # Errors
 ///
-/// `EFAULT` when it cannot be used so.
+/// `EFAULT` if the memory cannot be accessed in that way.
 pub fn user_fault_in(user: u64, bytes: u32, write: bool) -> Result<(), Errno> {
     result(zosbd2_user_fault_in(user, bytes, write))
 }
 
-/// Whether a range of addresses is one that a process can have, at all.
+/// Whether a range is inside the address space of a process.
 ///
 /// # Errors
 ///
-/// `EFAULT` when it is not.
+/// `EFAULT` if it is not.
 pub fn user_check(user: u64, bytes: u32) -> Result<(), Errno> {
     result(zosbd2_user_check(user, bytes))
 }
 
-/// The lowest pending signal, 0 if none can be named; it stays pending.
+/// The lowest pending signal, 0 if it is unknown. The signal stays pending.
 #[must_use]
 pub fn signal_pending() -> u32 {
     zosbd2_signal_pending()
@@ -435,17 +436,17 @@ pub fn signal_fatal() -> bool {
     zosbd2_signal_fatal()
 }
 
-/// Lets others have the processor between two steps of a long call.
+/// Yields the processor between two steps of a long call.
 ///
 /// # Errors
 ///
-/// `EINTR` when the caller is being killed.
+/// `EINTR` if the caller is being killed.
 #[inline]
 pub fn pause() -> Result<(), Errno> {
     if zosbd2_pause() { Ok(()) } else { Err(Errno::EINTR) }
 }
 
-/// The caller's user, who becomes the owner of what he makes.
+/// The caller's user ID, which becomes the owner of a created device.
 #[must_use]
 pub fn current_uid() -> u32 {
     zosbd2_current_uid()
@@ -457,8 +458,8 @@ pub fn may_serve(owner_uid: u32) -> bool {
     zosbd2_may_serve(owner_uid)
 }
 
-/// The time limit of so many milliseconds, `None` for none, as [`Locked::sleep`](crate::block::Locked::sleep)
-/// takes it.
+/// A time limit in milliseconds, `None` for none, in the form for
+/// [`Locked::sleep`](crate::block::Locked::sleep).
 #[must_use]
 pub fn timeout(ms: Option<u32>) -> isize {
     zosbd2_timeout(ms.map_or(u32::MAX, |ms| ms.min(v2::MAX_MILLISECONDS)))
@@ -476,14 +477,14 @@ pub fn now_ms() -> u64 {
     ns_to_ms(now_ns())
 }
 
-/// Whole milliseconds.
+/// Converts to whole milliseconds.
 #[must_use]
 #[expect(clippy::integer_division, reason = "the rest does not matter")]
 pub const fn ns_to_ms(ns: u64) -> u64 {
     ns / 1_000_000
 }
 
-/// Now, for who answers.
+/// The current time and thread, for an answer.
 #[inline]
 #[must_use]
 pub fn now() -> Moment {
@@ -497,38 +498,38 @@ pub fn thread() -> u32 {
     zosbd2_thread()
 }
 
-/// Whether a thread that [`thread`] gave is alive.
+/// Whether a thread from [`thread`] is alive.
 #[must_use]
 pub fn thread_lives(thread: u32) -> bool {
     zosbd2_thread_lives(thread)
 }
 
-/// Whether somebody traces fetches, commits or requeues.
+/// Whether the tracepoints of fetches, commits or requeues are enabled.
 #[inline]
 #[must_use]
 pub fn tracing() -> bool {
     zosbd2_tracing()
 }
 
-/// A `struct seq_file` that is being written.
+/// A `struct seq_file` during its show function.
 #[derive(Debug)]
 pub struct Line(*mut c_void);
 
 impl Line {
-    /// Writes there.
+    /// Wraps the file.
     ///
     /// # Safety
     ///
-    /// `file` is a `struct seq_file` in its show function, as long as this lives.
+    /// `file` is a `struct seq_file` in its show function for as long as the result lives.
     #[must_use]
     pub const unsafe fn new(file: *mut c_void) -> Self {
         Self(file)
     }
 
-    /// Begins a line. False if there is no room for it.
+    /// Begins a line. Returns false if the file has no room.
     #[must_use]
     pub fn begin(&self, queue: u32) -> bool {
-        // SAFETY: as `new` says; the same below, and the strings are terminated.
+        // SAFETY: the promise of `new`, here and below; the strings are terminated.
         unsafe { zosbd2_show_begin(self.0, queue) }
     }
 
@@ -551,13 +552,13 @@ impl Line {
     }
 }
 
-/// One turn of waiting busily: `false` when it is time to stop.
+/// One turn of a polling loop. Returns `false` when it is time to stop.
 #[must_use]
 pub fn spin(until_ns: u64) -> bool {
     zosbd2_spin(until_ns)
 }
 
-/// What the machine sets limits by.
+/// The limits of the machine.
 #[must_use]
 pub fn machine() -> Machine {
     Machine { cpus: zosbd2_cpus(), page_bytes: zosbd2_page_size() }
@@ -572,7 +573,7 @@ pub fn version() -> [u8; 32] {
     version
 }
 
-/// Whether `/dev` or `/sys/class/block` has this name already.
+/// Whether `/dev` or `/sys/class/block` has this name.
 #[must_use]
 pub fn node_exists(name: &[u8; NAME_BYTES]) -> bool {
     // SAFETY: C reads at most `NAME_BYTES - 1` bytes.
@@ -588,12 +589,12 @@ impl RegistryLock {
     ///
     /// # Errors
     ///
-    /// `EINTR` when the caller is being killed.
+    /// `EINTR` if the caller is being killed.
     pub fn take() -> Result<Self, Errno> {
         result(zosbd2_registry_lock()).map(|()| Self(()))
     }
 
-    /// Waits for the lock, whatever happens to the caller.
+    /// Waits for the lock; not killable.
     #[must_use]
     pub fn take_always() -> Self {
         zosbd2_registry_lock_always();
@@ -603,23 +604,25 @@ impl RegistryLock {
 
 impl Drop for RegistryLock {
     fn drop(&mut self) {
-        // SAFETY: it is held.
+        // SAFETY: the lock is held.
         unsafe { zosbd2_registry_unlock() };
     }
 }
 
-/// Prints the stack when the faults variant is told to; shows that Rust frames unwind.
+/// Prints the stack if the faults variant is told to. It shows that the kernel can unwind through Rust
+/// frames.
 #[cfg(zosbd2_faults)]
 pub fn backtrace() {
     zosbd2_backtrace();
 }
 
-/// Reads behind the end of an array when the faults variant is told to; shows that KASAN checks Rust's accesses.
+/// Reads beyond the end of an array if the faults variant is told to. It shows that KASAN checks accesses of
+/// Rust code.
 #[cfg(zosbd2_faults)]
 pub fn overrun() {
     let array = core::hint::black_box([0_u64; 4]);
     let last = array.as_ptr_range().end.wrapping_sub(1).wrapping_add(zosbd2_overrun() as usize);
-    // SAFETY: the array's last element, unless the kernel's tester wants this read to be wrong. Even then it reads 8 bytes
-    // of this thread's stack, which goes on above the array, and nothing looks at the value.
+    // SAFETY: the array's last element, unless a test wants an invalid read. Even then it reads 8 bytes of
+    // this thread's stack, which continues above the array, and the value is not used.
     core::hint::black_box(unsafe { last.read_volatile() });
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Moves data between a request's pages and a server's memory.
 //!
-//! Called by a server in its own process context, with no lock held. Page faults are served while no request
-//! of the caller's is pinned, so that deadline and teardown never wait for a server's memory. A request that
-//! was failed meanwhile is ended here.
+//! Called by a server in its own process context, with no lock held. The kernel serves page faults while the
+//! caller has no request pinned, so deadlines and teardown never wait for a server's memory. A request that
+//! failed meanwhile is ended here.
 
 use zosbd2_engine::Errno;
 use zosbd2_engine::request::Handle;
@@ -12,22 +12,22 @@ use crate::block::QueueBlock;
 use crate::shim::Place;
 use crate::{shim, trace};
 
-/// Bytes brought in at once when a copy meets a page that is not there.
+/// Bytes to bring in at once when a copy meets a missing page.
 const FAULT_IN_BYTES: u32 = 65536;
-/// Times that memory is brought in and then is not there to copy, before it counts as memory that cannot be used. When
-/// memory is short a page may be gone again at once, but not so often.
+/// Attempts to bring memory in before it counts as inaccessible. If memory is short, a page may be reclaimed
+/// again at once, but not this often.
 const ATTEMPTS: u32 = 1000;
 
-/// What is copied between a request and the server's memory.
+/// A copy between a request and the server's memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Transfer {
     /// The request.
     pub handle: Handle,
-    /// Where in the server's memory.
+    /// Address in the server's memory.
     pub user: u64,
-    /// How many bytes; from where the copy begins, they are within the request.
+    /// Number of bytes; together with the start of the copy they are within the request.
     pub bytes: u32,
-    /// Whether from the request to the server.
+    /// Whether the copy goes from the request to the server.
     pub to_user: bool,
 }
 
@@ -47,14 +47,14 @@ impl Transfer {
         unsafe { block.copy_all(self.handle, self.user, self.bytes, self.to_user) }
     }
 
-    /// Copies from `place` on, which moves with what is copied, and brings in what is not there. The request is HELD
-    /// before and after. May sleep, with the request not pinned; no other of the caller's may be either. `place` is
-    /// all zeroes, or was moved by copies of the same tenure.
+    /// Copies from `place` on, which advances with the copy, and brings in missing pages. The request is HELD
+    /// before and after. May sleep; meanwhile neither this request nor another one of the caller is pinned.
+    /// `place` is all zeros, or was advanced by copies of the same tenure.
     ///
     /// # Errors
     ///
-    /// `ESTALE` when the request is not with this server any more, `EFAULT` when the memory cannot be used,
-    /// `EINTR` when the caller is being killed.
+    /// `ESTALE` if the server no longer holds the request, `EFAULT` if the memory cannot be accessed, `EINTR`
+    /// if the caller is being killed.
     #[cold]
     pub fn run(&self, block: &QueueBlock, place: &mut Place) -> Result<(), Errno> {
         shim::user_check(self.user, self.bytes)?;
@@ -62,7 +62,8 @@ impl Transfer {
         loop {
             let before = done;
             let copied = pinned(block, self.handle, || {
-                // SAFETY: COPYING while `pinned` runs it; the place is of this tenure, which the handle names.
+                // SAFETY: `pinned` runs this with the request COPYING; the place belongs to this tenure,
+                // which the handle names.
                 unsafe { block.copy(self.handle, place, self.user, self.bytes, &mut done, self.to_user) }
             })?;
             if copied.is_ok() {
@@ -77,8 +78,8 @@ impl Transfer {
             }
             let rest = self.bytes.saturating_sub(done).min(FAULT_IN_BYTES);
             let wanted = self.user.wrapping_add(u64::from(done));
-            // All of the next stretch, or at least the next byte: the stretch may be longer than what the
-            // server gave, and the copy then fails at the right place.
+            // Bring in the whole next stretch, or at least the next byte: the stretch may be longer than the
+            // server's memory, and the copy then fails at the right byte.
             if shim::user_fault_in(wanted, rest, self.to_user).is_err() {
                 shim::user_fault_in(wanted, 1, self.to_user)?;
             }
@@ -90,15 +91,15 @@ impl Transfer {
 ///
 /// # Errors
 ///
-/// `ESTALE` when the request is not with this server any more.
+/// `ESTALE` if the server no longer holds the request.
 #[cold]
 pub fn zero(block: &QueueBlock, handle: Handle, start: u32) -> Result<(), Errno> {
-    // SAFETY: COPYING while `pinned` runs it.
+    // SAFETY: `pinned` runs this with the request COPYING.
     pinned(block, handle, || unsafe { block.zero(handle, start) })
 }
 
-/// The copy stopped, and the server keeps the request: COPYING to HELD. Returns whether it was failed meanwhile, and
-/// is ended now. It may also be with another server soon; then its handle is stale.
+/// A copy stopped, and the server keeps the request: COPYING to HELD. Returns whether the request failed
+/// meanwhile, and was ended here. Another server may get the request soon; then its handle is stale.
 pub fn stopped(block: &QueueBlock, handle: Handle) -> bool {
     let mut locked = block.lock();
     let outcome = locked.queue().copied(handle);
@@ -118,11 +119,11 @@ pub fn stopped(block: &QueueBlock, handle: Handle) -> bool {
     failed
 }
 
-/// Runs `action`, which does not sleep, with the request COPYING. It is HELD before and after.
+/// Runs `action`, which does not sleep, with the request COPYING. The request is HELD before and after.
 ///
 /// # Errors
 ///
-/// `ESTALE` when the request is not with this server any more.
+/// `ESTALE` if the server no longer holds the request.
 fn pinned<T>(block: &QueueBlock, handle: Handle, action: impl FnOnce() -> T) -> Result<T, Errno> {
     block.lock().queue().pin(handle).map_err(|_| Errno::ESTALE)?;
     let result = action();

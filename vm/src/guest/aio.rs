@@ -11,9 +11,9 @@ use super::raw::{PAGE, Pages, last_errno};
 /// `IOCB_CMD_PREAD`.
 const READ: u16 = 0;
 
-/// Reads of one page each that are under way.
+/// Reads of one page each that are in flight.
 ///
-/// Dropping it waits for all of them: the kernel writes into their memory.
+/// Dropping the value waits for all of them, because the kernel writes into their memory.
 #[derive(Debug)]
 pub(crate) struct Reads {
     context: libc::c_ulong,
@@ -22,11 +22,11 @@ pub(crate) struct Reads {
 }
 
 impl Reads {
-    /// Submits a read of a page at each offset, all in one call. The file must be open for direct I/O, or the
-    /// call waits for each.
+    /// Submits a read of a page at each offset, all in one call. The file must be open for direct I/O;
+    /// otherwise the call waits for each read.
     pub(crate) fn submit(fd: BorrowedFd<'_>, offsets: &[u64]) -> Self {
         let mut context: libc::c_ulong = 0;
-        // SAFETY: the kernel writes the context's number into a word of ours.
+        // SAFETY: the kernel writes the context's ID into a word of this function.
         let made = unsafe { libc::syscall(libc::SYS_io_setup, offsets.len(), &raw mut context) };
         assert_eq!(made, 0, "io_setup: {}", last_errno());
         let mut reads = Self { context, pages: Pages::new(offsets.len() * PAGE), under_way: 0 };
@@ -44,8 +44,8 @@ impl Reads {
             blocks.push(block);
         }
         let list: Vec<*mut libc::iocb> = blocks.iter_mut().map(ptr::from_mut).collect();
-        // SAFETY: the control blocks live until the call has copied them; the memory they name lives in `reads`, whose
-        // drop waits for the reads.
+        // SAFETY: the control blocks live until the call has copied them. The memory that they name lives in
+        // `reads`, whose drop waits for the reads.
         let submitted = unsafe { libc::syscall(libc::SYS_io_submit, context, list.len(), list.as_ptr()) };
         assert!(submitted >= 0, "io_submit: {}", last_errno());
         reads.under_way = usize::try_from(submitted).expect("not negative");
@@ -53,7 +53,7 @@ impl Reads {
         reads
     }
 
-    /// Waits for all of them. Returns for each, by the place of its offset, the bytes that were read.
+    /// Waits for all reads. Returns the number of read bytes of each, in the order of the offsets.
     pub(crate) fn wait(mut self) -> Vec<Result<usize, Errno>> {
         let mut results = vec![Err(Errno::INPROGRESS); self.under_way];
         for (index, result) in self.collect() {
@@ -95,7 +95,7 @@ impl Reads {
 
 impl Drop for Reads {
     fn drop(&mut self) {
-        // SAFETY: our context; the call waits for what is under way.
+        // SAFETY: the context belongs to this value; the call waits for reads in flight.
         unsafe { libc::syscall(libc::SYS_io_destroy, self.context) };
     }
 }

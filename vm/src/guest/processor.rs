@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Which processor a thread runs on, and how to keep other threads off one.
+//! Binds threads to processors, and keeps other threads off a processor.
 
 use std::io;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::mount::{read_trimmed, write_text};
 
-/// Share of the time that real-time threads may have.
+/// Share of the time for real-time threads.
 const REAL_TIME_SHARE: &str = "/proc/sys/kernel/sched_rt_runtime_us";
 
 /// What newer kernels (6.12) keep for ordinary threads of a processor, whatever real-time threads do.
@@ -25,7 +25,8 @@ pub(crate) fn bind(processor: usize) {
     sched_setaffinity(None, &set).unwrap_or_else(|errno| panic!("bind a thread to CPU {processor}: {errno}"));
 }
 
-/// Keeps a processor busy with a real-time thread, so that no ordinary thread bound to it runs until this is dropped.
+/// Keeps a processor busy with a real-time thread: no ordinary thread that is bound to it runs until this
+/// value is dropped.
 #[derive(Debug)]
 pub(crate) struct Hog {
     stop: Arc<AtomicBool>,
@@ -35,9 +36,9 @@ pub(crate) struct Hog {
 }
 
 impl Hog {
-    /// Returns when the processor is taken.
+    /// Returns when the processor is busy.
     pub(crate) fn on(processor: usize) -> Self {
-        // Otherwise the kernel leaves others a twentieth.
+        // Otherwise the kernel leaves other threads a twentieth of the time.
         let shares = [(REAL_TIME_SHARE.to_owned(), "-1"), (ordinary_share(processor), "0")];
         let there = shares.iter().filter(|(path, _)| std::path::Path::new(path).exists());
         let before = there
@@ -75,10 +76,10 @@ impl Drop for Hog {
     }
 }
 
-/// The calling thread runs before every ordinary one.
+/// Makes the calling thread run before every ordinary thread.
 fn be_real_time() -> io::Result<()> {
     let parameters = libc::sched_param { sched_priority: 10 };
-    // SAFETY: the call reads the parameters, which live as long as it takes.
+    // SAFETY: the call reads the parameters, which live until it returns.
     let code = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
     if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -182,8 +182,8 @@ fn destroy_while_mounted(context: &mut Context) {
     disk.destroy_and_join(server);
 }
 
-/// A device whose server is dead and that nobody has open is not the module's to destroy: the next server serves it. Whoever
-/// wants the module unloaded destroys it first.
+/// The module does not destroy a device whose server is dead and that is not open: the next server serves it.
+/// To unload the module, destroy the device first.
 fn between_servers(context: &mut Context) {
     context.load_module("");
     let path = Disk::create("between", 1024).path();
@@ -235,7 +235,7 @@ fn destroy_without_force(context: &mut Context) {
     assert_eq!(by_name.error, -16);
     assert_eq!(disk.control.list().expect("list"), [disk.handle], "refused, and yet gone");
     drop(node);
-    wait_until(10, "nobody else to have it open", || match disk.control.destroy_by_name_raw(&mut by_name) {
+    wait_until(10, "the device to be closed", || match disk.control.destroy_by_name_raw(&mut by_name) {
         Ok(()) => true,
         Err(errno) => {
             assert_eq!(errno, Errno::BUSY);
@@ -378,7 +378,7 @@ fn submitter_killed(context: &mut Context) {
         status.is_some()
     });
     let signal = std::os::unix::process::ExitStatusExt::signal(&status.expect("ended"));
-    assert_eq!(signal, Some(libc::SIGKILL), "it was not the kill that ended it");
+    assert_eq!(signal, Some(libc::SIGKILL), "the reader ended, but not by the kill");
     drop(server);
     disk.destroy();
 }
@@ -422,7 +422,9 @@ fn memory_never_comes(context: &mut Context) {
     drop(guard);
     // Goodbye if the server slept before the write came, otherwise the error with the same meaning.
     match server.join().expect("server") {
-        Ok(_) => assert_eq!(pages.get(at + 8, 4), abi::OP_GONE.to_ne_bytes(), "it was given something else"),
+        Ok(_) => {
+            assert_eq!(pages.get(at + 8, 4), abi::OP_GONE.to_ne_bytes(), "the call returned something else")
+        }
         Err(errno) => assert_eq!(errno, Errno::NOENT),
     }
 }

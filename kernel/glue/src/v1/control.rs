@@ -2,8 +2,8 @@
 //! Version 1's calls on the control node.
 //!
 //! Called by any process that could open the node, in its own context; may sleep. Arguments are copied in
-//! once, whole and no further than the interface defines, and checked as copies. Devices of version 2 are
-//! not seen by these calls.
+//! once, exactly as far as the interface defines, and checked as copies. These calls do not see devices of
+//! version 2.
 
 use core::mem::offset_of;
 
@@ -24,12 +24,12 @@ pub struct Control {
     devices: Devices,
 }
 
-/// Bytes behind a name field of a struct at `user`.
+/// Address of the bytes after a name field of a struct at `user`.
 const fn field(user: u64, offset: usize) -> u64 {
     user.wrapping_add(offset as u64)
 }
 
-/// The form of an `error` field.
+/// Value of an `error` field.
 const fn error_field(result: Result<(), Errno>) -> u32 {
     match result {
         Ok(()) => 0,
@@ -38,7 +38,7 @@ const fn error_field(result: Result<(), Errno>) -> u32 {
 }
 
 impl Control {
-    /// The control node over these devices.
+    /// The control node for these devices.
     #[must_use]
     pub const fn new(devices: Devices) -> Self {
         Self { devices }
@@ -48,7 +48,7 @@ impl Control {
     ///
     /// # Errors
     ///
-    /// As `docs/abi-v1.md`; unusable memory is `EINVAL`, an unknown command too.
+    /// As in `docs/abi-v1.md`; `EINVAL` for inaccessible memory and for an unknown command.
     pub fn run(self, command: u32, user: u64) -> Result<(), Errno> {
         let result = match command {
             abi::IOCTL_PING => Ok(()),
@@ -76,7 +76,7 @@ impl Control {
         let told = shim::user_write(field(user, offset_of!(abi::Create, handle)), &handle)
             .and_then(|()| shim::user_write(error_at, &error));
         if told.is_err() {
-            // Nobody knows of the device, so nobody would destroy it.
+            // The caller does not know the device, so nobody would destroy it.
             self.devices.destroy(true, 0, |registry| by_handle(registry, handle))?;
         }
         told
@@ -112,7 +112,7 @@ impl Control {
             || if shim::node_exists(params.name.bytes()) { Err(Errno::EEXIST) } else { Ok(()) };
         let start = |device: &Reference| device.block().lock_always().start();
         match self.devices.make(params.name, wanted, name_is_free, start) {
-            // The original's word for it.
+            // The original returns this error.
             Err(Errno::ENOSPC) => Err(Errno::EINVAL),
             made => made.map(|(handle, ())| handle),
         }
@@ -135,8 +135,8 @@ impl Control {
         done
     }
 
-    /// Starts the destruction of every device that can go, then waits for all of them. Busy ones are left
-    /// and reported once.
+    /// Starts the destruction of every device that is not busy, then waits for all of them. Busy devices are
+    /// left and reported once.
     fn destroy_all(self, user: u64) -> Result<(), Errno> {
         let abi::DestroyAll { force } = shim::user_read(user)?;
         let mut result = Ok(());
@@ -230,7 +230,7 @@ fn after(registry: &LockedRegistry, mut order: u64) -> Option<Found<'_>> {
     }
 }
 
-/// What STATUS answers.
+/// The answer of STATUS.
 fn status(device: &Device) -> abi::Status {
     let params = device.params();
     abi::Status {
@@ -247,5 +247,5 @@ fn status(device: &Device) -> abi::Status {
 }
 
 const VERSION: u32 = 1;
-/// What the shim says of memory that cannot be used; version 1 has another word for it.
+/// The shim's error for inaccessible memory; version 1 has another one.
 const EFAULT: i32 = Errno::EFAULT.get();

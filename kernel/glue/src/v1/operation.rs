@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Version 1's one call for servers: answer a request, fetch the next.
 //!
-//! Called by a server thread in its own process context; may sleep. The call's buffer is read and written
-//! at fixed offsets ([`zosbd2_abi::v1`]); only what the interface defines is touched.
+//! Called by a server thread in its own process context; may sleep. The buffer is read and written at fixed
+//! offsets ([`zosbd2_abi::v1`]), and only where the interface defines it.
 //!
-//! Requests are never lost here: one whose data or head cannot be given to the server goes back to the
-//! queue as the oldest, and one whose answer's data cannot be read stays with the server.
+//! No request is lost here. A request whose data or head cannot be given to the server returns to the queue
+//! as the oldest. If an answer's data cannot be read, the request stays with the server.
 
 use zosbd2_abi::v1 as abi;
 use zosbd2_engine::Errno;
@@ -22,8 +22,8 @@ use crate::{shim, trace};
 /// Segments that are written to the server together with the head.
 const SEGMENTS_AT_ONCE: u32 = 30;
 const HEAD_WORDS: usize = 6;
-/// Requests that a wake-up counts for. A thread takes one at a time, but comes back for the next at once: that costs less
-/// than another thread's wake-up.
+/// Requests that a wake-up counts for. A thread takes one at a time, but returns for the next at once, which
+/// costs less than waking another thread.
 const WAKE_ROOM: u32 = MOST_ROOM;
 const SEGMENT_BYTES: u32 = 16;
 
@@ -31,7 +31,7 @@ const SEGMENT_BYTES: u32 = 16;
 ///
 /// # Errors
 ///
-/// As [`run`]; `EINVAL` for a number that is none.
+/// Like [`run`]; `EINVAL` for an unknown number.
 pub fn node(device: &Device, may_write: bool, command: u32, argument: u64) -> Result<(), Errno> {
     match command {
         abi::IOCTL_BLOCK_PING => Ok(()),
@@ -40,13 +40,13 @@ pub fn node(device: &Device, may_write: bool, command: u32, argument: u64) -> Re
     }
 }
 
-/// Answers as the buffer at `user` says, then fetches into it.
+/// Carries out the answer in the buffer at `user`, then fetches into it.
 ///
 /// # Errors
 ///
-/// As `docs/abi-v1.md`: `EBADF` without write permission, `ENOMEM` for an unusable buffer, `ENOENT` when
-/// the handle is not this device's or the device is gone, `EINVAL` for an opcode that is none or an answer
-/// of the wrong kind, `EINTR`.
+/// As in `docs/abi-v1.md`: `EBADF` without write permission, `ENOMEM` for an unusable buffer, `ENOENT` if the
+/// handle belongs to another device or the device is gone, `EINVAL` for an unknown opcode or an answer of the
+/// wrong kind, `EINTR`.
 fn run(block: &QueueBlock, may_write: bool, user: u64) -> Result<(), Errno> {
     #[cfg(zosbd2_faults)]
     shim::backtrace();
@@ -94,7 +94,7 @@ fn answer(block: &QueueBlock, op: Op, user: u64) -> Result<(), Errno> {
     if queue.phase() == Phase::Gone {
         return Err(Errno::ENOENT);
     }
-    // Late or twice: clients repeat an answer after a signal and must get their next request.
+    // Late or repeated: programs repeat an answer after a signal and must get their next request.
     let Some(handle) = queue.handle_of(tail.op_id) else { return Ok(()) };
     let answer = queue.answer(handle, op, tail.error == 0);
     drop(locked);
@@ -121,7 +121,7 @@ fn answer(block: &QueueBlock, op: Op, user: u64) -> Result<(), Errno> {
     Ok(())
 }
 
-/// The copy of an answer is made; ends its request, unless it was failed meanwhile.
+/// The data of an answer is copied: ends its request, unless the request failed meanwhile.
 ///
 /// # Safety
 ///
@@ -134,8 +134,8 @@ unsafe fn answered(block: &QueueBlock, handle: Handle, end: Option<End>) {
     unsafe { block.end_if(end) };
 }
 
-/// Copies what met a page that is not there. The request is COPYING on entry and HELD afterwards. `false`: it
-/// was lost meanwhile. Errors in the words of version 1.
+/// Copies data whose memory had a missing page. The request is COPYING on entry and HELD afterwards. Returns
+/// `false` if the request was lost meanwhile. Errors are those of version 1.
 #[cold]
 fn slowly(block: &QueueBlock, transfer: &Transfer) -> Result<bool, Errno> {
     if transfer::stopped(block, transfer.handle) {
@@ -178,14 +178,14 @@ fn fetch(block: &QueueBlock, user: u64) -> Result<(), Errno> {
             }
             Work::Gone | Work::Superseded => {
                 drop(locked);
-                // Who was in the call when the device went is told so; who comes later finds nothing.
+                // A thread in the call gets the goodbye; a later call finds no device.
                 return if slept { write_plain(user, abi::OP_GONE, 0) } else { Err(Errno::ENOENT) };
             }
             Work::Nothing => {
                 slept = true;
                 if locked.sleep(0, WAKE_ROOM, &mut forever).is_err() {
                     drop(locked);
-                    // The error says it all; a buffer that cannot be written changes nothing.
+                    // The error suffices; it does not matter if the buffer cannot be written.
                     let _ignored = write_plain(user, abi::OP_NOTHING, shim::signal_pending());
                     return Err(Errno::EINTR);
                 }
@@ -194,7 +194,7 @@ fn fetch(block: &QueueBlock, user: u64) -> Result<(), Errno> {
     }
 }
 
-/// Gives a fetched request to the server. `false`: the request was lost meanwhile, fetch another.
+/// Gives a fetched request to the server. Returns `false` if the request was lost meanwhile: fetch another.
 fn deliver(block: &QueueBlock, fetched: &Fetched, user: u64) -> Result<bool, Errno> {
     let delivered = deliver_parts(block, fetched, user);
     if delivered.is_err() {
@@ -236,7 +236,7 @@ fn head_words(head: &abi::OperationHead) -> [u64; HEAD_WORDS] {
     ]
 }
 
-/// Writes the head and all 256 segments, the unused ones as zero.
+/// Writes the head and all 256 segments; unused segments are zero.
 fn write_request(user: u64, request: &Request) -> Result<(), Errno> {
     const WORDS: usize = HEAD_WORDS + 2 * SEGMENTS_AT_ONCE as usize;
     let count = v1::segment_count(request);
@@ -264,7 +264,7 @@ fn write_request(user: u64, request: &Request) -> Result<(), Errno> {
     shim::user_clear(at, unused)
 }
 
-/// Writes a head that brings no request, and zeroes all else.
+/// Writes a head without a request, and zeroes all other fields.
 fn write_plain(user: u64, opcode: u32, signal_no: u32) -> Result<(), Errno> {
     let head = head_words(&v1::plain_head(opcode, signal_no));
     let rest = u32::try_from(abi::OPERATION_DATA_OFFSET.saturating_sub(abi::OPERATION_SEGMENTS_OFFSET));

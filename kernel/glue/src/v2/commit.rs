@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The commits of an ENTER: a server's answers, each for itself.
+//! The commits of an ENTER: a server's answers, which are independent of each other.
 //!
 //! Called in the server's process context with no lock held; may sleep. Entries are copied in once and used
-//! as copies. Those of one queue that follow each other share its lock: first all are looked up and their
-//! requests pinned, then data is copied with no lock held, then all are freed, then their block requests
-//! end together. What met a page that is not there is carried out after that, each alone: no request is
-//! pinned while the server's memory is waited for.
+//! as copies. Consecutive entries of one queue share its lock. First all entries are looked up and their
+//! requests pinned, then data is copied with no lock held, then all requests are freed, then their block
+//! requests end together. A copy that met a missing page is carried out after that, alone: no request is
+//! pinned while the kernel waits for the server's memory.
 
 use core::mem::{offset_of, size_of};
 
@@ -21,15 +21,15 @@ use crate::shim::Place;
 use crate::transfer::{self, Transfer};
 use crate::{shim, trace};
 
-/// Entries that are worked on at once; they are on the stack.
+/// Entries per run; they are on the stack.
 const CHUNK: usize = 16;
-/// Pieces of a commit's data that are read at once.
+/// Iovec entries that are read at once.
 const PIECES: usize = 8;
-/// Bytes after which no more copies are begun together: between runs others get the processor, and a caller who is
-/// being killed stops.
+/// Bytes after which no more copies are begun in one run. Between runs the thread yields its processor, and
+/// stops if it is being killed.
 const RUN_BYTES: u32 = 4 << 20;
 
-/// How far an ENTER came.
+/// Progress of an ENTER.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Progress {
     /// Entries carried out or refused.
@@ -41,7 +41,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Writes it to where an ENTER's argument has it. May sleep.
+    /// Writes the progress into an ENTER's argument. May sleep.
     ///
     /// # Errors
     ///
@@ -56,21 +56,21 @@ impl Progress {
 ///
 /// # Errors
 ///
-/// `EFAULT` when the array ends too early or a refusal cannot be told, `EINTR` when the caller is being killed;
-/// `progress` says how far it came.
+/// `EFAULT` if the array ends too early, or if a status cannot be written, `EINTR` if the caller is being
+/// killed; `progress` says how far it came.
 #[inline(never)]
 pub fn all(device: &Device, epoch: u32, user: u64, count: u32, progress: &mut Progress) -> Result<(), Errno> {
     let mut chunk = [abi::Commit::default(); CHUNK];
     let mut left = count as usize;
     let mut at = user;
-    // The server has carried all of it out by now.
+    // The server carried all of these requests out before the call.
     let moment = shim::now();
     while left > 0 {
         let Some(entries) = chunk.get_mut(..left.min(CHUNK)) else { break };
         let entries = if shim::user_read_all(at, entries).is_ok() {
             entries
         } else {
-            // Those before the end of the memory count.
+            // Entries before the end of the memory count.
             let Some(first) = entries.get_mut(..1) else { break };
             shim::user_read_all(at, first)?;
             first
@@ -138,7 +138,7 @@ fn process(
     Ok(())
 }
 
-/// A handle was of another server, or of none: which queue it is about cannot be said, so the first one counts it.
+/// The handle belongs to another server or is invented, so its queue is unknown. The first queue counts it.
 #[cold]
 fn count_stranger(device: &Device, raw: u64) {
     let Some(block) = device.queue(0) else { return };
@@ -146,7 +146,7 @@ fn count_stranger(device: &Device, raw: u64) {
     trace_refusal(block, foreign_handle(raw), Err(Errno::ESTALE));
 }
 
-/// Writes down what became of an entry.
+/// Records the outcome of an entry.
 #[inline]
 fn note(entry: &mut abi::Commit, progress: &mut Progress, result: Result<(), Errno>) {
     if let Err(errno) = result {
@@ -155,8 +155,8 @@ fn note(entry: &mut abi::Commit, progress: &mut Progress, result: Result<(), Err
     }
 }
 
-/// Takes the queue's lock to answer requests. When something is answered that may be lost with a cache counts as exactly
-/// as it can be had; `moment` is good enough otherwise.
+/// Takes the queue's lock to answer requests. If an answered write may be lost with a cache, the time of the
+/// answer must be exact, so it is read under the lock; otherwise `moment` is good enough.
 #[inline]
 fn lock_to_answer(block: &QueueBlock, moment: Moment) -> Locked<'_> {
     let mut locked = block.lock_at(moment);
@@ -166,7 +166,8 @@ fn lock_to_answer(block: &QueueBlock, moment: Moment) -> Locked<'_> {
     locked
 }
 
-/// The block requests are ended of so many writes, answered by the server, that may be in nothing but a cache.
+/// The block requests of this many writes have ended. The server answered them, and they may be only in a
+/// cache.
 #[inline]
 fn over(block: &QueueBlock, epoch: u32, written: u32) {
     if written > 0 {
@@ -174,7 +175,7 @@ fn over(block: &QueueBlock, epoch: u32, written: u32) {
     }
 }
 
-/// Tells who traces of an answer that was not accepted.
+/// Traces an answer that was not accepted.
 #[cold]
 fn trace_refusal(block: &QueueBlock, handle: Handle, result: Result<(), Errno>) {
     if result.is_err() && trace::on() {
@@ -182,40 +183,40 @@ fn trace_refusal(block: &QueueBlock, handle: Handle, result: Result<(), Errno>) 
     }
 }
 
-/// A copy that an entry asks for.
+/// A copy that an entry needs.
 #[derive(Clone, Copy)]
 struct Copying {
-    /// Where in the server's memory.
+    /// Address in the server's memory.
     user: u64,
     handle: Handle,
     data: Move,
-    /// Which of the entries.
+    /// Index of the entry.
     entry: u8,
-    /// It met a page that is not there.
+    /// The copy met a missing page.
     slow: bool,
 }
 
-/// Entries of one queue that follow each other and have their data in one piece.
-// Its steps are functions of their own: each is a loop over many requests, and needs the registers.
+/// Consecutive entries of one queue, each with its data in one piece.
+/// Each step is a separate function: a loop over many requests that needs the registers.
 struct Run<'a> {
     block: &'a QueueBlock,
     handles: Handles,
     moment: Moment,
     tracing: bool,
-    /// What is copied with no lock held.
+    /// Copies to make with no lock held.
     copies: List<Copying, CHUNK>,
-    /// Requests of the queue `block` that ended well; their block requests are ended last, together.
+    /// Requests of the queue `block` that succeeded; their block requests end together, last.
     well: Successes<CHUNK>,
-    /// Requests of it that failed.
+    /// Requests of the queue that failed.
     failed: List<End, CHUNK>,
-    /// Writes that may be in nothing but a cache.
+    /// Writes that may be only in a cache.
     written: u32,
 }
 
 impl Run<'_> {
-    /// Carries out the entries from the first one on that are of the queue `block` and have their data in one piece, as
-    /// the first one is and has. Returns how many they are.
-    // Not one frame with the entries.
+    /// Carries out the leading entries that belong to the queue `block` and have their data in one piece,
+    /// like the first entry. Returns their number.
+    // A separate frame from that of the entries.
     #[inline(never)]
     fn carry_out(
         block: &QueueBlock,
@@ -261,7 +262,7 @@ impl Run<'_> {
         done
     }
 
-    /// Looks all requests up; those with nothing to copy are over, those with data are COPYING.
+    /// Looks up all requests. Requests without a copy end; the others are COPYING.
     #[inline(never)]
     fn begin(&mut self, entries: &mut [abi::Commit], progress: &mut Progress) -> usize {
         let mut done = 0_u8;
@@ -274,7 +275,7 @@ impl Run<'_> {
             }
             let handle = match self.handles.decode(entry.handle) {
                 Some(handle) if entry.flags & abi::COMMIT_IOVEC == 0 && check_commit(entry).is_ok() => handle,
-                // Of another kind.
+                // An entry of another kind.
                 _ => break,
             };
             let refused = match queue.held_by(handle) {
@@ -298,7 +299,7 @@ impl Run<'_> {
                     }
                     Err(errno) => Some(errno),
                 },
-                // Entries are carried out in their order: what this one finds is known when the copies are made.
+                // Entries are carried out in order: the outcome of this one is known only after the copies.
                 Err(_) if self.copies.items().iter().any(|copying| copying.handle == handle) => break,
                 Err(_) => {
                     queue.count_stale();
@@ -315,7 +316,7 @@ impl Run<'_> {
         done.into()
     }
 
-    /// Makes the copies whose memory is there. Returns whether there are others.
+    /// Makes the copies whose memory is present. Returns whether copies are left.
     #[inline(never)]
     fn copy(&mut self) -> bool {
         let mut slow = false;
@@ -327,7 +328,7 @@ impl Run<'_> {
         slow
     }
 
-    /// Unpins all whose data was copied, or was to be; those whose data is where it should be are over.
+    /// Unpins all requests whose copy was tried. Requests whose data was copied end.
     #[inline(never)]
     fn settle(&mut self, entries: &mut [abi::Commit], progress: &mut Progress) {
         let mut kept_any = false;
@@ -349,7 +350,7 @@ impl Run<'_> {
         }
         self.written = self.written.wrapping_add(queue.written());
         if kept_any {
-            // What a server that was declared dead keeps is back in the queue.
+            // Requests of a server that was declared dead have returned to the queue.
             let wake = queue.announce();
             locked.wake(wake);
         }
@@ -359,7 +360,8 @@ impl Run<'_> {
         }
     }
 
-    /// The server keeps the request of a copy, at least until the memory is there, unless it failed meanwhile.
+    /// The server keeps the request of a copy, at least until the memory is present, unless the request
+    /// failed meanwhile.
     #[cold]
     #[inline(never)]
     fn keep(
@@ -378,7 +380,7 @@ impl Run<'_> {
         }
     }
 
-    /// The request of an entry failed while its data was copied, so that this was no answer.
+    /// The request of an entry failed while its data was copied, so the entry was no answer.
     #[cold]
     fn failed_meanwhile(&mut self, end: End, entry: Option<&mut abi::Commit>, progress: &mut Progress) {
         self.failed.push(end);
@@ -406,7 +408,7 @@ impl Copying {
         Transfer { handle, user, bytes: data.bytes, to_user: data.to_server() }
     }
 
-    /// Makes the copy of an entry in one piece, if its memory is there.
+    /// Makes the copy of an entry in one piece, if its memory is present.
     ///
     /// # Safety
     ///
@@ -424,7 +426,7 @@ impl Copying {
         Ok(())
     }
 
-    /// Carries out an entry with data in one piece whose memory has to be waited for. Its request is HELD.
+    /// Carries out an entry with data in one piece that has to wait for its memory. Its request is HELD.
     #[cold]
     fn run(&self, block: &QueueBlock, moment: Moment) -> Result<(), Errno> {
         self.transfer().run(block, &mut Place::default())?;
@@ -432,7 +434,7 @@ impl Copying {
     }
 }
 
-/// Ends the request of an entry whose data is copied, unless the server keeps it. It is HELD.
+/// Ends the request of an entry whose data was copied, unless the server keeps it. The request is HELD.
 #[cold]
 fn conclude(block: &QueueBlock, moment: Moment, handle: Handle, data: Move) -> Result<(), Errno> {
     match data.way {
@@ -441,7 +443,7 @@ fn conclude(block: &QueueBlock, moment: Moment, handle: Handle, data: Move) -> R
         Way::In | Way::Out => {}
     }
     let mut locked = block.lock_at(moment);
-    // Memory may have been waited for since. Read in the critical section: see lock_to_answer().
+    // The kernel may have waited for memory since. Read under the lock: see lock_to_answer().
     locked.set_moment(Moment { thread: moment.thread, ..shim::now() });
     let mut queue = locked.queue();
     let end = queue.finish(handle, Ok(())).map_err(|_| Errno::ESTALE)?;
@@ -452,7 +454,7 @@ fn conclude(block: &QueueBlock, moment: Moment, handle: Handle, data: Move) -> R
     Ok(())
 }
 
-/// An answer with data in several pieces, or none after all, ends this request.
+/// An answer with data in several pieces, or without data after all, ends its request.
 ///
 /// # Safety
 ///
@@ -465,7 +467,7 @@ unsafe fn finish(block: &QueueBlock, handle: Handle, end: End, written: u32) {
     over(block, handle.epoch(), written);
 }
 
-/// Carries out an entry whose data is in several pieces. The request is HELD while they are read.
+/// Carries out an entry with data in several pieces. The request is HELD while the pieces are read.
 #[cold]
 fn scattered(block: &QueueBlock, moment: Moment, handle: Handle, entry: &abi::Commit) -> Result<(), Errno> {
     let mut locked = lock_to_answer(block, moment);
@@ -489,7 +491,7 @@ fn scattered(block: &QueueBlock, moment: Moment, handle: Handle, entry: &abi::Co
     let (mut at, mut left, mut done) = (entry.address, entry.iovec_count as usize, 0_u32);
     while done < bytes {
         let Some(pieces) = pieces.get_mut(..left.min(PIECES)).filter(|pieces| !pieces.is_empty()) else {
-            // Fewer bytes in the pieces than in the result.
+            // The pieces have fewer bytes than the result states.
             return Err(Errno::EINVAL);
         };
         shim::user_read_all(at, pieces)?;
@@ -507,7 +509,7 @@ fn scattered(block: &QueueBlock, moment: Moment, handle: Handle, entry: &abi::Co
     conclude(block, moment, handle, data)
 }
 
-/// Tells who traces of an answer that ends its request, which is not ended yet.
+/// Traces an answer that ends its request, before the request ends.
 #[cold]
 fn trace_answer(block: &QueueBlock, handle: Handle) {
     if trace::on() {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Version 2's calls on the control node.
 //!
-//! Called by any process that could open the node, in its own context; may sleep. Waits are ended by fatal
-//! signals, and what was begun is then finished by workers.
+//! Called by any process that could open the node, in its own context; may sleep. A fatal signal ends a wait;
+//! workers then finish what the call began.
 
 use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
@@ -18,11 +18,11 @@ use crate::shim;
 /// Known operations: the lowest bits.
 const OPERATIONS: u64 = (1 << abi::OPERATIONS) - 1;
 
-/// One ioctl. Returns what it returns.
+/// One ioctl. Returns the result of the call.
 ///
 /// # Errors
 ///
-/// As `docs/abi-v2.md`; `ENOTTY` for an unknown command.
+/// As in `docs/abi-v2.md`; `ENOTTY` for an unknown command.
 pub fn run(devices: Devices, command: u32, user: u64) -> Result<i32, Errno> {
     match command {
         abi::IOCTL_INFO => info(devices, user).map(|()| 0),
@@ -84,9 +84,10 @@ fn create(devices: Devices, user: u64) -> Result<i32, Errno> {
         reserved: 0,
     };
     let begin = |device: &Reference| server::open(device.block(), None, 0, 0, |_| Ok(()));
-    // The shim looks for a disk or partition of that name.
+    // The shim looks for a disk or partition with that name.
     let (handle, opened) = devices.make(name, params, || Ok(()), begin)?;
-    // A process that does not learn of its device must not keep it: closing the descriptor destroys it.
+    // A process that does not learn of its device must not keep it. Closing the descriptor destroys the
+    // device.
     shim::user_write(user, &abi::Create { handle, ..asked })?;
     Ok(opened.install())
 }
@@ -107,7 +108,7 @@ fn attach(devices: Devices, user: u64) -> Result<i32, Errno> {
 }
 
 fn find(devices: Devices, name: &[u8; abi::NAME_BYTES], handle: u32) -> Result<Reference, Errno> {
-    // Devices of version 1 are named more freely.
+    // Names of version 1 devices follow other rules.
     let name = Name::from_field(name)?;
     let registry = devices.lock()?;
     Ok(registry.meant(&name, handle)?.reference())

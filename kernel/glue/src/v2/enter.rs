@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! ENTER: answer requests, move their data, fetch more; the one call of a server at work.
+//! ENTER, the one call of a working server: answer requests, move their data, fetch more.
 //!
 //! Called in the server's process context; may sleep, interruptibly. Everything from the server is copied in
-//! once. Requests are never lost: one that cannot be given to the server goes back to the queue as the
-//! oldest.
+//! once. No request is lost: a request that cannot be given to the server returns to the queue as the oldest.
 
 use core::mem::{offset_of, size_of};
 
@@ -28,7 +27,7 @@ const CHUNK: usize = 16;
 ///
 /// # Errors
 ///
-/// As [`abi::Enter`] says.
+/// As in [`abi::Enter`].
 #[inline]
 pub fn run(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
     let enter: abi::Enter = argument::read(user)?;
@@ -37,7 +36,7 @@ pub fn run(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
     device.note_served();
     let results = user.wrapping_add(offset_of!(abi::Enter, processed) as u64);
     let mut progress = Progress::default();
-    // Nothing is begun that the server cannot be told of.
+    // Nothing is begun if its result cannot be written.
     progress.tell(results)?;
     let mut result = Ok(());
     if enter.commit_count > 0 {
@@ -49,7 +48,7 @@ pub fn run(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
     if progress.fetched == 0 {
         progress.tell(results)?;
     }
-    // What was brought along counts; the reason comes again with the next call.
+    // Fetched requests count; the error comes again with the next call.
     if progress.fetched > 0 { Ok(()) } else { result }
 }
 
@@ -59,7 +58,7 @@ struct Fetch<'a> {
     epoch: u32,
     handles: Handles,
     enter: &'a abi::Enter,
-    /// Where the server is told how far the call came.
+    /// Address of the progress fields in the argument.
     results: u64,
     /// Next free byte of the arena.
     arena: u64,
@@ -68,7 +67,7 @@ struct Fetch<'a> {
 /// Requests on their way to the server.
 type Parcels = List<abi::Request, CHUNK>;
 
-/// Why no more was taken from the queue.
+/// Why the loop stopped taking requests from the queue.
 enum Stop {
     Enough,
     Nothing,
@@ -82,7 +81,7 @@ impl<'a> Fetch<'a> {
         Self { block, epoch, handles, enter, results, arena: 0 }
     }
 
-    // Not one frame with what commits need.
+    // A separate frame from that of the commits.
     #[inline(never)]
     fn run(&mut self, progress: &mut Progress) -> Result<(), Errno> {
         let mut left = None;
@@ -123,7 +122,7 @@ impl<'a> Fetch<'a> {
                         let described = describe(&self.handles, handle, &request, data);
                         parcels.push(described);
                     }
-                    // Not a thing of version 2.
+                    // Version 2 has no notices.
                     Work::Notice => {}
                     Work::Nothing => break Stop::Nothing,
                     Work::Gone => break Stop::Never(Errno::ENODEV),
@@ -150,7 +149,7 @@ impl<'a> Fetch<'a> {
             }
             match stop {
                 Stop::Never(errno) => {
-                    // The wake-up that brought this thread was for one who gets the requests.
+                    // The wake-up of this thread was meant for the newest server.
                     let wake = locked.queue().announce();
                     locked.wake(wake);
                     return Err(errno);
@@ -158,7 +157,7 @@ impl<'a> Fetch<'a> {
                 Stop::Enough => return Ok(()),
                 Stop::Nothing => {}
             }
-            // Whoever was refused an answer wants to hear of it before more.
+            // A server with a refused answer is told before it waits for more.
             if progress.fetched >= self.enter.minimum || progress.refused > 0 {
                 return Ok(());
             }
@@ -178,8 +177,8 @@ impl<'a> Fetch<'a> {
         }
     }
 
-    /// Tells the server of the requests, which are HELD, and of how many: those that it does not know of would be
-    /// stuck.
+    /// Writes the requests, which are HELD, and their number to the server. Requests that the server does not
+    /// know of would be stuck.
     #[inline]
     fn hand_over(&self, parcels: &Parcels, progress: &mut Progress) -> Result<(), Errno> {
         let offset = u64::from(progress.fetched).wrapping_mul(size_of::<abi::Request>() as u64);
@@ -196,9 +195,9 @@ impl<'a> Fetch<'a> {
         Ok(())
     }
 
-    /// Copies the data of writes into the arena: first all whose memory is there, then the others, each
-    /// alone, since no request is pinned while the server's memory is waited for. Requests that were lost
-    /// meanwhile are dropped. After an error every request is back in the queue.
+    /// Copies the data of writes into the arena: first all copies whose memory is present, then the others,
+    /// each alone, because no request is pinned while the kernel waits for the server's memory. Requests that
+    /// were lost meanwhile are dropped. After an error every request has returned to the queue.
     #[inline(never)]
     fn copy(&self, parcels: &mut Parcels) -> Result<(), Errno> {
         let mut slow = [false; CHUNK];
@@ -216,7 +215,7 @@ impl<'a> Fetch<'a> {
                 *end = trace::copied(self.block, transfer.handle, queue.copied(transfer.handle));
             }
         }
-        // If this server was declared dead they are back in the queue, and not for it.
+        // If this server was declared dead, the requests have returned to the queue, for another server.
         let superseded = queue.superseded(self.epoch);
         if superseded {
             let wake = queue.announce();
@@ -226,7 +225,7 @@ impl<'a> Fetch<'a> {
         if superseded {
             self.block.wake_pollers();
         }
-        // Before any memory is waited for: the engine has forgotten them, so nobody else can.
+        // Before waiting for memory: the engine has forgotten these requests, so nobody else can end them.
         let mut failed = [false; CHUNK];
         for (end, failed) in ends.into_iter().zip(&mut failed).take(parcels.len()) {
             *failed = end.is_some();
@@ -234,7 +233,7 @@ impl<'a> Fetch<'a> {
             unsafe { self.block.end_if(end) };
         }
         let mut result = Ok(());
-        // From the last on, so that dropping one moves none that is still to come.
+        // From the last on, so that removing an item moves none that still has to be visited.
         for index in (0..parcels.len()).rev() {
             let failed = failed.get(index).is_some_and(|failed| *failed);
             let slow = slow.get(index).is_some_and(|slow| *slow);
@@ -262,8 +261,8 @@ impl<'a> Fetch<'a> {
         })
     }
 
-    /// Copies the data of one parcel, which is HELD, unless something failed before. Returns whether it was
-    /// lost meanwhile.
+    /// Copies the data of one parcel, which is HELD, unless an earlier parcel failed. Returns whether the
+    /// parcel was lost meanwhile.
     #[cold]
     fn copy_slowly(&self, parcels: &Parcels, index: usize, result: &mut Result<(), Errno>) -> bool {
         let transfer = parcels.items().get(index).and_then(|described| self.transfer(described));
@@ -277,13 +276,13 @@ impl<'a> Fetch<'a> {
         false
     }
 
-    /// The engine's name of a request that was fetched here.
+    /// The engine's handle of a request that was fetched here.
     #[inline]
     const fn handle(&self, described: &abi::Request) -> Option<Handle> {
         self.handles.decode(described.handle)
     }
 
-    /// Puts requests that are HELD back into the queue, in their order.
+    /// Returns requests that are HELD to the queue, in their order.
     #[cold]
     fn take_back(&self, parcels: &Parcels) {
         let mut locked = self.block.lock();
@@ -300,7 +299,7 @@ impl<'a> Fetch<'a> {
         shim::timeout(limited.then_some(self.enter.timeout_ms))
     }
 
-    /// Looks for requests for a while, without sleeping.
+    /// Polls for requests for a while, without sleeping.
     fn spin(&self) {
         let until = shim::now_ns().wrapping_add(u64::from(self.enter.spin_us).wrapping_mul(1000));
         while !self.block.seems_busy() && shim::spin(until) {}

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! A server's calls on its descriptor, besides ENTER; attaching and detaching.
 //!
-//! Called in process context; may sleep. The descriptor keeps the device's memory, but not the device: any
-//! call may find it gone.
+//! Called in process context; may sleep. The descriptor keeps the device's memory, but not the device: a call
+//! may find the device gone.
 
 use core::cell::Cell;
 
@@ -18,11 +18,11 @@ use crate::block::{Blob, Device, LockedDevice, QueueBlock};
 use crate::devices::Devices;
 use crate::shim;
 
-/// One ioctl. `epoch` is 0 for who only looks on. Returns what it returns.
+/// One ioctl. `epoch` is 0 for an observer. Returns the result of the call.
 ///
 /// # Errors
 ///
-/// As `docs/abi-v2.md`; `ENOTTY` for an unknown command.
+/// As in `docs/abi-v2.md`; `ENOTTY` for an unknown command.
 #[inline]
 pub fn run(device: &Device, epoch: u32, command: u32, user: u64) -> Result<i32, Errno> {
     if command == abi::IOCTL_ENTER && epoch != 0 {
@@ -50,13 +50,14 @@ fn others(device: &Device, epoch: u32, command: u32, user: u64) -> Result<i32, E
     done.map(|()| 0)
 }
 
-/// Makes a descriptor that is attached to a device as the `ATTACH_` flags say. With `from` only while that is the device's
-/// present server, with `newest` only if that is its newest one. `announce` is told which server it is to be. What can fail comes first: a failed take-over leaves the
-/// other server alone.
+/// Opens a descriptor that is attached to a device as the `ATTACH_` flags say. With `from`, attaches only
+/// while that epoch is the device's present server; with `newest`, only if that epoch is its newest server.
+/// Calls `announce` with the new epoch. Everything that can fail comes first: a failed take-over does not
+/// affect the other server.
 ///
 /// # Errors
 ///
-/// As the engine, [`Opened::new`] and `announce` say; `EINTR`.
+/// Errors of the engine, [`Opened::new`] and `announce`; `EINTR`.
 pub fn open(
     device: &Device,
     from: Option<u32>,
@@ -80,12 +81,12 @@ pub fn open(
     Ok(opened)
 }
 
-/// As [`open`], for an ATTACH that asked so, which is told at `user`. Returns the number of the descriptor. If it fails,
-/// what is there is what was asked.
+/// Like [`open`], for an ATTACH whose argument is at `user`. Returns the number of the descriptor. A failure
+/// leaves the argument unchanged.
 ///
 /// # Errors
 ///
-/// As there; `EFAULT`.
+/// Like [`open`]; `EFAULT`.
 pub fn announced(device: &Device, from: Option<u32>, asked: &abi::Attach, user: u64) -> Result<i32, Errno> {
     let answer = abi::Attach { handle: device.params().handle, ..*asked };
     let told = Cell::new(false);
@@ -98,7 +99,8 @@ pub fn announced(device: &Device, from: Option<u32>, asked: &abi::Attach, user: 
     match open(device, from, asked.epoch, asked.flags, announce) {
         Ok(opened) => Ok(opened.install()),
         Err(error) => {
-            // Another server, or a destruction, came between. Memory that cannot be written any more stays as it is.
+            // Another server, or a destruction, came between. If the memory has become read-only, it stays as
+            // it is.
             if told.get() {
                 let _ignored = shim::user_write(user, asked);
             }
@@ -131,7 +133,7 @@ fn attach(
     }
     let epoch = locked.life().attach(take_over)?;
     let phase = locked.life().phase();
-    // First: whoever submits once a queue knows of the server wakes its pollers.
+    // First, because a submitter wakes the server's pollers once a queue knows the server.
     opened.appoint(epoch);
     locked.set_present(epoch);
     for block in device.queues() {
@@ -144,7 +146,7 @@ fn attach(
     Ok(())
 }
 
-/// The server of `epoch` is followed by one of its own making, and so by nobody else's.
+/// Attaches the successor of the server of `epoch`, which must be the device's newest server.
 #[cold]
 fn succeed(device: &Device, epoch: u32, user: u64) -> Result<i32, Errno> {
     let asked: abi::Attach = argument::read(user)?;
@@ -156,13 +158,13 @@ fn succeed(device: &Device, epoch: u32, user: u64) -> Result<i32, Errno> {
     announced(device, Some(epoch), &asked, user)
 }
 
-/// A call on a descriptor names its device, or none.
+/// The name in a call on a descriptor is the device's, or empty.
 fn names_own(device: &Device, name: &[u8; abi::NAME_BYTES]) -> Result<(), Errno> {
     holds(name.iter().all(|byte| *byte == 0) || *name == device.params().name())
 }
 
-/// The server of `epoch` is dead, and none of its calls is under way. Returns whether the device is to be
-/// destroyed.
+/// The server of `epoch` is dead, and none of its calls is running. Returns whether the caller must destroy
+/// the device.
 fn detach(device: &Device, epoch: u32) -> bool {
     let mut locked = device.lock_always();
     for block in device.queues() {
@@ -175,7 +177,7 @@ fn detach(device: &Device, epoch: u32) -> bool {
     locked.carry_out(change)
 }
 
-/// The server of `epoch`, and all before it, count as dead, whatever they do.
+/// Declares the server of `epoch`, and all earlier ones, dead, whatever they do.
 pub fn declare_dead(device: &Device, devices: Devices, epoch: u32) {
     let mut locked = device.lock_always();
     locked.declare_dead(epoch);
@@ -193,7 +195,7 @@ pub fn declare_dead(device: &Device, devices: Devices, epoch: u32) {
     }
 }
 
-/// The last close of a server's descriptor.
+/// The last close of a server descriptor.
 pub fn closed(device: &Device, devices: Devices, epoch: u32) {
     if detach(device, epoch) {
         devices.destroy_unwanted(device.params().handle);
@@ -204,9 +206,9 @@ const POLLIN: u32 = 0x1;
 const POLLHUP: u32 = 0x10;
 const POLLRDNORM: u32 = 0x40;
 
-/// What the descriptor is ready for: input when a fetch would bring something from any queue, hang-up when
-/// it would say that the device is gone or another server has taken over. Who only looks on (`epoch` 0) fetches nothing, and is
-/// hung up on when the device is gone.
+/// The poll events of the descriptor: input if a fetch from some queue would return a request; hang-up if a
+/// fetch would report that the device is gone or that another server has taken over. An observer (`epoch` 0)
+/// gets no input, and a hang-up when the device is gone.
 pub fn poll(device: &Device, epoch: u32) -> u32 {
     if device.lost_by(epoch) {
         POLLHUP
@@ -217,7 +219,7 @@ pub fn poll(device: &Device, epoch: u32) -> u32 {
     }
 }
 
-/// The device's lock, for a server that changes the device, as only its present one may.
+/// The device's lock, for a server that changes the device, which only the newest server may do.
 fn lock_to_change(device: &Device, epoch: u32) -> Result<LockedDevice<'_>, Errno> {
     let mut locked = device.lock()?;
     locked.life().may_change(epoch)?;
@@ -237,7 +239,7 @@ fn resize(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
     lock_to_change(device, epoch)?.resize(asked.size_bytes)
 }
 
-/// Reads or replaces what is kept for the servers.
+/// Reads or replaces the blob.
 fn blob(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
     let asked: abi::Blob = argument::read(user)?;
     holds(asked.flags & !abi::BLOB_FLAGS == 0 && asked.reserved == 0)?;
@@ -262,7 +264,7 @@ fn own_status(device: &Device, user: u64) -> Result<(), Errno> {
     shim::user_write(user, &status)
 }
 
-/// What STATUS answers to an argument of `size`.
+/// The answer of STATUS to an argument of `size`.
 ///
 /// # Errors
 ///

@@ -134,7 +134,7 @@ impl Thread<'_> {
         assert!(!stale || (ended.after.handle, ended.after.epoch) != (0, 0), "{ended:?}");
     }
 
-    /// Which device and server of a name to mean: any, those of just now, or others.
+    /// The handle and epoch to pass with a name: any, the current ones, or others.
     fn meant(&mut self, node: &Node) -> (u32, u32) {
         if self.random.chance(50) {
             return (0, 0);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Commits of one ENTER: their order, and what becomes of a call with many of them.
+//! The commits of one ENTER: their order, and calls with many of them.
 
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -28,7 +28,7 @@ fn copy_only(request: &Request, address: usize) -> abi::Commit {
     abi::Commit { flags: abi::COMMIT_COPY_ONLY, ..answer(request, address) }
 }
 
-/// An entry that ends a write, and copies its data if there is an address.
+/// An entry that ends a write, and copies its data if `address` is not 0.
 fn answer(request: &Request, address: usize) -> abi::Commit {
     abi::Commit {
         handle: request.handle(),
@@ -38,14 +38,14 @@ fn answer(request: &Request, address: usize) -> abi::Commit {
     }
 }
 
-/// A write of a page that is under way, and its data.
+/// A write of a page in flight, and its data.
 fn write_of(disk: &Disk, seed: u64) -> (JoinHandle<Result<usize, Errno>>, Vec<u8>) {
     let mut data = Aligned::new(PAGE, 0);
     data.fill(seed);
     (write_in_thread(disk.path(), 0, seed, PAGE), data.bytes().to_vec())
 }
 
-/// Entries of one request are carried out in their order, wherever in the call they stand.
+/// Entries of one request are carried out in order, at any position in the call.
 fn copy_then_answer(context: &mut Context) {
     context.load_module("");
     let (disk, mut server) = plain_by_hand("twice");
@@ -57,7 +57,7 @@ fn copy_then_answer(context: &mut Context) {
         let (write, data) = write_of(&disk, place as u64 + 1);
         let request = server.fetch_one();
         pages.put(first, &[0; 2 * PAGE]);
-        // Handles of requests that were never there stand before them.
+        // Invented handles stand before them.
         let invented = abi::Commit { handle: request.handle() ^ 1 << 31, ..answer(&request, 0) };
         let mut entries = vec![invented; place];
         let mut wanted = vec![-Errno::STALE.raw_os_error(); place];
@@ -71,7 +71,7 @@ fn copy_then_answer(context: &mut Context) {
             assert!(pages.get(at, PAGE) == data, "the data, behind {place} others");
         }
     }
-    // The data that an answer brings along counts as copied before the next entry, too.
+    // The data that comes with an answer is copied before the next entry, too.
     let (write, data) = write_of(&disk, 77);
     let request = server.fetch_one();
     let entries = [answer(&request, first), copy_only(&request, second)];
@@ -83,12 +83,12 @@ fn copy_then_answer(context: &mut Context) {
 
 /// Largest data of a request.
 const LARGE: usize = 32 << 20;
-/// Where the server in [`role`] has its things in the file that it shares with the test: the argument of ENTER, its
-/// commits, and behind them the data.
+/// Offsets in the file that the server in [`role`] shares with the test: the argument of ENTER, its commits,
+/// and then the data.
 const COMMITS_AT: usize = PAGE;
 const DATA_AT: usize = 1 << 20;
 
-/// A server that copies one large write again and again in one ENTER hears of its death before all is copied.
+/// A server that copies one large write repeatedly in one ENTER is killed before all copies are made.
 fn long_enter(context: &mut Context) {
     context.load_module("");
     let shared = Mounted::new("shared", "/run/shared", "tmpfs", "");
@@ -126,8 +126,8 @@ fn long_enter(context: &mut Context) {
     drop(shared);
 }
 
-/// What the guest program does as `--copy-long NAME FILE`: takes the device over, fetches a write, and copies its data
-/// to one place of the file, as often as one ENTER can say so.
+/// The role `--copy-long NAME FILE`: takes the device over, fetches a write, and copies its data to one place
+/// of the file, with as many entries as one ENTER allows.
 pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
     let [name, path] = arguments else { return Err("usage: --copy-long NAME FILE".into()) };
     let file = rustix::fs::open(*path, OFlags::RDWR, Mode::empty())?;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Whoever copies a disk that is destroyed meanwhile must not take the part that he got for all of it.
+//! A program that copies a disk must not take a partial copy for a complete one if the disk is destroyed
+//! meanwhile.
 
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
@@ -11,8 +12,8 @@ use crate::guest::{Context, Need, Test, wait_until};
 pub(super) const TESTS: &[Test] =
     &[Test::new("v2_reader_of_a_destroyed_disk_sees_an_error", reader).needs(&[Need::Module]).timeout(60)];
 
-/// The block layer takes the size away, so that the next read would find the end of the file, while reads are under way.
-/// These fail although the server answers them; a write that it answers is a write.
+/// The block layer sets the size to 0 while reads are in flight, so the next read would find the end of the
+/// file. The reads fail although the server answers them; an answered write succeeds.
 fn reader(context: &mut Context) {
     context.load_module("");
     let (disk, mut server) = plain_by_hand("copied");
@@ -46,7 +47,7 @@ fn reader(context: &mut Context) {
     }
     assert_eq!(write.join().expect("writer"), Ok(4096));
     destroyer.join().expect("destroyer").expect("destroy");
-    // What no module can change: who reads nothing meanwhile finds the end of the file.
+    // No module can change this: a program without a read in flight finds the end of the file.
     let mut buffer = Aligned::new(4096, 0);
     assert_eq!(rustix::io::pread(&node, buffer.bytes_mut(), 0), Ok(0));
 }

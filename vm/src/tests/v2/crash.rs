@@ -347,7 +347,7 @@ fn ext4_round(context: &Context, kind: Kind, random: &mut Random, at_rest: bool)
             &path,
         ) {
             Ok(found) if found == bytes => None,
-            Ok(_) => Some(format!("{} is not what was synced", path.display())),
+            Ok(_) => Some(format!("{} differs from the synced data", path.display())),
             Err(error) => Some(format!("{} is lost: {error}", path.display())),
         });
     mounted.unmount();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What submitters see of errors that the kernel would take for something else than a failure.
+//! What submitters see of errors that the kernel would take for something other than a failure.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ const BLOCK: u64 = 4096;
 const MISTAKEN: [&str; 9] =
     ["EOPNOTSUPP", "EAGAIN", "78", "ENODATA", "ENOMEM", "EBUSY", "EINVAL", "62", "EOVERFLOW"];
 
-/// A disk with everything whose server fails as the texts say.
+/// A disk with all operations, whose server fails as the texts say.
 fn failing(texts: &[String]) -> (Disk, Serving) {
     let recorder = Arc::into_inner(Recorder::new(16 << 20, |capabilities| {
         capabilities.volatile_cache = true;
@@ -33,13 +33,13 @@ fn failing(texts: &[String]) -> (Disk, Serving) {
         capabilities.discard = true;
         capabilities.write_zeroes = true;
     }));
-    let recorder = recorder.expect("nobody else has it");
+    let recorder = recorder.expect("no other server holds the request");
     let fault = |text: &String| text.parse::<Fault>().unwrap_or_else(|error| panic!("{error}"));
     let faulty = texts.iter().fold(Faulty::new(recorder, 1), |faulty, text| faulty.with(fault(text)));
     Disk::serve(&Builder::new("failing").partition_scan(false), &Arc::new(faulty), threads(1))
 }
 
-/// fsync of the disk and of a file system's journal: nothing but `EIO` says that nothing is durable.
+/// fsync of the disk and of a file system's journal: only `EIO` says that no data is durable.
 fn flushes(context: &mut Context) {
     context.load_module("");
     let numbered = || (1..).zip(MISTAKEN.iter().chain(&["ENOSPC", "ETIMEDOUT", "EIO"]));
@@ -98,7 +98,8 @@ fn reads_and_writes(context: &mut Context) {
     disk.destroy_and_join(serving);
 }
 
-/// A server that cannot do this may say so: the kernel writes zeros, and does without discards.
+/// A server may answer that it does not support the operation: the kernel then writes zeros, or does without
+/// discards.
 fn zeroes(context: &mut Context) {
     context.load_module("");
     let texts = ["write-zeroes:errno=EOPNOTSUPP", "discard:errno=EOPNOTSUPP"].map(str::to_owned);
@@ -115,7 +116,7 @@ fn zeroes(context: &mut Context) {
     disk.destroy_and_join(serving);
 }
 
-/// Requests of these operations, at this place, fail so.
+/// Faults for these operations, at this place.
 fn at(operations: &str, place: u64, errno: &str) -> String {
     format!("{operations}:{}K-{}K:errno={errno}", place * 4, (place + 1) * 4)
 }

@@ -96,7 +96,7 @@ fn errno(context: &mut Context) {
         "discard:nth=2:errno=EREMOTEIO",
         "flush:nth=2:errno=EIO",
     ];
-    let faulty = with(recorder.expect("nobody else has it"), 1, &texts);
+    let faulty = with(recorder.expect("no other server holds the request"), 1, &texts);
     let (disk, serving) = serve(&builder(), &faulty);
     let path = disk.path();
     for (offset, reads, writes) in [
@@ -139,11 +139,11 @@ fn shorten<B: Backend + Send + 'static>(faulty: &Arc<Faulty<B>>) {
     assert_eq!(write(&path, MIB, 8192), Err(Errno::IO));
     assert!(read(&path, 0, 8192) == Ok(written(0, 8192)));
     let torn = [&written(MIB, 8192)[..4096], &[0; 4096]].concat();
-    assert!(read(&path, MIB, 8192) == Ok(torn), "half of it is there");
+    assert!(read(&path, MIB, 8192) == Ok(torn), "the first half is written");
     assert_eq!(read(&path, 0, 8192), Err(Errno::IO));
     assert_eq!(discard(&path, 0, 8192), Err(Errno::IO));
     let cut = [&[0; 4096], &written(0, 8192)[4096..]].concat();
-    assert!(read(&path, 0, 8192) == Ok(cut), "half of it is gone");
+    assert!(read(&path, 0, 8192) == Ok(cut), "half of the range is discarded");
     assert_eq!(injected(faulty), [1; 3]);
     disk.destroy_and_join(serving);
 }

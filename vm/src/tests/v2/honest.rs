@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Honest flush: what was answered, not flushed, and lost with a server's cache is told to a submitter.
+//! Honest flush: a submitter is told of writes that were answered, not flushed, and lost with a server's
+//! cache.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -36,8 +37,8 @@ pub(super) const TESTS: &[Test] = &[
 
 const MIB: u64 = 1 << 20;
 
-/// Flushes of a quiet disk that fail for a loss at most: each queue has one that was made after the loss, and the next
-/// one of some queue reports it.
+/// Most flushes of a quiet disk that fail because of a loss: each queue has one that was made after the loss,
+/// and the next one of some queue reports it.
 const fn most_failures(queues: u64) -> u64 {
     queues + 1
 }
@@ -95,7 +96,8 @@ fn flushes(server: &mut Manual, path: &Path) -> Result<(), Errno> {
     flushed
 }
 
-/// Flushes until one succeeds. Before each, the status says how it will end. Returns how many failed.
+/// Sends flushes until one succeeds. Before each flush, the status predicts its result. Returns the number of
+/// failed flushes.
 fn failures(disk: &Disk, queues: u64, mut flush: impl FnMut() -> Result<(), Errno>) -> u64 {
     for failed in 0..=most_failures(queues) {
         let lost = disk.server.status().expect("status").lost;
@@ -108,8 +110,8 @@ fn failures(disk: &Disk, queues: u64, mut flush: impl FnMut() -> Result<(), Errn
     panic!("more than {} flushes of a quiet disk failed", most_failures(queues));
 }
 
-/// Cases: what happened before the server's death, whether the next server has its cache, and whether flushes must
-/// fail.
+/// Cases: what happened before the server's death, whether the next server has its cache, and whether flushes
+/// must fail.
 fn fails_until_reported(context: &mut Context) {
     type Before = fn(&mut Manual, &Path);
     const CASES: [(&str, Before, bool, bool); 6] = [
@@ -212,7 +214,7 @@ fn two_queues(context: &mut Context) {
     assert_eq!(flusher.join().expect("flusher"), Ok(()));
     drop((disk, server));
     let (last, third) = attach("both", TakeOver::Yes, false);
-    assert!(!last.server.status().expect("status").lost, "all of it was flushed");
+    assert!(!last.server.status().expect("status").lost, "all writes were flushed");
     last.destroy(true);
     drop((next, second, third));
 }
@@ -268,7 +270,7 @@ fn early_flush_leaves_the_loss(name: &str, path: &Path, early: JoinHandle<Result
     assert!(lost(), "{what}: the loss must be left to the writer's flush; the one before had {flushed:?}");
     // The writer sends its flush now.
     let failed = failures(&next, 1, || flushes(&mut second, path));
-    assert!(failed > 0, "{what}: the writer must hear of the loss; the flush before had {flushed:?}");
+    assert!(failed > 0, "{what}: the writer's flush must fail; the flush before had {flushed:?}");
     next.destroy(true);
 }
 
@@ -352,7 +354,7 @@ fn flush_during_a_batch(context: &mut Context) {
         assert!(!writer.is_finished(), "{what}: the write was to be answered later");
         let early = flush(path.clone());
         wait_until(20, "the flush", || disk.server.stats(0).expect("stats").queued == 1);
-        assert!(!call.is_finished() && !writer.is_finished(), "{what}: the memory came");
+        assert!(!call.is_finished() && !writer.is_finished(), "{what}: the memory became accessible");
         drop(keeper);
         let statuses = call.join().expect("the answers");
         let refused = vec![-Errno::STALE.raw_os_error(); stale];

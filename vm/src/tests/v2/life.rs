@@ -94,10 +94,10 @@ fn take_over(context: &mut Context) {
     });
     let status = control().status("over").expect("status");
     assert_eq!((status.state, status.epoch, status.servers), (State::Live, 2, 2));
-    assert_eq!(old.fetch(0, 1, 0).expect_err("no more for the old one"), Errno::SHUTDOWN);
+    assert_eq!(old.fetch(0, 1, 0).expect_err("no more requests for the old server"), Errno::SHUTDOWN);
     let third = read_in_thread(disk.path(), 16384, 4096);
     let fetched = new.fetch_one();
-    assert_eq!((fetched.offset(), fetched.flags() & MAYBE), (16384, 0), "what is new is the new one's");
+    assert_eq!((fetched.offset(), fetched.flags() & MAYBE), (16384, 0), "new requests go to the new server");
     // Each server answers its own requests only.
     assert_stale(&new_disk.server, &held[0]);
     assert_stale(&disk.server, &fetched);
@@ -139,14 +139,14 @@ fn attach_from_a_server(context: &mut Context) {
     let observer = node.observe("own").expect("observe");
     assert_eq!(ask(observer.as_fd(), over, unnamed).err(), Some(Errno::PERM));
     let status = node.status("own").expect("status");
-    assert_eq!((status.epoch, status.servers), (1, 1), "nobody was disturbed");
+    assert_eq!((status.epoch, status.servers), (1, 1), "the present server was not disturbed");
 
     let (second, epoch) = ask(own, over, name_field("own")).expect("attach");
     assert_eq!((epoch, node.status("own").expect("status").epoch), (2, 2));
     assert_eq!(first.try_fetch(0, 1, 0, 0).1.error, Some(Errno::SHUTDOWN));
-    assert_eq!(answer(&mut first, &held, 1), [], "it answers what it has");
+    assert_eq!(answer(&mut first, &held, 1), [], "the old server answers its requests");
     assert_eq!(read.join().expect("reader"), Ok(vec![1; 4096]));
-    assert_eq!(ask(own, over, unnamed).err(), Some(Errno::SHUTDOWN), "it is not the present one");
+    assert_eq!(ask(own, over, unnamed).err(), Some(Errno::SHUTDOWN), "it is not the newest server");
     let (third, epoch) = ask(second.as_fd(), over | abi::ATTACH_CACHE_SURVIVED, unnamed).expect("attach");
     assert_eq!((epoch, node.status("own").expect("status").servers), (3, 3));
     drop((first, second));
@@ -181,7 +181,7 @@ impl Waiting {
             }
         });
         wait_until(20, "the call to wait for its argument", || {
-            assert!(!call.is_finished(), "it did not wait");
+            assert!(!call.is_finished(), "the call did not wait");
             let mut fds = [PollFd::new(&keeper, PollFlags::IN)];
             poll(&mut fds, Some(&Timespec::default())).expect("poll") == 1
         });
@@ -211,7 +211,7 @@ fn overtaken(context: &mut Context) {
     let (disk, first) = by_hand(&plain("race").grace(Duration::from_mins(1)));
     let late = Waiting::begin("race", abi::ATTACH_TAKE_OVER);
     drop((disk, first));
-    assert_eq!(control().status("race").expect("status").epoch, 1, "nobody was disturbed");
+    assert_eq!(control().status("race").expect("status").epoch, 1, "the present server was not disturbed");
     let second = attach("race", TakeOver::No);
     let (third, after) = late.go();
     let third = third.expect("attach");
@@ -225,7 +225,7 @@ fn overtaken(context: &mut Context) {
     let (disk, _server) = attach("race", TakeOver::No);
     late.fails(Errno::BUSY);
     let status = control().status("race").expect("status");
-    assert_eq!((status.epoch, status.servers), (4, 1), "nobody was disturbed");
+    assert_eq!((status.epoch, status.servers), (4, 1), "the present server was not disturbed");
 
     for flags in [abi::ATTACH_TAKE_OVER, abi::ATTACH_OBSERVE] {
         let (disk, _server) = plain_by_hand("gone");
@@ -319,7 +319,7 @@ fn never_started(context: &mut Context) {
     let (second, server) = attach("late", TakeOver::Yes);
     second.server.start().expect("start");
     assert_eq!(refused(second.server.start()), Errno::ALREADY);
-    assert_eq!(refused(disk.server.start()), Errno::SHUTDOWN, "it is the other's");
+    assert_eq!(refused(disk.server.start()), Errno::SHUTDOWN, "the device belongs to the other server");
     assert!(second.path().exists());
     drop(server);
     second.destroy(true);
@@ -624,7 +624,7 @@ fn hanging_view(context: &mut Context) {
     assert_eq!(control().list().expect("list"), []);
 }
 
-/// No path is looked up to see whether a name is free, so it does not matter who answers in the folder of the nodes.
+/// The check of a name looks no path up, so a hanging file system in the folder of the nodes does not matter.
 fn hanging_folder(context: &mut Context) {
     context.load_module("");
     context.load_kernel_module("fuse", "");

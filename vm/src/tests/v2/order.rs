@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The order in which a server gets requests: that of their submission.
+//! A server gets requests in the order of their submission.
 
 use std::os::fd::AsFd as _;
 
@@ -13,11 +13,11 @@ use crate::guest::{Context, Need, Test};
 pub(super) const TESTS: &[Test] =
     &[Test::new("v2_plugged_requests_come_in_order", plugged).needs(&[Need::Module]).timeout(60)];
 
-/// Bytes from one read to the next: they are not beside each other.
+/// Distance between the reads, so that they are not adjacent.
 const STRIDE: u64 = 8192;
 
-/// What one submitter plugs reaches the server oldest first, whichever way the kernel keeps a plug's list, and also
-/// when the server takes a part of it at a time.
+/// The plugged requests of one submitter reach the server oldest first, whichever way the kernel keeps a
+/// plug's list, also if the server fetches only a part of them at a time.
 fn plugged(context: &mut Context) {
     context.load_module("");
     let (disk, mut server) = plain_by_hand("plugged");

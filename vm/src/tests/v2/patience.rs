@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A forced destroy is patient with a server that lives and has come for requests, and with no other one.
+//! A forced destroy waits for a server that is alive and has fetched, and for no other server.
 //!
-//! Measured by the order of events, not by a clock: beside the device of each test another one is destroyed first, whose
-//! living server owes an answer. The patience with that one is not over when the device of the test is gone.
+//! The tests compare the order of events, not times. Beside the device of each test another device is
+//! destroyed first, whose living server owes an answer. When the device of the test is gone, the destroy of
+//! the other one must still be waiting.
 
 use std::thread::JoinHandle;
 
@@ -46,7 +47,7 @@ impl Yardstick {
         Self { disk, server, request, destroyer, reader }
     }
 
-    /// The patience with it is not over; answers, and looks that this is what it waited for.
+    /// The destroy is still waiting. Answers, and checks that it waited for the answer.
     fn end(mut self) {
         assert!(
             !self.reader.is_finished(),
@@ -59,7 +60,7 @@ impl Yardstick {
     }
 }
 
-/// The descriptor is open, but no thread ever came with it.
+/// The descriptor is open, but no thread ever used it.
 fn never_came(context: &mut Context) {
     context.load_module("");
     let disk = Disk::create(&plain("never"));
@@ -72,7 +73,7 @@ fn never_came(context: &mut Context) {
     yardstick.end();
 }
 
-/// Version 1 knows no servers, but whether one ever called.
+/// The servers of version 1 are unknown, but the module knows whether a thread ever called.
 fn never_came_1(context: &mut Context) {
     context.load_module("");
     let disk = Disk1::create("never", 1024);
@@ -84,7 +85,7 @@ fn never_came_1(context: &mut Context) {
     yardstick.end();
 }
 
-/// The threads that came are gone.
+/// The threads that called are gone.
 fn dead_1(context: &mut Context) {
     context.load_module("");
     let disk = Disk1::create("dead", 1024);
@@ -93,7 +94,7 @@ fn dead_1(context: &mut Context) {
     assert_eq!(read_in_thread(disk.path(), 0, 4096).join().expect("reader"), Ok(vec![0; 4096]));
     server.signal(rustix::process::Signal::KILL);
     assert!(!server.wait(20).success());
-    // As with a file system that is mounted: somebody has it open.
+    // Open, like the disk of a mounted file system.
     let open = open_direct(&disk.path());
     let read = read_in_thread(disk.path(), 8192, 4096);
     wait_until(20, "the request", || outstanding("dead") == 1);
@@ -104,7 +105,7 @@ fn dead_1(context: &mut Context) {
     drop(open);
 }
 
-/// A thread that has a request is waited for, and one that dies with it is not.
+/// A destroy waits for a thread that holds a request, unless the thread dies.
 fn dies_1(context: &mut Context) {
     context.load_module("");
     let disk = Disk1::create("dies", 1024);
@@ -134,7 +135,7 @@ fn dies_1(context: &mut Context) {
     yardstick.end();
 }
 
-/// Requests of a device that nobody answered yet.
+/// Number of unanswered requests of a device.
 fn outstanding(name: &str) -> u32 {
     let stats = control().observe(name).expect("observe").stats(0).expect("stats");
     stats.queued + stats.held

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What an operator sets for a disk in sysfs, and what the device makes of it.
+//! Settings of a disk in sysfs, and their effect on the device.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub(super) const TESTS: &[Test] =
 const MINUTES: Duration = Duration::from_mins(10);
 const SECONDS: Duration = Duration::from_secs(3);
 
-/// `queue/io_timeout` takes the place of the deadline that the device was made with, and STATUS says so.
+/// `queue/io_timeout` replaces the deadline of the device, and STATUS reports it.
 fn io_timeout(context: &mut Context) {
     context.load_module("");
     let (disk, mut server) = by_hand(&plain("timed").deadline(MINUTES));
@@ -34,7 +34,7 @@ fn io_timeout(context: &mut Context) {
     assert_eq!(disk.server.stats(0).expect("stats").expired, 1);
     set("zosbd2!timed", "600000");
     assert_eq!(deadline("timed"), Some(MINUTES));
-    // Made as it was, whatever the block layer rounds it to.
+    // The original deadline, whatever the block layer rounds it to.
     for ms in [1, 999, 1001] {
         let odd = Disk::create(&plain("odd").deadline(Duration::from_millis(ms)));
         assert_eq!(deadline("odd"), Some(Duration::from_millis(ms)));
@@ -45,7 +45,7 @@ fn io_timeout(context: &mut Context) {
     disk.destroy(true);
     assert_eq!(disk.server.status().expect("status").deadline, Some(MINUTES), "it is gone");
 
-    // A device without a deadline has none, whatever is set.
+    // A device without a deadline has none, whatever the setting.
     let (none, _server) = by_hand(&plain("none"));
     set("zosbd2!none", "3000");
     assert_eq!(deadline("none"), None);

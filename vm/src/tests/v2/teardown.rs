@@ -361,7 +361,7 @@ fn destroyer_killed(context: &mut Context) {
     disk.server.start().expect("start");
     let read = read_in_thread(path(0), 0, 4096);
     wait_until(20, "the read", || outstanding(0) == 1);
-    // A server that has come for it is waited for.
+    // The destroy waits for a server that has fetched.
     let _held = Manual::new(&disk).fetch_one();
     let mut destroyer = context.spawn("/proc/self/exe", &["--destroy-v2", name(0).as_str()]);
     wait_until(20, "the destruction to begin", || {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Who is woken for a request: neither a thread that is not scheduled, nor one that lost the device, nor an observer
-//! keeps the request from a thread that could serve it.
+//! Which thread is woken for a request: a thread without a processor, a thread that lost the device, or an
+//! observer never keeps the request from a thread that could serve it.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -28,7 +28,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("v2_every_exclusive_poller_hears_of_the_end", exclusive_end).needs(&[Need::Module]).timeout(90),
 ];
 
-/// How long something may take that should happen at once.
+/// Longest time for events that should come at once.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A thread that fetches one request, bound to a processor.
@@ -67,8 +67,8 @@ impl Fetcher {
     }
 }
 
-/// Threads of a server that was taken over from are woken to be sent away, and get no processor. The new server's
-/// thread gets the next request.
+/// Threads of a superseded server are woken to be sent away, and get no processor. The new server's thread
+/// gets the next request.
 fn old_threads(context: &mut Context) {
     context.load_module("");
     processor::bind(0);
@@ -93,12 +93,12 @@ fn old_threads(context: &mut Context) {
     next.destroy(true);
 }
 
-/// Of two threads the one that is woken first gets no processor: the other one gets the request.
+/// Of two threads, the one that is woken first gets no processor: the other one gets the request.
 fn without_processor(context: &mut Context) {
     context.load_module("");
     processor::bind(0);
     let (disk, _) = plain_by_hand("throttled");
-    // The one that slept last is woken first.
+    // The thread that fell asleep last is woken first.
     let good = Fetcher::start(&disk, 0);
     let throttled = Fetcher::start(&disk, 1);
     let hog = Hog::on(1);
@@ -110,7 +110,7 @@ fn without_processor(context: &mut Context) {
     let request = fetched.expect("nobody else is woken").expect("fetch").expect("a request");
     good.thread.join().expect("the good thread").complete(&request);
     assert_eq!(read.join().expect("reader"), Ok(vec![0; 4096]));
-    // The throttled one finds nothing, and gets the next.
+    // The throttled thread finds nothing, and gets the next request.
     let read = read_in_thread(disk.path(), 4096, 4096);
     let request =
         throttled.result.recv_timeout(PATIENCE).expect("an end").expect("fetch").expect("a request");
@@ -119,8 +119,8 @@ fn without_processor(context: &mut Context) {
     disk.destroy(true);
 }
 
-/// Four threads that take one request each sleep; four requests come from one plug. All four are woken, although none
-/// of them runs in between.
+/// Four threads that take one request each sleep, and four requests come from one plug. All four are woken,
+/// although none of them runs in between.
 fn burst(context: &mut Context) {
     context.load_module("");
     processor::bind(0);
@@ -146,7 +146,7 @@ fn burst(context: &mut Context) {
     disk.destroy(true);
 }
 
-/// Waits for events of a descriptor in a thread, exclusively as processes do that share one.
+/// Waits for events of a descriptor in a thread, exclusively, like processes that share a descriptor.
 struct Waiter {
     thread: JoinHandle<epoll::EventFlags>,
     number: Arc<AtomicI32>,
@@ -182,7 +182,7 @@ impl Waiter {
     }
 }
 
-/// An observer that waits first, and exclusively, is not who hears of a request.
+/// An observer that waits first, and exclusively, does not get the wake-up for a request.
 fn observer(context: &mut Context) {
     context.load_module("");
     let (disk, mut server) = plain_by_hand("observed");
@@ -198,7 +198,7 @@ fn observer(context: &mut Context) {
     assert_eq!(other.events(), epoll::EventFlags::HUP, "the observer hears of the end");
 }
 
-/// All who wait exclusively hear that they lost the device.
+/// All exclusive waiters are told that they lost the device.
 fn exclusive_end(context: &mut Context) {
     context.load_module("");
     let (disk, _) = plain_by_hand("ends");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A name that was given again: a call that says which device of that name it means does nothing to another one.
+//! A name that is used again: a call that identifies its device has no effect on another device of that name.
 
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("v2_clean_up_spares_the_next_server", next_server).needs(&[Need::Module]).timeout(60),
 ];
 
-/// A clean-up that knows its device by name and number comes when the name has been given again.
+/// A clean-up that knows its device by name and handle comes when the name is in use again.
 fn late_clean_up(context: &mut Context) {
     context.load_module("");
     let first = Disk::create(&plain("again"));
@@ -41,7 +41,7 @@ fn late_clean_up(context: &mut Context) {
         let by_epoch = Which::from(&known).with_epoch(1);
         assert_eq!(refused(control().destroy(by_epoch, force)), Errno::STALE);
     }
-    // It was not even touched: it serves on.
+    // The device was not affected: its server continues.
     let status = control().status("again").expect("status");
     assert_eq!((status.state, status.epoch, status.servers), (State::Live, 1, 1));
     let read = read_in_thread(next.path(), 0, 4096);
@@ -51,7 +51,7 @@ fn late_clean_up(context: &mut Context) {
     control().destroy(&status, false).expect("destroy");
     assert_eq!(control().list().expect("list"), []);
 
-    // Devices of version 1 have numbers too, and no servers that are known.
+    // Devices of version 1 have handles, too, but their servers are unknown.
     let one = Disk1::create("again", 16);
     let status = control().status("again").expect("status");
     assert_eq!(refused(control().destroy(&known, true)), Errno::STALE);
@@ -87,9 +87,13 @@ fn late_attach(context: &mut Context) {
     assert_eq!(succeed(known.handle, 0).err(), Some(Errno::STALE));
     assert_eq!(succeed(own.handle, 2).err(), Some(Errno::STALE));
     let status = control().status("again").expect("status");
-    assert_eq!((status.state, status.epoch, status.servers), (State::Live, 1, 1), "nobody was disturbed");
+    assert_eq!(
+        (status.state, status.epoch, status.servers),
+        (State::Live, 1, 1),
+        "the present server was not disturbed"
+    );
 
-    // The right ones.
+    // The right handle and epoch.
     drop(control().observe(Which::from(own).with_epoch(1)).expect("observe"));
     let (second, after) = succeed(own.handle, 1).expect("attach");
     assert_eq!((after.handle, after.epoch), (own.handle, 2));
@@ -105,7 +109,7 @@ fn late_attach(context: &mut Context) {
     control().destroy(&fourth, true).expect("destroy");
 }
 
-/// A clean-up after a server does nothing to a device that the next server has.
+/// A clean-up after a server has no effect on a device that the next server has.
 fn next_server(context: &mut Context) {
     context.load_module("");
     let (disk, old) = by_hand(&plain("next").grace(Duration::from_mins(1)));
@@ -115,8 +119,12 @@ fn next_server(context: &mut Context) {
         assert_eq!(refused(control().destroy(after_the_first, force)), Errno::STALE);
     }
     drop(old);
-    assert_eq!(control().status("next").expect("status").state, State::Live, "it is the other's");
-    // A refusal for another reason leaves the device to its server, too.
+    assert_eq!(
+        control().status("next").expect("status").state,
+        State::Live,
+        "the device belongs to the other server"
+    );
+    // If the call is refused for another reason, the server keeps the device, too.
     let after_the_second = Which::from(&*second.server).with_epoch(2);
     let open = open_direct(&second.path());
     assert_eq!(refused(control().destroy(after_the_second, false)), Errno::BUSY);
@@ -125,7 +133,7 @@ fn next_server(context: &mut Context) {
     control().destroy(after_the_second, false).expect("destroy");
     assert_eq!(refused(control().status("next")), Errno::NOENT);
 
-    // A library's server that is told to stop destroys its own device and no other.
+    // A stop request makes the library's server destroy its own device and no other.
     let ram = Arc::new(Ram::new(16 << 20).expect("memory"));
     let stop = StopToken::new();
     let disk = Disk::create(&plain("next"));
