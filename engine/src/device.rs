@@ -377,8 +377,9 @@ impl Drain {
             self.answers = answers;
             self.progress_ms = now_ms;
         }
-        now_ms.wrapping_sub(self.progress_ms) >= DRAIN_STALL_MS
-            || now_ms.wrapping_sub(self.started_ms) >= DRAIN_TOTAL_MS
+        // Callers read the clock before they take the device's lock, so this time may be the earlier one.
+        now_ms.saturating_sub(self.progress_ms) >= DRAIN_STALL_MS
+            || now_ms.saturating_sub(self.started_ms) >= DRAIN_TOTAL_MS
     }
 }
 
