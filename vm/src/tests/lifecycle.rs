@@ -423,7 +423,7 @@ fn memory_never_comes(context: &mut Context) {
     // Goodbye if the server slept before the write came, otherwise the error with the same meaning.
     match server.join().expect("server") {
         Ok(_) => {
-            assert_eq!(pages.get(at + 8, 4), abi::OP_GONE.to_ne_bytes(), "the call returned something else")
+            assert_eq!(pages.get(at + 8, 4), abi::OP_GONE.to_ne_bytes(), "the call returned something else");
         }
         Err(errno) => assert_eq!(errno, Errno::NOENT),
     }
