@@ -255,7 +255,7 @@ enum Input {
 }
 
 /// Number of variants.
-const INPUTS: usize = 31;
+const INPUTS: usize = 32;
 
 impl Input {
     /// Whether it happens by itself, whatever submitters and servers do: the teardown continues, and a copy,
