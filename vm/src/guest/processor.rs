@@ -31,23 +31,22 @@ pub(crate) fn bind(processor: usize) {
 pub(crate) struct Hog {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
-    /// Settings, and what they were before.
-    before: Vec<(String, String)>,
+    /// The setting that leaves time to other threads, and its value before.
+    before: (String, String),
 }
 
 impl Hog {
     /// Returns when the processor is busy.
     pub(crate) fn on(processor: usize) -> Self {
         // Otherwise the kernel leaves other threads a twentieth of the time.
-        let shares = [(REAL_TIME_SHARE.to_owned(), "-1"), (ordinary_share(processor), "0")];
-        let there = shares.iter().filter(|(path, _)| std::path::Path::new(path).exists());
-        let before = there
-            .map(|(path, share)| {
-                let before = read_trimmed(path);
-                write_text(path, share);
-                (path.clone(), before)
-            })
-            .collect();
+        let newer = ordinary_share(processor);
+        let (path, share) = if std::path::Path::new(&newer).exists() {
+            (newer, "0")
+        } else {
+            (REAL_TIME_SHARE.to_owned(), "-1")
+        };
+        let before = read_trimmed(&path);
+        write_text(&path, share);
         let stop = Arc::new(AtomicBool::new(false));
         let (taken, is_taken) = std::sync::mpsc::channel();
         let until = Arc::clone(&stop);
@@ -60,7 +59,7 @@ impl Hog {
             }
         });
         is_taken.recv().expect("the thread runs");
-        Self { stop, thread: Some(thread), before }
+        Self { stop, thread: Some(thread), before: (path, before) }
     }
 }
 
@@ -70,9 +69,7 @@ impl Drop for Hog {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        for (path, share) in &self.before {
-            write_text(path, share);
-        }
+        write_text(&self.before.0, &self.before.1);
     }
 }
 
