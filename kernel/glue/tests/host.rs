@@ -232,10 +232,10 @@ fn a_successor_gets_what_a_dead_server_had() {
     pass(100_000_000);
     assert!(expire(0, 1, 2));
     assert!(!expire(0, 1, 4), "no such request");
-    let mut commits = [v2::Commit { result: -28, ..done(&batch.requests[0], 0) }];
+    let mut commits = [v2::Commit { result: -84, ..done(&batch.requests[0], 0) }];
     assert_eq!(enter(fd, 1, &mut commits, 0).0, 0);
     let ends = ended(0, 1);
-    assert_eq!(ends.iter().map(|end| (end.tag, end.error)).collect::<Vec<_>>(), [(2, -5), (0, -28)]);
+    assert_eq!(ends.iter().map(|end| (end.tag, end.error)).collect::<Vec<_>>(), [(2, -5), (0, -84)]);
     let mut status = v2::Status { size: v2::STATUS_BYTES, name: name("heir"), ..v2::Status::default() };
     assert_eq!(module.control(v2::IOCTL_STATUS, &mut status), 0);
     assert_eq!((status.epoch, status.servers, status.queues, status.major), (2, 1, 3, 259));
