@@ -58,13 +58,18 @@ const DEBUG_LIFE: &[&str] = &["v2_t*", "v2_d*", "v2_c*", "v2_a*", "v2_b*"];
 const DEBUG_DEATHS: &[&str] = &["v2_k*", "v2_l*", "v2_fa*", "v2_fl*", "v2_s*"];
 const DEBUG_FAILURES: &[&str] = &["fail_nth_*", "ioctl_fuzz", "kasan_*"];
 
-const PARTS: [Part; 11] = [
+const PARTS: [Part; 12] = [
     part(
         "dirty-6.1",
         "the VM tests on 6.1, with memory that the kernel does not zero",
         Work::Vm(&["--kernel", "6.1", "--append", "init_on_alloc=0"]),
     ),
     part("dirty-6.12", "the same on 6.12", Work::Vm(&["--kernel", "6.12", "--append", "init_on_alloc=0"])),
+    part(
+        "swap",
+        "swap on a disk, under memory pressure, on 6.1 and 6.12",
+        Work::Vm(&["--kernel", "6.1", "--kernel", "6.12", "v2_swap_on_a_raw_store"]),
+    ),
     part("generic-6.1", "all VM tests on 6.1, generic flavour", Work::Vm(&["--kernel", "6.1-generic"])),
     part("generic-6.12", "all VM tests on 6.12, generic flavour", Work::Vm(&["--kernel", "6.12-generic"])),
     part(
