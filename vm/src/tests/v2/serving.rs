@@ -109,13 +109,13 @@ fn each_for_itself(context: &mut Context) {
     let refused = server.answer(|batch| {
         batch.read(&first, &data);
         batch.read(&first, &data);
-        batch.fail(&second, Errno::NOSPC);
+        batch.fail(&second, Errno::ILSEQ);
         batch.read(&third, &data);
     });
     assert_eq!(refused, [(first.handle(), Errno::STALE)]);
     let mut results: Vec<_> = reads.into_iter().map(|read| read.join().expect("reader")).collect();
     let failed = usize::try_from(second.offset() / 4096).expect("small");
-    assert_eq!(results.remove(failed), Err(Errno::NOSPC));
+    assert_eq!(results.remove(failed), Err(Errno::ILSEQ));
     assert!(results.iter().all(|result| *result == Ok(data.to_vec())));
     // All of them again: each answer is stale.
     let refused = server.answer(|batch| {
@@ -188,7 +188,7 @@ fn results(context: &mut Context) {
         (commit(0, 0, zero_fill), Ok(Ok(vec![0; 8192]))),
         (commit(5000, address, 0), Ok(Err(Errno::IO))),
         (commit(0, 0, 0), Ok(Err(Errno::IO))),
-        (commit(-i64::from(Errno::NOSPC.raw_os_error()), 0, 0), Ok(Err(Errno::NOSPC))),
+        (commit(-i64::from(Errno::ILSEQ.raw_os_error()), 0, 0), Ok(Err(Errno::ILSEQ))),
         (commit(8193, address, 0), Err(Errno::INVAL)),
         (commit(8192, 0, 0), Err(Errno::INVAL)),
         (commit(-4096, address, 0), Err(Errno::INVAL)),

@@ -290,12 +290,12 @@ fn read_only(context: &mut Context) {
         let builder = Builder::new("fixed").partition_scan(false);
         let refused = control().create(&builder.clone().for_backend(&file).read_only(false)).map(drop);
         let said = refused.expect_err("it cannot be written").to_string();
-        assert!(said.contains("does not suit a backend that cannot be written"), "{said}");
+        assert!(said.contains("is not possible with a read-only backend"), "{said}");
         // A device that was created for another store.
         let server = control().create(&builder.clone().size_bytes(16 * MIB)).expect("create");
         let ended = server.serve(&file, &ServeOptions::default(), &StopToken::new());
         let said = ended.expect_err("it cannot be written").to_string();
-        assert!(said.contains("does not suit a backend that cannot be written"), "{said}");
+        assert!(said.contains("is not possible with a read-only backend"), "{said}");
         control().destroy("fixed", true).expect("destroy");
         drop(server);
         let (disk, serving) = Disk::serve(&builder, &Arc::new(file), threads(1));
