@@ -52,7 +52,7 @@ fn late_clean_up(context: &mut Context) {
     assert_eq!(control().list().expect("list"), []);
 
     // Devices of version 1 have handles, too, but their servers are unknown.
-    let one = Disk1::create("again", 16);
+    let one = Disk1::create("again", 1024);
     let status = control().status("again").expect("status");
     assert_eq!(refused(control().destroy(&known, true)), Errno::STALE);
     assert_eq!(refused(control().destroy(Which::named("again").with_epoch(1), true)), Errno::STALE);
