@@ -2,8 +2,8 @@
 /*
  * A queue: blk-mq on one side, sleeping servers on the other.
  *
- * Submitters call queue_rq(), queue_rqs() and commit_rqs() in any context that
- * may take a spinlock. kblockd calls the timeout handler. Servers call all
+ * Submitters call queue_rq(), queue_rqs() and commit_rqs() in process context,
+ * where they must not sleep. kblockd calls the timeout handler. Servers call all
  * other functions, in process context.
  */
 #include <linux/blkdev.h>
