@@ -15,8 +15,9 @@
 //! was valid; a failed call leaves its argument unchanged; reserved fields are 0; results are plausible. In the end
 //! no device and no blocked task is left, and the harness makes its usual checks.
 //!
-//! A run has a fixed number of steps. What a thread tries in a step depends only on the seed and on the numbers of
-//! the thread and the step; the state that it meets depends on the other threads.
+//! A run has at least [`STEPS`] steps, and at most [`MOST_STEPS`] until each essential outcome was seen. What a thread
+//! tries in a step depends only on the seed and on the numbers of the thread and the step; the state that it meets
+//! depends on the other threads.
 
 mod board;
 mod calls;
@@ -56,6 +57,8 @@ pub(super) const TESTS: &[Test] = &[
 const FOLDER: &str = "/tmp/fuzz";
 /// Steps of a run, summed over the threads that make calls.
 const STEPS: u64 = 2000;
+/// A run that has not seen an essential outcome by then has failed.
+const MOST_STEPS: u64 = 10 * STEPS;
 /// A thread that is in the same step for this long waits for something that nobody does.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Time between two looks at the processes.
@@ -111,7 +114,7 @@ fn round(context: &mut Context, board: &Board, seed: u64) {
     loop {
         fuzzer.look();
         let steps = fuzzer.steps();
-        if steps >= STEPS {
+        if steps >= MOST_STEPS || steps >= STEPS && board.missing(false).is_empty() {
             break;
         }
         if steps >= kill_at {

@@ -41,7 +41,6 @@ pub(super) const TABLES: &[&[Test]] = &[
     order::TESTS,
     partitions::TESTS,
     bounds::TESTS,
-    order::TESTS,
     commits::TESTS,
     data::TESTS,
     store::TESTS,

@@ -142,7 +142,7 @@ impl Thread<'_> {
         let asked = abi::Status { name: node.field(), ..abi::Status::default() };
         let ended = self.issue(self.process.control.as_fd(), &STATUS, &asked);
         let abi::Status { handle, epoch, .. } = ended.after;
-        let wrong = self.random.pick(&[0, 0, 0, 1]);
+        let wrong = self.random.pick(&[0, 0, 1]);
         match self.random.below(3) {
             0 => (handle.wrapping_add(wrong), 0),
             1 => (0, epoch.wrapping_add(wrong)),
