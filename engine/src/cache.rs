@@ -21,8 +21,10 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::loss::Loss;
 
-/// The volatile cache of a device's servers, as far as the engine can observe it.
+/// The volatile cache of a device's servers, as far as the engine can observe it. All queues write it, so it has
+/// cache lines of its own.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct Cache {
     /// Era of writes that are answered now; starts at 1.
     era: AtomicU64,

@@ -49,8 +49,9 @@ pub struct Histograms {
 /// no comparison with bounds.
 type Raw = [u64; u64::BITS as usize];
 
-/// The latencies of one queue. Counts wrap.
+/// The latencies of one queue. Counts wrap. Answers change them, so they share no cache line with what submissions use.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[repr(align(64))]
 pub struct Latencies {
     waiting: Raw,
     serving: Raw,

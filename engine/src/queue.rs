@@ -20,6 +20,8 @@
 //! checks, the wake-ups under way no longer count, and others are woken instead. Servers that are only woken to be
 //! sent away ([`Queue::wake_all`]) never count, because nobody waits for their arrival.
 
+use core::mem::offset_of;
+
 use crate::cache::Cache;
 use crate::device::{Phase, Policy};
 use crate::errno::Errno;
@@ -29,6 +31,8 @@ use crate::request::{
     FUA, Handle, MAX_DEPTH, MAYBE_EXECUTED, NO_TAG, OP_ID_TAG_BITS, Op, Request, Slot, State,
 };
 
+/// Bytes of a cache line, on the machines that are optimised for.
+pub const CACHE_LINE: usize = 64;
 /// Most servers to wake at once. Servers that arrive wake the others.
 pub const MOST_WAKES: u32 = 8;
 /// Most requests that one wake-up counts for, however many its server takes at a time.
@@ -36,8 +40,8 @@ pub const MOST_ROOM: u32 = 16;
 /// Time between two checks of the wake-ups under way, in milliseconds.
 pub const LOOK_MS: u32 = 20;
 
-/// The sleeping servers that the caller must wake.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The sleeping servers that the caller must wake. It cannot be copied, because carrying it out uses it up.
+#[derive(Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct Wake {
     /// Number of servers, all of which sleep; at most [`MOST_WAKES`].
@@ -221,8 +225,9 @@ pub enum Refused {
     WrongKind,
 }
 
-/// Counters; they wrap.
+/// Counters; they wrap. Answers change them, so they share no cache line with what submissions use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(align(64))]
 pub struct Counters {
     /// Requests fetched, by operation.
     pub fetched: [u64; Op::COUNT],
@@ -276,35 +281,17 @@ impl Held<'_, '_> {
     }
 }
 
-/// State of one queue besides its slots.
+/// State of one queue besides its slots. The first cache line has what submissions use; answers change the others.
 #[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
 pub struct QueueState {
     phase: Phase,
-    /// The server that gets requests.
-    epoch: u32,
-    /// When it attached.
-    attached_ns: u64,
-    /// Servers before this epoch are dead.
-    oldest: u32,
-    /// Servers from this epoch on share a cache.
-    cache_from: u32,
-    /// Era of the last answered write that may be only in the cache; 0: none.
-    unflushed: u64,
-    /// When the last of such writes was answered or had ended.
-    unflushed_ns: u64,
-    /// Number of such writes whose block requests have not ended.
-    unended: u32,
-    /// Writes of servers before `cache_from` that a flush has covered, but whose block requests have not
-    /// ended.
-    covered: u32,
-    /// How far this queue's flushes have reported a loss.
-    loss: QueueLoss,
+    /// The caller was asked to check the wake-ups under way.
+    looked_after: bool,
     first: u16,
     last: u16,
     /// Requests that are QUEUED.
     queued: u32,
-    /// Requests that are HELD, COPYING or DOOMED.
-    held: u32,
     /// Servers on the list of waiters.
     waiting: u32,
     /// Servers taken off the list that have not arrived yet and are still counted on.
@@ -314,14 +301,37 @@ pub struct QueueState {
     /// Number of arrivals, which wraps, and its value at the last check of the wake-ups under way.
     arrived: u32,
     arrived_before: u32,
-    /// The caller was asked to check the wake-ups under way.
-    looked_after: bool,
     /// Shutdown notices to give out.
     notices: u32,
+    /// The server that gets requests.
+    epoch: u32,
+    /// Servers before this epoch are dead.
+    oldest: u32,
+    /// Servers from this epoch on share a cache.
+    cache_from: u32,
+    /// When the newest server attached.
+    attached_ns: u64,
+    /// Writes of servers before `cache_from` that a flush has covered, but whose block requests have not
+    /// ended.
+    covered: u32,
     /// Number of accepted answers, which measures a server's progress.
     answers: u64,
+    /// Requests that are HELD, COPYING or DOOMED.
+    held: u32,
+    /// Number of answered writes that may be only in the cache, and whose block requests have not ended.
+    unended: u32,
+    /// Era of the last of such writes, also of those that have ended; 0: none.
+    unflushed: u64,
+    /// When the last of them was answered or had ended.
+    unflushed_ns: u64,
+    /// How far this queue's flushes have reported a loss.
+    loss: QueueLoss,
     counters: Counters,
 }
+
+const _: () = assert!(
+    offset_of!(QueueState, answers) >= CACHE_LINE && offset_of!(QueueState, attached_ns) < CACHE_LINE
+);
 
 impl Default for QueueState {
     fn default() -> Self {
