@@ -134,37 +134,30 @@ static inline void zosbd2_rq_list_own(struct request *request)
 #endif
 }
 
+/*
+ * Takes all requests off a submitter's plug list. Returns the oldest, from which
+ * @rq_next leads to the others in the order of submission.
+ */
 #ifdef HAVE_RQ_LIST
-#define zosbd2_rq_list struct rq_list
-
-static inline struct request *zosbd2_rq_list_peek(struct rq_list *list)
+static inline struct request *zosbd2_rq_list_take(struct rq_list *list)
 {
-	return rq_list_peek(list);
-}
+	struct request *oldest = rq_list_peek(list);
 
-/* A plug keeps its requests in the order of submission. */
-static inline void zosbd2_rq_list_oldest_first(struct rq_list *list)
-{
+	rq_list_init(list);
+	return oldest;
 }
 #else
-#define zosbd2_rq_list struct request *
-
-static inline struct request *zosbd2_rq_list_peek(struct request **list)
-{
-	return rq_list_peek(list);
-}
-
-/* A plug adds each request at the head of its list, so the newest comes first. */
-static inline void zosbd2_rq_list_oldest_first(struct request **list)
+static inline struct request *zosbd2_rq_list_take(struct request **list)
 {
 	struct request *oldest = NULL;
 	struct request *request;
 
+	/* A plug adds each request at the head of its list, so the newest comes first. */
 	while ((request = rq_list_pop(list))) {
 		request->rq_next = oldest;
 		oldest = request;
 	}
-	*list = oldest;
+	return oldest;
 }
 #endif
 

@@ -24,7 +24,7 @@ static int show(struct seq_file *file, enum zosbd2_shown what)
 
 	might_sleep();
 	for (index = 0; index < device->queue_count && !seq_has_overflowed(file); index++)
-		zosbd2_rs_queue_show(device->queues[index].engine, file, what);
+		zosbd2_rs_queue_show(device->queues[index]->engine, file, what);
 	return 0;
 }
 

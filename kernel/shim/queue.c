@@ -45,6 +45,30 @@ static void end_request(struct request *request, blk_status_t status)
 	local_bh_enable();
 }
 
+/* Ends a successful request, in softirq context on a CPU that the block layer chose. */
+static void complete_rq(struct request *request)
+{
+	blk_mq_end_request(request, BLK_STS_OK);
+}
+
+/* Whether rq_affinity asks for the ends of requests on their submitters' CPUs. */
+static __always_inline bool ends_elsewhere(const struct request *request)
+{
+	return test_bit(QUEUE_FLAG_SAME_COMP, &request->q->queue_flags);
+}
+
+/*
+ * Passes a successful request to its submitter's CPU, if rq_affinity asks for
+ * that. Returns false if the caller must end it. The engine must know when
+ * writes to a device with a volatile cache have ended, so the caller ends them.
+ */
+static noinline bool end_elsewhere(struct zosbd2_queue *queue, struct request *request)
+{
+	if (queue->device->flags & ZOSBD2_VOLATILE_CACHE && op_is_write(req_op(request)))
+		return false;
+	return blk_mq_complete_request_remote(request);
+}
+
 /* Describes a request for the engine. Returns false for an operation that no queue offers. */
 static __always_inline bool describe(const struct request *request, enum zosbd2_op *op,
 				     u32 *flags, u64 *offset)
@@ -165,53 +189,62 @@ static void commit_rqs(struct blk_mq_hw_ctx *hctx)
 	zosbd2_queue_wake_pollers(queue);
 }
 
-/* Takes the requests for one queue off the list. The requests are started. */
-static void queue_run(struct blk_mq_hw_ctx *hctx, zosbd2_rq_list *list)
+/*
+ * Submits the first of these requests, and those that follow for the same queue.
+ * They are started. Returns the others.
+ */
+static struct request *queue_run(struct request *request)
 {
+	struct blk_mq_hw_ctx *hctx = request->mq_hctx;
 	struct zosbd2_queue *queue = hctx->driver_data;
 	struct request *refused = NULL;
+	struct request *next;
 	int result;
 	bool last;
 
 	spin_lock(&queue->lock);
 	do {
-		struct request *request = rq_list_pop(list);
-		struct request *next = zosbd2_rq_list_peek(list);
-
+		next = request->rq_next;
+		request->rq_next = NULL;
 		last = !next || next->mq_hctx != hctx;
 		result = submit(queue, request, last);
 		if (unlikely(result < 0)) {
 			request->rq_next = refused;
 			refused = request;
 		}
+		request = next;
 	} while (!last);
 	/* Only the last request wakes servers. */
 	unlock_submitted(queue, result);
 	if (unlikely(refused)) {
 		do {
-			struct request *request = refused;
-
+			request = refused;
 			refused = request->rq_next;
 			refuse(request);
 		} while (refused);
 		zosbd2_rs_queue_announce(queue->engine);
 	}
 	zosbd2_queue_wake_pollers(queue);
+	return next;
 }
 
 /* Submits all plugged requests of a submitter. Takes every request off the list. */
-static void queue_rqs(zosbd2_rq_list *list)
+#ifdef HAVE_RQ_LIST
+static void queue_rqs(struct rq_list *list)
+#else
+static void queue_rqs(struct request **list)
+#endif
 {
+	/* Servers get requests in the order of submission, which read-ahead needs. */
+	struct request *oldest = zosbd2_rq_list_take(list);
 	struct request *request;
 
-	/* Servers get requests in the order of submission, which read-ahead needs. */
-	zosbd2_rq_list_oldest_first(list);
-	rq_list_for_each(list, request) {
+	for (request = oldest; request; request = request->rq_next) {
 		zosbd2_rq_list_own(request);
 		blk_mq_start_request(request);
 	}
-	while ((request = zosbd2_rq_list_peek(list)))
-		queue_run(request->mq_hctx, list);
+	while (oldest)
+		oldest = queue_run(oldest);
 }
 
 /* Logs which request is late, which thread holds it, and what becomes of it. */
@@ -272,7 +305,7 @@ static int init_hctx(struct blk_mq_hw_ctx *hctx, void *data, unsigned int index)
 {
 	struct zosbd2_device *device = data;
 
-	hctx->driver_data = &device->queues[index];
+	hctx->driver_data = device->queues[index];
 	return 0;
 }
 
@@ -280,6 +313,7 @@ const struct blk_mq_ops zosbd2_queue_ops = {
 	.queue_rq = queue_rq,
 	.commit_rqs = commit_rqs,
 	.queue_rqs = queue_rqs,
+	.complete = complete_rq,
 	.timeout = timeout,
 	.init_hctx = init_hctx,
 };
@@ -305,12 +339,13 @@ void zosbd2_queue_exit(void)
 }
 
 /*
- * Allocates a zeroed block, aligned to ZOSBD2_BLOCK_ALIGN. kvzalloc()
- * guarantees alignment only for sizes that are powers of two. May sleep.
+ * Allocates a zeroed block, aligned to ZOSBD2_BLOCK_ALIGN, if possible on this
+ * memory node. kvzalloc_node() guarantees alignment only for sizes that are
+ * powers of two. May sleep.
  */
-void *zosbd2_alloc_block(size_t bytes)
+void *zosbd2_alloc_block(size_t bytes, int node)
 {
-	void *block = kvzalloc(bytes, GFP_KERNEL_ACCOUNT);
+	void *block = kvzalloc_node(bytes, GFP_KERNEL_ACCOUNT, node);
 
 	if (WARN_ON_ONCE(!IS_ALIGNED((unsigned long)block, ZOSBD2_BLOCK_ALIGN))) {
 		kvfree(block);
@@ -319,40 +354,63 @@ void *zosbd2_alloc_block(size_t bytes)
 	return block;
 }
 
+/* The memory node of a CPU whose submissions go to this queue. */
+static int queue_node(const struct blk_mq_tag_set *set, u32 index)
+{
+	const unsigned int *queue_of = set->map[HCTX_TYPE_DEFAULT].mq_map;
+	unsigned int cpu;
+
+	for_each_possible_cpu(cpu) {
+		if (queue_of[cpu] == index)
+			return cpu_to_node(cpu);
+	}
+	return NUMA_NO_NODE;
+}
+
 /*
- * Allocates the memory of the queues. The device's engine is initialised.
- * @device->queue_count is at most the number of CPUs, and @depth is small
- * enough that the products cannot overflow.
+ * Allocates a queue, with the engine's block and the pointers to block requests
+ * behind it. @depth is small enough that the sum cannot overflow.
+ */
+static struct zosbd2_queue *queue_alloc(struct zosbd2_device *device, u32 index, u32 depth)
+{
+	size_t engine_bytes = zosbd2_rs_queue_bytes(depth);
+	struct zosbd2_queue *queue;
+
+	queue = zosbd2_fault(ZOSBD2_FAULT_QUEUE) ? NULL :
+		zosbd2_alloc_block(sizeof(*queue) + engine_bytes +
+				   depth * sizeof(*queue->requests),
+				   queue_node(&device->tag_set, index));
+	if (!queue)
+		return NULL;
+	spin_lock_init(&queue->lock);
+	INIT_LIST_HEAD(&queue->waiters);
+	INIT_DELAYED_WORK(&queue->look, look_work);
+	queue->device = device;
+	queue->index = index;
+	queue->engine = queue + 1;
+	queue->requests = queue->engine + engine_bytes;
+	zosbd2_rs_queue_init(queue->engine, device->engine, index, queue);
+	return queue;
+}
+
+static void free_queues(struct zosbd2_device *device)
+{
+	u32 index;
+
+	for (index = 0; index < device->queue_count; index++)
+		kvfree(device->queues[index]);
+	kvfree(device->queues);
+}
+
+/*
+ * Allocates the tag set and the queues. The device's engine is initialised.
+ * @device->queue_count is at most the number of CPUs.
  */
 int zosbd2_queue_setup(struct zosbd2_device *device, u32 depth)
 {
 	struct blk_mq_tag_set *set = &device->tag_set;
-	struct request **requests;
 	u32 index;
 	int error;
-
-	device->queues = zosbd2_fault(ZOSBD2_FAULT_QUEUES) ? NULL :
-		zosbd2_alloc_block(array_size(device->queue_count, sizeof(*device->queues)));
-	if (!device->queues)
-		return -ENOMEM;
-	requests = zosbd2_fault(ZOSBD2_FAULT_REQUESTS) ? NULL :
-		kvcalloc(array_size(device->queue_count, depth), sizeof(*requests),
-			 GFP_KERNEL_ACCOUNT);
-	if (!requests) {
-		error = -ENOMEM;
-		goto free_queues;
-	}
-	for (index = 0; index < device->queue_count; index++) {
-		struct zosbd2_queue *queue = &device->queues[index];
-
-		spin_lock_init(&queue->lock);
-		INIT_LIST_HEAD(&queue->waiters);
-		INIT_DELAYED_WORK(&queue->look, look_work);
-		queue->device = device;
-		queue->index = index;
-		queue->requests = requests + (size_t)index * depth;
-		queue->engine = zosbd2_rs_queue_init(device->engine, index, queue);
-	}
 
 	set->ops = &zosbd2_queue_ops;
 	set->nr_hw_queues = device->queue_count;
@@ -362,14 +420,23 @@ int zosbd2_queue_setup(struct zosbd2_device *device, u32 depth)
 	set->driver_data = device;
 	error = zosbd2_fault(ZOSBD2_FAULT_TAG_SET) ? -ENOMEM : blk_mq_alloc_tag_set(set);
 	if (error)
-		goto free_requests;
+		return error;
+	device->queues = zosbd2_fault(ZOSBD2_FAULT_QUEUES) ? NULL :
+		kvcalloc(device->queue_count, sizeof(*device->queues), GFP_KERNEL_ACCOUNT);
+	if (!device->queues)
+		goto free_tag_set;
+	for (index = 0; index < device->queue_count; index++) {
+		device->queues[index] = queue_alloc(device, index, depth);
+		if (!device->queues[index])
+			goto free_queues;
+	}
 	return 0;
 
-free_requests:
-	kvfree(requests);
 free_queues:
-	kvfree(device->queues);
-	return error;
+	free_queues(device);
+free_tag_set:
+	blk_mq_free_tag_set(set);
+	return -ENOMEM;
 }
 
 /*
@@ -382,9 +449,8 @@ void zosbd2_queue_teardown(struct zosbd2_device *device)
 
 	might_sleep();
 	for (index = 0; index < device->queue_count; index++)
-		cancel_delayed_work_sync(&device->queues[index].look);
-	kvfree(device->queues[0].requests);
-	kvfree(device->queues);
+		cancel_delayed_work_sync(&device->queues[index]->look);
+	free_queues(device);
 }
 
 void zosbd2_queue_lock(struct zosbd2_queue *queue) __acquires(&queue->lock)
@@ -516,7 +582,8 @@ void zosbd2_request_end(struct zosbd2_queue *queue, u32 tag, int error)
 	if (!error && req_op(request) == REQ_OP_READ && disk_has_ended(queue))
 		error = -EIO;
 	trace_zosbd2_end(queue, tag, error);
-	end_request(request, errno_to_blk_status(error));
+	if (error || !ends_elsewhere(request) || !end_elsewhere(queue, request))
+		end_request(request, errno_to_blk_status(error));
 }
 
 /* Like zosbd2_request_end() with success, for several tags at once. */
@@ -536,6 +603,8 @@ void zosbd2_requests_end(struct zosbd2_queue *queue, const u16 *tags, u32 count)
 		struct request *request = queue->requests[tags[index]];
 
 		trace_zosbd2_end(queue, tags[index], 0);
+		if (unlikely(ends_elsewhere(request)) && end_elsewhere(queue, request))
+			continue;
 		if (!blk_mq_add_to_batch(request, &batch, 0, blk_mq_end_request_batch))
 			blk_mq_end_request(request, BLK_STS_OK);
 	}

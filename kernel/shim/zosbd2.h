@@ -129,9 +129,10 @@ enum zosbd2_shown {
 };
 
 /*
- * A queue. @lock covers the engine's queue (@engine) and @waiters. It is never
- * held during a copy to or from user memory, and never taken in an interrupt:
- * the block layer calls queue_rq() only in process context.
+ * A queue. It is one allocation, on the memory node of its CPUs: this, the
+ * engine's block (@engine), and @requests. @lock covers the engine's queue and
+ * @waiters. It is never held during a copy to or from user memory, and never
+ * taken in an interrupt: the block layer calls queue_rq() only in process context.
  *
  * @requests: the block request of each tag that is not FREE in the engine.
  * @look: checks wake-ups under way.
@@ -169,7 +170,7 @@ struct zosbd2_device {
 	void *engine;
 	struct mutex lock; /* see above */
 	struct blk_mq_tag_set tag_set;
-	struct zosbd2_queue *queues;
+	struct zosbd2_queue **queues;
 	u32 queue_count;
 	u32 version;
 	u32 flags;
@@ -226,7 +227,7 @@ enum zosbd2_fault {
 	ZOSBD2_FAULT_NONE,
 	ZOSBD2_FAULT_DEVICE,
 	ZOSBD2_FAULT_ENGINE,
-	ZOSBD2_FAULT_REQUESTS,
+	ZOSBD2_FAULT_QUEUE,
 	ZOSBD2_FAULT_TAG_SET,
 	ZOSBD2_FAULT_DISK,
 	ZOSBD2_FAULT_ADD_DISK,
@@ -265,7 +266,7 @@ void zosbd2_debug_remove(struct zosbd2_device *device);
 /* queue.c, for disk.c */
 extern const struct blk_mq_ops zosbd2_queue_ops;
 void zosbd2_device_declare_dead(struct zosbd2_device *device, u32 epoch);
-void *zosbd2_alloc_block(size_t bytes);
+void *zosbd2_alloc_block(size_t bytes, int node);
 int zosbd2_queue_init(void);
 void zosbd2_queue_exit(void);
 int zosbd2_queue_setup(struct zosbd2_device *device, u32 depth);
@@ -356,10 +357,11 @@ void zosbd2_rs_registry_vacate(void *registry, u32 place);
 void zosbd2_rs_registry_remove(void *registry, u32 place);
 long zosbd2_rs_control(void *registry, u32 command, u64 argument, bool compat);
 
-size_t zosbd2_rs_device_bytes(u32 queues, u32 depth);
+size_t zosbd2_rs_device_bytes(u32 queues);
+size_t zosbd2_rs_queue_bytes(u32 depth);
 void zosbd2_rs_device_init(void *engine, const struct zosbd2_params *params,
 			   struct zosbd2_device *device);
-void *zosbd2_rs_queue_init(void *engine, u32 index, struct zosbd2_queue *queue);
+void zosbd2_rs_queue_init(void *engine, void *device, u32 index, struct zosbd2_queue *queue);
 u32 zosbd2_rs_device_drain(void *engine, u64 now_ms);
 void zosbd2_rs_device_gone(void *engine);
 void zosbd2_rs_device_grace_over(void *engine, void *registry);

@@ -5,6 +5,7 @@
 
 pub(crate) mod aio;
 mod allocations;
+pub(crate) mod block_trace;
 pub(crate) mod child;
 mod context;
 pub(crate) mod descriptor;

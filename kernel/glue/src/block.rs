@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The memory that the shim keeps for the engine, and the locks around it.
 //!
-//! A device's block is one allocation: [`Device`], then for each queue a [`QueueBlock`] and its [`Slot`]s.
-//! Several contexts share the block. Data that changes after initialisation is behind the device's lock and
+//! A device's block is one allocation: [`Device`], then pointers to the blocks of its queues. A queue's block is an
+//! allocation of its own, so that it can be on the memory node of the queue's CPUs: a [`QueueBlock`] and its [`Slot`]s.
+//! Several contexts share the blocks. Data that changes after initialisation is behind the device's lock and
 //! reached through [`LockedDevice`], or behind a queue's lock and reached through [`Locked`].
 //!
 //! A reference to a header covers only that header. The data after the header is reached through pointers in
@@ -28,16 +29,19 @@ use zosbd2_engine::v2::{deadline_policy, tag_bits};
 use crate::list::List;
 use crate::{shim, trace};
 
-/// A device's block. The queues follow it in memory.
+/// Data that is written often, on cache lines of its own. Neighbours that everybody reads stay in all caches.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Apart<T>(T);
+
+/// A device's block.
 #[derive(Debug)]
 #[repr(align(64))]
 pub struct Device {
     params: shim::Params,
     shim: *mut shim::Device,
-    /// The block of the first queue.
-    queues: *mut QueueBlock,
-    /// Distance in bytes from one queue's block to the next.
-    stride: usize,
+    /// The blocks of the queues; constant once the device is shared.
+    queues: *mut *mut QueueBlock,
     tag_bits: u32,
     size_bytes: AtomicU64,
     /// Epoch of the server that gets requests, for readers without a lock; 0: none, or it was declared dead.
@@ -49,10 +53,10 @@ pub struct Device {
     /// Whether a server has ever fetched or answered.
     served: AtomicBool,
     /// The last thread that did so, for a device of version 1.
-    caller: AtomicU32,
+    caller: Apart<AtomicU32>,
     /// `Some` if servers may have a volatile cache.
     cache: Option<Cache>,
-    life: UnsafeCell<Life>,
+    life: Apart<UnsafeCell<Life>>,
     blob: UnsafeCell<Blob>,
 }
 
@@ -76,25 +80,19 @@ pub struct QueueBlock {
     slots: *mut Slot,
     depth: usize,
     /// Number of queued requests, for readers without the lock.
-    busy: AtomicU32,
+    busy: Apart<AtomicU32>,
     state: UnsafeCell<QueueState>,
     latencies: UnsafeCell<Latencies>,
 }
 
-const _: () = assert!(size_of::<Device>().is_multiple_of(align_of::<QueueBlock>()));
+const _: () = assert!(size_of::<Device>().is_multiple_of(align_of::<*mut QueueBlock>()));
 const _: () = assert!(size_of::<QueueBlock>().is_multiple_of(align_of::<Slot>()));
 
-/// Bytes of a queue's block and its slots, rounded up so that the next block is aligned.
-const fn stride(depth: u32) -> usize {
-    let bytes = size_of::<QueueBlock>().saturating_add((depth as usize).saturating_mul(size_of::<Slot>()));
-    bytes.saturating_add(align_of::<QueueBlock>().wrapping_sub(1)) & !align_of::<QueueBlock>().wrapping_sub(1)
-}
-
 impl Device {
-    /// Bytes of a block with this many queues of `depth` slots.
+    /// Bytes of a block with this many queues.
     #[must_use]
-    pub const fn bytes(queues: u32, depth: u32) -> usize {
-        size_of::<Self>().saturating_add((queues as usize).saturating_mul(stride(depth)))
+    pub const fn bytes(queues: u32) -> usize {
+        size_of::<Self>().saturating_add((queues as usize).saturating_mul(size_of::<*mut QueueBlock>()))
     }
 
     /// Initialises a block, all but its queues.
@@ -115,52 +113,51 @@ impl Device {
             params,
             shim: device,
             queues,
-            stride: stride(params.depth),
             tag_bits: tag_bits(params.depth),
             size_bytes: AtomicU64::new(params.size_bytes),
             present: AtomicU32::new(0),
             gone: AtomicBool::new(false),
             policy: deadline_policy(params.deadline_policy).unwrap_or_default(),
             served: AtomicBool::new(false),
-            caller: AtomicU32::new(0),
+            caller: Apart(AtomicU32::new(0)),
             cache: (params.flags & abi::CREATE_VOLATILE_CACHE != 0).then(Cache::new),
-            life: UnsafeCell::new(Life::new(terms)),
+            life: Apart(UnsafeCell::new(Life::new(terms))),
             blob: UnsafeCell::new(Blob { length: 0, bytes: [0; abi::BLOB_BYTES] }),
         };
         // SAFETY: the caller's promise; the header is at the start of the block.
         unsafe { memory.cast::<Self>().write(block) };
     }
 
-    /// Initialises the block of one queue and returns it.
+    /// Initialises the block of one queue.
     ///
     /// # Safety
     ///
-    /// `memory` is an initialised block and is not shared yet; `index` is below its number of queues. `queue`
-    /// stays valid as long as the block is used.
+    /// `device` is an initialised block and is not shared yet; `index` is below its number of queues. `memory` is
+    /// [`QueueBlock::bytes`] long, aligned to 64, and not in use. `queue` and `memory` stay valid as long as the
+    /// device's block is used.
     pub unsafe fn initialise_queue(
         memory: *mut c_void,
+        device: *mut c_void,
         index: u32,
         queue: *mut shim::Queue,
-    ) -> *mut QueueBlock {
+    ) {
         // SAFETY: the caller's promise.
-        let device = unsafe { Self::from_memory(&memory) };
-        let depth = device.params.depth as usize;
-        let offset = (index as usize).wrapping_mul(device.stride);
-        // SAFETY: within the block, which has room for `index` + 1 queues.
-        let block = unsafe { device.queues.byte_add(offset) };
+        let owner = unsafe { Self::from_memory(&device) };
+        let depth = owner.params.depth as usize;
+        let block = memory.cast::<QueueBlock>();
         // SAFETY: one header on is still within the block.
         let slots = unsafe { block.add(1) }.cast::<Slot>();
         let header = QueueBlock {
-            device: memory.cast(),
+            device: device.cast(),
             queue,
             index,
             slots,
             depth,
-            busy: AtomicU32::new(0),
+            busy: Apart(AtomicU32::new(0)),
             state: UnsafeCell::new(QueueState::default()),
             latencies: UnsafeCell::new(Latencies::new()),
         };
-        // SAFETY: within the block, and aligned because the stride is a multiple of the alignment.
+        // SAFETY: the caller's promise.
         unsafe { block.write(header) };
         for number in 0..depth {
             // SAFETY: `number` is below the number of slots the block has room for.
@@ -168,7 +165,10 @@ impl Device {
             // SAFETY: within the block, aligned because the header's size is a multiple of the alignment.
             unsafe { slot.write(Slot::default()) };
         }
-        block
+        // SAFETY: the device's block has room for one pointer per queue.
+        let place = unsafe { owner.queues.add(index as usize) };
+        // SAFETY: as above, and nobody else uses the block.
+        unsafe { place.write(block) };
     }
 
     /// The block at `memory`, for as long as the caller's pointer is borrowed.
@@ -250,9 +250,10 @@ impl Device {
         if index >= self.params.queues {
             return None;
         }
-        let offset = (index as usize).wrapping_mul(self.stride);
-        // SAFETY: the block has more than `index` queues from there on.
-        let block = unsafe { self.queues.byte_add(offset) };
+        // SAFETY: the block has more than `index` pointers from there on.
+        let place = unsafe { self.queues.add(index as usize) };
+        // SAFETY: written before the device was shared, and constant since.
+        let block = unsafe { place.read() };
         // SAFETY: initialised before the device was shared; changing data is in an `UnsafeCell` or atomic.
         Some(unsafe { &*block })
     }
@@ -315,7 +316,7 @@ impl Device {
 
     /// Like [`note_served`](Self::note_served), for a device whose servers are unknown: records the thread.
     pub fn note_caller(&self, thread: u32) {
-        self.caller.store(thread, Ordering::Relaxed);
+        self.caller.0.store(thread, Ordering::Relaxed);
         self.note_served();
     }
 
@@ -326,7 +327,7 @@ impl Device {
             return false;
         }
         self.params.version != 1
-            || shim::thread_lives(self.caller.load(Ordering::Relaxed))
+            || shim::thread_lives(self.caller.0.load(Ordering::Relaxed))
             || self.queues().any(QueueBlock::is_attended)
     }
 
@@ -355,7 +356,7 @@ impl LockedDevice<'_> {
     /// The engine's life of the device.
     pub fn life(&mut self) -> &mut Life {
         // SAFETY: the lock is held, and `&mut self` makes this the only reference under it.
-        unsafe { &mut *self.device.life.get() }
+        unsafe { &mut *self.device.life.0.get() }
     }
 
     /// The blob.
@@ -491,6 +492,13 @@ const fn deadline_ns(ms: u32) -> u64 {
 }
 
 impl QueueBlock {
+    /// Bytes of a block with `depth` slots; a multiple of 64.
+    #[must_use]
+    pub const fn bytes(depth: u32) -> usize {
+        let bytes = size_of::<Self>().saturating_add((depth as usize).saturating_mul(size_of::<Slot>()));
+        bytes.saturating_add(align_of::<Self>().wrapping_sub(1)) & !align_of::<Self>().wrapping_sub(1)
+    }
+
     /// The block at `memory`, for as long as the caller's pointer is borrowed.
     ///
     /// # Safety
@@ -508,7 +516,7 @@ impl QueueBlock {
     #[inline]
     #[must_use]
     pub const fn device(&self) -> &Device {
-        // SAFETY: a queue's block is part of its device's.
+        // SAFETY: a device's block lives as long as the blocks of its queues.
         unsafe { &*self.device }
     }
 
@@ -539,7 +547,7 @@ impl QueueBlock {
     #[inline]
     #[must_use]
     pub fn seems_busy(&self) -> bool {
-        self.busy.load(Ordering::Relaxed) != 0
+        self.busy.0.load(Ordering::Relaxed) != 0
     }
 
     /// Takes the queue's lock, for actions that do not depend on the time ([`Moment`]).
@@ -582,7 +590,7 @@ impl QueueBlock {
     /// Updates the number of queued requests for readers without the lock.
     #[inline]
     pub fn note_queued(&self, queued: u32) {
-        self.busy.store(queued, Ordering::Relaxed);
+        self.busy.0.store(queued, Ordering::Relaxed);
     }
 
     /// Ends the block request of an effect. The lock is not held.
@@ -735,6 +743,13 @@ pub struct Locked<'a> {
 }
 
 impl Locked<'_> {
+    /// The block of the locked queue.
+    #[inline]
+    #[must_use]
+    pub const fn block(&self) -> &QueueBlock {
+        self.block
+    }
+
     /// The engine's queue.
     #[inline]
     pub fn queue(&mut self) -> Queue<'_> {

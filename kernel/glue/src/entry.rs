@@ -101,8 +101,14 @@ pub unsafe extern "C" fn zosbd2_rs_control(
 
 /// Bytes of a device's block.
 #[unsafe(no_mangle)]
-pub extern "C" fn zosbd2_rs_device_bytes(queues: u32, depth: u32) -> usize {
-    Device::bytes(queues, depth)
+pub extern "C" fn zosbd2_rs_device_bytes(queues: u32) -> usize {
+    Device::bytes(queues)
+}
+
+/// Bytes of a queue's block; a multiple of 64.
+#[unsafe(no_mangle)]
+pub extern "C" fn zosbd2_rs_queue_bytes(depth: u32) -> usize {
+    QueueBlock::bytes(depth)
 }
 
 /// Initialises a device's block.
@@ -128,20 +134,22 @@ pub unsafe extern "C" fn zosbd2_rs_device_init(
     unsafe { Device::initialise(engine, params, terms, device) };
 }
 
-/// Initialises the block of one queue and returns it.
+/// Initialises the block of one queue.
 ///
 /// # Safety
 ///
-/// `engine` is initialised and not shared yet; `index` is below the number of queues; `queue` lives as long
-/// as the block.
+/// `device` is initialised and not shared yet; `index` is below its number of queues. `engine` has the length that
+/// [`zosbd2_rs_queue_bytes`] returns, is aligned to 64, and is not in use. `engine` and `queue` live as long as
+/// the device's block.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn zosbd2_rs_queue_init(
     engine: *mut c_void,
+    device: *mut c_void,
     index: u32,
     queue: *mut shim::Queue,
-) -> *mut c_void {
+) {
     // SAFETY: the caller's promise.
-    unsafe { Device::initialise_queue(engine, index, queue) }.cast()
+    unsafe { Device::initialise_queue(engine, device, index, queue) };
 }
 
 /// Begins a destruction and checks its progress: the server is asked to write out dirty data. When the server

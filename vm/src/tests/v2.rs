@@ -3,6 +3,7 @@
 
 mod bounds;
 pub(crate) mod commits;
+mod completions;
 mod copies;
 pub(crate) mod crash;
 pub(crate) mod crews;
@@ -42,6 +43,7 @@ pub(super) const TABLES: &[&[Test]] = &[
     partitions::TESTS,
     bounds::TESTS,
     commits::TESTS,
+    completions::TESTS,
     data::TESTS,
     store::TESTS,
     limits::TESTS,

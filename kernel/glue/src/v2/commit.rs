@@ -59,7 +59,14 @@ impl Progress {
 /// `EFAULT` if the array ends too early, or if a status cannot be written, `EINTR` if the caller is being
 /// killed; `progress` says how far it came.
 #[inline(never)]
-pub fn all(device: &Device, epoch: u32, user: u64, count: u32, progress: &mut Progress) -> Result<(), Errno> {
+pub fn all<'a>(
+    device: &'a Device,
+    epoch: u32,
+    user: u64,
+    count: u32,
+    progress: &mut Progress,
+    ended: &mut Ended<'a>,
+) -> Result<(), Errno> {
     let mut chunk = [abi::Commit::default(); CHUNK];
     let mut left = count as usize;
     let mut at = user;
@@ -76,12 +83,16 @@ pub fn all(device: &Device, epoch: u32, user: u64, count: u32, progress: &mut Pr
             first
         };
         let before = progress.refused;
-        let processed = process(device, epoch, moment, entries, progress);
+        let processed = process(device, epoch, moment, entries, progress, ended);
+        left = left.saturating_sub(entries.len());
+        if progress.refused != before || left > 0 {
+            // What follows may wait for the server's memory.
+            ended.tell_now();
+        }
         if progress.refused != before {
             tell(at, entries)?;
         }
         processed?;
-        left = left.saturating_sub(entries.len());
         at = at.wrapping_add((entries.len() as u64).wrapping_mul(size_of::<abi::Commit>() as u64));
     }
     Ok(())
@@ -101,12 +112,13 @@ fn tell(user: u64, entries: &[abi::Commit]) -> Result<(), Errno> {
 }
 
 #[inline]
-fn process(
-    device: &Device,
+fn process<'a>(
+    device: &'a Device,
     epoch: u32,
     moment: Moment,
     entries: &mut [abi::Commit],
     progress: &mut Progress,
+    ended: &mut Ended<'a>,
 ) -> Result<(), Errno> {
     let mut rest = entries;
     while let [first, ..] = &mut *rest {
@@ -117,12 +129,13 @@ fn process(
         });
         let done = match named {
             Ok((block, handle)) if first.flags & abi::COMMIT_IOVEC != 0 => {
+                ended.tell_now();
                 let result = scattered(block, moment, handle, first);
                 trace_refusal(block, handle, result);
                 note(first, progress, result);
                 1
             }
-            Ok((block, _)) => Run::carry_out(block, epoch, moment, rest, progress),
+            Ok((block, _)) => Run::carry_out(block, epoch, moment, rest, progress, ended),
             Err(errno) => {
                 if errno == Errno::ESTALE {
                     count_stranger(device, first.handle);
@@ -166,12 +179,67 @@ fn lock_to_answer(block: &QueueBlock, moment: Moment) -> Locked<'_> {
     locked
 }
 
-/// The block requests of this many writes have ended. The server answered them, and they may be only in a
-/// cache.
-#[inline]
-fn over(block: &QueueBlock, epoch: u32, written: u32) {
-    if written > 0 {
-        block.lock_at(shim::now()).queue().ended(epoch, written);
+/// Writes that the server answered, that may be only in a cache, and whose block requests have ended. The engine is
+/// told with the next lock of their queue, at the latest when this value is dropped, and always before the thread
+/// waits for memory: until then, a loss of the cache makes every flush fail.
+#[derive(Debug)]
+pub struct Ended<'a> {
+    /// The queue, the server's epoch, and the number of writes.
+    writes: Option<(&'a QueueBlock, u32, u32)>,
+}
+
+impl<'a> Ended<'a> {
+    /// No writes.
+    #[inline]
+    #[must_use]
+    pub const fn none() -> Self {
+        Self { writes: None }
+    }
+
+    /// Adds writes of the server of `epoch`.
+    #[inline]
+    fn add(&mut self, block: &'a QueueBlock, epoch: u32, written: u32) {
+        if written > 0 {
+            self.tell_now();
+            self.writes = Some((block, epoch, written));
+        }
+    }
+
+    /// Tells the engine, if these are writes of the queue that is locked.
+    #[inline]
+    pub fn tell(&mut self, locked: &mut Locked<'_>) {
+        if let Some((block, epoch, written)) = self.writes
+            && core::ptr::eq(block, locked.block())
+        {
+            self.writes = None;
+            locked.set_moment(shim::now());
+            locked.queue().ended(epoch, written);
+        }
+    }
+
+    /// Tells the engine. No lock is held.
+    #[inline]
+    pub fn tell_now(&mut self) {
+        if let Some((block, ..)) = self.writes {
+            self.tell(&mut block.lock());
+        }
+    }
+
+    /// Tells the engine, unless these are writes of this queue. No lock is held.
+    #[inline]
+    pub fn tell_unless(&mut self, next: &QueueBlock) {
+        if let Some((block, ..)) = self.writes
+            && !core::ptr::eq(block, next)
+        {
+            self.tell_now();
+        }
+    }
+}
+
+impl Drop for Ended<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.tell_now();
     }
 }
 
@@ -218,12 +286,13 @@ impl Run<'_> {
     /// like the first entry. Returns their number.
     // A separate frame from that of the entries.
     #[inline(never)]
-    fn carry_out(
-        block: &QueueBlock,
+    fn carry_out<'a>(
+        block: &'a QueueBlock,
         epoch: u32,
         moment: Moment,
         entries: &mut [abi::Commit],
         progress: &mut Progress,
+        ended: &mut Ended<'a>,
     ) -> usize {
         let mut run = Run {
             block,
@@ -235,7 +304,7 @@ impl Run<'_> {
             failed: List::new(),
             written: 0,
         };
-        let done = run.begin(entries, progress);
+        let done = run.begin(entries, progress, ended);
         let slow = !run.copies.is_empty() && {
             let slow = run.copy();
             run.settle(entries, progress);
@@ -249,8 +318,9 @@ impl Run<'_> {
             // SAFETY: an effect of this queue.
             unsafe { block.end(end) };
         }
-        over(block, epoch, run.written);
+        ended.add(block, epoch, run.written);
         if slow {
+            ended.tell_now();
             for copying in run.copies.items().iter().filter(|copying| copying.slow) {
                 if let Some(entry) = entries.get_mut(usize::from(copying.entry)) {
                     let result = copying.run(block, moment);
@@ -264,10 +334,16 @@ impl Run<'_> {
 
     /// Looks up all requests. Requests without a copy end; the others are COPYING.
     #[inline(never)]
-    fn begin(&mut self, entries: &mut [abi::Commit], progress: &mut Progress) -> usize {
+    fn begin(
+        &mut self,
+        entries: &mut [abi::Commit],
+        progress: &mut Progress,
+        ended: &mut Ended<'_>,
+    ) -> usize {
         let mut done = 0_u8;
         let mut bytes = 0_u32;
         let mut locked = lock_to_answer(self.block, self.moment);
+        ended.tell(&mut locked);
         let mut queue = locked.queue();
         for entry in entries {
             if bytes >= RUN_BYTES {
@@ -464,7 +540,8 @@ unsafe fn finish(block: &QueueBlock, handle: Handle, end: End, written: u32) {
     trace_answer(block, handle);
     // SAFETY: the caller's promise.
     unsafe { block.end(end) };
-    over(block, handle.epoch(), written);
+    let mut ended = Ended::none();
+    ended.add(block, handle.epoch(), written);
 }
 
 /// Carries out an entry with data in several pieces. The request is HELD while the pieces are read.

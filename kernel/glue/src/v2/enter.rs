@@ -13,7 +13,7 @@ use zosbd2_engine::request::Handle;
 use zosbd2_engine::v2::{Handles, check_enter, describe};
 
 use super::argument;
-use super::commit::{self, Progress};
+use super::commit::{self, Ended, Progress};
 use crate::block::{Device, QueueBlock};
 use crate::list::List;
 use crate::shim::Place;
@@ -39,12 +39,15 @@ pub fn run(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
     // Nothing is begun if its result cannot be written.
     progress.tell(results)?;
     let mut result = Ok(());
+    let mut ended = Ended::none();
     if enter.commit_count > 0 {
-        result = commit::all(device, epoch, enter.commits, enter.commit_count, &mut progress);
+        result = commit::all(device, epoch, enter.commits, enter.commit_count, &mut progress, &mut ended);
     }
     if result.is_ok() && enter.capacity > 0 {
-        result = Fetch::new(block, epoch, &enter, results).run(&mut progress);
+        ended.tell_unless(block);
+        result = Fetch::new(block, epoch, &enter, results).run(&mut progress, &mut ended);
     }
+    ended.tell_now();
     if progress.fetched == 0 {
         progress.tell(results)?;
     }
@@ -83,12 +86,13 @@ impl<'a> Fetch<'a> {
 
     // A separate frame from that of the commits.
     #[inline(never)]
-    fn run(&mut self, progress: &mut Progress) -> Result<(), Errno> {
+    fn run(&mut self, progress: &mut Progress, ended: &mut Ended<'_>) -> Result<(), Errno> {
         let mut left = None;
         let mut spun = self.enter.spin_us == 0;
         let mut parcels = Parcels::new();
         let thread = shim::thread();
         let mut locked = self.block.lock();
+        ended.tell(&mut locked);
         loop {
             let most = (self.enter.capacity.wrapping_sub(progress.fetched) as usize).min(CHUNK);
             parcels.clear();

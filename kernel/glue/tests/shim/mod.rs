@@ -87,7 +87,7 @@ struct Disk {
 /// The object behind a `Queue`.
 struct Hardware {
     lock: Lock,
-    engine: Cell<*mut c_void>,
+    engine: Memory,
     /// The data of each request that has not ended.
     requests: RefCell<Vec<Option<Vec<u8>>>>,
     ended: RefCell<Vec<Ended>>,
@@ -169,7 +169,7 @@ pub(crate) fn pass(ns: u64) {
 /// The debugfs text of a queue.
 pub(crate) fn show(server: usize, queue: usize, what: u32) -> String {
     TEXT.take();
-    let engine = at(server, queue, |hardware| hardware.engine.get());
+    let engine = at(server, queue, |hardware| hardware.engine.start.cast());
     // SAFETY: a queue's block; the file is what zosbd2_show_begin() below takes.
     unsafe { entry::zosbd2_rs_queue_show(engine, ptr::null_mut(), what) };
     TEXT.take()
@@ -250,7 +250,7 @@ pub(crate) fn submit(
         let place = hardware.requests.borrow_mut()[tag].replace(data);
         assert_eq!(place, None, "the tag is in use");
         hardware.lock.take();
-        let (engine, tag) = (hardware.engine.get(), u32::try_from(tag).expect("small"));
+        let (engine, tag) = (hardware.engine.start.cast(), u32::try_from(tag).expect("small"));
         // SAFETY: a queue's block, with its lock held.
         let code =
             unsafe { entry::zosbd2_rs_queue_submit(engine, tag, op | LAST, offset, length, NOW_NS.get()) };
@@ -265,7 +265,7 @@ const DEADLINE_MS: u32 = 50;
 /// The deadline of a request passes. Returns whether the request has ended.
 pub(crate) fn expire(number: usize, queue: usize, tag: u32) -> bool {
     let mut late = zosbd2_glue::shim::Late::default();
-    let engine = at(number, queue, |hardware| hardware.engine.get());
+    let engine = at(number, queue, |hardware| hardware.engine.start.cast());
     // SAFETY: a queue's block; `late` can be written.
     unsafe { entry::zosbd2_rs_queue_expire(engine, tag, DEADLINE_MS, &raw mut late) }
 }
@@ -318,7 +318,7 @@ fn tear_down(device: *mut Device) {
 extern "C" fn zosbd2_device_create(params: *const Params, device: *mut *mut Device) -> i32 {
     // SAFETY: the glue's promise.
     let params = unsafe { params.read() };
-    let engine = Memory::new(entry::zosbd2_rs_device_bytes(params.queues, params.depth), 64);
+    let engine = Memory::new(entry::zosbd2_rs_device_bytes(params.queues), 64);
     let memory = engine.start.cast();
     let made: *mut Device = Box::into_raw(Box::new(Disk {
         references: Cell::new(1),
@@ -337,13 +337,13 @@ extern "C" fn zosbd2_device_create(params: *const Params, device: *mut *mut Devi
     for index in 0..params.queues {
         let hardware = Box::into_raw(Box::new(Hardware {
             lock: Lock::default(),
-            engine: Cell::new(ptr::null_mut()),
+            engine: Memory::new(entry::zosbd2_rs_queue_bytes(params.depth), 64),
             requests: RefCell::new(vec![None; params.depth as usize]),
             ended: RefCell::default(),
         }));
-        // SAFETY: initialised and not shared.
-        let engine = unsafe { entry::zosbd2_rs_queue_init(memory, index, hardware.cast()) };
-        self::hardware(&hardware.cast()).engine.set(engine);
+        let engine = self::hardware(&hardware.cast()).engine.start.cast();
+        // SAFETY: new memory of the requested length and alignment; the device is initialised and not shared.
+        unsafe { entry::zosbd2_rs_queue_init(engine, memory, index, hardware.cast()) };
         disk(&made).queues.borrow_mut().push(hardware);
     }
     // SAFETY: the glue's promise.
