@@ -7,7 +7,7 @@
 //! Failed and skipped tests are listed again at the end.
 
 use crate::tally::Tally;
-use crate::{fetch, gates, host_test, narrate, paths, self_test, setup, vm};
+use crate::{fetch, gates, host_test, narrate, paths, self_test, setup, test_all, vm};
 use anyhow::{Context as _, Result, bail, ensure};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
@@ -151,8 +151,7 @@ fn harness() -> Result<Tally> {
 }
 
 fn vm_tests() -> Result<Tally> {
-    // What takes longer is a part of its own in `test-all`.
-    vm::results(&["--kernel", "6.1", "--kernel", "6.12", "--without", "v2_swap_on_a_raw_store"])
+    test_all::suite(&["--kernel", "6.1", "--kernel", "6.12"])
 }
 
 fn vm_tests_generic() -> Result<Tally> {

@@ -39,6 +39,10 @@ struct Part {
 enum Work {
     /// `cargo xtask vm` with these arguments.
     Vm(&'static [&'static str]),
+    /// The VM tests of `make test`, with these arguments.
+    Suite(&'static [&'static str]),
+    /// [`LONG`] on 6.1 and 6.12.
+    Long,
     /// These tests on the debug kernel.
     Debug(&'static [&'static str]),
     /// All other tests on the debug kernel.
@@ -58,20 +62,34 @@ const DEBUG_LIFE: &[&str] = &["v2_t*", "v2_d*", "v2_c*", "v2_a*", "v2_b*"];
 const DEBUG_DEATHS: &[&str] = &["v2_k*", "v2_l*", "v2_fa*", "v2_fl*", "v2_s*"];
 const DEBUG_FAILURES: &[&str] = &["fail_nth_*", "ioctl_fuzz", "kasan_*"];
 
+/// VM tests that `make test` leaves out, because they take minutes. Part `long` has them.
+const LONG: &[&str] = &[
+    "churn_200_rounds",
+    "insmod_rmmod_100",
+    "v2_churn_keeps_no_memory",
+    "v2_killed_200_times_file",
+    "v2_killed_200_times_memory",
+    "v2_memory_pressure",
+    "v2_memory_pressure_direct",
+    "v2_swap_on_a_raw_store",
+    "v2_taken_over_200_times_file",
+    "v2_taken_over_200_times_memory",
+];
+
 const PARTS: [Part; 12] = [
     part(
         "dirty-6.1",
         "the VM tests on 6.1, with memory that the kernel does not zero",
-        Work::Vm(&["--kernel", "6.1", "--append", "init_on_alloc=0"]),
+        Work::Suite(&["--kernel", "6.1", "--append", "init_on_alloc=0"]),
     ),
-    part("dirty-6.12", "the same on 6.12", Work::Vm(&["--kernel", "6.12", "--append", "init_on_alloc=0"])),
+    part("dirty-6.12", "the same on 6.12", Work::Suite(&["--kernel", "6.12", "--append", "init_on_alloc=0"])),
     part(
-        "swap",
-        "swap on a disk, under memory pressure, on 6.1 and 6.12",
-        Work::Vm(&["--kernel", "6.1", "--kernel", "6.12", "v2_swap_on_a_raw_store"]),
+        "long",
+        "what takes minutes: memory pressure, swap, 200 deaths and take-overs, 100 loads, on 6.1 and 6.12",
+        Work::Long,
     ),
-    part("generic-6.1", "all VM tests on 6.1, generic flavour", Work::Vm(&["--kernel", "6.1-generic"])),
-    part("generic-6.12", "all VM tests on 6.12, generic flavour", Work::Vm(&["--kernel", "6.12-generic"])),
+    part("generic-6.1", "all VM tests on 6.1, generic flavour", Work::Suite(&["--kernel", "6.1-generic"])),
+    part("generic-6.12", "all VM tests on 6.12, generic flavour", Work::Suite(&["--kernel", "6.12-generic"])),
     part(
         "debug-life",
         "debug kernel: devices made, attached to, torn down; data; crashes",
@@ -141,6 +159,8 @@ impl Part {
     fn run(&self) -> Result<Tally> {
         match self.work {
             Work::Vm(words) => vm::results(words),
+            Work::Suite(words) => suite(words),
+            Work::Long => vm::results(&[&["--kernel", "6.1", "--kernel", "6.12"], LONG].concat()),
             Work::Debug(tests) => vm::results(&[&["--kernel", "debug"], tests].concat()),
             Work::DebugRest => {
                 let others = PARTS.iter().flat_map(|part| match part.work {
@@ -154,6 +174,12 @@ impl Part {
             Work::Fuzz(minutes) => fuzz::all(minutes).map(|()| Tally::passed(1)),
         }
     }
+}
+
+/// All VM tests but [`LONG`], with these arguments.
+pub(crate) fn suite(words: &[&str]) -> Result<Tally> {
+    let without = LONG.iter().flat_map(|name| ["--without", name]);
+    vm::results(&words.iter().copied().chain(without).collect::<Vec<_>>())
 }
 
 fn table() -> Result<String> {

@@ -585,6 +585,8 @@ fn name_of_a_partition(context: &mut Context) {
     let early = Disk::create(&plain("part1"));
     let (disk, serving) = Disk::serve(&Builder::new("part"), &ram, threads(1));
     wait_until(20, "the partition", || Path::new("/dev/zosbd2/part1").exists());
+    // The node is there some time before the block class knows the partition. To open the disk waits for the scan.
+    drop(open_direct(&disk.path()));
     assert_eq!(refused(early.server.start()), Errno::EXIST);
     early.destroy(true);
     wait_until(20, "the device to go", || control().list().expect("list").len() == 1);

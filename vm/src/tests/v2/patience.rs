@@ -5,12 +5,13 @@
 //! destroyed first, whose living server owes an answer. When the device of the test is gone, the destroy of
 //! the other one must still be waiting.
 
+use std::path::Path;
 use std::thread::JoinHandle;
 
 use rustix::io::Errno;
 use zosbd2::{Request, State};
 
-use super::super::support::{Disk as Disk1, Manual as Manual1, open_direct, read_in_thread};
+use super::super::support::{Disk as Disk1, Manual as Manual1, open_direct, read_in_thread, spawn_server};
 use super::support::{Disk, Manual, control, plain, plain_by_hand};
 use crate::guest::{Context, Need, Test, wait_until};
 
@@ -90,11 +91,10 @@ fn never_came_1(context: &mut Context) {
 fn dead_1(context: &mut Context) {
     context.load_module("");
     let disk = Disk1::create("dead", 1024);
-    let mut server = context.spawn("/proc/self/exe", &["--serve", "dead", "2", "/tmp/dead"]);
-    wait_until(20, "the server", || server.stdout().contains("serving"));
+    let mut server = spawn_server("dead", 2, Path::new("/tmp/dead"));
     assert_eq!(read_in_thread(disk.path(), 0, 4096).join().expect("reader"), Ok(vec![0; 4096]));
-    server.signal(rustix::process::Signal::KILL);
-    assert!(!server.wait(20).success());
+    server.kill().expect("kill the server");
+    assert!(!server.wait().expect("wait for the server").success());
     // Open, like the disk of a mounted file system.
     let open = open_direct(&disk.path());
     let read = read_in_thread(disk.path(), 8192, 4096);

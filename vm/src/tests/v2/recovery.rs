@@ -19,12 +19,18 @@ use super::support::control;
 use crate::guest::{Context, Mounted, Need, Patience, Random, Spawned, Test, run, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
-    Test::new("v2_killed_200_times_memory", |context| killed(context, "memory")).needs(NEEDS).timeout(400),
-    Test::new("v2_killed_200_times_file", |context| killed(context, "file")).needs(NEEDS).timeout(400),
-    Test::new("v2_taken_over_200_times_memory", |context| taken_over(context, "memory"))
+    Test::new("v2_killed_10_times", |context| killed(context, "file", 10)).needs(NEEDS).timeout(120),
+    Test::new("v2_taken_over_10_times", |context| taken_over(context, "memory", 10))
+        .needs(NEEDS)
+        .timeout(120),
+    Test::new("v2_killed_200_times_memory", |context| killed(context, "memory", 200))
         .needs(NEEDS)
         .timeout(400),
-    Test::new("v2_taken_over_200_times_file", |context| taken_over(context, "file"))
+    Test::new("v2_killed_200_times_file", |context| killed(context, "file", 200)).needs(NEEDS).timeout(400),
+    Test::new("v2_taken_over_200_times_memory", |context| taken_over(context, "memory", 200))
+        .needs(NEEDS)
+        .timeout(400),
+    Test::new("v2_taken_over_200_times_file", |context| taken_over(context, "file", 200))
         .needs(NEEDS)
         .timeout(400),
     Test::new("v2_killed_without_a_grace", no_grace).needs(&[Need::Module]).timeout(120),
@@ -33,8 +39,6 @@ pub(super) const TESTS: &[Test] = &[
 const NEEDS: &[Need] = &[Need::Module, Need::Tool("fio"), Need::Tool("mkfs.ext4"), Need::Tool("e2fsck")];
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 64 * MIB;
-/// Fewer with the debug kernel ([`Context::share`]).
-const SERVERS: u64 = 200;
 const NAME: &str = "heirs";
 
 /// The role `--serve-next memory|file NAME PATH make|follow|replace GRACE_MS`: serves the disk whose data is at
@@ -134,11 +138,13 @@ fn verify(stop: &AtomicBool) -> u64 {
     runs
 }
 
-/// Mounts a file system on the device and lets fio verify it while `each` runs; then checks the file system.
-/// Returns the number of requeued requests.
+/// Mounts a file system on the device and lets fio verify it while `each` changes the server this many times, less
+/// often with the debug kernel ([`Context::share`]); then checks the file system. Returns the number of requeued
+/// requests.
 fn under_load(
     context: &mut Context,
     kind: &str,
+    times: u64,
     each: impl Fn(&Context, &Observer, &mut Random, Spawned) -> Spawned,
 ) -> u64 {
     context.load_module("");
@@ -151,7 +157,7 @@ fn under_load(
     let mounted = Mounted::new(device, "/mnt", "ext4", "errors=remount-ro");
     let observer = control().observe(NAME).expect("observe");
     let stop = AtomicBool::new(false);
-    let servers = context.share(SERVERS);
+    let servers = context.share(times);
     let (runs, mut server) = std::thread::scope(|scope| {
         let mut server = server;
         let verifier = scope.spawn(|| verify(&stop));
@@ -191,8 +197,8 @@ fn under_load(
     again
 }
 
-fn killed(context: &mut Context, kind: &str) {
-    let again = under_load(context, kind, |context, observer, _, mut server| {
+fn killed(context: &mut Context, kind: &str, times: u64) {
+    let again = under_load(context, kind, times, |context, observer, _, mut server| {
         server.signal(Signal::KILL);
         let _killed = server.wait(20);
         wait_until(20, "the device to be an orphan", || {
@@ -200,12 +206,13 @@ fn killed(context: &mut Context, kind: &str) {
         });
         start(context, kind, "follow", "0")
     });
-    assert!(again > 0, "no server held a request when it died");
+    // One death may come at a moment at which the server holds nothing.
+    assert!(again > 0 || context.share(times) < 5, "no server held a request when it died");
 }
 
-fn taken_over(context: &mut Context, kind: &str) {
+fn taken_over(context: &mut Context, kind: &str, times: u64) {
     // A server that leaves in an orderly way may have answered everything.
-    let _any_number = under_load(context, kind, |context, _, _, mut server| {
+    let _any_number = under_load(context, kind, times, |context, _, _, mut server| {
         let next = start(context, kind, "replace", "0");
         assert!(server.wait(20).success(), "{}", server.stderr());
         assert!(server.stdout().contains(&format!("{:?}", End::TakenOver)), "{}", server.stdout());
