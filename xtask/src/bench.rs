@@ -32,6 +32,9 @@ pub(crate) struct Arguments {
     /// Measure only devices whose names begin like one of these (A,B); goals need all
     #[arg(long)]
     device: Option<String>,
+    /// Measure only rows of these depths (A,B); goals need all
+    #[arg(long)]
+    depth: Option<String>,
 }
 
 /// Which devices to measure, on which machine.
@@ -57,9 +60,20 @@ impl Form {
     fn devices(self) -> &'static [&'static str] {
         match self {
             Self::V1 => &["null_blk", "brd", "loop", "v1-1", "v1-4", "v1-16"],
-            Self::V2 => {
-                &["null_blk", "brd", "loop", "ublk-null", "ublk-loop", "nbd", "null", "ram", "file", "ram-4"]
-            }
+            Self::V2 => &[
+                "null_blk",
+                "brd",
+                "loop",
+                "ublk-null",
+                "ublk-loop",
+                "nbd",
+                "null",
+                "ram",
+                "file",
+                "ram-4",
+                "ram-2",
+                "ram-2q",
+            ],
         }
     }
 
@@ -67,7 +81,7 @@ impl Form {
     fn workloads(self) -> usize {
         match self {
             Self::V1 => 6,
-            Self::V2 => 20,
+            Self::V2 => 22,
         }
     }
 }
@@ -111,7 +125,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     fs::write(&path, serde_json::to_string_pretty(&rows)? + "\n")
         .with_context(|| format!("write {}", path.display()))?;
     println!("rows are in {}", path.display());
-    if arguments.device.is_none() {
+    let whole = arguments.device.is_none() && arguments.depth.is_none();
+    if whole {
         for measured in &all {
             goals::judge(measured.form, &measured.rows);
         }
@@ -120,10 +135,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         ensure!(complete, "{form:?} did not run to its end");
         let wanted = (form.devices().len() - missing.len()) * form.workloads();
         let count = rows.len();
-        ensure!(
-            arguments.device.is_some() || count == wanted,
-            "{form:?} has {count} rows instead of {wanted}"
-        );
+        ensure!(!whole || count == wanted, "{form:?} has {count} rows instead of {wanted}");
     }
     Ok(())
 }
@@ -136,8 +148,11 @@ fn measure(form: Form, arguments: &Arguments) -> Result<Measured> {
     let mut words = vec!["--kernel", &name, "--icount", "--smp", smp, "--mem", "3G", test];
     let setting = arguments.device.as_ref().map(|device| format!("--set=device={device}"));
     words.extend(setting.as_deref());
+    let setting = arguments.depth.as_ref().map(|depth| format!("--set=depth={depth}"));
+    words.extend(setting.as_deref());
     let mut options = vm::arguments(&words);
     options.tools.push(("/sbin/losetup".to_owned(), "mount".to_owned()));
+
     let wanted = |device: &str| {
         let among = |only: &str| only.split(',').any(|beginning| device.starts_with(beginning));
         form.devices().contains(&device) && arguments.device.as_deref().is_none_or(among)
@@ -195,14 +210,14 @@ fn floor(rows: &[Row], row: &Row) -> Option<f64> {
 
 fn print(rows: &[Row]) {
     println!(
-        "{:<10} {:<10} {:>8} {:>3} {:>4} {:>5} {:>9} {:>9} {:>12} {:>14}",
+        "{:<10} {:<15} {:>8} {:>3} {:>4} {:>5} {:>9} {:>9} {:>12} {:>14}",
         "device", "rw", "bs", "qd", "jobs", "vcpus", "IOPS", "MiB/s", "insn/IO", "over null_blk"
     );
     for row in rows {
         let over = row.insn_over_null_blk.map_or_else(|| "-".to_owned(), |over| format!("{over:.0}"));
         let Row { device, rw, bs, qd, jobs, vcpus, iops, mib_per_s, insn_per_io, .. } = row;
         println!(
-            "{device:<10} {rw:<10} {bs:>8} {qd:>3} {jobs:>4} {vcpus:>5} {iops:>9} {mib_per_s:>9.1} {insn_per_io:>12.0} \
+            "{device:<10} {rw:<15} {bs:>8} {qd:>3} {jobs:>4} {vcpus:>5} {iops:>9} {mib_per_s:>9.1} {insn_per_io:>12.0} \
              {over:>14}"
         );
     }

@@ -4,7 +4,8 @@
 //!
 //! Each row goes to the host as `DEVICE RW BS QD JOBS VCPUS IOPS KIB_PER_S`, and a device that is not available as
 //! `missing DEVICE REASON`. A region of each device is written once before the measurement, so that no row pays
-//! for the first access to memory. `--set device=A,B` limits the run to devices whose names begin with A or B.
+//! for the first access to memory. `--set device=A,B` limits the run to devices whose names begin with A or B, and
+//! `--set depth=A,B` to rows of these depths.
 
 use std::fs;
 use std::path::Path;
@@ -22,7 +23,7 @@ pub(super) const TESTS: &[Test] = &[
         ])
         .timeout(600)
         .hidden(),
-    Test::new("bench_v2", bench_v2).needs(&[Need::Tool("fio"), Need::Tool("losetup")]).timeout(1200).hidden(),
+    Test::new("bench_v2", bench_v2).needs(&[Need::Tool("fio"), Need::Tool("losetup")]).timeout(1500).hidden(),
 ];
 
 /// Folder for the files of file-backed devices. A file has [`SIZE`] MiB.
@@ -36,6 +37,9 @@ struct Workload {
     bytes: u32,
     depth: u32,
     jobs: u32,
+    /// Submits as many requests as `depth` at once, and waits for all of them: the server is idle before each
+    /// burst. The row's name gets the prefix `burst-`.
+    burst: bool,
 }
 
 /// The rows that a form measures for each device, and fio's options, which are the same for all devices.
@@ -50,7 +54,8 @@ impl Form {
         let random = [1, 32].map(|depth| ["randread", "randwrite"].map(|rw| (rw, 4096, depth)));
         let sequential = [("read", 1 << 20, 4), ("write", 1 << 20, 4)];
         let all = random.into_iter().flatten().chain(sequential);
-        let workloads = all.map(|(rw, bytes, depth)| Workload { rw, bytes, depth, jobs: 1 }).collect();
+        let workloads =
+            all.map(|(rw, bytes, depth)| Workload { rw, bytes, depth, jobs: 1, burst: false }).collect();
         Self { workloads, options: &["--runtime=1s", "--ramp_time=200ms"] }
     }
 
@@ -63,12 +68,26 @@ impl Form {
                     bytes: 4096,
                     depth,
                     jobs,
+                    burst: false,
                 }));
             }
         }
         for (bytes, depth) in [(64 << 10, 8), (1 << 20, 4)] {
-            workloads.extend(["read", "write"].map(|rw| Workload { rw, bytes, depth, jobs: 1 }));
+            workloads.extend(["read", "write"].map(|rw| Workload {
+                rw,
+                bytes,
+                depth,
+                jobs: 1,
+                burst: false,
+            }));
         }
+        workloads.extend(["randread", "randwrite"].map(|rw| Workload {
+            rw,
+            bytes: 4096,
+            depth: 32,
+            jobs: 1,
+            burst: true,
+        }));
         // Each job is bound to a processor of its own. Otherwise the scheduler's choice differs from run to run,
         // and rows of two jobs differ by a third. Servers run on any processor.
         let options =
@@ -91,14 +110,24 @@ impl Form {
         ];
         run(60, "fio", &[&common[..], &["--rw=write", "--bs=1m", "--iodepth=4"]].concat());
         let vcpus = available_parallelism().expect("the number of processors");
-        for Workload { rw, bytes, depth, jobs } in &self.workloads {
-            let own = [
+        let depths = context.setting("depth");
+        let chosen =
+            |depth: u32| depths.is_none_or(|only| only.split(',').any(|one| one == depth.to_string()));
+        for Workload { rw, bytes, depth, jobs, burst } in
+            self.workloads.iter().filter(|workload| chosen(workload.depth))
+        {
+            let mut own = vec![
                 format!("--rw={rw}"),
                 format!("--bs={bytes}"),
                 format!("--iodepth={depth}"),
                 format!("--numjobs={jobs}"),
             ];
-            let own = own.each_ref().map(String::as_str);
+            let name = if *burst { format!("burst-{rw}") } else { (*rw).to_owned() };
+            if *burst {
+                own.push(format!("--iodepth_batch_submit={depth}"));
+                own.push(format!("--iodepth_batch_complete_min={depth}"));
+            }
+            let own: Vec<&str> = own.iter().map(String::as_str).collect();
             let timed = ["--time_based", "--output-format=terse", "--terse-version=3"];
             let output = run(60, "fio", &[&common[..], self.options, &timed, &own].concat()).stdout;
             let line = output.lines().find(|line| line.starts_with("3;")).expect("fio's terse line");
@@ -106,9 +135,9 @@ impl Form {
             let number = |at: usize| fields[at].parse::<u64>().expect("a number in fio's terse line");
             // Values of reads; the same values of writes follow 41 fields later.
             let (bandwidth, iops) = (number(6) + number(47), number(7) + number(48));
-            assert!(iops > 0, "{device} {rw}: fio did nothing:\n{output}");
-            context.data(&format!("{device} {rw} {bytes} {depth} {jobs} {vcpus} {iops} {bandwidth}"));
-            context.say(&format!("{device} {rw} {bytes} at depth {depth}, {jobs} jobs: {iops} IOPS"));
+            assert!(iops > 0, "{device} {name}: fio did nothing:\n{output}");
+            context.data(&format!("{device} {name} {bytes} {depth} {jobs} {vcpus} {iops} {bandwidth}"));
+            context.say(&format!("{device} {name} {bytes} at depth {depth}, {jobs} jobs: {iops} IOPS"));
         }
     }
 }
@@ -153,9 +182,15 @@ const PEERS: [(&str, Go, &[Need]); 3] = [
     ("nbd", nbd, &[Need::KernelModule("nbd"), Need::Tool("nbdkit"), Need::Tool("nbd-client")]),
 ];
 
-/// Devices of this project: the backend, and the number of threads of its one queue.
-const OURS: [(&str, &str, &str); 4] =
-    [("null", "null", "1"), ("ram", "ram", "1"), ("file", "file", "1"), ("ram-4", "ram", "4")];
+/// Devices of this project: the backend, the number of queues, and the number of threads of each queue.
+const OURS: [(&str, &str, &str, &str); 6] = [
+    ("null", "null", "1", "1"),
+    ("ram", "ram", "1", "1"),
+    ("file", "file", "1", "1"),
+    ("ram-4", "ram", "1", "4"),
+    ("ram-2", "ram", "1", "2"),
+    ("ram-2q", "ram", "2", "1"),
+];
 
 fn bench_v2(context: &mut Context) {
     let form = Form::v2();
@@ -178,9 +213,9 @@ fn bench_v2(context: &mut Context) {
     if OURS.iter().any(|(device, ..)| wanted(context, device)) {
         context.load_module("");
     }
-    for (device, backend, threads) in OURS {
+    for (device, backend, queues, threads) in OURS {
         if wanted(context, device) {
-            ours(context, &form, device, backend, threads);
+            ours(context, &form, device, [backend, queues, threads]);
         }
     }
 }
@@ -258,11 +293,11 @@ fn nbd(context: &mut Context, form: &Form, device: &str) {
     fs::remove_file(socket).expect("remove the socket");
 }
 
-/// One queue. The role creates the device and prints `serving` when the node exists.
-fn ours(context: &mut Context, form: &Form, device: &str, backend: &str, threads: &str) {
+/// The role creates the device and prints `serving` when the node exists.
+fn ours(context: &mut Context, form: &Form, device: &str, [backend, queues, threads]: [&str; 3]) {
     let store = (backend == "file").then(file_on_tmpfs);
     let name = format!("bench-{device}");
-    let mut words = vec!["--serve-v2", backend, &name, "1", threads];
+    let mut words = vec!["--serve-v2", backend, &name, queues, threads];
     words.extend(store.iter().map(|(_, file)| file.as_str()));
     let mut server = context.spawn("/proc/self/exe", &words);
     let says = |server: &Spawned| server.stdout().lines().any(|line| line == "serving");

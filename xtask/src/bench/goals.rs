@@ -78,7 +78,7 @@ fn v1(rows: &[Row]) -> Vec<String> {
 fn v2(rows: &[Row]) -> Vec<String> {
     let mut goals = Vec::new();
     let overheads = [
-        ("null", "ublk-null", 32, 0.5),
+        ("null", "ublk-null", 32, 0.45),
         ("null", "ublk-null", 1, 0.6),
         ("ram", "ublk-null", 32, 1.0),
         ("file", "ublk-loop", 32, 0.7),
@@ -100,7 +100,7 @@ fn v2(rows: &[Row]) -> Vec<String> {
     for rw in ["randread", "randwrite"] {
         let figure = ratio(rows, ["ram-4", "ram"], rw, 4096, 32, COST);
         let what = format!("cost of ram-4, {rw} at depth 32, relative to ram");
-        goals.push(goal(&what, figure, Limit::AtMost(1.1)));
+        goals.push(goal(&what, figure, Limit::AtMost(1.0)));
     }
     goals
 }
