@@ -93,7 +93,7 @@ fn file_with_large_blocks_conforms() {
 
 #[test]
 fn null_keeps_nothing_and_says_nothing() {
-    let null = Null::new(SIZE).expect("memory");
+    let null = Null::new(SIZE);
     let failure = run(&Direct::new(&null), 1).expect_err("it keeps nothing");
     assert_eq!(failure.check, "what_is_written_is_read");
 }

@@ -480,12 +480,12 @@ impl World {
         Wake { servers, look: work > 0 && left > 0 && !self.looks }
     }
 
-    fn wake(&mut self, wake: Wake) {
-        assert_eq!(wake, self.due(), "who is woken");
-        if wake.look {
+    fn wake(&mut self, Wake { servers, look }: Wake) {
+        assert_eq!(Wake { servers, look }, self.due(), "who is woken");
+        if look {
             (self.looks, self.arrived) = (true, false);
         }
-        for _ in 0..wake.servers {
+        for _ in 0..servers {
             let thread = self.sleepers.pop().expect("one sleeps");
             let epoch = self.asleep(thread);
             self.threads[usize::from(thread)] = Thread::Woken(epoch);

@@ -756,15 +756,15 @@ impl World {
     }
 
     /// Carries out a wake-up.
-    pub(crate) fn wake(&mut self, queue: usize, wake: Wake) {
+    pub(crate) fn wake(&mut self, queue: usize, Wake { servers, look }: Wake) {
         let block = &mut self.device.queues[queue];
-        block.waking += wake.servers;
-        if wake.look {
+        block.waking += servers;
+        if look {
             block.arrived = false;
             block.look_ns = Some(self.now_ns + u64::from(LOOK_MS) * 1_000_000);
         }
         if !self.planted(Defect::ForgetsWake) {
-            for _ in 0..wake.servers {
+            for _ in 0..servers {
                 self.wake_one(queue);
             }
         }

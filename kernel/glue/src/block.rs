@@ -778,9 +778,9 @@ impl Locked<'_> {
 
     /// Carries out a wake-up when the lock is dropped.
     #[inline]
-    pub const fn wake(&mut self, wake: Wake) {
-        self.wake.servers = self.wake.servers.wrapping_add(wake.servers);
-        self.wake.look |= wake.look;
+    pub const fn wake(&mut self, Wake { servers, look }: Wake) {
+        self.wake.servers = self.wake.servers.wrapping_add(servers);
+        self.wake.look |= look;
     }
 
     /// Returns a request to the queue that could not be given to the server.

@@ -50,10 +50,10 @@ impl One {
         Queue::new(&mut self.state, &mut self.slots).within(around)
     }
 
-    fn wake(&mut self, wake: Wake) {
-        assert!(self.asleep >= wake.servers, "so many do not sleep");
-        self.asleep -= wake.servers;
-        self.woken += wake.servers;
+    fn wake(&mut self, Wake { servers, .. }: Wake) {
+        assert!(self.asleep >= servers, "so many do not sleep");
+        self.asleep -= servers;
+        self.woken += servers;
     }
 
     fn end(&mut self, end: End) {

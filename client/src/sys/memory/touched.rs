@@ -25,13 +25,13 @@ impl Touched {
     /// Whether every unit with any of these bytes is marked.
     #[inline]
     pub(super) fn all(&self, at: usize, length: usize) -> bool {
-        self.masks(self.units(at, length)).all(|(word, mask)| word.load(Ordering::Acquire) & mask == mask)
+        self.each(at, length, |marks, mask| marks == mask)
     }
 
     /// Whether no unit with any of these bytes is marked.
     #[inline]
     pub(super) fn none(&self, at: usize, length: usize) -> bool {
-        self.masks(self.units(at, length)).all(|(word, mask)| word.load(Ordering::Acquire) & mask == 0)
+        self.each(at, length, |marks, _| marks == 0)
     }
 
     /// Marks every unit with any of these bytes.
@@ -53,6 +53,20 @@ impl Touched {
         }
     }
 
+    /// Whether this holds for the marks of every unit with any of these bytes, word by word. Most ranges are in
+    /// one word.
+    #[inline]
+    fn each(&self, at: usize, length: usize, holds: impl Fn(u64, u64) -> bool) -> bool {
+        let units = self.units(at, length);
+        let (first, last) = (*units.start(), *units.end());
+        if first / 64 == last / 64 {
+            let (word, mask) = self.mask(first / 64, first, last);
+            return holds(word.load(Ordering::Acquire) & mask, mask);
+        }
+        self.masks(units).all(|(word, mask)| holds(word.load(Ordering::Acquire) & mask, mask))
+    }
+
+    #[inline]
     fn units(&self, at: usize, length: usize) -> RangeInclusive<usize> {
         at >> self.shift..=(at + length.max(1) - 1) >> self.shift
     }
@@ -60,11 +74,15 @@ impl Touched {
     /// The words of these units, each with the bits of these units.
     fn masks(&self, units: RangeInclusive<usize>) -> impl Iterator<Item = (&AtomicU64, u64)> {
         let (first, last) = units.into_inner();
-        (first / 64..=last / 64).map(move |index| {
-            let low = first.saturating_sub(index * 64);
-            let high = (last - index * 64).min(63);
-            (&self.words.words()[index], (u64::MAX >> (63 - high)) & (u64::MAX << low))
-        })
+        (first / 64..=last / 64).map(move |index| self.mask(index, first, last))
+    }
+
+    /// One word, with its bits of the units from `first` to `last`.
+    #[inline]
+    fn mask(&self, index: usize, first: usize, last: usize) -> (&AtomicU64, u64) {
+        let low = first.saturating_sub(index * 64);
+        let high = (last - index * 64).min(63);
+        (&self.words.words()[index], (u64::MAX >> (63 - high)) & (u64::MAX << low))
     }
 }
 

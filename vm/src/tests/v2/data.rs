@@ -56,7 +56,7 @@ fn conformance_ram(context: &mut Context) {
 /// The null backend moves all data and stores none, which the suite must notice.
 fn conformance_null(context: &mut Context) {
     context.load_module("");
-    let null = Arc::new(Null::new(64 * MIB).expect("memory"));
+    let null = Arc::new(Null::new(64 * MIB));
     let (disk, serving) = Disk::serve(&Builder::new("null").partition_scan(false), &null, threads(2));
     let target = conformance::Disk::open(&disk.path(), &disk.sysfs()).expect("open the disk");
     let failure = conformance::run(&target, context.seed()).expect_err("the device stores no data");

@@ -89,7 +89,7 @@ pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>>
             builder.serve_then(&FileOptions::default().open(Path::new(file))?, ready)?;
         }
         ("address-space", []) => {
-            let null = Null::new(MIB)?;
+            let null = Null::new(MIB);
             let pages: u64 = read_trimmed("/proc/self/statm").split(' ').next().ok_or("statm")?.parse()?;
             limit(Resource::As, pages * 4096 + 24 * MIB)?;
             builder.max_io_bytes(32 << 20).serve_then(&null, ready)?;
@@ -102,7 +102,7 @@ pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>>
             set_capabilities(None, sets)?;
             limit(Resource::Memlock, 65536)?;
             let options = ServeOptions::default().memory_lock(MemoryLock::All);
-            builder.serving(options).serve_then(&Null::new(MIB)?, ready)?;
+            builder.serving(options).serve_then(&Null::new(MIB), ready)?;
         }
         _ => return Err(format!("there is no role {arguments:?}").into()),
     }

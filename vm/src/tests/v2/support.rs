@@ -368,7 +368,7 @@ pub(crate) fn serve_role(arguments: &[&str]) -> Result<(), Box<dyn std::error::E
         Builder::new(name).queues(queues.parse()?).depth(256).serving(options).partition_scan(false);
     let ready = |_: &Path| println!("serving");
     match (*kind, rest) {
-        ("null", []) => builder.serve_then(&Null::new(SIZE)?, ready)?,
+        ("null", []) => builder.serve_then(&Null::new(SIZE), ready)?,
         ("ram", []) => builder.serve_then(&Ram::new(SIZE)?, ready)?,
         ("file", [file]) => builder.serve_then(&FileOptions::default().open(Path::new(file))?, ready)?,
         ("direct", [file]) => {
