@@ -247,6 +247,8 @@ pub struct Counters {
     pub lost_flushes: u64,
     /// Wake-ups.
     pub wakeups: u64,
+    /// Wake-ups that no longer counted, because nobody arrived for [`LOOK_MS`]; others were woken instead.
+    pub overdue: u64,
     /// Sleeps of servers.
     pub sleeps: u64,
 }
@@ -368,6 +370,7 @@ impl Default for QueueState {
                 stale: 0,
                 lost_flushes: 0,
                 wakeups: 0,
+                overdue: 0,
                 sleeps: 0,
             },
         }
@@ -551,6 +554,7 @@ impl<'a> Queue<'a> {
         let state = &mut *self.state;
         state.looked_after = false;
         if state.arrived == state.arrived_before {
+            state.counters.overdue = state.counters.overdue.wrapping_add(state.waking as u64);
             state.waking = 0;
         }
         self.announce()

@@ -669,6 +669,7 @@ impl Run {
     /// Somebody looks after the wake-ups under way, asked for or not.
     fn look(&mut self) -> Result<(), TestCaseError> {
         if self.model.arrivals == 0 {
+            self.model.counters.overdue += u64::from(self.model.waking);
             self.model.waking = 0;
         }
         self.model.looks = false;

@@ -53,6 +53,7 @@ fn stats(block: &QueueBlock, line: &Line) {
     line.number(c"requeued", stats.requeued);
     line.number(c"stale", stats.stale);
     line.number(c"wakeups", stats.wakeups);
+    line.number(c"overdue_wakeups", block.lock().queue().counters().overdue);
     line.number(c"sleeps", stats.sleeps);
     line.number(c"lost_flushes", stats.lost_flushes);
     line.end();

@@ -41,7 +41,7 @@ fn folder(disk: &str) -> PathBuf {
 }
 
 /// The lines of a file, each as its keys and values.
-fn lines(disk: &str, file: &str) -> Vec<Words> {
+pub(super) fn lines(disk: &str, file: &str) -> Vec<Words> {
     let path = folder(disk).join(file);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let word = |word: &str| {
@@ -52,7 +52,7 @@ fn lines(disk: &str, file: &str) -> Vec<Words> {
 }
 
 #[track_caller]
-fn number(words: &Words, key: &str) -> u64 {
+pub(super) fn number(words: &Words, key: &str) -> u64 {
     let value = words.get(key).unwrap_or_else(|| panic!("no {key} in {words:?}"));
     value.parse().unwrap_or_else(|_| panic!("{key}={value} is no number"))
 }
