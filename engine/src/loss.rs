@@ -17,7 +17,8 @@
 //! that was sent before the loss restarts the count.
 //!
 //! The rule relies on three facts: a queue has one flush in flight at a time; a flush answers all requests
-//! that waited when it was made; a request was not made later than its stated time.
+//! that waited when it was made; a request was not made earlier than its stated time. The third fact does not hold
+//! for writes while the disk's iostats are off (docs/recovery.md).
 //!
 //! Called with the queue's lock held. Times are in nanoseconds of the monotonic clock.
 

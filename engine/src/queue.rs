@@ -225,7 +225,8 @@ pub enum Refused {
     WrongKind,
 }
 
-/// Counters; they wrap. Answers change them, so they share no cache line with what submissions use.
+/// Counters; they wrap. Answers change them, so they share no cache line with what every submission uses. A submission
+/// that wakes a server counts that here, too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(align(64))]
 pub struct Counters {

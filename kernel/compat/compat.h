@@ -123,13 +123,12 @@ static inline struct gendisk *zosbd2_alloc_disk(struct blk_mq_tag_set *set,
 	(ZOSBD2_MQ_MERGE | BLK_MQ_F_STACKING | BLK_MQ_F_NO_SCHED_BY_DEFAULT)
 
 /*
- * A list of requests, as queue_rqs() gets it. Kernels without BLK_MODE_T leave
- * it to drivers to enter such requests into the table that the timeout code
- * uses; later kernels do it in blk_mq_start_request().
+ * Enters a plugged request into the table that the timeout code uses. Kernels
+ * before 6.7 leave that to drivers; later ones do it in blk_mq_start_request().
  */
 static inline void zosbd2_rq_list_own(struct request *request)
 {
-#ifndef HAVE_BLK_MODE_T
+#ifndef HAVE_TAGS_AT_START
 	request->mq_hctx->tags->rqs[request->tag] = request;
 #endif
 }

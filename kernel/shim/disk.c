@@ -333,8 +333,8 @@ int zosbd2_device_create(const struct zosbd2_params *params, struct zosbd2_devic
 	device->disk = disk;
 	/*
 	 * rq_affinity begins with 0: requests end in the server's thread, in
-	 * batches. 1 and 2 work, but interrupt the submitters' CPUs, which costs
-	 * more than the batch does (docs/benchmarks.md).
+	 * batches. 1 and 2 interrupt the submitters' CPUs, which costs more than
+	 * the batch does (docs/benchmarks.md).
 	 */
 	blk_queue_flag_clear(QUEUE_FLAG_SAME_COMP, disk->queue);
 	disk->fops = &disk_ops;

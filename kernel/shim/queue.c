@@ -45,10 +45,30 @@ static void end_request(struct request *request, blk_status_t status)
 	local_bh_enable();
 }
 
-/* Ends a successful request, in softirq context on a CPU that the block layer chose. */
+/*
+ * Whether the block layer has set the size of the queue's disk to 0, as it does
+ * when a destruction has written out dirty data. The next read would see the
+ * end of the file. So a read that ends now fails: a partial copy of the disk
+ * must not look complete.
+ */
+static bool disk_has_ended(struct zosbd2_queue *queue)
+{
+	struct zosbd2_device *device = queue->device;
+
+	return unlikely(READ_ONCE(device->sealed)) && !get_capacity(device->disk);
+}
+
+/*
+ * Ends a successful request on a CPU that the block layer chose: in a softirq,
+ * or in process context when that CPU has gone offline. The disk may have ended
+ * since its server answered.
+ */
 static void complete_rq(struct request *request)
 {
-	blk_mq_end_request(request, BLK_STS_OK);
+	struct zosbd2_queue *queue = request->mq_hctx->driver_data;
+	bool ended = req_op(request) == REQ_OP_READ && disk_has_ended(queue);
+
+	end_request(request, ended ? BLK_STS_IOERR : BLK_STS_OK);
 }
 
 /* Whether rq_affinity asks for the ends of requests on their submitters' CPUs. */
@@ -61,6 +81,8 @@ static __always_inline bool ends_elsewhere(const struct request *request)
  * Passes a successful request to its submitter's CPU, if rq_affinity asks for
  * that. Returns false if the caller must end it. The engine must know when
  * writes to a device with a volatile cache have ended, so the caller ends them.
+ * Bottom halves are off: if the thread lost its CPU halfway, the other CPU could
+ * go offline with the request on its list, and other disks' requests behind it.
  */
 static noinline bool end_elsewhere(struct zosbd2_queue *queue, struct request *request)
 {
@@ -559,19 +581,6 @@ void zosbd2_queue_wake_pollers(struct zosbd2_queue *queue)
 }
 
 /*
- * Whether the block layer has set the size of the queue's disk to 0, as it does
- * when a destruction has written out dirty data. The next read would see the
- * end of the file. So a read that ends now fails: a partial copy of the disk
- * must not look complete.
- */
-static bool disk_has_ended(struct zosbd2_queue *queue)
-{
-	struct zosbd2_device *device = queue->device;
-
-	return unlikely(READ_ONCE(device->sealed)) && !get_capacity(device->disk);
-}
-
-/*
  * Ends the block request of a tag that the engine has just freed, so that no
  * other caller can end it. No lock is held. @error is 0 or a negative errno.
  */
@@ -582,8 +591,11 @@ void zosbd2_request_end(struct zosbd2_queue *queue, u32 tag, int error)
 	if (!error && req_op(request) == REQ_OP_READ && disk_has_ended(queue))
 		error = -EIO;
 	trace_zosbd2_end(queue, tag, error);
+	/* As in end_request(), and see end_elsewhere(). */
+	local_bh_disable();
 	if (error || !ends_elsewhere(request) || !end_elsewhere(queue, request))
-		end_request(request, errno_to_blk_status(error));
+		blk_mq_end_request(request, errno_to_blk_status(error));
+	local_bh_enable();
 }
 
 /* Like zosbd2_request_end() with success, for several tags at once. */
@@ -597,7 +609,7 @@ void zosbd2_requests_end(struct zosbd2_queue *queue, const u16 *tags, u32 count)
 			zosbd2_request_end(queue, tags[index], 0);
 		return;
 	}
-	/* As in end_request(). */
+	/* As in end_request(), and see end_elsewhere(). */
 	local_bh_disable();
 	for (index = 0; index < count; index++) {
 		struct request *request = queue->requests[tags[index]];

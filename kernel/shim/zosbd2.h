@@ -134,7 +134,8 @@ enum zosbd2_shown {
  * @waiters. It is never held during a copy to or from user memory, and never
  * taken in an interrupt: the block layer calls queue_rq() only in process context.
  *
- * @requests: the block request of each tag that is not FREE in the engine.
+ * @requests: the block request of each tag that is not FREE in the engine, or
+ *	whose request has not ended yet.
  * @look: checks wake-ups under way.
  */
 struct zosbd2_queue {
@@ -147,6 +148,9 @@ struct zosbd2_queue {
 	spinlock_t lock ____cacheline_aligned; /* see above */
 	struct list_head waiters;
 } ____cacheline_aligned;
+
+/* The engine's block follows in memory. */
+static_assert(sizeof(struct zosbd2_queue) % ZOSBD2_BLOCK_ALIGN == 0);
 
 /*
  * A device. Its memory and its place in the registry live until nobody

@@ -93,6 +93,9 @@ pub fn all<'a>(
             tell(at, entries)?;
         }
         processed?;
+        if left > 0 {
+            shim::pause()?;
+        }
         at = at.wrapping_add((entries.len() as u64).wrapping_mul(size_of::<abi::Commit>() as u64));
     }
     Ok(())
@@ -146,9 +149,12 @@ fn process<'a>(
         };
         progress.processed = progress.processed.wrapping_add(u32::try_from(done).unwrap_or(0));
         rest = rest.get_mut(done..).unwrap_or_default();
-        shim::pause()?;
+        if !rest.is_empty() {
+            ended.tell_now();
+            shim::pause()?;
+        }
     }
-    Ok(())
+    if shim::signal_fatal() { Err(Errno::EINTR) } else { Ok(()) }
 }
 
 /// The handle belongs to another server or is invented, so its queue is unknown. The first queue counts it.
@@ -181,7 +187,7 @@ fn lock_to_answer(block: &QueueBlock, moment: Moment) -> Locked<'_> {
 
 /// Writes that the server answered, that may be only in a cache, and whose block requests have ended. The engine is
 /// told with the next lock of their queue, at the latest when this value is dropped, and always before the thread
-/// waits for memory: until then, a loss of the cache makes every flush fail.
+/// waits for memory or gives up its processor: until then, a loss of the cache makes every flush fail.
 #[derive(Debug)]
 pub struct Ended<'a> {
     /// The queue, the server's epoch, and the number of writes.

@@ -161,7 +161,8 @@ fn dead(context: &mut Context) {
     disk.destroy_and_join(serving);
 }
 
-/// Writes and reads all the time, each thread in its own part, and requests continue on any CPUs.
+/// Writes and reads all the time, each thread in its own part, and requests continue on any CPUs, wherever
+/// `rq_affinity` lets them end.
 fn under_load(context: &mut Context) {
     context.load_module("");
     let ram = Arc::new(Ram::new(16 * MIB).expect("memory"));
@@ -190,7 +191,9 @@ fn under_load(context: &mut Context) {
             scope.spawn(move || submit(part));
         }
         let switches = || {
-            for _ in 0..ROUNDS {
+            let affinity = disk.sysfs().join("queue/rq_affinity");
+            for (_, affine) in (0..ROUNDS).zip(["0", "1", "2"].into_iter().cycle()) {
+                std::fs::write(&affinity, affine)?;
                 for text in ["0", "1"] {
                     let before = done.load(Ordering::Relaxed);
                     std::fs::write(ONLINE, text)?;
