@@ -89,7 +89,9 @@ fn again(round: usize, disk: &Disk, submitters: impl IntoIterator<Item = JoinHan
     eprintln!("round {round}: the requests came too late: again");
     disk.destroy(true);
     for submitter in submitters {
-        assert_eq!(submitter.join().expect("submitter"), Err(Errno::IO), "nobody answered");
+        // A read that is sent when the disk has no size any more finds the end of the file.
+        let result = submitter.join().expect("submitter");
+        assert!(matches!(result, Err(Errno::IO) | Ok(0)), "nobody answered: {result:?}");
     }
 }
 
