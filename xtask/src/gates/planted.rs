@@ -13,7 +13,7 @@ use crate::kmod::{self, Variant};
 use crate::{paths, rust_object};
 
 /// The entry point for the planted faults. Its argument is only known at run time.
-const PLACE: &str = "pub extern \"C\" fn zosbd2_rs_device_bytes(queues: u32, depth: u32) -> usize {\n";
+const PLACE: &str = "pub extern \"C\" fn zosbd2_rs_queue_bytes(depth: u32) -> usize {\n";
 const FILE: &str = "kernel/glue/src/entry.rs";
 
 /// Name, code, and a part of the expected error.
