@@ -35,8 +35,9 @@ use crate::request::{
 pub const CACHE_LINE: usize = 64;
 /// Most servers to wake at once. Servers that arrive wake the others.
 pub const MOST_WAKES: u32 = 8;
-/// Most requests that one wake-up counts for, however many its server takes at a time.
-pub const MOST_ROOM: u32 = 16;
+/// Most requests that one wake-up counts for, however many its server takes at a time. A server that arrives takes as
+/// many as it can, so to wake a second one for requests that the first one takes costs a wake-up for nothing.
+pub const MOST_ROOM: u32 = 64;
 /// Time between two checks of the wake-ups under way, in milliseconds.
 pub const LOOK_MS: u32 = 20;
 

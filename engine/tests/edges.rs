@@ -335,10 +335,12 @@ fn servers_are_woken_as_the_backlog_needs() {
         (1, 4, 32, 4),
         (16, 4, 16, 1),
         (16, 4, 17, 2),
-        (32, 4, 32, 2),
+        (64, 4, 64, 1),
+        // However many a server takes.
+        (1000, 4, 65, 2),
         (1, 20, 32, 8),
     ] {
-        let (mut state, mut slots) = (QueueState::default(), [Slot::default(); 32]);
+        let (mut state, mut slots) = (QueueState::default(), [Slot::default(); 65]);
         let mut queue = Queue::new(&mut state, &mut slots);
         for _ in 0..sleepers {
             queue.wait(room);

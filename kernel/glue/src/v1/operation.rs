@@ -10,7 +10,7 @@
 use zosbd2_abi::v1 as abi;
 use zosbd2_engine::Errno;
 use zosbd2_engine::device::Phase;
-use zosbd2_engine::queue::{Answer, End, Fetched, MOST_ROOM, Moment, Refused, Work};
+use zosbd2_engine::queue::{Answer, End, Fetched, Moment, Refused, Work};
 use zosbd2_engine::request::{Handle, Op, Request};
 use zosbd2_engine::v1::{self, Call};
 
@@ -24,7 +24,7 @@ const SEGMENTS_AT_ONCE: u32 = 30;
 const HEAD_WORDS: usize = 6;
 /// Requests that a wake-up counts for. A thread takes one at a time, but returns for the next at once, which
 /// costs less than waking another thread.
-const WAKE_ROOM: u32 = MOST_ROOM;
+const WAKE_ROOM: u32 = 16;
 const SEGMENT_BYTES: u32 = 16;
 
 /// An ioctl on the block node.
