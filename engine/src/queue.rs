@@ -32,7 +32,7 @@ use crate::request::{
 };
 
 /// Bytes of a cache line, on the machines that are optimised for.
-pub const CACHE_LINE: usize = 64;
+const CACHE_LINE: usize = 64;
 /// Most servers to wake at once. Servers that arrive wake the others.
 pub const MOST_WAKES: u32 = 8;
 /// Most requests that one wake-up counts for, however many its server takes at a time. A server that arrives takes as

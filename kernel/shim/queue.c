@@ -71,12 +71,6 @@ static void complete_rq(struct request *request)
 	end_request(request, ended ? BLK_STS_IOERR : BLK_STS_OK);
 }
 
-/* Whether rq_affinity asks for the ends of requests on their submitters' CPUs. */
-static __always_inline bool ends_elsewhere(const struct request *request)
-{
-	return test_bit(QUEUE_FLAG_SAME_COMP, &request->q->queue_flags);
-}
-
 /*
  * Passes a successful request to its submitter's CPU, if rq_affinity asks for
  * that. Returns false if the caller must end it. The engine must know when
@@ -84,8 +78,10 @@ static __always_inline bool ends_elsewhere(const struct request *request)
  * Bottom halves are off: if the thread lost its CPU halfway, the other CPU could
  * go offline with the request on its list, and other disks' requests behind it.
  */
-static noinline bool end_elsewhere(struct zosbd2_queue *queue, struct request *request)
+static __always_inline bool end_elsewhere(struct zosbd2_queue *queue, struct request *request)
 {
+	if (likely(!test_bit(QUEUE_FLAG_SAME_COMP, &request->q->queue_flags)))
+		return false;
 	if (queue->device->flags & ZOSBD2_VOLATILE_CACHE && op_is_write(req_op(request)))
 		return false;
 	return blk_mq_complete_request_remote(request);
@@ -593,7 +589,7 @@ void zosbd2_request_end(struct zosbd2_queue *queue, u32 tag, int error)
 	trace_zosbd2_end(queue, tag, error);
 	/* As in end_request(), and see end_elsewhere(). */
 	local_bh_disable();
-	if (error || !ends_elsewhere(request) || !end_elsewhere(queue, request))
+	if (error || !end_elsewhere(queue, request))
 		blk_mq_end_request(request, errno_to_blk_status(error));
 	local_bh_enable();
 }
@@ -615,7 +611,7 @@ void zosbd2_requests_end(struct zosbd2_queue *queue, const u16 *tags, u32 count)
 		struct request *request = queue->requests[tags[index]];
 
 		trace_zosbd2_end(queue, tags[index], 0);
-		if (unlikely(ends_elsewhere(request)) && end_elsewhere(queue, request))
+		if (end_elsewhere(queue, request))
 			continue;
 		if (!blk_mq_add_to_batch(request, &batch, 0, blk_mq_end_request_batch))
 			blk_mq_end_request(request, BLK_STS_OK);

@@ -310,7 +310,7 @@ impl Run<'_> {
             failed: List::new(),
             written: 0,
         };
-        let done = run.begin(entries, progress, ended);
+        let done = run.begin(entries, progress);
         let slow = !run.copies.is_empty() && {
             let slow = run.copy();
             run.settle(entries, progress);
@@ -340,16 +340,10 @@ impl Run<'_> {
 
     /// Looks up all requests. Requests without a copy end; the others are COPYING.
     #[inline(never)]
-    fn begin(
-        &mut self,
-        entries: &mut [abi::Commit],
-        progress: &mut Progress,
-        ended: &mut Ended<'_>,
-    ) -> usize {
+    fn begin(&mut self, entries: &mut [abi::Commit], progress: &mut Progress) -> usize {
         let mut done = 0_u8;
         let mut bytes = 0_u32;
         let mut locked = lock_to_answer(self.block, self.moment);
-        ended.tell(&mut locked);
         let mut queue = locked.queue();
         for entry in entries {
             if bytes >= RUN_BYTES {
