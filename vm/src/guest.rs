@@ -27,6 +27,7 @@ mod report;
 mod step;
 mod supervise;
 pub(crate) mod sys;
+mod trace_instance;
 mod tracing;
 mod wait;
 

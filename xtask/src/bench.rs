@@ -146,13 +146,11 @@ fn measure(form: Form, arguments: &Arguments) -> Result<Measured> {
     let kernel = fetch::one(arguments.kernel, false)?;
     let (test, smp) = form.machine();
     let mut words = vec!["--kernel", &name, "--icount", "--smp", smp, "--mem", "3G", test];
-    let setting = arguments.device.as_ref().map(|device| format!("--set=device={device}"));
-    words.extend(setting.as_deref());
-    let setting = arguments.depth.as_ref().map(|depth| format!("--set=depth={depth}"));
-    words.extend(setting.as_deref());
+    let limits = [("device", &arguments.device), ("depth", &arguments.depth)];
+    let settings = limits.map(|(name, limit)| limit.as_ref().map(|limit| format!("--set={name}={limit}")));
+    words.extend(settings.iter().flatten().map(String::as_str));
     let mut options = vm::arguments(&words);
     options.tools.push(("/sbin/losetup".to_owned(), "mount".to_owned()));
-
     let wanted = |device: &str| {
         let among = |only: &str| only.split(',').any(|beginning| device.starts_with(beginning));
         form.devices().contains(&device) && arguments.device.as_deref().is_none_or(among)

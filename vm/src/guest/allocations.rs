@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Records the stack of each kernel allocation, of slab objects and of pages, while something runs.
 //!
-//! Uses its own trace instance beside that of [`tracing`](super::tracing). The events are on for as long as the
+//! The events are on for as long as the
 //! value lives. Recording is a switch in the buffer, so the kernel's code is not patched while it runs hot (see
 //! there).
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
 
-use super::write_text;
+use super::trace_instance::Instance;
 
-const INSTANCE: &str = "/sys/kernel/tracing/instances/allocations";
 /// Events of allocations. Large objects, per-CPU memory and mappings consist of pages.
 const EVENTS: [&str; 3] = ["kmem/kmalloc", "kmem/kmem_cache_alloc", "kmem/mm_page_alloc"];
 /// Entry points of interrupts. An interrupted function has no part in an allocation by an interrupt. A page fault
@@ -20,7 +19,7 @@ const INTERRUPTS: [&str; 3] = ["asm_sysvec_", "asm_common_interrupt", "asm_exc_n
 
 /// Recorder of allocations.
 #[derive(Debug)]
-pub(crate) struct Allocations;
+pub(crate) struct Allocations(Instance);
 
 /// The recorded allocations.
 #[derive(Debug, Default)]
@@ -34,10 +33,7 @@ pub(crate) struct Recorded {
 impl Allocations {
     /// Switches the events on.
     pub(crate) fn new() -> Self {
-        match fs::create_dir(INSTANCE) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => panic!("make {INSTANCE}: {error}"),
-            _ => {}
-        }
+        let instance = Instance::new("allocations");
         for (file, text) in [
             ("tracing_on", "0"),
             ("options/overwrite", "0"),
@@ -46,41 +42,27 @@ impl Allocations {
             ("options/sym-offset", "1"),
             ("buffer_size_kb", "16384"),
         ] {
-            write(file, text);
+            instance.write(file, text);
         }
         for event in EVENTS {
-            write(&format!("events/{event}/enable"), "1");
+            instance.write(&format!("events/{event}/enable"), "1");
         }
-        Self
+        Self(instance)
     }
 
     /// Records allocations while `what` runs.
     pub(crate) fn during(&self, what: impl FnOnce()) -> Recorded {
-        write("trace", "");
-        write("tracing_on", "1");
+        self.0.write("trace", "");
+        self.0.write("tracing_on", "1");
         what();
-        write("tracing_on", "0");
+        self.0.write("tracing_on", "0");
         let mut recorded = Recorded::default();
-        for cpu in fs::read_dir(Path::new(INSTANCE).join("per_cpu")).expect("CPUs").flatten() {
+        for cpu in fs::read_dir(self.0.path().join("per_cpu")).expect("CPUs").flatten() {
             assert_complete(&cpu.path().join("stats"));
             read(&cpu.path().join("trace"), &mut recorded);
         }
         recorded
     }
-}
-
-impl Drop for Allocations {
-    fn drop(&mut self) {
-        // Removing the instance also removes its events.
-        if let Err(error) = fs::remove_dir(INSTANCE) {
-            eprintln!("remove {INSTANCE}: {error}");
-        }
-    }
-}
-
-#[track_caller]
-fn write(file: &str, text: &str) {
-    write_text(&format!("{INSTANCE}/{file}"), text);
 }
 
 /// Fails if the buffer was too small.
