@@ -114,7 +114,7 @@ pub enum Change {
 
 /// The life of one device. Every method is called with the device's lock held. The caller passes a changed
 /// [`phase`](Self::phase) on to the queues before it drops the lock.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Life {
     phase: Phase,
     terms: Terms,
@@ -355,7 +355,7 @@ pub const DRAIN_STALL_MS: u64 = 5_000;
 pub const DRAIN_TOTAL_MS: u64 = 60_000;
 
 /// Watches the progress of one teardown. Times are milliseconds of any monotonic clock.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drain {
     started_ms: u64,
     progress_ms: u64,

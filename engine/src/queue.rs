@@ -286,7 +286,7 @@ impl Held<'_, '_> {
 }
 
 /// State of one queue besides its slots. The first cache line has what submissions use; answers change the others.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct QueueState {
     phase: Phase,

@@ -177,7 +177,7 @@ impl Handle {
 }
 
 /// State of one tag. The storage of a queue is an array of these, indexed by tag.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Slot {
     pub(crate) state: State,
     pub(crate) previous: u16,

@@ -1336,8 +1336,8 @@ impl World {
             assert_eq!(same.queue().answered_by(nobody).map(|held| *held.request()), Err(Refused::Stale));
         }
         assert_eq!(
-            format!("{:?} {:?} {:?}", copy.state, copy.slots, copy.life),
-            format!("{:?} {:?} {:?}", same.state, same.slots, same.life),
+            (copy.state, copy.slots, copy.life),
+            (same.state, same.slots, same.life),
             "something refused left its mark"
         );
     }

@@ -536,7 +536,8 @@ fn kasan_in_rust(context: &mut Context) {
     let log = call("16");
     let report = log.find("BUG: KASAN: stack-out-of-bounds in ").map(|start| &log[start..]);
     let report = report.unwrap_or_else(|| panic!("KASAN has seen nothing:\n{log}"));
-    for wanted in ["9operation3run", "Read of size 8"] {
+    // The function is inlined into another one of its module in some builds.
+    for wanted in ["zosbd2_glue2v19operation", "Read of size 8"] {
         assert!(report.contains(wanted), "{wanted} is not in the report:\n{report}");
     }
     call("0");
