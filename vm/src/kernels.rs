@@ -60,6 +60,12 @@ impl KernelName {
         self == Self::DEBUG
     }
 
+    /// Whether it is the generic flavour.
+    #[must_use]
+    pub fn is_generic(self) -> bool {
+        self.flavour == Flavour::Generic
+    }
+
     fn suffix(self) -> String {
         match self.flavour {
             Flavour::Cloud => "-cloud-amd64".to_owned(),

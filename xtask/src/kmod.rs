@@ -66,19 +66,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 /// Builds the module for the kernel whose headers are in `kdir`, and returns the path of `zosbd2.ko`.
 pub(crate) fn build(kdir: &Path, variant: Variant, sparse: bool) -> Result<PathBuf> {
-    build_from(&paths::root(), kdir, variant, sparse, &paths::root().join("target/kmod"))
-}
-
-/// Like [`build`], from the sources below `root` into a folder below `target`.
-pub(crate) fn build_from(
-    root: &Path,
-    kdir: &Path,
-    variant: Variant,
-    sparse: bool,
-    target: &Path,
-) -> Result<PathBuf> {
-    let work = target.join(format!("{}-{}", release(&headers(kdir)?)?, variant.name()));
-    build_in(root, kdir, variant, sparse, &work)
+    let folder = format!("target/kmod/{}-{}", release(&headers(kdir)?)?, variant.name());
+    build_in(&paths::root(), kdir, variant, sparse, &paths::root().join(folder))
 }
 
 /// Like [`build`], from the sources below `root` in the folder `work`. After an error no module is left there.

@@ -2,16 +2,18 @@
 //! `cargo xtask test`, behind `make test`: runs every check, and the tests on stock kernels, and ends with the counts.
 //! Tests that take longer are in `test_all`.
 //!
-//! The stages run in order, each with its time. Only a failed set-up ends the run at once; after any other failure
-//! the run continues, so that one run shows all failures. A stage without counts of its own counts as one test.
-//! Failed and skipped tests are listed again at the end.
+//! The run has steps. The lanes of a step run side by side, and the stages of a lane one after the other. A failed
+//! set-up, or a kernel that cannot be fetched, ends the run after its step; after any other failure the run
+//! continues, so that one run shows all failures. A stage without counts of its own counts as one test. The
+//! summary lists each stage with its time, and failed and skipped tests again.
 
 use crate::tally::Tally;
 use crate::{fetch, gates, host_test, narrate, paths, self_test, setup, test_all, vm};
 use anyhow::{Context as _, Result, bail, ensure};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 use zosbd2_vm::kernels::KernelName;
 
 /// Arguments of the command.
@@ -25,29 +27,87 @@ pub(crate) struct Arguments {
     no_setup: bool,
 }
 
-/// A stage: its name, its function, and whether later stages depend on it.
-type Stage = (&'static str, fn() -> Result<Tally>, bool);
+/// A stage: its name, and its function.
+type Stage = (&'static str, fn() -> Result<Tally>);
+/// Stages that run one after the other.
+type Lane = &'static [Stage];
 
-const STAGES: [Stage; 10] = [
-    ("setup", set_up, true),
-    ("kernels", kernels, true),
-    ("format", format, false),
-    ("clippy", clippy, false),
-    ("unit tests", unit_tests, false),
-    ("glue on the host, sanitized", glue_sanitized, false),
-    ("gates", all_gates, false),
-    ("VM harness", harness, false),
-    ("VM tests", vm_tests, false),
-    ("VM tests, generic kernels", vm_tests_generic, false),
+/// The gates run beside cargo's work, because most of their time only one processor is busy. Of the virtual
+/// machines, only those that mostly wait run side by side.
+const STEPS: [&[Lane]; 4] = [
+    &[&[("setup", set_up)]],
+    &[
+        &[("kernels", kernels), ("gates", all_gates)],
+        &[
+            ("format", format),
+            ("clippy", clippy),
+            ("unit tests", unit_tests),
+            ("glue on the host, sanitized", glue_sanitized),
+        ],
+    ],
+    &[&[("VM harness", harness)], &[("VM tests, generic kernels", vm_tests_generic)]],
+    &[&[("VM tests", vm_tests)]],
 ];
+
+/// Stages without which later ones cannot run.
+const VITAL: [&str; 2] = ["setup", "kernels"];
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let mut sum = Tally::default();
-    let mut table = Vec::new();
-    for (name, stage, vital) in STAGES {
-        if (arguments.no_vm && name.starts_with("VM")) || (arguments.no_setup && name == "setup") {
-            table.push(format!("{name}: left out"));
+    let left_out =
+        |name: &str| (arguments.no_vm && name.starts_with("VM")) || (arguments.no_setup && name == "setup");
+    let (mut sum, mut table) = (Tally::default(), Vec::new());
+    // This thread waits for the others.
+    let _doing = narrate::doing("tests");
+    for step in STEPS {
+        let done: Vec<_> = thread::scope(|scope| {
+            let lanes: Vec<_> = step.iter().map(|lane| scope.spawn(|| run_lane(lane, left_out))).collect();
+            lanes.into_iter().flat_map(|lane| lane.join().expect("a stage returns its errors")).collect()
+        });
+        let vital_failed = done.iter().any(|(name, result)| VITAL.contains(name) && result.failed());
+        for (name, result) in done {
+            table.push(format!("{name}: {result}"));
+            if let StageResult::Ran { tally, .. } = result {
+                sum.add(name, tally);
+            }
+        }
+        if vital_failed {
+            break;
+        }
+    }
+    println!("== summary\n{}", table.join("\n"));
+    sum.print();
+    ensure!(sum.failed.is_empty(), "not everything passed");
+    Ok(())
+}
+
+/// The result of a stage.
+enum StageResult {
+    LeftOut,
+    Ran { tally: Tally, took: Duration },
+}
+
+impl StageResult {
+    fn failed(&self) -> bool {
+        matches!(self, Self::Ran { tally, .. } if !tally.failed.is_empty())
+    }
+}
+
+impl std::fmt::Display for StageResult {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::LeftOut => f.write_str("left out"),
+            Self::Ran { tally, took } => write!(f, "{tally}, {:.1} s", took.as_secs_f64()),
+        }
+    }
+}
+
+/// Runs the stages of a lane, up to a failed vital one.
+fn run_lane(lane: Lane, left_out: impl Fn(&str) -> bool) -> Vec<(&'static str, StageResult)> {
+    let mut done = Vec::new();
+    for &(name, stage) in lane {
+        if left_out(name) {
+            done.push((name, StageResult::LeftOut));
             continue;
         }
         println!("== {name}");
@@ -58,16 +118,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             Tally::failed(format!("{error:#}").lines().next().unwrap_or_default().to_owned())
         });
         drop(doing);
-        table.push(format!("{name}: {tally}, {:.1} s", start.elapsed().as_secs_f64()));
-        sum.add(name, tally);
-        if vital && !sum.failed.is_empty() {
+        let result = StageResult::Ran { tally, took: start.elapsed() };
+        println!("== {name}: {result}");
+        narrate::said();
+        let stop = VITAL.contains(&name) && result.failed();
+        done.push((name, result));
+        if stop {
             break;
         }
     }
-    println!("== summary\n{}", table.join("\n"));
-    sum.print();
-    ensure!(sum.failed.is_empty(), "not everything passed");
-    Ok(())
+    done
 }
 
 fn set_up() -> Result<Tally> {

@@ -41,8 +41,8 @@ enum Work {
     Vm(&'static [&'static str]),
     /// The VM tests of `make test`, with these arguments.
     Suite(&'static [&'static str]),
-    /// [`LONG`] on 6.1 and 6.12.
-    Long,
+    /// These tests, which `make test` leaves out, on 6.1 and 6.12.
+    Also(&'static [&'static str]),
     /// These tests on the debug kernel.
     Debug(&'static [&'static str]),
     /// All other tests on the debug kernel.
@@ -76,20 +76,38 @@ const LONG: &[&str] = &[
     "v2_taken_over_200_times_memory",
 ];
 
-const PARTS: [Part; 12] = [
+/// Likewise, in part `data`: they move much data, on kinds of stores that have a sibling in `make test`.
+const DATA: &[&str] = &[
+    "names_of_every_length_and_byte",
+    "v2_conformance_buffered",
+    "v2_conformance_direct_file",
+    "v2_conformance_of_4096_byte_blocks",
+    "v2_crash_and_another_server",
+    "v2_faulty_conformance",
+    "v2_faulty_drop_and_requeue",
+    "v2_shared_memory_full_of_writes",
+    "v2_store_buffered_device_of_4096",
+    "v2_store_direct_device_of_4096",
+    "v2_store_direct_xfs_on_4096",
+];
+
+const PARTS: [Part; 11] = [
     part(
-        "dirty-6.1",
-        "the VM tests on 6.1, with memory that the kernel does not zero",
-        Work::Suite(&["--kernel", "6.1", "--append", "init_on_alloc=0"]),
+        "dirty",
+        "the VM tests on 6.1 and 6.12, with memory that the kernel does not zero",
+        Work::Suite(&["--kernel", "6.1", "--kernel", "6.12", "--append", "init_on_alloc=0"]),
     ),
-    part("dirty-6.12", "the same on 6.12", Work::Suite(&["--kernel", "6.12", "--append", "init_on_alloc=0"])),
     part(
         "long",
         "what takes minutes: memory pressure, swap, 200 deaths and take-overs, 100 loads, on 6.1 and 6.12",
-        Work::Long,
+        Work::Also(LONG),
     ),
-    part("generic-6.1", "all VM tests on 6.1, generic flavour", Work::Suite(&["--kernel", "6.1-generic"])),
-    part("generic-6.12", "all VM tests on 6.12, generic flavour", Work::Suite(&["--kernel", "6.12-generic"])),
+    part("data", "more kinds of stores, and more data, on 6.1 and 6.12", Work::Also(DATA)),
+    part(
+        "generic",
+        "the VM tests on the generic flavours of 6.1 and 6.12",
+        Work::Suite(&["--kernel", "6.1-generic", "--kernel", "6.12-generic"]),
+    ),
     part(
         "debug-life",
         "debug kernel: devices made, attached to, torn down; data; crashes",
@@ -107,7 +125,7 @@ const PARTS: [Part; 12] = [
         "the ioctl fuzzer on 6.12 for 30 minutes",
         Work::Vm(&["--kernel", "6.12", "--set", "fuzz_minutes=30", "ioctl_fuzz_long"]),
     ),
-    part("sim", "six thousand million steps of the simulator", Work::Sim(6_000_000_000)),
+    part("sim", "three thousand million steps of the simulator", Work::Sim(3_000_000_000)),
     part("fuzz", "each fuzz target for 15 minutes", Work::Fuzz(15)),
 ];
 
@@ -160,7 +178,7 @@ impl Part {
         match self.work {
             Work::Vm(words) => vm::results(words),
             Work::Suite(words) => suite(words),
-            Work::Long => vm::results(&[&["--kernel", "6.1", "--kernel", "6.12"], LONG].concat()),
+            Work::Also(tests) => vm::results(&[&["--kernel", "6.1", "--kernel", "6.12"], tests].concat()),
             Work::Debug(tests) => vm::results(&[&["--kernel", "debug"], tests].concat()),
             Work::DebugRest => {
                 let others = PARTS.iter().flat_map(|part| match part.work {
@@ -176,9 +194,9 @@ impl Part {
     }
 }
 
-/// All VM tests but [`LONG`], with these arguments.
+/// All VM tests but [`LONG`] and [`DATA`], with these arguments.
 pub(crate) fn suite(words: &[&str]) -> Result<Tally> {
-    let without = LONG.iter().flat_map(|name| ["--without", name]);
+    let without = LONG.iter().chain(DATA).flat_map(|name| ["--without", name]);
     vm::results(&words.iter().copied().chain(without).collect::<Vec<_>>())
 }
 

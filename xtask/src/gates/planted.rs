@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Plants faults into a copy of the kernel part's sources, and checks that none of the copies builds.
+//! Plants faults into a copy of the kernel part's sources, and checks that the Rust object of no copy builds.
 //!
 //! The copy without a fault must build; otherwise the failures would prove nothing.
 
@@ -9,8 +9,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::Report;
-use crate::kmod::{self, Variant};
-use crate::{paths, rust_object};
+use crate::{narrate, paths, rust_object};
 
 /// The entry point for the planted faults. Its argument is only known at run time.
 const PLACE: &str = "pub extern \"C\" fn zosbd2_rs_queue_bytes(depth: u32) -> usize {\n";
@@ -64,8 +63,9 @@ fn refused(kdir: &Path, name: &str, code: &str, expected: &str) -> Result<String
     Ok(format!("does not build: undefined {expected}"))
 }
 
-/// Builds the module from a copy of the sources with `code` in it.
+/// Builds the object from a copy of the sources with `code` in it.
 fn build(kdir: &Path, name: &str, code: &str) -> Result<()> {
+    let _doing = narrate::doing(format!("building the Rust object with a planted fault: {name}"));
     let folder = paths::root().join("target/planted").join(name);
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
@@ -79,7 +79,7 @@ fn build(kdir: &Path, name: &str, code: &str) -> Result<()> {
         text.split_once(PLACE).with_context(|| format!("{FILE} has no place to plant a fault: {PLACE}"))?;
     fs::write(&file, format!("{before}{PLACE}{code}\n{after}"))
         .with_context(|| format!("write {}", file.display()))?;
-    kmod::build_from(&folder, kdir, Variant::Release, false, &folder.join("target"))?;
+    rust_object::build(kdir, false, &folder, &folder)?;
     Ok(())
 }
 
