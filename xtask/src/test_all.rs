@@ -43,10 +43,12 @@ enum Work {
     Suite(&'static [&'static str]),
     /// These tests, which `make test` leaves out, on 6.1 and 6.12.
     Also(&'static [&'static str]),
-    /// These tests on the debug kernel.
+    /// These tests on the debug kernel, without [`LONG`] and [`DATA`].
     Debug(&'static [&'static str]),
-    /// All other tests on the debug kernel.
+    /// All other tests on the debug kernel but [`LONG`] and [`DATA`].
     DebugRest,
+    /// [`LONG`] and [`DATA`] on the debug kernel.
+    DebugLong,
     /// The simulator, for this many steps.
     Sim(u64),
     /// Each fuzz target, for this many minutes.
@@ -91,7 +93,7 @@ const DATA: &[&str] = &[
     "v2_store_direct_xfs_on_4096",
 ];
 
-const PARTS: [Part; 11] = [
+const PARTS: [Part; 12] = [
     part(
         "dirty",
         "the VM tests on 6.1 and 6.12, with memory that the kernel does not zero",
@@ -119,7 +121,8 @@ const PARTS: [Part; 11] = [
         "debug kernel: failing allocations and copies, ioctl fuzzer",
         Work::Debug(DEBUG_FAILURES),
     ),
-    part("debug-rest", "debug kernel: version 1, and all other tests", Work::DebugRest),
+    part("debug-rest", "debug kernel: version 1, and all others but those of the next part", Work::DebugRest),
+    part("debug-long", "debug kernel: the tests of the parts long and data", Work::DebugLong),
     part(
         "ioctl-fuzz",
         "the ioctl fuzzer on 6.12 for 30 minutes",
@@ -179,15 +182,16 @@ impl Part {
             Work::Vm(words) => vm::results(words),
             Work::Suite(words) => suite(words),
             Work::Also(tests) => vm::results(&[&["--kernel", "6.1", "--kernel", "6.12"], tests].concat()),
-            Work::Debug(tests) => vm::results(&[&["--kernel", "debug"], tests].concat()),
+            Work::Debug(tests) => suite(&[&["--kernel", "debug"], tests].concat()),
             Work::DebugRest => {
                 let others = PARTS.iter().flat_map(|part| match part.work {
                     Work::Debug(tests) => tests,
                     _ => &[],
                 });
                 let without = others.flat_map(|name| ["--without", name]);
-                vm::results(&["--kernel", "debug"].into_iter().chain(without).collect::<Vec<_>>())
+                suite(&["--kernel", "debug"].into_iter().chain(without).collect::<Vec<_>>())
             }
+            Work::DebugLong => vm::results(&[&["--kernel", "debug"], LONG, DATA].concat()),
             Work::Sim(steps) => sim::steps(steps).map(|()| Tally::passed(1)),
             Work::Fuzz(minutes) => fuzz::all(minutes).map(|()| Tally::passed(1)),
         }

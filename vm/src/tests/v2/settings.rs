@@ -1,17 +1,25 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Settings of a disk in sysfs, and their effect on the device.
 
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use rustix::io::Errno;
+use rustix::io::{Errno, pwrite};
 use zosbd2::v1::CreateOptions;
+use zosbd2_backends::Ram;
 
-use super::super::support::{Disk as Disk1, read_in_thread};
-use super::support::{Disk, by_hand, control, plain};
-use crate::guest::{Context, Need, Test};
+use super::super::support::{Aligned, Disk as Disk1, open_direct, read_in_thread};
+use super::support::{Disk, by_hand, control, plain, threads};
+use crate::guest::{Context, Mounted, Need, Test, read_trimmed, wait_until, write_text};
 
-pub(super) const TESTS: &[Test] =
-    &[Test::new("v2_io_timeout_of_sysfs_is_the_deadline", io_timeout).needs(&[Need::Module]).timeout(90)];
+pub(super) const TESTS: &[Test] = &[
+    Test::new("v2_io_timeout_of_sysfs_is_the_deadline", io_timeout).needs(&[Need::Module]).timeout(90),
+    Test::new("v2_io_limit_is_lifted_before_a_destroy", io_limit)
+        .needs(&[Need::Module, Need::Path(GROUPS)])
+        .timeout(60),
+];
+
+const GROUPS: &str = "/sys/fs/cgroup";
 
 const MINUTES: Duration = Duration::from_mins(10);
 const SECONDS: Duration = Duration::from_secs(3);
@@ -62,4 +70,36 @@ fn io_timeout(context: &mut Context) {
         (Some(SECONDS), SECONDS)
     );
     one.destroy();
+}
+
+/// A write that `io.max` holds back keeps a disk from being deleted on 6.1. Once the limit is lifted, a destroy
+/// ends.
+fn io_limit(context: &mut Context) {
+    context.load_module("");
+    let _groups = Mounted::new("cgroup", GROUPS, "cgroup2", "");
+    write_text(&format!("{GROUPS}/cgroup.subtree_control"), "+io");
+    let group = format!("{GROUPS}/slow");
+    std::fs::create_dir(&group).expect("make a group");
+    let (disk, serving) =
+        Disk::serve(&plain("limited"), &Arc::new(Ram::new(16 << 20).expect("RAM disk")), threads(1));
+    let number = disk.setting("dev");
+    write_text(&format!("{group}/io.max"), &format!("{number} wbps=4096"));
+    write_text(&format!("{group}/cgroup.procs"), "0");
+    let path = disk.path();
+    let (tell, told) = mpsc::channel();
+    let writer = std::thread::spawn(move || {
+        let (file, data) = (open_direct(&path), Aligned::new(1 << 20, 0));
+        tell.send(rustix::thread::gettid()).expect("listened to");
+        pwrite(file, data.bytes(), 0)
+    });
+    // "PID (NAME) STATE ...": the thread sleeps until its write has ended.
+    let stat = format!("/proc/self/task/{}/stat", told.recv().expect("the thread").as_raw_nonzero());
+    wait_until(20, "the write to be held back", || read_trimmed(&stat).contains(") D "));
+    assert_eq!(disk.server.stats(0).expect("stats").written_bytes, 0, "the write is not held back");
+    write_text(&format!("{group}/io.max"), &format!("{number} wbps=max"));
+    disk.destroy_and_join(serving);
+    let written = writer.join().expect("writer");
+    assert!(matches!(written, Ok(_) | Err(Errno::IO)), "{written:?}");
+    write_text(&format!("{GROUPS}/cgroup.procs"), "0");
+    std::fs::remove_dir(&group).expect("remove the group");
 }
