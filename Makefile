@@ -9,13 +9,13 @@ help:
 	@echo 'make test-all  what takes longer, in parts of at most 40 minutes (PART=NAME; cargo xtask test-all --list)'
 	@echo 'make test-debug  the VM tests in a kernel that watches itself (KASAN, lockdep, ...); takes hours'
 	@echo 'make kmod      build zosbd2.ko for a kernel (KDIR=headers; default: the running one)'
-	@echo 'cargo xtask --help lists all commands; cargo xtask vm --list all VM tests'
+	@echo 'cargo xtask --help lists all commands; cargo xtask vm --list the VM tests'
 
 setup test bench: xtask
 	cargo xtask $@
 
 test-all: xtask
-	cargo xtask test-all $(if $(PART),--part $(PART))
+	cargo xtask test-all $(foreach part,$(PART),--part $(part))
 
 test-debug: xtask
 	cargo xtask setup
@@ -24,12 +24,20 @@ test-debug: xtask
 demo: xtask
 	cargo xtask demo $(if $(filter-out 0,$(NATIVE)),--native)
 
-kmod: need-rust
-	$(MAKE) -C kernel
+# Paths are relative to this folder.
+kmod: xtask
+	@$(MAKE) --no-print-directory -C kernel \
+		$(if $(KDIR),KDIR=$(abspath $(KDIR))) $(if $(O),O=$(abspath $(O))) $(if $(VARIANT),VARIANT=$(VARIANT))
 
-# `cargo xtask` compiles the commands without a word, which takes minutes on a slow machine.
+# `cargo xtask` compiles the commands without a word, which takes minutes on a slow machine. cargo itself says
+# nothing while it compiles one crate.
 xtask: need-rust
-	cargo build --package xtask
+	@cargo build --package xtask & building=$$!; seconds=0; \
+	while kill -0 $$building 2>/dev/null; do \
+		sleep 1; seconds=$$((seconds + 1)); \
+		[ $$((seconds % 4)) != 0 ] || echo "... compiling the project's own commands ($$seconds s so far)"; \
+	done; \
+	wait $$building
 
 need-rust:
 	@command -v cargo >/dev/null || { \

@@ -1203,8 +1203,8 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_list_entry, name) == 8,
  * @handle: Out: handle of the device.
  * @create_flags: Out: the CREATE_ flags of the device.
  * @state: Out: one of the STATE_ numbers.
- * @epoch: Out: epoch of the newest server; 0 if no server ever attached
- *   (version 1).
+ * @epoch: Out: on a server's descriptor, the epoch of this server; otherwise
+ *   that of the newest server; 0 if no server ever attached (version 1).
  * @servers: Out: number of open servers, including superseded ones.
  * @owner_uid: Out: user ID of the process that created the device.
  * @version: Out: interface version of the device: 1 or 2.

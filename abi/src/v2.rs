@@ -424,7 +424,8 @@ pub struct Status {
     pub create_flags: u32,
     /// Out: one of the `STATE_` numbers.
     pub state: u32,
-    /// Out: epoch of the newest server; 0 if no server ever attached (version 1).
+    /// Out: on a server's descriptor, the epoch of this server; otherwise that of the newest server; 0 if no
+    /// server ever attached (version 1).
     pub epoch: u32,
     /// Out: number of open servers, including superseded ones.
     pub servers: u32,

@@ -20,7 +20,7 @@
 //! or does without discards. The block layer itself turns errors outside its own table into `EIO`.
 
 use crate::errno::Errno;
-use crate::request::{FUA, Op, Request};
+use crate::request::{Op, Request};
 
 /// The error with which the request fails if its server answers with this error.
 #[cold]
@@ -29,7 +29,6 @@ pub const fn told(request: &Request, errno: Errno) -> Errno {
     let writes = match request.op {
         // Only a successful flush says which data is durable.
         Op::Flush => return Errno::EIO,
-        Op::Write if request.flags & FUA != 0 => return Errno::EIO,
         Op::Read => false,
         Op::Write | Op::Discard | Op::WriteZeroes | Op::SecureErase => true,
     };

@@ -12,13 +12,12 @@ use zosbd2_engine::v2::{Plan, plan};
 const EIO: i32 = 5;
 
 /// The numbers that reach the submitter unchanged. It gets `EIO` for all others.
-fn passed(op: Op, flags: u8) -> BTreeSet<i32> {
+fn passed(op: Op) -> BTreeSet<i32> {
     // ENODEV, EBADE, ENOLINK, EILSEQ, ETIMEDOUT, EREMOTEIO.
     let failures = [EIO, 19, 52, 67, 84, 110, 121];
     let (no_space, not_supported) = (28, 95);
     match op {
         Op::Flush => [EIO].into(),
-        Op::Write if flags & FUA != 0 => [EIO].into(),
         Op::Read => failures.into(),
         Op::Write => failures.into_iter().chain([no_space]).collect(),
         Op::Discard | Op::WriteZeroes | Op::SecureErase => {
@@ -34,7 +33,7 @@ fn no_error_is_taken_for_something_else() {
         for flags in (0..8).filter(|flags| flags & !(FUA | NO_UNMAP | MAYBE_EXECUTED) == 0) {
             let length = if op == Op::Flush { 0 } else { 4096 };
             let request = Request { op, flags, offset: 0, length };
-            let passed = passed(op, flags);
+            let passed = passed(op);
             for errno in 1..=4095 {
                 let commit = abi::Commit { result: -i64::from(errno), ..abi::Commit::default() };
                 let Ok(Plan::Finish(Err(told))) = plan(&request, &commit) else {

@@ -157,7 +157,17 @@ static bool name_is_taken(struct gendisk *disk)
 	might_sleep();
 	other = class_find_device_by_name(disk_to_dev(disk)->class, disk->disk_name);
 	put_device(other);
-	return other;
+	return other && other != disk_to_dev(disk);
+}
+
+/*
+ * Whether START would fail because another disk has the name. The caller holds
+ * no lock: dropping the last reference to the other disk may free its device,
+ * which takes the registry's lock.
+ */
+bool zosbd2_device_name_taken(struct zosbd2_device *device)
+{
+	return name_is_taken(device->disk);
 }
 
 static const struct block_device_operations disk_ops = {
@@ -376,7 +386,8 @@ free_device:
 }
 
 /*
- * Creates the node of a device that is neither started nor being destroyed. I/O
+ * Creates the node of a device that is neither started nor being destroyed, and
+ * whose name was just free (zosbd2_device_name_taken()). I/O
  * and opens may come before this returns; it waits for none of them. The block
  * layer accepts a disk only once: after an error every later call returns the
  * same error. The caller holds the device's lock.
@@ -389,8 +400,6 @@ int zosbd2_device_start(struct zosbd2_device *device)
 	lockdep_assert_held(&device->lock);
 	if (device->start_error)
 		return device->start_error;
-	if (name_is_taken(disk))
-		return -EEXIST;
 	error = zosbd2_fault(ZOSBD2_FAULT_ADD_DISK) ? -EEXIST :
 		device_add_disk(NULL, disk, disk_groups);
 	if (error) {

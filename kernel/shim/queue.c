@@ -68,6 +68,7 @@ static void complete_rq(struct request *request)
 	struct zosbd2_queue *queue = request->mq_hctx->driver_data;
 	bool ended = req_op(request) == REQ_OP_READ && disk_has_ended(queue);
 
+	trace_zosbd2_end(queue, request->tag, ended ? -EIO : 0);
 	end_request(request, ended ? BLK_STS_IOERR : BLK_STS_OK);
 }
 
@@ -496,7 +497,9 @@ static struct task_struct *wake_next(struct zosbd2_queue *queue, bool sent_away)
 
 /*
  * Drops the lock, and then wakes as many sleeping servers as the engine chose
- * under it. @look: checks on them later.
+ * under it. @look: checks on them later. One decision of the engine chooses at
+ * most ZOSBD2_MOST_WAKES; if there were several under the lock, the surplus is
+ * woken before the lock is dropped.
  */
 void zosbd2_queue_unlock(struct zosbd2_queue *queue, u32 servers, bool look)
 	__releases(&queue->lock)
@@ -510,11 +513,17 @@ void zosbd2_queue_unlock(struct zosbd2_queue *queue, u32 servers, bool look)
 	}
 	/* A woken server may exit at once; RCU keeps its task. */
 	rcu_read_lock();
-	while (count < min_t(u32, servers, ZOSBD2_MOST_WAKES)) {
-		tasks[count] = wake_next(queue, false);
-		if (!tasks[count])
+	while (count < servers) {
+		struct task_struct *task = wake_next(queue, false);
+
+		if (!task)
 			break;
-		count++;
+		if (likely(count < ZOSBD2_MOST_WAKES)) {
+			tasks[count++] = task;
+		} else {
+			wake_up_process(task);
+			servers--;
+		}
 	}
 	spin_unlock(&queue->lock);
 	while (count)
@@ -586,11 +595,12 @@ void zosbd2_request_end(struct zosbd2_queue *queue, u32 tag, int error)
 
 	if (!error && req_op(request) == REQ_OP_READ && disk_has_ended(queue))
 		error = -EIO;
-	trace_zosbd2_end(queue, tag, error);
 	/* As in end_request(), and see end_elsewhere(). */
 	local_bh_disable();
-	if (error || !end_elsewhere(queue, request))
+	if (error || !end_elsewhere(queue, request)) {
+		trace_zosbd2_end(queue, tag, error);
 		blk_mq_end_request(request, errno_to_blk_status(error));
+	}
 	local_bh_enable();
 }
 
@@ -610,9 +620,9 @@ void zosbd2_requests_end(struct zosbd2_queue *queue, const u16 *tags, u32 count)
 	for (index = 0; index < count; index++) {
 		struct request *request = queue->requests[tags[index]];
 
-		trace_zosbd2_end(queue, tags[index], 0);
 		if (end_elsewhere(queue, request))
 			continue;
+		trace_zosbd2_end(queue, tags[index], 0);
 		if (!blk_mq_add_to_batch(request, &batch, 0, blk_mq_end_request_batch))
 			blk_mq_end_request(request, BLK_STS_OK);
 	}

@@ -157,6 +157,27 @@ bool zosbd2_thread_lives(u32 thread)
 	return lives;
 }
 
+u32 zosbd2_process(void)
+{
+	return task_tgid_nr(current);
+}
+
+/*
+ * Whether a thread of a process, by its number in the first namespace, is alive.
+ * The first thread of a process may exit before others do.
+ */
+bool zosbd2_process_lives(u32 process)
+{
+	struct task_struct *task;
+	bool lives;
+
+	rcu_read_lock();
+	task = pid_task(find_pid_ns(process, &init_pid_ns), PIDTYPE_TGID);
+	lives = task && atomic_read(&task->signal->live) > 0;
+	rcu_read_unlock();
+	return lives;
+}
+
 /* One turn of a polling loop. Returns false when it is time to stop. */
 bool zosbd2_spin(u64 until_ns)
 {

@@ -162,8 +162,8 @@ static_assert(sizeof(struct zosbd2_queue) % ZOSBD2_BLOCK_ALIGN == 0);
  *	lock and before a queue's.
  * @servers: the server descriptors, in the order of their making. Changes under
  *	@servers_lock; read under RCU.
- * @present: the one whose server gets the requests, which pollers of requests
- *	wait for; NULL if nobody serves through a descriptor. As @servers.
+ * @present: the descriptor of the server that gets the requests, on whose poll
+ *	head pollers wait; NULL if no descriptor serves. Locked as @servers is.
  * @started: the disk was added. Changes under @lock, false to true.
  * @start_error: why it could not be added. Changes under @lock, once.
  * @late_limit: of the lines in the log about late requests.
@@ -320,6 +320,8 @@ long zosbd2_timeout(u32 ms);
 u64 zosbd2_now_ns(void);
 u32 zosbd2_thread(void);
 bool zosbd2_thread_lives(u32 thread);
+u32 zosbd2_process(void);
+bool zosbd2_process_lives(u32 process);
 bool zosbd2_spin(u64 until_ns);
 u32 zosbd2_cpus(void);
 u32 zosbd2_page_size(void);
@@ -336,6 +338,7 @@ void zosbd2_device_lock_always(struct zosbd2_device *device);
 void zosbd2_device_unlock(struct zosbd2_device *device);
 void zosbd2_device_get(struct zosbd2_device *device);
 void zosbd2_device_put(struct zosbd2_device *device);
+bool zosbd2_device_name_taken(struct zosbd2_device *device);
 int zosbd2_device_start(struct zosbd2_device *device);
 void zosbd2_device_resize(struct zosbd2_device *device, u64 size_bytes);
 void zosbd2_device_hang_up(struct zosbd2_device *device);

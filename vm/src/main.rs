@@ -87,6 +87,7 @@ fn main() -> ExitCode {
         ["--serve-next", arguments @ ..] => role("serve", tests::v2::recovery::role(arguments)),
         ["--serve-late", arguments @ ..] => role("serve", tests::v2::late::role(arguments)),
         ["--serve-faulty", arguments @ ..] => role("serve", tests::v2::faulty::role(arguments)),
+        ["--fetch-long", arguments @ ..] => role("fetch", tests::v2::commits::fetch_role(arguments)),
         ["--copy-long", arguments @ ..] => role("copy", tests::v2::commits::role(arguments)),
         ["--call-control", arguments @ ..] => role("call", tests::v2::hostile::role(arguments)),
         ["--serve-limited", arguments @ ..] => role("serve", tests::v2::limits::role(arguments)),

@@ -51,7 +51,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::install_packages(&PACKAGES)?;
     let wanted = |name: &&&str| arguments.target.as_deref().is_none_or(|target| target == **name);
     let targets: Vec<&str> = TARGETS.iter().filter(wanted).copied().collect();
-    ensure!(!targets.is_empty(), "no such target; there are {}", TARGETS.join(", "));
+    ensure!(
+        !targets.is_empty(),
+        "unknown target {}: the targets are {}",
+        arguments.target.as_deref().unwrap_or_default(),
+        TARGETS.join(", ")
+    );
     build()?;
     let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.subsec_nanos() | 1);
     targets.into_iter().try_for_each(|name| fuzz(name, arguments, arguments.seed.unwrap_or(time)))

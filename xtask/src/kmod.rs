@@ -111,7 +111,13 @@ fn steps(root: &Path, kdir: &Path, variant: Variant, sparse: bool, work: &Path, 
 pub(crate) fn release(kdir: &Path) -> Result<String> {
     let path = kdir.join("include/generated/utsrelease.h");
     let text = fs::read_to_string(&path)
-        .with_context(|| format!("read {}: these are no configured kernel headers", path.display()))?;
+        .with_context(|| {
+        format!(
+            "read {}: these are no headers of a configured kernel (KDIR= is the folder of one flavour, such as \
+             /usr/src/linux-headers-6.12.117+deb12-cloud-amd64, not the one that ends with -common)",
+            path.display()
+        )
+    })?;
     let quoted = text.lines().find_map(|line| line.strip_prefix("#define UTS_RELEASE "));
     let release = quoted.with_context(|| format!("{} has no UTS_RELEASE", path.display()))?;
     Ok(release.trim().trim_matches('"').to_owned())

@@ -41,6 +41,8 @@ enum Work {
     Vm(&'static [&'static str]),
     /// The VM tests of `make test`, with these arguments.
     Suite(&'static [&'static str]),
+    /// All VM tests but the second list, with these arguments.
+    Without(&'static [&'static str], &'static [&'static str]),
     /// These tests, which `make test` leaves out, on 6.1 and 6.12.
     Also(&'static [&'static str]),
     /// These tests on the debug kernel, without [`LONG`] and [`DATA`].
@@ -66,9 +68,6 @@ const DEBUG_FAILURES: &[&str] = &["fail_nth_*", "ioctl_fuzz", "kasan_*"];
 
 /// VM tests that `make test` leaves out, because they take minutes. Part `long` has them.
 const LONG: &[&str] = &[
-    "churn_200_rounds",
-    "insmod_rmmod_100",
-    "v2_churn_keeps_no_memory",
     "v2_killed_200_times_file",
     "v2_killed_200_times_memory",
     "v2_memory_pressure",
@@ -78,9 +77,13 @@ const LONG: &[&str] = &[
     "v2_taken_over_200_times_memory",
 ];
 
-/// Likewise, in part `data`: they move much data, on kinds of stores that have a sibling in `make test`.
+/// Likewise, in part `data`: they repeat what `make test` has, or move much data on kinds of stores that have a
+/// sibling there. Part `dirty` has them, too.
 const DATA: &[&str] = &[
+    "churn_200_rounds",
+    "insmod_rmmod_100",
     "names_of_every_length_and_byte",
+    "v2_churn_keeps_no_memory",
     "v2_conformance_buffered",
     "v2_conformance_direct_file",
     "v2_conformance_of_4096_byte_blocks",
@@ -97,14 +100,14 @@ const PARTS: [Part; 12] = [
     part(
         "dirty",
         "the VM tests on 6.1 and 6.12, with memory that the kernel does not zero",
-        Work::Suite(&["--kernel", "6.1", "--kernel", "6.12", "--append", "init_on_alloc=0"]),
+        Work::Without(&["--kernel", "6.1", "--kernel", "6.12", "--append", "init_on_alloc=0"], LONG),
     ),
     part(
         "long",
-        "what takes minutes: memory pressure, swap, 200 deaths and take-overs, 100 loads, on 6.1 and 6.12",
+        "what takes minutes: memory pressure, swap, 200 deaths and take-overs, on 6.1 and 6.12",
         Work::Also(LONG),
     ),
-    part("data", "more kinds of stores, and more data, on 6.1 and 6.12", Work::Also(DATA)),
+    part("data", "more kinds of stores, more data, more repetitions, on 6.1 and 6.12", Work::Also(DATA)),
     part(
         "generic",
         "the VM tests on the generic flavours of 6.1 and 6.12",
@@ -181,6 +184,7 @@ impl Part {
         match self.work {
             Work::Vm(words) => vm::results(words),
             Work::Suite(words) => suite(words),
+            Work::Without(words, names) => without(words, names),
             Work::Also(tests) => vm::results(&[&["--kernel", "6.1", "--kernel", "6.12"], tests].concat()),
             Work::Debug(tests) => suite(&[&["--kernel", "debug"], tests].concat()),
             Work::DebugRest => {
@@ -200,8 +204,13 @@ impl Part {
 
 /// All VM tests but [`LONG`] and [`DATA`], with these arguments.
 pub(crate) fn suite(words: &[&str]) -> Result<Tally> {
-    let without = LONG.iter().chain(DATA).flat_map(|name| ["--without", name]);
-    vm::results(&words.iter().copied().chain(without).collect::<Vec<_>>())
+    without(words, &[LONG, DATA].concat())
+}
+
+/// All VM tests but these, with these arguments.
+fn without(words: &[&str], names: &[&str]) -> Result<Tally> {
+    let names = names.iter().flat_map(|name| ["--without", name]);
+    vm::results(&words.iter().copied().chain(names).collect::<Vec<_>>())
 }
 
 fn table() -> Result<String> {

@@ -42,7 +42,7 @@ pub(crate) struct Arguments {
     #[arg(long, allow_hyphen_values = true)]
     pub(crate) append: Vec<String>,
     /// Virtual processors
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) smp: u32,
     /// Memory; by default what each test wants, usually 2G, and twice as much for the debug kernel
     #[arg(long)]
@@ -66,11 +66,11 @@ pub(crate) struct Arguments {
     #[arg(long)]
     pub(crate) slowness: Option<u32>,
     /// NAME=VALUE for tests that look for it
-    #[arg(long = "set")]
+    #[arg(long = "set", value_parser = setting)]
     pub(crate) settings: Vec<String>,
     /// Virtual machines at a time
-    #[arg(long, default_value_t = 2)]
-    pub(crate) jobs: usize,
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) jobs: u32,
     /// Leave out these tests, by name or `BEGINNING*`
     #[arg(long)]
     pub(crate) without: Vec<String>,
@@ -88,6 +88,14 @@ pub(crate) struct Arguments {
     pub(crate) tools: Vec<(String, String)>,
     /// Tests, by name or `BEGINNING*`; all if none is given
     pub(crate) tests: Vec<String>,
+}
+
+/// A setting for tests, if it has a name and a value.
+fn setting(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some((name, _)) if !name.is_empty() => Ok(text.to_owned()),
+        _ => Err("it is not NAME=VALUE".to_owned()),
+    }
 }
 
 /// The arguments of `cargo xtask vm WORDS...`, for other commands that run tests.
@@ -158,6 +166,14 @@ pub(crate) fn tally(reports: &[(String, Report)]) -> Tally {
 /// Runs the tests in every run, `jobs` at a time, and returns the reports with their labels. If a run could not be
 /// completed, the error is returned after the other runs have ended.
 pub(crate) fn reports(arguments: &Arguments, runs: &[Run]) -> Result<Vec<(String, Report)>> {
+    let accel = std::env::var("ZOSBD2_ACCEL").unwrap_or_default();
+    ensure!(
+        ["", "kvm", "tcg"].contains(&accel.as_str()),
+        "ZOSBD2_ACCEL is {accel:?}: it can be kvm or tcg, or unset for a trial"
+    );
+    if let Some(module) = &arguments.module {
+        ensure!(module.exists(), "there is no module {}: `make kmod KDIR=...` builds one", module.display());
+    }
     // Two builds at once would write into the same folders.
     let waiting = narrate::doing("waiting for another run's build");
     let building = lock(&kernels::target().join("vm/build.lock"))?;
@@ -180,11 +196,12 @@ pub(crate) fn reports(arguments: &Arguments, runs: &[Run]) -> Result<Vec<(String
         }
     }
     drop(building);
+    ensure!(!prepared.is_empty(), "no test is left: --without names all tests of this run");
     prepared.reverse();
     let queue = Mutex::new(prepared);
     let reports = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
-        for _ in 0..arguments.jobs.max(1) {
+        for _ in 0..arguments.jobs {
             scope.spawn(|| {
                 loop {
                     let next = queue.lock().expect("no thread panics with it").pop();
@@ -260,6 +277,7 @@ fn accel(kernel: &Kernel) -> Accel {
         let asked = std::env::var("ZOSBD2_ACCEL").unwrap_or_default();
         let accel = match asked.as_str() {
             "kvm" => Accel::Kvm,
+            // Checked in `reports`.
             "tcg" => Accel::Tcg("ZOSBD2_ACCEL=tcg".to_owned()),
             _ => {
                 let _doing = narrate::doing("trying whether KVM runs the guest");

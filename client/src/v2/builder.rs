@@ -5,6 +5,7 @@
 //! kernel is asked. A value that is not set comes from the backend, if there is one, or is the interface's
 //! default.
 
+use super::serve::NO_FLUSHES;
 use super::{Backend, Capabilities, Control, DeadlinePolicy, Info, ServeOptions, Which, name};
 use crate::{Error, Result, StopToken};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -224,6 +225,9 @@ impl Builder {
         }
         if capabilities.read_only && self.read_only == Some(false) {
             return Err(self.nonsense("read-only", "no", "is not possible with a read-only backend"));
+        }
+        if capabilities.volatile_cache && self.volatile_cache == Some(false) {
+            return Err(self.nonsense("volatile cache", "no", NO_FLUSHES));
         }
         let physical = match self.physical_block_size.unwrap_or(capabilities.physical_block_size) {
             0 => logical,

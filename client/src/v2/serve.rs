@@ -281,6 +281,10 @@ where
     first.map_or(Ok(end), Err)
 }
 
+/// Why a device without the volatile-cache flag is not for a backend with such a cache.
+pub(super) const NO_FLUSHES: &str = "is not possible with a backend that has one: \
+                                     the kernel would send no flushes, and fsync would be a lie";
+
 /// Checks that the backend can carry out the requests of the device, which may have been created for another
 /// backend.
 fn check_store(status: &Status, backend: &Capabilities) -> Result<()> {
@@ -293,6 +297,9 @@ fn check_store(status: &Status, backend: &Capabilities) -> Result<()> {
     }
     if backend.read_only && status.create_flags & v2::CREATE_READ_ONLY == 0 {
         return wrong("read-only", "no".to_owned(), "is not possible with a read-only backend".to_owned());
+    }
+    if backend.volatile_cache && status.create_flags & v2::CREATE_VOLATILE_CACHE == 0 {
+        return wrong("volatile cache", "no".to_owned(), NO_FLUSHES.to_owned());
     }
     Ok(())
 }

@@ -26,7 +26,11 @@ impl Backend for Memory {
     }
 }
 
-fn main() -> zosbd2::Result<()> {
+fn main() {
     let memory = Memory(RwLock::new(vec![0; 64 << 20]));
-    Builder::new("hello").serve_then(&memory, |path| println!("serving {}", path.display()))
+    let served = Builder::new("hello").serve_then(&memory, |path| println!("serving {}", path.display()));
+    if let Err(error) = served {
+        eprintln!("{error}");
+        std::process::exit(1);
+    }
 }

@@ -50,9 +50,9 @@ pub struct Device {
     gone: AtomicBool,
     /// What happens to late requests, if the device has a deadline.
     policy: Policy,
-    /// Whether a server has ever fetched or answered.
-    served: AtomicBool,
-    /// The last thread that did so, for a device of version 1.
+    /// Epoch of the newest server that ever fetched or answered; 0: none did.
+    served: AtomicU32,
+    /// The process that did so last, for a device of version 1.
     caller: Apart<AtomicU32>,
     /// `Some` if servers may have a volatile cache.
     cache: Option<Cache>,
@@ -118,7 +118,7 @@ impl Device {
             present: AtomicU32::new(0),
             gone: AtomicBool::new(false),
             policy: deadline_policy(params.deadline_policy).unwrap_or_default(),
-            served: AtomicBool::new(false),
+            served: AtomicU32::new(0),
             caller: Apart(AtomicU32::new(0)),
             cache: (params.flags & abi::CREATE_VOLATILE_CACHE != 0).then(Cache::new),
             life: Apart(UnsafeCell::new(Life::new(terms))),
@@ -305,30 +305,43 @@ impl Device {
         })
     }
 
-    /// Records that a server fetches or answers.
+    /// Records that the server of `epoch` fetches or answers.
     #[inline]
-    pub fn note_served(&self) {
-        // All CPUs read this cache line, and it is written once.
-        if !self.served.load(Ordering::Relaxed) {
-            self.served.store(true, Ordering::Relaxed);
+    pub fn note_served(&self, epoch: u32) {
+        // All CPUs read this cache line, and it is written once for each server.
+        if self.served.load(Ordering::Relaxed) < epoch {
+            self.served.fetch_max(epoch, Ordering::Relaxed);
         }
     }
 
-    /// Like [`note_served`](Self::note_served), for a device whose servers are unknown: records the thread.
-    pub fn note_caller(&self, thread: u32) {
-        self.caller.0.store(thread, Ordering::Relaxed);
-        self.note_served();
+    /// Like [`note_served`](Self::note_served), for a device whose servers are unknown: records the calling
+    /// process.
+    pub fn note_caller(&self) {
+        self.caller.0.store(shim::process(), Ordering::Relaxed);
+        self.note_served(1);
     }
 
-    /// Whether a server ever fetched, and, if servers are unknown, whether one of their threads is alive: a
-    /// thread that waits for requests, holds a request, or was the last to call.
+    /// Whether the server that gets the requests has ever called, and, if servers are unknown, whether one of
+    /// them is alive: the process that called last, or a thread that waits for requests or holds one.
     fn server_lives(&self) -> bool {
-        if !self.served.load(Ordering::Relaxed) {
+        let served = self.served.load(Ordering::Relaxed);
+        if served == 0 || served < self.present.load(Ordering::Relaxed) {
             return false;
         }
         self.params.version != 1
-            || shim::thread_lives(self.caller.0.load(Ordering::Relaxed))
+            || shim::process_lives(self.caller.0.load(Ordering::Relaxed))
             || self.queues().any(QueueBlock::is_attended)
+    }
+
+    /// Fails with `EEXIST` if another disk has the name, so that a start would fail. The caller holds no lock.
+    ///
+    /// # Errors
+    ///
+    /// `EEXIST`.
+    pub fn name_is_free(&self) -> Result<(), Errno> {
+        // SAFETY: the device lives as long as its block, and its disk as long as a caller may start it.
+        let taken = unsafe { shim::zosbd2_device_name_taken(self.shim) };
+        if taken { Err(Errno::EEXIST) } else { Ok(()) }
     }
 
     /// Ends every request that is queued or held, because the phase accepts no requests. The lock of no queue
@@ -423,12 +436,11 @@ impl LockedDevice<'_> {
         }
     }
 
-    /// Creates the node.
+    /// Creates the node. The caller has just seen that the [name is free](Device::name_is_free).
     ///
     /// # Errors
     ///
-    /// Errors of the engine and of the block layer; `EEXIST` if a node or a disk of that name exists, which
-    /// may be a partition of another disk.
+    /// Errors of the engine and of the block layer.
     pub fn start(&mut self) -> Result<(), Errno> {
         self.life().may_start()?;
         // SAFETY: the device's lock is held, and it is not being destroyed, so its disk is there.

@@ -197,6 +197,7 @@ unsafe extern "C" {
     pub(crate) fn zosbd2_device_unlock(device: *mut Device);
     pub(crate) fn zosbd2_device_get(device: *mut Device);
     pub(crate) fn zosbd2_device_put(device: *mut Device);
+    pub(crate) fn zosbd2_device_name_taken(device: *mut Device) -> bool;
     pub(crate) fn zosbd2_device_start(device: *mut Device) -> i32;
     pub(crate) fn zosbd2_device_resize(device: *mut Device, size_bytes: u64);
     pub(crate) fn zosbd2_device_hang_up(device: *mut Device);
@@ -229,6 +230,8 @@ unsafe extern "C" {
     safe fn zosbd2_now_ns() -> u64;
     safe fn zosbd2_thread() -> u32;
     safe fn zosbd2_thread_lives(thread: u32) -> bool;
+    safe fn zosbd2_process() -> u32;
+    safe fn zosbd2_process_lives(process: u32) -> bool;
     safe fn zosbd2_tracing() -> bool;
     safe fn zosbd2_spin(until_ns: u64) -> bool;
     safe fn zosbd2_cpus() -> u32;
@@ -502,6 +505,18 @@ pub fn thread() -> u32 {
 #[must_use]
 pub fn thread_lives(thread: u32) -> bool {
     zosbd2_thread_lives(thread)
+}
+
+/// Number of the calling process, in the first namespace.
+#[must_use]
+pub fn process() -> u32 {
+    zosbd2_process()
+}
+
+/// Whether a thread of this process is alive. A later process may have got the same number.
+#[must_use]
+pub fn process_lives(process: u32) -> bool {
+    zosbd2_process_lives(process)
 }
 
 /// Whether the tracepoints of fetches, commits or requeues are enabled.

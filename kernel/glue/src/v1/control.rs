@@ -110,7 +110,10 @@ impl Control {
         };
         let name_is_free =
             || if shim::node_exists(params.name.bytes()) { Err(Errno::EEXIST) } else { Ok(()) };
-        let start = |device: &Reference| device.block().lock_always().start();
+        let start = |device: &Reference| {
+            device.block().name_is_free()?;
+            device.block().lock_always().start()
+        };
         match self.devices.make(params.name, wanted, name_is_free, start) {
             // The original returns this error.
             Err(Errno::ENOSPC) => Err(Errno::EINVAL),

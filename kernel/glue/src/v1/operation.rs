@@ -62,7 +62,7 @@ fn run(block: &QueueBlock, may_write: bool, user: u64) -> Result<(), Errno> {
         return Err(Errno::ENOENT);
     }
     let call = Call::decode(opcode)?;
-    block.device().note_caller(shim::thread());
+    block.device().note_caller();
     match call {
         Call::Fetch => {}
         Call::Answer(op) => answer(block, op, user)?,

@@ -27,7 +27,7 @@ const CHUNK: usize = 16;
 const PIECES: usize = 8;
 /// Bytes after which no more copies are begun in one run. Between runs the thread yields its processor, and
 /// stops if it is being killed.
-const RUN_BYTES: u32 = 4 << 20;
+pub const RUN_BYTES: u32 = 4 << 20;
 
 /// Progress of an ENTER.
 #[derive(Clone, Copy, Debug, Default)]

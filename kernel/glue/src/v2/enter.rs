@@ -13,7 +13,7 @@ use zosbd2_engine::request::Handle;
 use zosbd2_engine::v2::{Handles, check_enter, describe};
 
 use super::argument;
-use super::commit::{self, Ended, Progress};
+use super::commit::{self, Ended, Progress, RUN_BYTES};
 use crate::block::{Device, QueueBlock};
 use crate::list::List;
 use crate::shim::Place;
@@ -33,7 +33,7 @@ pub fn run(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
     let enter: abi::Enter = argument::read(user)?;
     check_enter(&enter)?;
     let block = device.queue(enter.queue).ok_or(Errno::EINVAL)?;
-    device.note_served();
+    device.note_served(epoch);
     let results = user.wrapping_add(offset_of!(abi::Enter, processed) as u64);
     let mut progress = Progress::default();
     // Nothing is begun if its result cannot be written.
@@ -96,7 +96,7 @@ impl<'a> Fetch<'a> {
         loop {
             let most = (self.enter.capacity.wrapping_sub(progress.fetched) as usize).min(CHUNK);
             parcels.clear();
-            let mut copying = false;
+            let mut copied = 0_u32;
             let mut tracing = false;
             if most > 0 && locked.queue().queued() > 0 {
                 locked.set_moment(Moment { thread, ..shim::now() });
@@ -104,7 +104,7 @@ impl<'a> Fetch<'a> {
             }
             let mut queue = locked.queue();
             let stop = loop {
-                if parcels.len() == most {
+                if parcels.len() == most || copied >= RUN_BYTES {
                     break Stop::Enough;
                 }
                 let room = self.enter.arena_bytes.saturating_sub(self.arena);
@@ -120,7 +120,7 @@ impl<'a> Fetch<'a> {
                         }
                         let data = pinned.then_some(self.arena);
                         if pinned {
-                            copying = true;
+                            copied = copied.saturating_add(request.length.max(1));
                             self.arena = self.arena.wrapping_add(request.length.into());
                         }
                         let described = describe(&self.handles, handle, &request, data);
@@ -137,10 +137,13 @@ impl<'a> Fetch<'a> {
                 let wake = locked.queue().announce();
                 locked.wake(wake);
                 drop(locked);
-                if copying {
+                if copied > 0 {
                     self.copy(&mut parcels)?;
                 }
                 self.hand_over(&parcels, progress)?;
+                if copied > 0 {
+                    shim::pause()?;
+                }
                 let enough = progress.fetched >= self.enter.minimum.max(1);
                 match stop {
                     Stop::Never(errno) => return Err(errno),

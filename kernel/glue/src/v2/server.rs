@@ -37,7 +37,7 @@ fn others(device: &Device, epoch: u32, command: u32, user: u64) -> Result<i32, E
         abi::IOCTL_STATS => report::stats(device, user),
         abi::IOCTL_LATENCY => report::latency(device, user),
         abi::IOCTL_REQUESTS => report::requests(device, user),
-        abi::IOCTL_STATUS => own_status(device, user),
+        abi::IOCTL_STATUS => own_status(device, epoch, user),
         abi::IOCTL_BLOB => blob(device, epoch, user),
         abi::IOCTL_ENTER | abi::IOCTL_START | abi::IOCTL_RESIZE | abi::IOCTL_ATTACH if epoch == 0 => {
             Err(Errno::EPERM)
@@ -109,9 +109,9 @@ pub fn announced(device: &Device, from: Option<u32>, asked: &abi::Attach, user: 
     }
 }
 
-/// Makes `opened` the server's descriptor: threads of an older one are sent away. `cache_survived`: what is in that one's
-/// cache is in this one's. `may_attach` says which server it would be. `announce` is told the epoch before, with no lock held, and again if another one was
-/// faster; if it fails nothing has changed.
+/// Makes `opened` the descriptor of the newest server. Threads of the older server are sent away. `cache_survived`: the new
+/// server has the data in the older server's cache. `may_attach` returns the new server's epoch. `announce` is called with this epoch
+/// first, with no lock held, and again if another server attached meanwhile; if it fails, nothing has changed.
 fn attach(
     device: &Device,
     opened: &Opened,
@@ -229,6 +229,8 @@ fn lock_to_change(device: &Device, epoch: u32) -> Result<LockedDevice<'_>, Errno
 fn start(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
     let asked: abi::Start = argument::read(user)?;
     holds(asked.flags == 0)?;
+    lock_to_change(device, epoch)?.life().may_start()?;
+    device.name_is_free()?;
     lock_to_change(device, epoch)?.start()
 }
 
@@ -256,9 +258,12 @@ fn blob(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
     Ok(())
 }
 
-fn own_status(device: &Device, user: u64) -> Result<(), Errno> {
+/// The status, with the epoch of the descriptor's own server, or of the newest one for an observer.
+fn own_status(device: &Device, own_epoch: u32, user: u64) -> Result<(), Errno> {
     let asked: abi::Status = argument::read(user)?;
     let status = status(device, asked.size)?;
+    let epoch = if own_epoch == 0 { status.epoch } else { own_epoch };
+    let status = abi::Status { epoch, ..status };
     names_own(device, &asked.name)?;
     holds(asked.flags == 0)?;
     shim::user_write(user, &status)

@@ -402,6 +402,12 @@ extern "C" fn zosbd2_device_unlock(device: *mut Device) {
 }
 
 #[unsafe(no_mangle)]
+extern "C" fn zosbd2_device_name_taken(device: *mut Device) -> bool {
+    assert!(!disk(&device).lock.is_held());
+    false
+}
+
+#[unsafe(no_mangle)]
 extern "C" fn zosbd2_device_start(device: *mut Device) -> i32 {
     assert!(disk(&device).lock.is_held());
     0
@@ -724,6 +730,8 @@ always! {
     zosbd2_timeout(u32) -> isize = 0;
     zosbd2_thread() -> u32 = 1;
     zosbd2_thread_lives(u32) -> bool = true;
+    zosbd2_process() -> u32 = 1;
+    zosbd2_process_lives(u32) -> bool = true;
     zosbd2_spin(u64) -> bool = false;
     zosbd2_cpus() -> u32 = 4;
     zosbd2_page_size() -> u32 = 4096;

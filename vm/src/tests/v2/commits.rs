@@ -3,16 +3,18 @@
 
 use std::os::fd::AsFd as _;
 use std::path::Path;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, pwrite};
 use rustix::process::Signal;
 use zosbd2::v2::abi;
 use zosbd2::{Request, TakeOver};
 
-use super::super::support::{Aligned, write_in_thread};
+use super::super::support::{Aligned, open_direct, write_in_thread};
 use super::hostile::commit_raw;
 use super::support::{Disk, attach, plain, plain_by_hand};
 use crate::guest::raw::{FilePages, PAGE, Pages, SharedWords};
@@ -21,6 +23,7 @@ use crate::guest::{Context, Mounted, Need, Test, raw, wait_until};
 pub(super) const TESTS: &[Test] = &[
     Test::new("v2_copy_only_and_answer_in_one_call", copy_then_answer).needs(&[Need::Module]).timeout(120),
     Test::new("v2_long_enter_can_be_killed", long_enter).needs(&[Need::Module]).timeout(120),
+    Test::new("v2_long_fetch_can_be_killed", long_fetch).needs(&[Need::Module]).timeout(240),
 ];
 
 /// An entry that copies the data of a write and leaves the request with the server.
@@ -88,6 +91,13 @@ const LARGE: usize = 32 << 20;
 const COMMITS_AT: usize = PAGE;
 const DATA_AT: usize = 1 << 20;
 
+/// The number of four bytes at an offset.
+fn half(words: &[AtomicU64], offset: usize) -> u32 {
+    let bytes = words[offset / 8].load(Ordering::Relaxed).to_ne_bytes();
+    let own = bytes[offset % 8..][..4].try_into().expect("four bytes");
+    u32::from_ne_bytes(own)
+}
+
 /// A server that copies one large write repeatedly in one ENTER is killed before all copies are made.
 fn long_enter(context: &mut Context) {
     context.load_module("");
@@ -107,9 +117,7 @@ fn long_enter(context: &mut Context) {
     });
     child.signal(Signal::KILL);
     child.wait(100);
-    let processed = words.words()[std::mem::offset_of!(abi::Enter, processed) / 8].load(Ordering::Relaxed);
-    #[expect(clippy::cast_possible_truncation, reason = "the first of two words in one")]
-    let processed = processed as u32;
+    let processed = half(words.words(), std::mem::offset_of!(abi::Enter, processed));
     context.say(&format!("{} ; {processed} of {} entries", child.stdout().trim(), abi::MAX_BATCH));
     assert!(processed < abi::MAX_BATCH, "every entry was carried out after the server was killed");
     // Nothing is lost: another server gets the write.
@@ -144,6 +152,101 @@ pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>>
         size: abi::ENTER_BYTES,
         commits: (memory.address() + COMMITS_AT) as u64,
         commit_count: abi::MAX_BATCH,
+        ..abi::Enter::default()
+    };
+    memory.put_value(0, &argument);
+    let entered = raw::ioctl(disk.server.as_fd(), abi::IOCTL_ENTER, memory.address());
+    Err(format!("ENTER came back: {entered:?}, from {}", Path::new(path).display()).into())
+}
+
+/// Writes in flight whose data one ENTER fetches, and the data of all of them.
+const WRITES: usize = 24;
+const FETCHED: usize = WRITES * LARGE;
+/// Attempts to kill a server during its fetch. A machine that is busy may be too late each time but the last.
+const ATTEMPTS: usize = 10;
+
+/// A server that fetches many large writes in one ENTER is killed before it has all data.
+fn long_fetch(context: &mut Context) {
+    context.load_module("");
+    let shared = Mounted::new("shared", "/run/shared", "tmpfs", "size=100%");
+    let path = "/run/shared/file";
+    let file = std::fs::File::options().read(true).write(true).create_new(true).open(path).expect("create");
+    let words = SharedWords::new(&file, (DATA_AT + FETCHED) / 8);
+    let large = u32::try_from(LARGE).expect("32 bits");
+    let builder = plain("long").size_bytes(1 << 30).max_io_bytes(large).depth(1024);
+    let disk = Disk::create(&builder);
+    disk.server.start().expect("start");
+    let mut data = Aligned::new(LARGE, 0);
+    data.fill(0xa5);
+    let data = Arc::new(data);
+    let writes: Vec<_> = (0..WRITES)
+        .map(|index| {
+            let (path, data) = (disk.path(), Arc::clone(&data));
+            std::thread::spawn(move || pwrite(open_direct(&path), data.bytes(), (index * LARGE) as u64))
+        })
+        .collect();
+    let mut stopped = false;
+    for _ in 0..ATTEMPTS {
+        words.words()[..PAGE / 8].iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        words.words()[DATA_AT / 8].store(0, Ordering::Relaxed);
+        let mut child = context.spawn("/proc/self/exe", &["--fetch-long", "long", path]);
+        wait_until(60, "the first bytes to be fetched", || {
+            assert!(child.running(), "the server ended: {}", child.stderr());
+            words.words()[DATA_AT / 8].load(Ordering::Relaxed) != 0
+        });
+        child.signal(Signal::KILL);
+        child.wait(100);
+        let all = words.words()[COMMITS_AT / 8].load(Ordering::Relaxed);
+        let fetched = half(words.words(), std::mem::offset_of!(abi::Enter, fetched));
+        context.say(&format!("{fetched} of {all} requests"));
+        assert!(all >= WRITES as u64, "too few requests for this test");
+        stopped = u64::from(fetched) < all;
+        if stopped {
+            break;
+        }
+    }
+    assert!(stopped, "every request was fetched after the server was killed, each time");
+    // Nothing is lost: another server gets the writes.
+    let (_next, mut server) = attach("long", TakeOver::Yes);
+    server.arena = Vec::new();
+    let mut left = FETCHED as u64;
+    while left > 0 {
+        for request in server.fetch(0, 64, 1).expect("fetch") {
+            left -= request.length();
+            server.complete(&request);
+        }
+    }
+    for write in writes {
+        assert_eq!(write.join().expect("writer"), Ok(LARGE));
+    }
+    disk.destroy(true);
+    drop(shared);
+}
+
+/// The role `--fetch-long NAME FILE`: takes the device over, and fetches all that is queued, with its data, in one
+/// ENTER. The file gets the argument, the number of requests, the requests, and the data.
+pub(crate) fn fetch_role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
+    let [name, path] = arguments else { return Err("usage: --fetch-long NAME FILE".into()) };
+    let file = rustix::fs::open(*path, OFlags::RDWR, Mode::empty())?;
+    let memory = FilePages::new(file.as_fd(), DATA_AT + FETCHED);
+    // With its memory present, the kernel copies without waiting.
+    for page in 0..FETCHED / PAGE {
+        memory.put_value(DATA_AT + page * PAGE, &abi::Iovec::default());
+    }
+    let (disk, _) = attach(name, TakeOver::Yes);
+    wait_until(60, "the writes to be queued", || {
+        let queued = disk.server.requests(0, Duration::ZERO).expect("requests");
+        queued.iter().map(|request| request.length).sum::<u64>() >= FETCHED as u64
+    });
+    let all = disk.server.stats(0)?.queued;
+    memory.put_value(COMMITS_AT, &abi::Iovec { address: u64::from(all), ..abi::Iovec::default() });
+    let argument = abi::Enter {
+        size: abi::ENTER_BYTES,
+        requests: (memory.address() + COMMITS_AT + PAGE) as u64,
+        capacity: abi::MAX_BATCH,
+        minimum: 1,
+        arena: (memory.address() + DATA_AT) as u64,
+        arena_bytes: FETCHED as u64,
         ..abi::Enter::default()
     };
     memory.put_value(0, &argument);

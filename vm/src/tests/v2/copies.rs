@@ -16,7 +16,15 @@ pub(super) const TESTS: &[Test] =
 /// file. The reads fail although the server answers them; an answered write succeeds.
 fn reader(context: &mut Context) {
     context.load_module("");
+    // In the server's thread, and on the submitter's CPU.
+    for affinity in ["0", "2"] {
+        read_and_destroy(affinity);
+    }
+}
+
+fn read_and_destroy(affinity: &str) {
     let (disk, mut server) = plain_by_hand("copied");
+    std::fs::write(disk.sysfs().join("queue/rq_affinity"), affinity).expect("set rq_affinity");
     let node = open_direct(&disk.path());
     let reads = [0, 8192, 16384].map(|at| read_in_thread(disk.path(), at, 4096));
     let mut held = server.fetch(0, 3, 3).expect("fetch");

@@ -9,16 +9,24 @@ use std::path::Path;
 use std::thread::JoinHandle;
 
 use rustix::io::Errno;
-use zosbd2::{Request, State};
+use rustix::process::{Pid, Signal, kill_process};
+use zosbd2::{Request, State, TakeOver};
+use zosbd2_abi::v1::OP_ANSWER_WRITE;
 
-use super::super::support::{Disk as Disk1, Manual as Manual1, open_direct, read_in_thread, spawn_server};
-use super::support::{Disk, Manual, control, plain, plain_by_hand};
+use super::super::support::{
+    Disk as Disk1, Manual as Manual1, open_direct, read_in_thread, spawn_server, write_in_thread,
+};
+use super::support::{Disk, Manual, attach, control, plain, plain_by_hand};
 use crate::guest::{Context, Need, Test, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("v2_destroy_waits_for_no_server_that_never_came", never_came)
         .needs(&[Need::Module])
         .timeout(60),
+    Test::new("v2_destroy_waits_for_no_successor_that_never_came", successor_never_came)
+        .needs(&[Need::Module])
+        .timeout(60),
+    Test::new("destroy_waits_for_the_process_of_a_server", handed_on_1).needs(&[Need::Module]).timeout(60),
     Test::new("destroy_waits_for_no_server_that_never_came", never_came_1).needs(&[Need::Module]).timeout(60),
     Test::new("destroy_waits_for_no_dead_server", dead_1).needs(&[Need::Module]).timeout(90),
     Test::new("destroy_waits_for_a_server_until_it_dies", dies_1).needs(&[Need::Module]).timeout(90),
@@ -75,6 +83,49 @@ fn never_came(context: &mut Context) {
     yardstick.end();
 }
 
+/// The first server served, and the second one, which took the device over, never did.
+fn successor_never_came(context: &mut Context) {
+    context.load_module("");
+    let (disk, mut first) = plain_by_hand("never");
+    let read = read_in_thread(disk.path(), 0, 4096);
+    let request = first.fetch_one();
+    first.complete(&request);
+    assert!(read.join().expect("reader").is_ok());
+    let (second, _idle) = attach("never", TakeOver::Yes);
+    let read = read_in_thread(disk.path(), 0, 4096);
+    wait_until(20, "the request", || second.server.stats(0).expect("stats").queued == 1);
+    let yardstick = Yardstick::begin();
+    second.destroy(true);
+    assert_eq!(read.join().expect("reader"), Err(Errno::IO));
+    yardstick.end();
+}
+
+/// The thread that fetched a request of version 1 hands it to another thread of its process, and exits.
+fn handed_on_1(context: &mut Context) {
+    context.load_module("");
+    let disk = Disk1::create("handed", 1024);
+    let write = write_in_thread(disk.path(), 0, 3, 4096);
+    let fetched = std::thread::spawn({
+        let mut server = Manual1::new(&disk);
+        move || {
+            let (_, id) = server.fetch();
+            (server, id)
+        }
+    });
+    let (mut server, id) = fetched.join().expect("the thread that fetched");
+    let observer = control().observe("handed").expect("observe");
+    let destroyer = std::thread::spawn(move || disk.destroy());
+    wait_until(20, "the destruction to begin", || {
+        observer.status().expect("status").state == State::Destroyed
+    });
+    let yardstick = Yardstick::begin();
+    assert!(!write.is_finished(), "the process that has the request is waited for");
+    yardstick.end();
+    let _the_device_may_be_gone = server.answer(OP_ANSWER_WRITE, id, 0);
+    assert_eq!(write.join().expect("writer"), Ok(4096));
+    destroyer.join().expect("destroyer");
+}
+
 /// The servers of version 1 are unknown, but the module knows whether a thread ever called.
 fn never_came_1(context: &mut Context) {
     context.load_module("");
@@ -106,31 +157,24 @@ fn dead_1(context: &mut Context) {
     drop(open);
 }
 
-/// A destroy waits for a thread that holds a request, unless the thread dies.
+/// A destroy waits for a stopped server, but not after its death.
 fn dies_1(context: &mut Context) {
     context.load_module("");
     let disk = Disk1::create("dies", 1024);
+    let mut server = spawn_server("dies", 1, Path::new("/tmp/dies"));
+    let pid = Pid::from_child(&server);
+    kill_process(pid, Signal::STOP).expect("stop the server");
     let read = read_in_thread(disk.path(), 0, 4096);
-    let (go, gone) = std::sync::mpsc::channel::<()>();
-    let server = std::thread::spawn({
-        let mut server = Manual1::new(&disk);
-        move || {
-            server.fetch();
-            let _no_more = gone.recv();
-        }
-    });
-    wait_until(20, "the request to be fetched", || {
-        control().observe("dies").expect("observe").stats(0).expect("stats").held == 1
-    });
+    wait_until(20, "the request", || outstanding("dies") == 1);
     let observer = control().observe("dies").expect("observe");
     let destroyer = std::thread::spawn(move || disk.destroy());
     wait_until(20, "the destruction to begin", || {
         observer.status().expect("status").state == State::Destroyed
     });
     let yardstick = Yardstick::begin();
-    assert!(!read.is_finished(), "a server that has a request is waited for");
-    drop(go);
-    server.join().expect("server");
+    assert!(!read.is_finished(), "a server that is alive is waited for");
+    server.kill().expect("kill the server");
+    server.wait().expect("wait for the server");
     destroyer.join().expect("destroyer");
     assert_eq!(read.join().expect("reader"), Err(Errno::IO));
     yardstick.end();

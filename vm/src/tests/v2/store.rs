@@ -435,5 +435,17 @@ fn cache_and_size(context: &mut Context) {
         }
         disk.destroy_and_join(serving);
     }
+    // A device that sends no flushes is refused for a store with a cache.
+    let file = FileOptions::default().open(Path::new(LOOP)).expect("open");
+    let builder = Builder::new("uncached").partition_scan(false);
+    let made = control().create(&builder.clone().for_backend(&file).volatile_cache(false)).map(drop);
+    let server = control().create(&builder.size_bytes(16 * MIB)).expect("create");
+    let outcome = server.serve(&file, &ServeOptions::default(), &StopToken::new()).map(drop);
+    for refused in [made, outcome] {
+        let said = refused.expect_err("it sends no flushes").to_string();
+        assert!(said.contains("volatile cache no is not possible with a backend that has one"), "{said}");
+    }
+    control().destroy(&server, true).expect("destroy");
+    drop(file);
     device.end();
 }

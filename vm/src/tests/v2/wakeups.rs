@@ -12,10 +12,13 @@ use std::time::Duration;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use zosbd2::TakeOver;
+use zosbd2::v2::abi;
 
 use super::super::support::{read_in_thread, sleeps_in_ioctl};
+use super::hostile::enter;
 use super::support::{Disk, Manual, attach, control, plain_by_hand};
 use crate::guest::processor::{self, Hog};
+use crate::guest::raw::{PAGE, Pages};
 use crate::guest::{Context, Need, Test, raw, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
@@ -24,6 +27,9 @@ pub(super) const TESTS: &[Test] = &[
         .needs(&[Need::Module])
         .timeout(90),
     Test::new("v2_burst_wakes_as_many_as_it_needs", burst).needs(&[Need::Module]).timeout(90),
+    Test::new("v2_returned_requests_wake_as_many_as_they_need", returned)
+        .needs(&[Need::Module, Need::Path("/proc/sys/vm/unprivileged_userfaultfd")])
+        .timeout(90),
     Test::new("v2_observer_takes_no_wake_up", observer).needs(&[Need::Module]).timeout(90),
     Test::new("v2_every_exclusive_poller_hears_of_the_end", exclusive_end).needs(&[Need::Module]).timeout(90),
 ];
@@ -116,6 +122,43 @@ fn without_processor(context: &mut Context) {
         throttled.result.recv_timeout(PATIENCE).expect("an end").expect("fetch").expect("a request");
     throttled.thread.join().expect("the throttled thread").complete(&request);
     assert_eq!(read.join().expect("reader"), Ok(vec![0; 4096]));
+    disk.destroy(true);
+}
+
+/// Sixteen requests that a server fetched return to the queue, because the memory for them is too short. All
+/// twelve threads that sleep meanwhile are woken, more than one decision of the engine wakes.
+fn returned(context: &mut Context) {
+    const REQUESTS: u64 = 16;
+    context.load_module("");
+    let (disk, mut server) = plain_by_hand("returned");
+    let node = super::super::support::open_direct(&disk.path());
+    let offsets: Vec<u64> = (0..REQUESTS).map(|index| index * 8192).collect();
+    let reads = crate::guest::aio::Reads::submit(node.as_fd(), &offsets);
+    let stats = || disk.server.stats(0).expect("stats");
+    assert_eq!(stats().queued, 16);
+    // The first page comes late, and the second one never.
+    let pages = Pages::new(PAGE);
+    let at = pages.at_end(8 * size_of::<abi::Request>()) as u64;
+    let keeper = pages.withhold().unwrap_or_else(|errno| panic!("userfaultfd: {errno}"));
+    let fetching = std::thread::spawn({
+        let server = Arc::clone(&disk.server);
+        move || {
+            enter(&server, &abi::Enter { requests: at, capacity: 16, minimum: 1, ..abi::Enter::default() }).0
+        }
+    });
+    wait_until(20, "the requests to be fetched", || stats().held == 16);
+    let threads: Vec<Fetcher> = (0..12).map(|_| Fetcher::start(&disk, 0)).collect();
+    assert_eq!(stats().waiting, 12);
+    drop(keeper);
+    assert_eq!(fetching.join().expect("the thread"), Err(Errno::FAULT));
+    for thread in threads {
+        let request = thread.result.recv_timeout(PATIENCE).expect("it is not woken").expect("fetch");
+        thread.thread.join().expect("the thread").complete(&request.expect("a request"));
+    }
+    for request in server.fetch(0, 4, 4).expect("fetch") {
+        server.complete(&request);
+    }
+    assert!(reads.wait().into_iter().all(|read| read == Ok(4096)));
     disk.destroy(true);
 }
 

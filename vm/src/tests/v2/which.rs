@@ -118,7 +118,15 @@ fn next_server(context: &mut Context) {
     for force in [false, true] {
         assert_eq!(refused(control().destroy(after_the_first, force)), Errno::STALE);
     }
-    drop(old);
+    // The first server's descriptor, as another process gets it, is still the first server's.
+    let passed = disk.server.as_fd().try_clone_to_owned().expect("another descriptor");
+    let passed = Server::from_fd(passed).expect("a server's");
+    assert_eq!((passed.created().epoch, control().status("next").expect("status").epoch), (1, 2));
+    assert_eq!(
+        refused(control().destroy(Which::from(&passed).with_epoch(passed.created().epoch), true)),
+        Errno::STALE
+    );
+    drop((old, passed));
     assert_eq!(
         control().status("next").expect("status").state,
         State::Live,
@@ -133,7 +141,7 @@ fn next_server(context: &mut Context) {
     control().destroy(after_the_second, false).expect("destroy");
     assert_eq!(refused(control().status("next")), Errno::NOENT);
 
-    // A stop request makes the library's server destroy its own device and no other.
+    // A stop request makes the library's server destroy its own device.
     let ram = Arc::new(Ram::new(16 << 20).expect("memory"));
     let stop = StopToken::new();
     let disk = Disk::create(&plain("next"));
