@@ -160,7 +160,7 @@ pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>>
 }
 
 /// Writes in flight whose data one ENTER fetches, and the data of all of them.
-const WRITES: usize = 24;
+const WRITES: usize = 6;
 const FETCHED: usize = WRITES * LARGE;
 /// Attempts to kill a server during its fetch. A machine that is busy may be too late each time but the last.
 const ATTEMPTS: usize = 10;

@@ -162,9 +162,10 @@ fn dies_1(context: &mut Context) {
     context.load_module("");
     let disk = Disk1::create("dies", 1024);
     let mut server = spawn_server("dies", 1, Path::new("/tmp/dies"));
+    assert_eq!(read_in_thread(disk.path(), 0, 4096).join().expect("reader"), Ok(vec![0; 4096]));
     let pid = Pid::from_child(&server);
     kill_process(pid, Signal::STOP).expect("stop the server");
-    let read = read_in_thread(disk.path(), 0, 4096);
+    let read = read_in_thread(disk.path(), 8192, 4096);
     wait_until(20, "the request", || outstanding("dies") == 1);
     let observer = control().observe("dies").expect("observe");
     let destroyer = std::thread::spawn(move || disk.destroy());
