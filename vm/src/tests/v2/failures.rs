@@ -58,15 +58,16 @@ fn flushes(context: &mut Context) {
 
 fn durable_writes(context: &mut Context) {
     context.load_module("");
-    let numbered = || (0..).zip(MISTAKEN.iter().chain(&["ENOSPC", "ETIMEDOUT", "EIO"]));
-    let texts: Vec<_> = numbered().map(|(place, errno)| at("write", place, errno)).collect();
+    let said = [("ENOSPC", Errno::NOSPC), ("ETIMEDOUT", Errno::TIMEDOUT), ("EIO", Errno::IO)];
+    let numbered = || (0..).zip(MISTAKEN.iter().map(|errno| (*errno, Errno::IO)).chain(said));
+    let texts: Vec<_> = numbered().map(|(place, (errno, _))| at("write", place, errno)).collect();
     let (disk, serving) = failing(&texts);
     let node = open_direct(&disk.path());
     let data = Aligned::new(4096, 0);
-    for (place, errno) in numbered() {
+    for (place, (errno, told)) in numbered() {
         let slices = [IoSlice::new(data.bytes())];
         let written = pwritev2(&node, &slices, place * BLOCK, ReadWriteFlags::DSYNC);
-        assert_eq!(written, Err(Errno::IO), "a durable write that failed with {errno}");
+        assert_eq!(written, Err(told), "a durable write that failed with {errno}");
     }
     drop(node);
     disk.destroy_and_join(serving);
