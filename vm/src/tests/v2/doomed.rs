@@ -18,7 +18,7 @@ use zosbd2::{Builder, DeadlinePolicy, Request, RequestState};
 use super::super::support::{Aligned, open_direct};
 use super::hostile::{commit_raw, enter};
 use super::support::{Disk, Manual};
-use crate::guest::raw::Pages;
+use crate::guest::raw::{PAGE, Pages};
 use crate::guest::{Context, Need, Test, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
@@ -34,10 +34,22 @@ const LIMIT: Duration = Duration::from_millis(1900);
 /// Time from the first deadline to the block layer's timer: HZ rounded up to a power of two, in ticks
 /// (`blk_round_jiffies`); HZ is 250. A timer that far ahead may be up to 32 ms late.
 const LATER: Duration = Duration::from_millis(1024);
-/// How long before the timer the copies begin.
+/// How long before the timer the copies of [`late_copy_is_stale`] begin.
 const AHEAD: Duration = Duration::from_millis(100);
+/// The same for [`beside_a_slow_page`], one after the other: its copy is shorter.
+const CLOSE: [Duration; 4] = [
+    Duration::from_millis(30),
+    Duration::from_millis(10),
+    Duration::from_millis(60),
+    Duration::from_millis(2),
+];
 /// Most attempts; usually the first one hits.
 const ROUNDS: usize = 20;
+
+/// Bytes of an older write beside the slow page: all of them are copied in one run.
+const SHORT: usize = 128 << 10;
+/// Bytes of the youngest write, to which the slow page belongs.
+const LONG: usize = 32 << 20;
 
 /// Offset of a request. The offsets are not adjacent, so the requests do not merge.
 const fn place(index: usize) -> u64 {
@@ -45,8 +57,9 @@ const fn place(index: usize) -> u64 {
 }
 
 fn started(name: &str) -> Disk {
-    let bytes = u32::try_from(LENGTH).expect("a length");
-    let builder = Builder::new(name).size_bytes(place(OLD + 1)).partition_scan(false).max_io_bytes(bytes);
+    let bytes = u32::try_from(LONG).expect("a length");
+    let size = place(OLD) + LONG as u64;
+    let builder = Builder::new(name).size_bytes(size).partition_scan(false).max_io_bytes(bytes);
     let disk = Disk::create(&builder.deadline(LIMIT).deadline_policy(DeadlinePolicy::Fail));
     disk.server.start().expect("start");
     disk
@@ -65,20 +78,25 @@ fn sleep_until(ahead: Duration, look: Instant) {
     std::thread::sleep(look.saturating_duration_since(Instant::now()).saturating_sub(ahead));
 }
 
-fn write(path: PathBuf, index: usize, data: &Arc<Aligned>) -> JoinHandle<Result<usize, Errno>> {
+fn write(
+    path: PathBuf,
+    index: usize,
+    data: &Arc<Aligned>,
+    length: usize,
+) -> JoinHandle<Result<usize, Errno>> {
     let data = Arc::clone(data);
-    std::thread::spawn(move || rustix::io::pwrite(open_direct(&path), data.bytes(), place(index)))
+    std::thread::spawn(move || rustix::io::pwrite(open_direct(&path), &data.bytes()[..length], place(index)))
 }
 
-/// Waits for this many requests, even if the block layer splits some. Returns the time of the timer, or `None` if
-/// the requests came too late to aim at it.
-fn wait_for(disk: &Disk, count: usize) -> Option<Instant> {
+/// Waits for requests of this many bytes in all, even if the block layer splits some. Returns the time of the timer,
+/// or `None` if the requests came too late to aim at it.
+fn wait_for(disk: &Disk, bytes: usize) -> Option<Instant> {
     let begin = Instant::now();
     let (mut oldest, mut all) = (Duration::ZERO, false);
     wait_until(20, "the requests", || {
         let requests = disk.server.requests(0, Duration::ZERO).expect("requests");
         oldest = requests.iter().map(|request| request.age).max().unwrap_or_default();
-        all = requests.iter().map(|request| request.length).sum::<u64>() == (count * LENGTH) as u64;
+        all = requests.iter().map(|request| request.length).sum::<u64>() == bytes as u64;
         all || oldest.max(begin.elapsed()) > LIMIT + LATER
     });
     all.then(|| Instant::now() + (LIMIT + LATER).saturating_sub(oldest))
@@ -100,36 +118,38 @@ fn states(disk: &Disk) -> Vec<(u64, RequestState)> {
     requests.iter().map(|request| (request.offset, request.state)).collect()
 }
 
-/// A server fetches writes into memory whose last page never comes. While the rest is copied, the older writes
-/// pass their deadline. The youngest write, to which the missing page belongs, does not.
+/// A server fetches writes into memory whose last page never comes. While the rest is copied, in one run, the older
+/// writes pass their deadline. The youngest write, to which the missing page belongs, does not.
 fn beside_a_slow_page(context: &mut Context) {
     context.load_module("");
     stay_on(0);
-    let mut data = Aligned::new(LENGTH, 0);
+    let mut data = Aligned::new(LONG, 0);
     data.fill(1);
     let data = Arc::new(data);
-    for round in 0..ROUNDS {
+    for (round, ahead) in CLOSE.iter().cycle().take(ROUNDS).enumerate() {
         // A new device has no timer yet.
         let disk = started("beside");
-        let pages = Arc::new(Pages::new((OLD + 1) * LENGTH));
-        let arena = pages.at_end((OLD + 1) * LENGTH);
+        let bytes = OLD * SHORT + LONG;
+        let pages = Arc::new(Pages::new(bytes));
+        let arena = pages.at_end(bytes);
         for index in 0..OLD {
-            pages.put(arena + index * LENGTH, data.bytes());
+            pages.put(arena + index * SHORT, &data.bytes()[..SHORT]);
         }
+        pages.put(arena + OLD * SHORT, &data.bytes()[..LONG - PAGE]);
         let keeper = pages.withhold().expect("userfaultfd");
-        let old: Vec<_> = (0..OLD).map(|index| write(disk.path(), index, &data)).collect();
-        let Some(look) = wait_for(&disk, OLD) else {
+        let old: Vec<_> = (0..OLD).map(|index| write(disk.path(), index, &data, SHORT)).collect();
+        let Some(look) = wait_for(&disk, OLD * SHORT) else {
             again(round, &disk, old);
             continue;
         };
         // Young enough not to be late then.
         sleep_until(AHEAD * 2, look);
-        let young = write(disk.path(), OLD, &data);
-        if wait_for(&disk, OLD + 1).is_none() {
+        let young = write(disk.path(), OLD, &data, LONG);
+        if wait_for(&disk, bytes).is_none() {
             again(round, &disk, old.into_iter().chain([young]));
             continue;
         }
-        sleep_until(AHEAD, look);
+        sleep_until(*ahead, look);
         let call = std::thread::spawn({
             let (server, pages) = (Arc::clone(&disk.server), Arc::clone(&pages));
             move || {
@@ -139,7 +159,7 @@ fn beside_a_slow_page(context: &mut Context) {
                 let argument = abi::Enter {
                     requests: requests.at_end((OLD + 1) * size_of::<abi::Request>()) as u64,
                     arena: arena as u64,
-                    arena_bytes: ((OLD + 1) * LENGTH) as u64,
+                    arena_bytes: bytes as u64,
                     capacity: u32::try_from(OLD + 1).expect("a count"),
                     ..abi::Enter::default()
                 };
@@ -198,7 +218,7 @@ fn late_copy_is_stale(context: &mut Context) {
         let disk = started("stale");
         let mut server = Manual::new(&disk);
         let reads: Vec<_> = (0..OLD).map(|index| read(&disk.path(), index)).collect();
-        let Some(look) = wait_for(&disk, OLD) else {
+        let Some(look) = wait_for(&disk, OLD * LENGTH) else {
             again(round, &disk, reads);
             continue;
         };
