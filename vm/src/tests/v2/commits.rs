@@ -2,7 +2,6 @@
 //! The commits of one ENTER: their order, and calls with many of them.
 
 use std::os::fd::AsFd as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -137,9 +136,7 @@ fn long_enter(context: &mut Context) {
 /// The role `--copy-long NAME FILE`: takes the device over, fetches a write, and copies its data to one place
 /// of the file, with as many entries as one ENTER allows.
 pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
-    let [name, path] = arguments else { return Err("usage: --copy-long NAME FILE".into()) };
-    let file = rustix::fs::open(*path, OFlags::RDWR, Mode::empty())?;
-    let memory = FilePages::new(file.as_fd(), DATA_AT + LARGE);
+    let (name, memory) = shared_memory(arguments, "--copy-long", LARGE)?;
     let (disk, mut server) = attach(name, TakeOver::Yes);
     server.arena = Vec::new();
     let request = server.fetch_one();
@@ -154,9 +151,26 @@ pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>>
         commit_count: abi::MAX_BATCH,
         ..abi::Enter::default()
     };
-    memory.put_value(0, &argument);
+    Err(came_back(&disk, &memory, &argument))
+}
+
+/// The arguments NAME and FILE of a role, and the memory that the file shares with the test.
+fn shared_memory<'a>(
+    arguments: &[&'a str],
+    role: &str,
+    data_bytes: usize,
+) -> Result<(&'a str, FilePages), Box<dyn std::error::Error>> {
+    let [name, path] = arguments else { return Err(format!("usage: {role} NAME FILE").into()) };
+    let file = rustix::fs::open(*path, OFlags::RDWR, Mode::empty())?;
+    Ok((name, FilePages::new(file.as_fd(), DATA_AT + data_bytes)))
+}
+
+/// Calls ENTER with an argument in shared memory. The call is to be ended by a signal that kills the process, so that a
+/// return from it is an error.
+fn came_back(disk: &Disk, memory: &FilePages, argument: &abi::Enter) -> Box<dyn std::error::Error> {
+    memory.put_value(0, argument);
     let entered = raw::ioctl(disk.server.as_fd(), abi::IOCTL_ENTER, memory.address());
-    Err(format!("ENTER came back: {entered:?}, from {}", Path::new(path).display()).into())
+    format!("ENTER came back: {entered:?}").into()
 }
 
 /// Writes in flight whose data one ENTER fetches, and the data of all of them.
@@ -226,9 +240,7 @@ fn long_fetch(context: &mut Context) {
 /// The role `--fetch-long NAME FILE`: takes the device over, and fetches all that is queued, with its data, in one
 /// ENTER. The file gets the argument, the number of requests, the requests, and the data.
 pub(crate) fn fetch_role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
-    let [name, path] = arguments else { return Err("usage: --fetch-long NAME FILE".into()) };
-    let file = rustix::fs::open(*path, OFlags::RDWR, Mode::empty())?;
-    let memory = FilePages::new(file.as_fd(), DATA_AT + FETCHED);
+    let (name, memory) = shared_memory(arguments, "--fetch-long", FETCHED)?;
     // With its memory present, the kernel copies without waiting.
     for page in 0..FETCHED / PAGE {
         memory.put_value(DATA_AT + page * PAGE, &abi::Iovec::default());
@@ -249,7 +261,5 @@ pub(crate) fn fetch_role(arguments: &[&str]) -> Result<(), Box<dyn std::error::E
         arena_bytes: FETCHED as u64,
         ..abi::Enter::default()
     };
-    memory.put_value(0, &argument);
-    let entered = raw::ioctl(disk.server.as_fd(), abi::IOCTL_ENTER, memory.address());
-    Err(format!("ENTER came back: {entered:?}, from {}", Path::new(path).display()).into())
+    Err(came_back(&disk, &memory, &argument))
 }

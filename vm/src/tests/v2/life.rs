@@ -584,9 +584,7 @@ fn name_of_a_partition(context: &mut Context) {
     ram.write(0, &table, false).expect("write");
     let early = Disk::create(&plain("part1"));
     let (disk, serving) = Disk::serve(&Builder::new("part"), &ram, threads(1));
-    wait_until(20, "the partition", || Path::new("/dev/zosbd2/part1").exists());
-    // The node is there some time before the block class knows the partition. To open the disk waits for the scan.
-    drop(open_direct(&disk.path()));
+    disk.wait_for_partition("/dev/zosbd2/part1");
     assert_eq!(refused(early.server.start()), Errno::EXIST);
     early.destroy(true);
     wait_until(20, "the device to go", || control().list().expect("list").len() == 1);

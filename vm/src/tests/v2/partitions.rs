@@ -65,14 +65,16 @@ fn change_first(node: BorrowedFd<'_>, operation: u32) -> Result<(), Errno> {
     raw::ioctl(node, BLKPG, argument).map(drop)
 }
 
+const FIRST: &str = "/dev/zosbd2/parts1";
+
 fn found(context: &mut Context) {
     context.load_module("");
     let builder = Builder::new("parts");
-    let [first, second] = ["/dev/zosbd2/parts1", "/dev/zosbd2/parts2"].map(Path::new);
+    let [first, second] = [FIRST, "/dev/zosbd2/parts2"].map(Path::new);
     // The only serving thread starts the device, and the kernel finds the partition.
     let ram = partitioned(SIZE, 1);
     let (disk, serving) = Disk::serve(&builder, &ram, threads(1));
-    wait_until(20, "the partition", || first.exists());
+    disk.wait_for_partition(FIRST);
     // A write to the partition lands where the table says.
     let inner = open_direct(first);
     let mut buffer = Aligned::new(4096, 0);
@@ -82,7 +84,7 @@ fn found(context: &mut Context) {
     ram.read(MIB + 4096, &mut stored).expect("read");
     assert!(stored == buffer.bytes(), "the write is not where the table says");
     drop(inner);
-    // On request; the request waits for the scan above, if that scan is still running.
+    // On request.
     let node = open_direct(&disk.path());
     let mut buffer = Aligned::new(512, 0);
     buffer.bytes_mut().copy_from_slice(&partition_table(2));
@@ -97,7 +99,7 @@ fn found(context: &mut Context) {
     for (block, size) in [(4096, 512 * MIB), (1024, 512 * MIB + 1024), (512, SIZE + 512)] {
         let builder = builder.clone().logical_block_size(block);
         let (disk, serving) = Disk::serve(&builder, &partitioned(size, 1), threads(1));
-        wait_until(20, "the partition", || first.exists());
+        disk.wait_for_partition(FIRST);
         disk.destroy_and_join(serving);
     }
 }
@@ -153,7 +155,7 @@ fn beside_an_owner(context: &mut Context) {
     let asked = || disk.server.stats(0).expect("stats").queued;
     assert_eq!(asked(), 0, "the scan did not wait for its turn");
     teardown::destroy(0..DISKS);
-    wait_until(60, "the partition of the other disk", || Path::new("/dev/zosbd2/after1").exists());
+    after.wait_for_partition("/dev/zosbd2/after1");
     assert_eq!(asked(), 0, "a disk that is open exclusively was scanned");
     drop(owner);
     after.destroy_and_join(serving);

@@ -70,6 +70,14 @@ impl Yardstick {
     }
 }
 
+/// The destroy fails an unanswered read, and ends while a destroy of a device with a living server still waits.
+fn destroys_at_once(destroy: impl FnOnce(), read: JoinHandle<Result<Vec<u8>, Errno>>) {
+    let yardstick = Yardstick::begin();
+    destroy();
+    assert_eq!(read.join().expect("reader"), Err(Errno::IO));
+    yardstick.end();
+}
+
 /// The descriptor is open, but no thread ever used it.
 fn never_came(context: &mut Context) {
     context.load_module("");
@@ -77,10 +85,7 @@ fn never_came(context: &mut Context) {
     disk.server.start().expect("start");
     let read = read_in_thread(disk.path(), 0, 4096);
     wait_until(20, "the request", || disk.server.stats(0).expect("stats").queued == 1);
-    let yardstick = Yardstick::begin();
-    disk.destroy(true);
-    assert_eq!(read.join().expect("reader"), Err(Errno::IO));
-    yardstick.end();
+    destroys_at_once(|| disk.destroy(true), read);
 }
 
 /// The first server served, and the second one, which took the device over, never did.
@@ -94,10 +99,7 @@ fn successor_never_came(context: &mut Context) {
     let (second, _idle) = attach("never", TakeOver::Yes);
     let read = read_in_thread(disk.path(), 0, 4096);
     wait_until(20, "the request", || second.server.stats(0).expect("stats").queued == 1);
-    let yardstick = Yardstick::begin();
-    second.destroy(true);
-    assert_eq!(read.join().expect("reader"), Err(Errno::IO));
-    yardstick.end();
+    destroys_at_once(|| second.destroy(true), read);
 }
 
 /// The thread that fetched a request of version 1 hands it to another thread of its process, and exits.
@@ -132,10 +134,7 @@ fn never_came_1(context: &mut Context) {
     let disk = Disk1::create("never", 1024);
     let read = read_in_thread(disk.path(), 0, 4096);
     wait_until(20, "the request", || outstanding("never") == 1);
-    let yardstick = Yardstick::begin();
-    disk.destroy();
-    assert_eq!(read.join().expect("reader"), Err(Errno::IO));
-    yardstick.end();
+    destroys_at_once(|| disk.destroy(), read);
 }
 
 /// The threads that called are gone.
@@ -150,10 +149,7 @@ fn dead_1(context: &mut Context) {
     let open = open_direct(&disk.path());
     let read = read_in_thread(disk.path(), 8192, 4096);
     wait_until(20, "the request", || outstanding("dead") == 1);
-    let yardstick = Yardstick::begin();
-    disk.destroy();
-    assert_eq!(read.join().expect("reader"), Err(Errno::IO));
-    yardstick.end();
+    destroys_at_once(|| disk.destroy(), read);
     drop(open);
 }
 

@@ -16,6 +16,9 @@ use zosbd2::{
 };
 use zosbd2_backends::{FileOptions, Null, Ram};
 
+use super::super::support::open_direct;
+use crate::guest::wait_until;
+
 /// Every call of version 2 on the control node.
 pub(crate) const CONTROL_CALLS: [u32; 6] = [
     abi::IOCTL_INFO,
@@ -86,6 +89,13 @@ impl Disk {
 
     pub(crate) fn sysfs(&self) -> PathBuf {
         Path::new("/sys/block").join(format!("zosbd2!{}", self.name))
+    }
+
+    /// Waits for a partition of a disk that has just started. The partition's node appears some time before the partition
+    /// can be opened (ENXIO until then) and before the block class knows it. An open of the disk waits for the scan.
+    pub(crate) fn wait_for_partition(&self, node: &str) {
+        wait_until(60, "the partition", || Path::new(node).exists());
+        drop(open_direct(&self.path()));
     }
 
     /// A setting of the queue.
