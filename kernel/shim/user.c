@@ -141,41 +141,45 @@ u32 zosbd2_thread(void)
 	return task_pid_nr(current);
 }
 
-/*
- * Whether the thread that zosbd2_thread() returned is alive. Another thread may
- * have its ID by now.
- */
-bool zosbd2_thread_lives(u32 thread)
-{
-	struct task_struct *task;
-	bool lives;
-
-	rcu_read_lock();
-	task = pid_task(find_pid_ns(thread, &init_pid_ns), PIDTYPE_PID);
-	lives = task && !(READ_ONCE(task->flags) & PF_EXITING);
-	rcu_read_unlock();
-	return lives;
-}
-
+/* The calling process's ID in the initial PID namespace. */
 u32 zosbd2_process(void)
 {
 	return task_tgid_nr(current);
 }
 
 /*
- * Whether a thread of a process, by its number in the first namespace, is alive.
- * The first thread of a process may exit before others do.
+ * Whether the thread or the process of an ID is alive: it has begun, and has not
+ * begun to exit. A process lives as long as any of its threads does; its first
+ * thread may exit before the others.
  */
-bool zosbd2_process_lives(u32 process)
+static bool lives(u32 id, enum pid_type type)
 {
 	struct task_struct *task;
-	bool lives;
+	bool lives = false;
 
 	rcu_read_lock();
-	task = pid_task(find_pid_ns(process, &init_pid_ns), PIDTYPE_TGID);
-	lives = task && atomic_read(&task->signal->live) > 0;
+	task = pid_task(find_pid_ns(id, &init_pid_ns), type);
+	if (task && type == PIDTYPE_TGID)
+		lives = atomic_read(&task->signal->live) > 0;
+	else if (task)
+		lives = !(READ_ONCE(task->flags) & PF_EXITING);
 	rcu_read_unlock();
 	return lives;
+}
+
+/*
+ * Whether the thread that zosbd2_thread() returned is alive. Another thread may
+ * have its ID by now.
+ */
+bool zosbd2_thread_lives(u32 thread)
+{
+	return lives(thread, PIDTYPE_PID);
+}
+
+/* The same for the process that zosbd2_process() returned. */
+bool zosbd2_process_lives(u32 process)
+{
+	return lives(process, PIDTYPE_TGID);
 }
 
 /* One turn of a polling loop. Returns false when it is time to stop. */
