@@ -22,7 +22,9 @@ const NEEDS: &[Need] = &[Need::Module];
 pub(super) const TESTS: &[Test] = &[
     Test::new("v2_shared_memory_full_of_zeroes", full_of_zeroes).needs(NEEDS).timeout(120),
     Test::new("v2_shared_memory_full_of_writes", full_of_writes).needs(NEEDS).timeout(120),
-    Test::new("v2_shared_memory_of_huge_pages", huge_pages).needs(NEEDS).timeout(60),
+    Test::new("v2_shared_memory_of_huge_pages", huge_pages)
+        .needs(&[Need::Module, Need::Path("/proc/sys/vm/nr_hugepages")])
+        .timeout(60),
     Test::new("v2_file_on_a_full_file_system", full_file_system).needs(NEEDS).timeout(60),
     Test::new("v2_reading_shared_memory_takes_none", reading_shared).needs(NEEDS).timeout(90),
     Test::new("v2_reading_own_memory_takes_none", reading_own).needs(NEEDS).timeout(90),
