@@ -34,7 +34,7 @@ mod wait;
 pub(crate) use allocations::Allocations;
 pub(crate) use context::Context;
 pub(crate) use fail_nth::{FailNth, Round};
-pub(crate) use registry::{Need, Test};
+pub(crate) use registry::{Need, Test, memory_mib};
 pub(crate) use {
     kmemleak::watches_memory,
     kmsg::Kmsg,

@@ -100,6 +100,8 @@ pub(crate) enum Need {
     KernelModule(&'static str),
     /// A file, such as a feature's under /sys.
     Path(&'static str),
+    /// A controller of control groups, as /proc/cgroups names it.
+    Controller(&'static str),
     /// This word on the kernel's command line.
     Argument(&'static str),
     /// This setting in the plan (`--set NAME=VALUE`).
@@ -128,6 +130,11 @@ impl Need {
                 (modules::available(name), format!("the kernel's module {name} is not in the guest"))
             }
             Self::Path(path) => (Path::new(path).exists(), format!("{path} does not exist")),
+            Self::Controller(name) => {
+                let found =
+                    read_trimmed("/proc/cgroups").lines().any(|line| line.starts_with(&format!("{name}\t")));
+                (found, format!("the kernel has no control groups for {name}"))
+            }
             Self::Argument(word) => (context.has_argument(word), format!("needs kernel argument {word}")),
             Self::Setting(name) => (context.setting(name).is_some(), format!("needs --set {name}=VALUE")),
         };
@@ -136,7 +143,7 @@ impl Need {
 }
 
 /// MiB of memory that the kernel has.
-fn memory_mib() -> u64 {
+pub(crate) fn memory_mib() -> u64 {
     let text = read_trimmed("/proc/meminfo");
     let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"));
     total.and_then(|kib| kib.trim().parse::<u64>().ok()).expect("meminfo shows the amount of memory") / 1024

@@ -16,7 +16,9 @@ use zosbd2::State;
 
 use super::support::control;
 use crate::guest::raw::{PAGE, Pages};
-use crate::guest::{Context, Mounted, Need, Random, Test, drop_caches, run, wait_until, write_text};
+use crate::guest::{
+    Context, Mounted, Need, Random, Test, drop_caches, memory_mib, run, wait_until, write_text,
+};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("v2_memory_pressure", |context| pressure(context, "file", 4096)).needs(SMALL).timeout(1800),
@@ -223,8 +225,9 @@ fn compare(path: &Path, mut stream: Random, mib: u64) {
 /// The system swaps to a disk whose store is a separate device, and whose server is locked into memory. All
 /// rounds end, and every page comes back unchanged.
 fn swap(context: &mut Context) {
-    const MEMORY: u64 = 600;
     const ROUNDS: &str = "2";
+    // More than there is, so that it must go out and come back.
+    let memory = memory_mib() * 5 / 4;
     context.load_module("");
     let store = context.load_disk();
     write_text("/proc/self/oom_score_adj", "-1000");
@@ -237,13 +240,13 @@ fn swap(context: &mut Context) {
     run(60, "swapon", &[DEVICE]);
     let moved = || (counter("/proc/vmstat", "pswpout "), counter("/proc/vmstat", "pswpin "));
     let (before, start) = (moved(), Instant::now());
-    let mut swapper = context.spawn("/proc/self/exe", &["--swapper", &MEMORY.to_string(), ROUNDS]);
+    let mut swapper = context.spawn("/proc/self/exe", &["--swapper", &memory.to_string(), ROUNDS]);
     let status = swapper.wait(600);
     assert!(status.success(), "{status}: {}{}", swapper.stdout(), swapper.stderr());
     let after = moved();
     let (out, back) = (after.0 - before.0, after.1 - before.1);
     context.say(&format!(
-        "{MEMORY} MiB of memory filled {ROUNDS} times in {:.0} s: {} MiB went out, {} MiB came back",
+        "{memory} MiB of memory filled {ROUNDS} times in {:.0} s: {} MiB went out, {} MiB came back",
         start.elapsed().as_secs_f64(),
         out * PAGE as u64 / MIB,
         back * PAGE as u64 / MIB,

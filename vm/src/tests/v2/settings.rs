@@ -15,7 +15,7 @@ use crate::guest::{Context, Mounted, Need, Test, read_trimmed, wait_until, write
 pub(super) const TESTS: &[Test] = &[
     Test::new("v2_io_timeout_of_sysfs_is_the_deadline", io_timeout).needs(&[Need::Module]).timeout(90),
     Test::new("v2_io_limit_is_lifted_before_a_destroy", io_limit)
-        .needs(&[Need::Module, Need::Path(GROUPS)])
+        .needs(&[Need::Module, Need::Controller("blkio")])
         .timeout(60),
 ];
 
