@@ -146,6 +146,8 @@ def main(name, mib, queues="1", depth="0"):
 if __name__ == "__main__":
     if not 3 <= len(sys.argv) <= 5 or len(sys.argv[1]) > MAX_NAME_BYTES:
         sys.exit("usage: ram.py NAME SIZE_MIB [QUEUES [DEPTH]]")
+    if not all(word.isdecimal() for word in sys.argv[2:]):
+        sys.exit("ram.py: SIZE_MIB, QUEUES and DEPTH are numbers")
     try:
         main(*sys.argv[1:])
     except OSError as failure:

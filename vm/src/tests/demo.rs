@@ -39,7 +39,7 @@ fn steps(say: &mut dyn FnMut(&str), module: &str, trees: &[&str], folder: &str) 
     let mut step = |what: &str, work: &mut dyn FnMut(&mut Tell<'_>)| {
         let start = Instant::now();
         let own = Step::begin(what);
-        work(&mut Tell { step: &own, what, told: start });
+        work(&mut Tell { step: &own, what, files: 0, told: start });
         say(&format!("{:>6.2} s  {what}", start.elapsed().as_secs_f64()));
     };
     let mut sums = Vec::new();
@@ -100,14 +100,17 @@ fn steps(say: &mut dyn FnMut(&str), module: &str, trees: &[&str], folder: &str) 
 struct Tell<'a> {
     step: &'a Step,
     what: &'a str,
+    files: usize,
     told: Instant,
 }
 
 impl Tell<'_> {
-    fn files(&mut self, count: usize, folder: &Path) {
+    /// One more file of this step is done.
+    fn file(&mut self) {
+        self.files += 1;
         if self.told.elapsed() >= Duration::from_secs(1) {
             self.told = Instant::now();
-            self.step.tell(&format!("{}: {count} files of {}", self.what, folder.display()));
+            self.step.tell(&format!("{}: {} files done", self.what, self.files));
         }
     }
 }
@@ -135,7 +138,7 @@ fn checksums(folder: &Path, tell: &mut Tell<'_>) -> BTreeMap<PathBuf, (u64, u64)
         }
         let name = path.strip_prefix(folder).expect("below the folder").to_owned();
         sums.insert(name, (length, sum));
-        tell.files(sums.len(), folder);
+        tell.file();
     });
     sums
 }
@@ -155,13 +158,11 @@ fn walk(folder: &Path, visit: &mut dyn FnMut(&Path)) {
 }
 
 fn copy(from: &Path, to: &Path, tell: &mut Tell<'_>) {
-    let mut count = 0;
     walk(from, &mut |path| {
         let target = to.join(path.strip_prefix(from).expect("below the folder"));
         let parent = target.parent().expect("in a folder");
         fs::create_dir_all(parent).unwrap_or_else(|error| panic!("make {}: {error}", parent.display()));
         fs::copy(path, &target).unwrap_or_else(|error| panic!("copy to {}: {error}", target.display()));
-        count += 1;
-        tell.files(count, to);
+        tell.file();
     });
 }
