@@ -19,5 +19,6 @@ pub mod modules;
 pub mod packages;
 pub mod protocol;
 pub mod suite;
+mod sys;
 
 pub use error::{Error, Result};

@@ -11,8 +11,9 @@ use crate::error::file;
 use crate::initramfs::{self, Contents};
 use crate::kernels::{self, Kernel};
 use crate::protocol::{Line, Outcome, Plan};
-use crate::{Error, Result, command};
+use crate::{Error, Result, command, sys};
 use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -184,6 +185,13 @@ impl Machine {
             "console=ttyS0 panic=-1 oops=panic quiet loglevel=4 rcupdate.rcu_cpu_stall_timeout=60 \
                           watchdog_thresh=30 random.trust_cpu=on tsc=reliable no_timer_check"
                 .to_owned();
+        // The guest reads the host's time stamp counter, and would measure its speed wrongly on a busy host.
+        if !self.icount
+            && self.accel != Accel::Kvm
+            && let Some(khz) = sys::tsc_khz()
+        {
+            let _infallible = write!(append, " tsc_early_khz={khz}");
+        }
         for argument in &self.append {
             append.push(' ');
             append.push_str(argument);
