@@ -34,16 +34,34 @@ struct zosbd2_limits {
  * aligned to 512 bytes, and requests as large as the limits allow rather than
  * the kernel's smaller default. Returns an ERR_PTR() on failure.
  */
-#ifdef HAVE_QUEUE_LIMITS_FEATURES
+static inline struct gendisk *zosbd2_alloc_disk(struct blk_mq_tag_set *set,
+						const struct zosbd2_limits *limits,
+						void *queuedata);
+
+#ifndef HAVE_QUEUE_LIMITS_FEATURES
+/* Where the cache and the kind of medium are flags of the queue. */
+static inline void zosbd2_set_features(struct request_queue *queue,
+				       const struct zosbd2_limits *limits)
+{
+	blk_queue_write_cache(queue, limits->volatile_cache, limits->fua);
+	if (!limits->rotational)
+		blk_queue_flag_set(QUEUE_FLAG_NONROT, queue);
+	blk_queue_flag_clear(QUEUE_FLAG_ADD_RANDOM, queue);
+}
+#endif
+
+#ifdef HAVE_QUEUE_LIMITS_ARGUMENT
 static inline struct gendisk *zosbd2_alloc_disk(struct blk_mq_tag_set *set,
 						const struct zosbd2_limits *limits,
 						void *queuedata)
 {
 	struct queue_limits lim = {
+#ifdef HAVE_QUEUE_LIMITS_FEATURES
 		.features = BLK_FEAT_IO_STAT |
 			    (limits->volatile_cache ? BLK_FEAT_WRITE_CACHE : 0) |
 			    (limits->fua ? BLK_FEAT_FUA : 0) |
 			    (limits->rotational ? BLK_FEAT_ROTATIONAL : 0),
+#endif
 		.logical_block_size = limits->logical_block_size,
 		.physical_block_size = limits->physical_block_size,
 		.io_min = limits->io_min,
@@ -59,8 +77,13 @@ static inline struct gendisk *zosbd2_alloc_disk(struct blk_mq_tag_set *set,
 		.max_write_zeroes_sectors = limits->max_write_zeroes_sectors,
 		.max_secure_erase_sectors = limits->max_secure_erase_sectors,
 	};
+	struct gendisk *disk = blk_mq_alloc_disk(set, &lim, queuedata);
 
-	return blk_mq_alloc_disk(set, &lim, queuedata);
+#ifndef HAVE_QUEUE_LIMITS_FEATURES
+	if (!IS_ERR(disk))
+		zosbd2_set_features(disk->queue, limits);
+#endif
+	return disk;
 }
 #else
 static inline struct gendisk *zosbd2_alloc_disk(struct blk_mq_tag_set *set,
@@ -101,13 +124,23 @@ static inline struct gendisk *zosbd2_alloc_disk(struct blk_mq_tag_set *set,
 	blk_queue_max_discard_segments(queue, 1);
 	blk_queue_max_write_zeroes_sectors(queue, limits->max_write_zeroes_sectors);
 	blk_queue_max_secure_erase_sectors(queue, erase);
-	blk_queue_write_cache(queue, limits->volatile_cache, limits->fua);
-	if (!limits->rotational)
-		blk_queue_flag_set(QUEUE_FLAG_NONROT, queue);
-	blk_queue_flag_clear(QUEUE_FLAG_ADD_RANDOM, queue);
+	zosbd2_set_features(queue, limits);
 	return disk;
 }
 #endif
+
+/*
+ * Drops a reference to a disk that no longer has a node, or never had one, and
+ * ends its queue. May sleep.
+ */
+static inline void zosbd2_put_disk(struct gendisk *disk)
+{
+#ifdef HAVE_CLEANUP_DISK
+	blk_cleanup_disk(disk);
+#else
+	put_disk(disk);
+#endif
+}
 
 /*
  * Merging, and no scheduler unless it is requested. Stacking: userspace ends

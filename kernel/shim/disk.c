@@ -100,12 +100,12 @@ static int zosbd2_disk_ioctl(struct gendisk *disk, bool may_write, u32 command, 
 	return result;
 }
 
-static int disk_getgeo(struct block_device *bdev, struct hd_geometry *geo)
+/* The caller has entered the start of the partition, or zero for the disk. */
+static int zosbd2_disk_getgeo(struct gendisk *disk, struct hd_geometry *geo)
 {
 	geo->heads = 4;
 	geo->sectors = 16;
-	geo->cylinders = bdev_nr_sectors(bdev) >> 6;
-	geo->start = 0;
+	geo->cylinders = get_capacity(disk) >> 6;
 	return 0;
 }
 
@@ -264,7 +264,7 @@ static void teardown_work(struct work_struct *work)
 	zosbd2_debug_remove(device);
 	zosbd2_rs_registry_vacate(zosbd2_registry, device->place);
 	complete_all(&device->gone);
-	put_disk(device->disk);
+	zosbd2_put_disk(device->disk);
 	if (!started) {
 		/*
 		 * The queue of a disk that was never added leaves the tag set
@@ -374,7 +374,7 @@ int zosbd2_device_create(const struct zosbd2_params *params, struct zosbd2_devic
 	return 0;
 
 put_disk:
-	put_disk(disk);
+	zosbd2_put_disk(disk);
 undo_queue:
 	blk_mq_free_tag_set(&device->tag_set);
 	zosbd2_queue_teardown(device);

@@ -16,6 +16,7 @@
 #include <linux/uaccess.h>
 
 #include "../compat/compat.h"
+#include "../compat/queue.h"
 #include "trace.h"
 #include "zosbd2.h"
 
@@ -304,7 +305,7 @@ static void log_late(struct zosbd2_queue *queue, u32 tag, const struct zosbd2_la
  * The engine ends the request now, or the thread that copies its data ends it
  * soon, or its timer starts again.
  */
-static enum blk_eh_timer_return timeout(struct request *request)
+static enum blk_eh_timer_return zosbd2_queue_timeout(struct request *request)
 {
 	struct zosbd2_queue *queue = request->mq_hctx->driver_data;
 	u32 tag = request->tag;

@@ -69,7 +69,7 @@ fn native(trees: &[PathBuf]) -> Result<()> {
         headers.display(),
         release.trim()
     );
-    let module = kmod::build(&headers, kmod::Variant::Release, false)?;
+    let module = kmod::build(&headers, &kmod::How::plain(kmod::Variant::Release))?;
     let programs = vm::guest_programs()?;
     let sample = programs.programs.first().context("the sample is built")?;
     let folder = sample.parent().context("a program is in a folder")?;

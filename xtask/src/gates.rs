@@ -7,6 +7,7 @@
 //! then the gates of the sources, and the planted faults. It reports all gates, and then fails if any gate failed.
 
 mod elf;
+mod older;
 mod orc;
 mod planted;
 mod sources;
@@ -23,8 +24,6 @@ use crate::kmod::{self, Variant};
 use crate::rust_flags::Config;
 use crate::{narrate, paths};
 
-/// Undefined symbols, exported by the kernel, that the object may have besides the shim's functions.
-const ALLOWED: &[&str] = &["__x86_return_thunk", "memcpy", "memmove", "memset", "memcmp", "bcmp"];
 /// Largest stack frame of a Rust function, in bytes. Kbuild checks the same for C.
 const MAX_FRAME: u64 = 1024;
 /// Largest frame with KASAN, which pads stack variables. There the kernel's stacks are twice as long, 32 KiB.
@@ -80,7 +79,12 @@ pub(crate) fn object(path: &Path, root: &Path, config: &Config) -> Result<()> {
 
 /// The entry points in `kernel/exports.txt`.
 fn exports(root: &Path) -> Result<Vec<String>> {
-    let path = root.join("kernel/exports.txt");
+    names(root, "exports.txt")
+}
+
+/// The names in a file of the folder `kernel`, one on each line.
+fn names(root: &Path, file: &str) -> Result<Vec<String>> {
+    let path = root.join("kernel").join(file);
     let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     Ok(text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
@@ -116,12 +120,16 @@ fn kasan(object: &Object<'_>) -> Result<String> {
     }
 }
 
-/// No code of `core` is linked, so a remaining call into `core` is an undefined symbol.
+/// No code of `core` is linked, so a remaining call into `core` is an undefined symbol. Besides the shim's functions
+/// the object may use what `kernel/imports.txt` lists.
 fn undefined_symbols(object: &Object<'_>) -> Result<String> {
     let table = run_tool("nm", &["--undefined-only", "--format=just-symbols"], object.path)?;
     let checks = object.config.is_set("KASAN");
+    let imports = names(&paths::root(), "imports.txt")?;
     let is_known = |name: &&str| {
-        name.starts_with("zosbd2_") || ALLOWED.contains(name) || (checks && name.starts_with("__asan_"))
+        name.starts_with("zosbd2_")
+            || imports.iter().any(|import| import == name)
+            || (checks && name.starts_with("__asan_"))
     };
     let (known, foreign): (Vec<&str>, Vec<&str>) = table.lines().map(str::trim).partition(is_known);
     ensure!(
@@ -329,6 +337,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             report.gate("sources", name, gate());
         }
     }
+    if !arguments.planted {
+        older::run(&mut report);
+    }
     planted::run(&mut report, last);
     println!("{} gates passed, {} failed", report.passed, report.failed.len());
     ensure!(report.failed.is_empty(), "gates failed: {}", report.failed.join("; "));
@@ -342,10 +353,10 @@ fn module(report: &mut Report, kdir: &Path, variant: Variant) -> Result<()> {
     let release = kmod::release(kdir)?;
     let scope = format!("{release} {}", variant.name());
     // One build passes both gates. After an error, a build without sparse tells which of them failed.
-    let checked = kmod::build(kdir, variant, true);
+    let checked = kmod::build(kdir, &kmod::How { sparse: true, ..kmod::How::plain(variant) });
     let (built, sparse) = match checked {
         Ok(module) => (Ok(module), Ok("nothing to say".to_owned())),
-        Err(error) => (kmod::build(kdir, variant, false), Err(error)),
+        Err(error) => (kmod::build(kdir, &kmod::How::plain(variant)), Err(error)),
     };
     let module = match built {
         Ok(module) => {

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `cargo xtask kmod`, behind `make -C kernel`: builds `zosbd2.ko` for one kernel.
 //!
-//! Works in a separate folder (`target/kmod/RELEASE-VARIANT`), so several kernels can be built side by side. It
-//! copies the C sources there, test-compiles the probes, makes the Rust object, and lets the kernel's own build
-//! system compile and link. Any warning, of compiler, objtool or modpost, is an error.
+//! Works in a separate folder (`target/kmod/RELEASE-VARIANT`), so several kernels can be built side by side. This
+//! command makes the Rust object; `kernel/build.sh`, which needs no Rust, does all else.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -33,6 +31,23 @@ impl Variant {
     }
 }
 
+/// How to build a module.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct How<'a> {
+    pub(crate) variant: Variant,
+    /// Run sparse on the C sources, too.
+    pub(crate) sparse: bool,
+    /// The key and the certificate with which the module is signed.
+    pub(crate) signed: Option<(&'a Path, &'a Path)>,
+}
+
+impl How<'_> {
+    /// Without sparse, unsigned.
+    pub(crate) const fn plain(variant: Variant) -> Self {
+        Self { variant, sparse: false, signed: None }
+    }
+}
+
 /// Arguments of `cargo xtask kmod`.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -48,35 +63,43 @@ pub(crate) struct Arguments {
     /// Run sparse on the C sources, too
     #[arg(long)]
     sparse: bool,
+    /// Sign the module with this private key
+    #[arg(long, requires = "sign_cert")]
+    sign_key: Option<PathBuf>,
+    /// The certificate of the key
+    #[arg(long, requires = "sign_key")]
+    sign_cert: Option<PathBuf>,
 }
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let Arguments { kdir, variant, out, sparse } = arguments;
+    let Arguments { kdir, variant, out, sparse, sign_key, sign_cert } = arguments;
+    let signed = sign_key.as_deref().zip(sign_cert.as_deref());
+    let how = How { variant: *variant, sparse: *sparse, signed };
     let module = match out {
         Some(out) => {
             fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
-            build_in(&paths::root(), kdir, *variant, *sparse, &out.canonicalize()?)?
+            build_in(&paths::root(), kdir, &how, &out.canonicalize()?)?
         }
-        None => build(kdir, *variant, *sparse)?,
+        None => build(kdir, &how)?,
     };
     println!("{}", module.display());
     Ok(())
 }
 
 /// Builds the module for the kernel whose headers are in `kdir`, and returns the path of `zosbd2.ko`.
-pub(crate) fn build(kdir: &Path, variant: Variant, sparse: bool) -> Result<PathBuf> {
-    let folder = format!("target/kmod/{}-{}", release(&headers(kdir)?)?, variant.name());
-    build_in(&paths::root(), kdir, variant, sparse, &paths::root().join(folder))
+pub(crate) fn build(kdir: &Path, how: &How<'_>) -> Result<PathBuf> {
+    let folder = format!("target/kmod/{}-{}", release(&headers(kdir)?)?, how.variant.name());
+    build_in(&paths::root(), kdir, how, &paths::root().join(folder))
 }
 
 /// Like [`build`], from the sources below `root` in the folder `work`. After an error no module is left there.
-fn build_in(root: &Path, kdir: &Path, variant: Variant, sparse: bool, work: &Path) -> Result<PathBuf> {
+fn build_in(root: &Path, kdir: &Path, how: &How<'_>, work: &Path) -> Result<PathBuf> {
     let kdir = &headers(kdir)?;
     let module = work.join("zosbd2.ko");
     let name = work.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let doing = narrate::doing(format!("building zosbd2.ko in {name}"));
-    let built = steps(root, kdir, variant, sparse, work, &doing);
+    let built = steps(root, kdir, how, work, &doing);
     if built.is_err() && module.exists() {
         fs::remove_file(&module).with_context(|| format!("remove {}", module.display()))?;
     }
@@ -94,17 +117,26 @@ fn headers(kdir: &Path) -> Result<PathBuf> {
     })
 }
 
-fn steps(root: &Path, kdir: &Path, variant: Variant, sparse: bool, work: &Path, doing: &Doing) -> Result<()> {
-    mirror(&root.join("kernel/shim"), &work.join("shim"))?;
-    mirror(&root.join("kernel/compat"), &work.join("compat"))?;
-    mirror(&root.join("kernel/compat/probes"), &work.join("probes"))?;
-    doing.detail("what this kernel has");
-    probe(kdir, &root.join("kernel/compat/probes"), work)?;
+fn steps(root: &Path, kdir: &Path, how: &How<'_>, work: &Path, doing: &Doing) -> Result<()> {
     doing.detail("Rust");
-    rust_object::build(kdir, variant == Variant::Faults, root, work)?;
-    doing.detail(if sparse { "C, with sparse" } else { "C" });
-    copy_if_changed(&root.join("kernel/Kbuild"), &work.join("Kbuild"))?;
-    kbuild(kdir, work, variant, sparse)
+    let object = rust_object::build(kdir, how.variant == Variant::Faults, root, work)?;
+    doing.detail(if how.sparse { "C, with sparse" } else { "C" });
+    let mut command = Command::new("make");
+    command.arg("--no-print-directory").arg("-C").arg(root.join("kernel"));
+    command.arg(format!("KDIR={}", kdir.display())).arg(format!("O={}", work.display()));
+    command.arg(format!("VARIANT={}", how.variant.name())).arg(format!("ZOSBD2_RUST={}", object.display()));
+    if how.sparse {
+        command.arg("SPARSE=1");
+    }
+    if let Some((key, certificate)) = how.signed {
+        command.arg(format!("SIGN_KEY={}", key.display()));
+        command.arg(format!("SIGN_CERT={}", certificate.display()));
+    }
+    command.env_remove("MAKEFLAGS").env_remove("MFLAGS").env_remove("MAKELEVEL");
+    let output = command.output().context("run make")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}", said.trim());
+    Ok(())
 }
 
 /// `uname -r` of that kernel. `kernel.release` lacks the flavour on some Debian kernels.
@@ -121,97 +153,4 @@ pub(crate) fn release(kdir: &Path) -> Result<String> {
     let quoted = text.lines().find_map(|line| line.strip_prefix("#define UTS_RELEASE "));
     let release = quoted.with_context(|| format!("{} has no UTS_RELEASE", path.display()))?;
     Ok(release.trim().trim_matches('"').to_owned())
-}
-
-/// Copies the files of a folder. Unchanged files keep their time, so make does not rebuild them.
-fn mirror(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir_all(to).with_context(|| format!("create {}", to.display()))?;
-    for entry in fs::read_dir(from).with_context(|| format!("read {}", from.display()))? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default();
-        if path.extension().is_some_and(|extension| extension == "c" || extension == "h") {
-            copy_if_changed(&path, &to.join(name))?;
-        }
-    }
-    Ok(())
-}
-
-fn copy_if_changed(from: &Path, to: &Path) -> Result<()> {
-    let text = fs::read(from).with_context(|| format!("read {}", from.display()))?;
-    write_if_changed(to, &text)
-}
-
-fn write_if_changed(path: &Path, text: &[u8]) -> Result<()> {
-    if fs::read(path).is_ok_and(|old| old == text) {
-        return Ok(());
-    }
-    fs::write(path, text).with_context(|| format!("write {}", path.display()))
-}
-
-fn make(kdir: &Path, folder: &Path) -> Command {
-    let mut command = Command::new("make");
-    command.arg("--no-print-directory").arg("-C").arg(kdir).arg(format!("M={}", folder.display()));
-    command.env_remove("MAKEFLAGS").env_remove("MFLAGS").env_remove("MAKELEVEL").env("LC_ALL", "C");
-    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    command.arg(format!("-j{processors}"));
-    command
-}
-
-/// Compiles every probe, and writes the results into `compat_probed.h`.
-fn probe(kdir: &Path, source: &Path, work: &Path) -> Result<()> {
-    let folder = work.join("probes");
-    // Listed in the source folder, because compiling leaves generated C files beside the probes.
-    let mut names = Vec::new();
-    for entry in fs::read_dir(source).with_context(|| format!("read {}", source.display()))? {
-        let path = entry?.path();
-        if let (Some(name), true) =
-            (path.file_stem(), path.extension().is_some_and(|extension| extension == "c"))
-        {
-            names.push(name.to_string_lossy().into_owned());
-        }
-    }
-    names.sort();
-    let kbuild: String = names.iter().fold(String::new(), |mut text, name| {
-        let _infallible = writeln!(text, "obj-m += {name}.o");
-        text
-    });
-    write_if_changed(&folder.join("Kbuild"), kbuild.as_bytes())?;
-    let objects = names.iter().map(|name| format!("{name}.o"));
-    // A probe may fail to compile. If all probes fail, the compiler does not work.
-    let output = make(kdir, &folder).arg("-k").args(objects).output().context("run make")?;
-    let mut header = String::from("/* Made by probing; see probes/. */\n");
-    for name in &names {
-        if folder.join(format!("{name}.o")).exists() {
-            writeln!(header, "#define HAVE_{} 1", name.to_uppercase())?;
-        }
-    }
-    ensure!(
-        header.contains("HAVE_COMPILER"),
-        "the compiler does not work for this kernel:\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    write_if_changed(&work.join("compat/compat_probed.h"), header.as_bytes())
-}
-
-fn kbuild(kdir: &Path, work: &Path, variant: Variant, sparse: bool) -> Result<()> {
-    let mut command = make(kdir, work);
-    command.arg("modules").arg("W=1");
-    if variant == Variant::Faults {
-        command.arg("ZOSBD2_FAULTS=1");
-    }
-    if sparse {
-        // All sources, including those that need no compiling.
-        command.args(["C=2", "CF=-Wsparse-error"]);
-    }
-    let output = command.output().context("run make")?;
-    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "building the module in {} failed:\n{text}", work.display());
-    let complaint = text.lines().find(|line| {
-        let line = line.to_lowercase();
-        (line.contains("warning") || line.contains("error"))
-            && !line.contains("vmlinux")
-            && !line.contains("the compiler differs")
-    });
-    ensure!(complaint.is_none(), "building the module in {} warned:\n{text}", work.display());
-    Ok(())
 }

@@ -368,7 +368,7 @@ fn prepare(
     let module = match &arguments.module {
         Some(module) => Some(module.clone()),
         None if arguments.no_module => None,
-        None => Some(kmod::build(&kernel.headers, variant, false)?),
+        None => Some(kmod::build(&kernel.headers, &kmod::How::plain(variant))?),
     };
     let variant = format!("{variant:?}").to_lowercase();
     let special = if variant == RELEASE { Vec::new() } else { vec![variant.clone()] };

@@ -17,6 +17,7 @@ use crate::guest::{Context, Need, Test, raw, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("v2_partitions_are_found", found).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_partitions_know_their_start", geometry).needs(&[Need::Module]).timeout(60),
     Test::new("v2_partitions_that_nobody_wants", unwanted).needs(&[Need::Module]).timeout(60),
     Test::new("v2_partitions_beside_an_owner", beside_an_owner).needs(&[Need::Module]).timeout(240),
 ];
@@ -102,6 +103,29 @@ fn found(context: &mut Context) {
         disk.wait_for_partition(FIRST);
         disk.destroy_and_join(serving);
     }
+}
+
+/// `HDIO_GETGEO` names the start of a partition, as partitioning programs expect, and the size of the disk.
+fn geometry(context: &mut Context) {
+    /// `struct hd_geometry`, and the command that asks for it.
+    const HDIO_GETGEO: u32 = 0x0301;
+    const GEOMETRY_BYTES: usize = 16;
+    context.load_module("");
+    let (disk, serving) = Disk::serve(&Builder::new("parts"), &partitioned(SIZE, 1), threads(1));
+    disk.wait_for_partition(FIRST);
+    let start_and_sectors = |path: &Path| {
+        let node = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).expect("open");
+        let pages = raw::Pages::new(raw::PAGE);
+        let argument = pages.at_end(GEOMETRY_BYTES);
+        raw::ioctl(node.as_fd(), HDIO_GETGEO, argument).expect("HDIO_GETGEO");
+        let field = pages.get(argument, GEOMETRY_BYTES);
+        let cylinders = u64::from(u16::from_ne_bytes([field[2], field[3]]));
+        let start = u64::from_ne_bytes(field[8..].try_into().expect("eight bytes"));
+        (start, u64::from(field[0]) * u64::from(field[1]) * cylinders)
+    };
+    assert_eq!(start_and_sectors(&disk.path()), (0, SIZE / 512));
+    assert_eq!(start_and_sectors(Path::new(FIRST)), (MIB / 512, SIZE / 512));
+    disk.destroy_and_join(serving);
 }
 
 /// A device with the flag no-partition-scan is never scanned: START does not scan it, and BLKRRPART is refused, which udev

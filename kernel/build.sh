@@ -1,0 +1,169 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0-only
+# Builds zosbd2.ko for one kernel, and prints where it is. `make -C kernel` and `cargo xtask kmod` call this; it needs
+# make, the kernel's headers and compiler, and no Rust. After an error no module is left. Variables, all set by the
+# caller:
+#
+#   KDIR     headers of the kernel, an absolute path
+#   O        folder to build in, an absolute path; created
+#   VARIANT  release, faults (with steps that fail on demand; for tests), or shim (compiles the C part only; for gates)
+#   RUST     the Rust object, or a folder of Rust objects from which the one for the kernel's configuration is taken
+#   SPARSE   1: run sparse on the C sources, too
+#   SIGN_KEY, SIGN_CERT   sign the module with this key and certificate; both or none
+#   JOBS     how many compilers run side by side
+set -eu
+export LC_ALL=C
+unset MAKEFLAGS MFLAGS MAKELEVEL
+here=$(cd "$(dirname "$0")" && pwd)
+config=$KDIR/include/config/auto.conf
+
+fail() {
+	printf 'zosbd2: %s\n' "$*" >&2
+	rm -f "$O/zosbd2.ko"
+	exit 1
+}
+
+# The value of CONFIG_$1 in the kernel's configuration, without quotes; n if it is not set.
+value() {
+	found=$(sed -n "s/^CONFIG_$1=//p" "$config" | tr -d '"')
+	echo "${found:-n}"
+}
+
+# The conditions of a Rust object, in the file $1, that the kernel does not meet, a line each. A condition is
+# NAME=VALUE, or NAME|OLDER_NAME=VALUE for an option that had another name in older kernels.
+misfits() {
+	while IFS='=' read -r names wanted; do
+		case $names in '' | '#'*) continue ;; esac
+		has=n
+		for name in $(echo "$names" | tr '|' ' '); do
+			one=$(value "$name")
+			[ "$one" = n ] || has=$one
+		done
+		[ "$has" = "$wanted" ] || echo "CONFIG_${names%%|*}: the object is for $wanted, the kernel has $has"
+	done <"$1"
+}
+
+# Sets `object` to the Rust object for this kernel.
+choose() {
+	object=$RUST
+	[ -d "$RUST" ] || return 0
+	tried=
+	for conditions in "$RUST"/*.conf; do
+		[ -e "$conditions" ] || fail "there is no Rust object in $RUST: take the release's archive, or set" \
+			"ZOSBD2_RUST=source to compile it, which needs Rust"
+		missing=$(misfits "$conditions")
+		object=${conditions%.conf}.o
+		[ -n "$missing" ] || return 0
+		tried="$tried
+  $(basename "$object")
+$(echo "$missing" | sed 's/^/    /')"
+	done
+	fail "no Rust object of the archive fits the kernel of $KDIR. What differs:$tried
+Compile it for this kernel with ZOSBD2_RUST=source, which needs Rust; docs/building.md says which options are" \
+		"supported."
+}
+
+# The object must be the archive's own, have all entry points, and want only functions of the shim and symbols that
+# the kernel exports. What else the gates check was checked when it was made.
+check_object() {
+	[ -e "$object" ] || fail "there is no Rust object $object"
+	if [ -d "$RUST" ]; then
+		(cd "$RUST" && grep " $(basename "$object")\$" SHA256SUMS | sha256sum -c --quiet -) >&2 ||
+			fail "$object is not what SHA256SUMS says: unpack the archive again"
+	fi
+	checked='^$'
+	[ "$(value KASAN)" = n ] || checked='^__asan_'
+	wants=$(nm -u "$object" | sed 's/^ *U //' | grep -v -x -F -f "$here/imports.txt" | grep -v -E "^zosbd2_|$checked" || true)
+	[ -z "$wants" ] || fail "the Rust object wants $(echo "$wants" | tr '\n' ' '), which neither the shim nor the kernel has"
+	nm --defined-only --extern-only "$object" | sed -n 's/^[0-9a-f]* [Tt] //p' | sort >"$O/rust.exports"
+	cmp -s "$here/exports.txt" "$O/rust.exports" || fail "the Rust object's entry points are not those of" \
+		"kernel/exports.txt: $(diff "$here/exports.txt" "$O/rust.exports" | grep '^[<>]' | tr '\n' ' ')"
+}
+
+# Copies a file, or keeps the older copy with its time if it is equal, so that make rebuilds nothing.
+copy() {
+	cmp -s "$1" "$2" || cp "$1" "$2"
+}
+
+
+# Compiles every probe, and writes into compat_probed.h which ones compiled.
+probe() {
+	: >"$O/probes/Kbuild.new"
+	objects=
+	for source in "$here"/compat/probes/*.c; do
+		name=$(basename "$source" .c)
+		copy "$source" "$O/probes/$name.c"
+		echo "obj-m += $name.o" >>"$O/probes/Kbuild.new"
+		objects="$objects $name.o"
+	done
+	copy "$O/probes/Kbuild.new" "$O/probes/Kbuild"
+	# A probe may fail to compile. If all probes fail, the compiler does not work.
+	# shellcheck disable=SC2086 # a list of names
+	make --no-print-directory -k -C "$KDIR" M="$O/probes" -j"$JOBS" ${KCFLAGS:+KCFLAGS="$KCFLAGS"} $objects \
+		>"$O/probes/log" 2>&1 || true
+	{
+		echo '/* Made by probing; see probes/. */'
+		for object_file in $objects; do
+			[ ! -e "$O/probes/$object_file" ] ||
+				echo "#define HAVE_$(basename "$object_file" .o | tr '[:lower:]' '[:upper:]') 1"
+		done
+	} >"$O/compat_probed.new"
+	grep -q HAVE_COMPILER "$O/compat_probed.new" ||
+		fail "the compiler does not work for the kernel of $KDIR:
+$(cat "$O/probes/log")"
+	copy "$O/compat_probed.new" "$O/compat/compat_probed.h"
+}
+
+# A warning, of compiler, objtool, modpost or sparse, is an error. Two lines are none of them: the kernel was built by
+# another build of the same compiler, and there is no vmlinux to make BTF from.
+compile() {
+	if ! "$@" >"$O/log" 2>&1; then
+		fail "building the module in $O failed:
+$(cat "$O/log")"
+	fi
+	if grep -i -E 'warning|error' "$O/log" | grep -v -i -E 'vmlinux|the compiler differs' >/dev/null; then
+		fail "building the module in $O warned:
+$(cat "$O/log")"
+	fi
+}
+
+sign() {
+	[ -n "$SIGN_KEY$SIGN_CERT" ] || return 0
+	[ -r "$SIGN_KEY" ] && [ -r "$SIGN_CERT" ] || fail "to sign the module both SIGN_KEY= and SIGN_CERT= must name" \
+		"readable files; they are '$SIGN_KEY' and '$SIGN_CERT'"
+	[ -x "$KDIR/scripts/sign-file" ] || fail "the headers in $KDIR have no scripts/sign-file, which signs modules"
+	hash=$(value MODULE_SIG_HASH)
+	[ "$hash" != n ] || hash=sha256
+	"$KDIR/scripts/sign-file" "$hash" "$SIGN_KEY" "$SIGN_CERT" "$O/zosbd2.ko" ||
+		fail "cannot sign $O/zosbd2.ko with $SIGN_KEY"
+}
+
+mkdir -p "$O/shim" "$O/compat" "$O/probes"
+rm -f "$O/zosbd2.ko"
+[ -r "$config" ] || fail "$KDIR has no include/config/auto.conf: these are no headers of a configured kernel (KDIR= is" \
+	"the folder of one flavour, such as /usr/src/linux-headers-6.12.117+deb12-cloud-amd64, not the one that ends with" \
+	"-common)"
+for file in "$here"/shim/*.[ch]; do copy "$file" "$O/shim/$(basename "$file")"; done
+for file in "$here"/compat/*.h; do copy "$file" "$O/compat/$(basename "$file")"; done
+copy "$here/Kbuild" "$O/Kbuild"
+probe
+checks=
+[ "$SPARSE" != 1 ] || checks='C=2 CF=-Wsparse-error' # all sources, including those that need no compiling
+case $VARIANT in
+shim)
+	objects=$(cd "$O" && echo shim/*.c | sed 's/\.c\>/.o/g')
+	# shellcheck disable=SC2086 # lists of words
+	compile make --no-print-directory -C "$KDIR" M="$O" -j"$JOBS" ${KCFLAGS:+KCFLAGS="$KCFLAGS"} W=1 $checks $objects
+	exit 0
+	;;
+release) faults= ;;
+faults) faults=ZOSBD2_FAULTS=1 ;;
+*) fail "VARIANT=$VARIANT is unknown: it is release or faults" ;;
+esac
+choose
+check_object
+copy "$object" "$O/zosbd2_rust.o"
+# shellcheck disable=SC2086 # lists of words
+compile make --no-print-directory -C "$KDIR" M="$O" -j"$JOBS" ${KCFLAGS:+KCFLAGS="$KCFLAGS"} W=1 $faults $checks modules
+sign
+echo "$O/zosbd2.ko"

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Compiles the C part against headers that are made to look like those of kernels that cannot be had.
+//!
+//! Each [`Older`] changes a few lines of a header of a kernel that is there, and has the compiler include the changed
+//! copy first. The gate checks that the probes notice the change, and that the C part compiles without a warning. It
+//! shows that those branches of `kernel/compat` compile, and no more: no such kernel was booted.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use zosbd2_vm::kernels;
+
+use super::Report;
+use crate::{narrate, paths};
+
+/// Headers of older kernels.
+struct Older {
+    /// The kernels that have such headers.
+    what: &'static str,
+    /// The kernel whose headers are changed.
+    base: &'static str,
+    /// The header, below `include/linux`.
+    header: &'static str,
+    /// Each text, which must occur, and what takes its place.
+    changes: &'static [(&'static str, &'static str)],
+    /// What the probes must find.
+    has: &'static [&'static str],
+    /// What the probes must not find.
+    lacks: &'static [&'static str],
+}
+
+const OLDER: [Older; 3] = [
+    Older {
+        what: "timeout(reserved), 5.19",
+        base: "6.1",
+        header: "blk-mq.h",
+        changes: &[("(*timeout)(struct request *);", "(*timeout)(struct request *, bool);")],
+        has: &["TIMEOUT_RESERVED"],
+        lacks: &[],
+    },
+    Older {
+        what: "blk_cleanup_disk(), 5.19",
+        base: "6.1",
+        header: "blkdev.h",
+        changes: &[("void put_disk(struct gendisk *disk);", "void blk_cleanup_disk(struct gendisk *disk);")],
+        has: &["CLEANUP_DISK"],
+        lacks: &[],
+    },
+    Older {
+        what: "limits without features, 6.9",
+        base: "6.12",
+        header: "blkdev.h",
+        changes: &[
+            ("limits.features", "limits.other_features"),
+            ("\tblk_features_t\t\tfeatures;", "\tblk_features_t\t\tother_features;"),
+            (
+                "void put_disk(struct gendisk *disk);",
+                "void put_disk(struct gendisk *disk);\n\
+                 void blk_queue_write_cache(struct request_queue *q, bool enabled, bool fua);\n\
+                 #define QUEUE_FLAG_NONROT QUEUE_FLAG_MAX\n\
+                 #define QUEUE_FLAG_ADD_RANDOM QUEUE_FLAG_MAX",
+            ),
+        ],
+        has: &["QUEUE_LIMITS_ARGUMENT"],
+        lacks: &["QUEUE_LIMITS_FEATURES"],
+    },
+];
+
+/// Compiles against each of the older headers whose base is in the cache.
+pub(super) fn run(report: &mut Report) {
+    for older in &OLDER {
+        report.gate("older headers", older.what, compile(older));
+    }
+}
+
+fn compile(older: &Older) -> Result<String> {
+    let _doing = narrate::doing(format!("compiling the C part against older headers: {}", older.what));
+    let kernel = kernels::find(older.base.parse()?)?;
+    let name = older.what.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-");
+    let folder = paths::root().join("target/older").join(name);
+    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    let changed = folder.join(older.header);
+    fs::write(&changed, header(&kernel.headers, older)?)
+        .with_context(|| format!("write {}", changed.display()))?;
+    let mut command = Command::new("make");
+    command.arg("--no-print-directory").arg("-C").arg(paths::root().join("kernel"));
+    command.arg(format!("KDIR={}", kernel.headers.display())).arg(format!("O={}", folder.display()));
+    command.args(["VARIANT=shim", "ZOSBD2_RUST=none"]).arg(format!("KCFLAGS=-include {}", changed.display()));
+    command.env_remove("MAKEFLAGS").env_remove("MFLAGS").env_remove("MAKELEVEL");
+    let output = command.output().context("run make")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+    let probed = folder.join("compat/compat_probed.h");
+    let probed = fs::read_to_string(&probed).with_context(|| format!("read {}", probed.display()))?;
+    let found = |name: &&str| probed.lines().any(|line| line == format!("#define HAVE_{name} 1"));
+    if let Some(missing) = older.has.iter().find(|name| !found(name)) {
+        bail!("the probe {missing} does not notice the change");
+    }
+    if let Some(surplus) = older.lacks.iter().find(|name| found(name)) {
+        bail!("the probe {surplus} compiles in spite of the change");
+    }
+    Ok(format!("compiles, with {}", older.has.join(", ")))
+}
+
+/// The changed header.
+fn header(headers: &Path, older: &Older) -> Result<String> {
+    // Debian's headers of one flavour leave the common ones in a folder beside them.
+    let own = headers.join("include/linux").join(older.header);
+    let path = if own.exists() { own } else { common(headers)?.join("include/linux").join(older.header) };
+    let mut text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    for (from, to) in older.changes {
+        ensure!(text.contains(from), "{} has no {from:?}: the gate must be adapted", path.display());
+        text = text.replace(from, to);
+    }
+    Ok(text)
+}
+
+/// The folder of common headers that a flavour's Makefile includes.
+fn common(headers: &Path) -> Result<std::path::PathBuf> {
+    let sources = headers.parent().context("headers without a folder")?;
+    for entry in fs::read_dir(sources).with_context(|| format!("read {}", sources.display()))? {
+        let path = entry?.path();
+        if path.to_string_lossy().ends_with("-common") {
+            return Ok(path);
+        }
+    }
+    bail!("there are no common headers beside {}", headers.display())
+}
