@@ -100,7 +100,7 @@ impl<T: Target> Suite<'_, T> {
         if !self.block.is_power_of_two() || !(512..=4096).contains(&self.block) {
             return Err(format!("logical block size {}", self.block));
         }
-        if self.size < 64 * self.block || !self.size.is_multiple_of(self.block) {
+        if self.size < 64 * self.block || self.size % self.block != 0 {
             return Err(format!("size {} is not a multiple of the block size {}", self.size, self.block));
         }
         Ok(None)

@@ -5,6 +5,7 @@
 use crate::StopToken;
 use rustix::process::{Resource, configure_io_flusher_behavior, getrlimit, is_io_flusher};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 /// Counts the serving threads. The last thread to end wakes the [`StopToken`] on which the caller waits.
 #[derive(Debug, Default)]
@@ -44,6 +45,28 @@ impl Drop for CountOut<'_> {
     fn drop(&mut self) {
         self.running.0.fetch_sub(1, Ordering::Release);
         self.stop.wake();
+    }
+}
+
+/// A yes or no that threads wait for.
+#[derive(Debug, Default)]
+pub(crate) struct Decision {
+    decided: Mutex<Option<bool>>,
+    told: Condvar,
+}
+
+impl Decision {
+    /// Tells the decision to all who wait for it, now or later.
+    pub(crate) fn tell(&self, yes: bool) {
+        *self.decided.lock().unwrap_or_else(PoisonError::into_inner) = Some(yes);
+        self.told.notify_all();
+    }
+
+    /// Waits for the decision.
+    pub(crate) fn wait(&self) -> bool {
+        let decided = self.decided.lock().unwrap_or_else(PoisonError::into_inner);
+        let decided = self.told.wait_while(decided, |decided| decided.is_none());
+        *decided.unwrap_or_else(PoisonError::into_inner) == Some(true)
     }
 }
 

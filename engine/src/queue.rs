@@ -31,8 +31,6 @@ use crate::request::{
     FUA, Handle, MAX_DEPTH, MAYBE_EXECUTED, NO_TAG, OP_ID_TAG_BITS, Op, Request, Slot, State,
 };
 
-/// Bytes of a cache line, on the machines that are optimised for.
-const CACHE_LINE: usize = 64;
 /// Most servers to wake at once. Servers that arrive wake the others.
 pub const MOST_WAKES: u32 = 8;
 /// Most requests that one wake-up counts for, however many its server takes at a time. A server that arrives takes as
@@ -333,9 +331,12 @@ pub struct QueueState {
     counters: Counters,
 }
 
-const _: () = assert!(
-    offset_of!(QueueState, answers) >= CACHE_LINE && offset_of!(QueueState, attached_ns) < CACHE_LINE
-);
+const _: () = {
+    // On the machines that are optimised for.
+    const CACHE_LINE: usize = 64;
+    assert!(offset_of!(QueueState, answers) >= CACHE_LINE);
+    assert!(offset_of!(QueueState, attached_ns) < CACHE_LINE);
+};
 
 impl Default for QueueState {
     fn default() -> Self {

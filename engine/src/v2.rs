@@ -53,6 +53,11 @@ const fn holds(condition: bool) -> Result<(), Errno> {
     if condition { Ok(()) } else { Err(Errno::EINVAL) }
 }
 
+/// Whether `bytes` is a multiple of `block`, which is a power of two.
+const fn in_blocks(bytes: u64, block: u32) -> bool {
+    bytes & (block as u64).wrapping_sub(1) == 0
+}
+
 /// Checks the size of a device.
 ///
 /// # Errors
@@ -62,7 +67,7 @@ pub fn check_size(size_bytes: u64, logical_block_size: u32) -> Result<(), Errno>
     if size_bytes == 0 || size_bytes > abi::MAX_SIZE_BYTES {
         return Err(Errno::ERANGE);
     }
-    holds(size_bytes.is_multiple_of(logical_block_size.into()))
+    holds(in_blocks(size_bytes, logical_block_size))
 }
 
 fn check_serial(serial: &[u8; abi::SERIAL_BYTES]) -> Result<(), Errno> {
@@ -103,12 +108,13 @@ pub fn check_create(create: &abi::Create, machine: Machine) -> Result<(Name, abi
     holds(full.physical_block_size.is_power_of_two())?;
     full.io_min = or(create.io_min, full.physical_block_size);
     within(full.io_min, full.physical_block_size, abi::MAX_PHYSICAL_BLOCK_SIZE)?;
-    holds(full.io_min.is_multiple_of(full.physical_block_size))?;
+    holds(in_blocks(full.io_min.into(), full.physical_block_size))?;
     within(full.io_opt, 0, abi::MAX_PHYSICAL_BLOCK_SIZE)?;
-    holds(full.io_opt.is_multiple_of(full.io_min))?;
+    // `io_min` may be any multiple of the physical block.
+    holds(full.io_opt.checked_rem(full.io_min) == Some(0))?;
     full.max_io_bytes = or(create.max_io_bytes, abi::DEFAULT_IO_BYTES);
     within(full.max_io_bytes, machine.page_bytes, abi::MAX_IO_BYTES)?;
-    holds(full.max_io_bytes.is_multiple_of(logical))?;
+    holds(in_blocks(full.max_io_bytes.into(), logical))?;
 
     full.queues = or(create.queues, 1);
     within(full.queues, 1, machine.cpus)?;
@@ -122,7 +128,7 @@ pub fn check_create(create: &abi::Create, machine: Machine) -> Result<(Name, abi
     within(full.discard_granularity, logical, abi::MAX_PHYSICAL_BLOCK_SIZE)?;
     holds(full.discard_granularity.is_power_of_two())?;
     for most in [full.max_discard_bytes, full.max_write_zeroes_bytes, full.max_secure_erase_bytes] {
-        holds(most.is_multiple_of(logical))?;
+        holds(in_blocks(most.into(), logical))?;
     }
     // The block layer rounds the limit down to a multiple of the discard granularity, and takes 0 for no
     // limit.
@@ -294,8 +300,8 @@ pub const fn check_commit(commit: &abi::Commit) -> Result<(), Errno> {
     } else {
         commit.address != 0 && commit.iovec_count >= 1 && commit.iovec_count <= abi::MAX_IOVECS
     };
-    let unused = commit.reserved | commit.status.cast_unsigned();
-    holds(commit.flags & !abi::COMMIT_FLAGS | unused == 0 && pieces)
+    let unused = commit.reserved == 0 && commit.status == 0;
+    holds(commit.flags & !abi::COMMIT_FLAGS == 0 && unused && pieces)
 }
 
 /// The effect of the answer `commit`, which [`check_commit`] accepted, on `request`.

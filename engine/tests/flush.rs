@@ -267,7 +267,9 @@ impl Device {
                     prop_assert_eq!(self.queue(queue).requeue(dead, |_| ()), Wake::NONE);
                 }
                 self.attach(survived);
-                let back: Vec<Taken> = self.taken.extract_if(.., |taken| taken.epoch == dead).collect();
+                let (back, kept): (Vec<Taken>, _) =
+                    std::mem::take(&mut self.taken).into_iter().partition(|taken| taken.epoch == dead);
+                self.taken = kept;
                 for taken in back {
                     let refused = self.queue(taken.asked.queue).finish(taken.handle, Ok(()));
                     prop_assert_eq!(refused, Err(Refused::Stale), "of a dead server");

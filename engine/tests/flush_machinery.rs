@@ -340,10 +340,11 @@ impl World {
             let betrayed = waits.relies() & !self.reported;
             let vouches = ok && !matches!(waits, Waits::After { .. });
             assert!(!vouches || betrayed == 0, "a flush succeeds for {waits:?}, and nobody was told");
-            if let Waits::Before { relies, sent, after } = waits
-                && ok
-            {
-                self.queues[queue].data = Data::OnItsWay { relies, sent, after };
+            match waits {
+                Waits::Before { relies, sent, after } if ok => {
+                    self.queues[queue].data = Data::OnItsWay { relies, sent, after };
+                }
+                _ => {}
             }
         }
         self.kick(queue, false);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A disk kept in a file or on another block device: its I/O.
 
+use super::lock;
 use super::store::Store;
 use crate::sys;
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, fdatasync, fstat, seek};
@@ -100,7 +101,7 @@ impl FileDisk {
 impl Backend for FileDisk {
     fn size(&self) -> u64 {
         // Called every second.
-        if !self.locked.load(Ordering::Relaxed) && self.file.try_lock().is_ok() {
+        if !self.locked.load(Ordering::Relaxed) && lock::try_lock(&self.file).is_ok_and(|locked| locked) {
             self.locked.store(true, Ordering::Relaxed);
         }
         let bytes = if self.store.device {
@@ -130,7 +131,7 @@ impl Backend for FileDisk {
         let physical = store.physical.max(self.block);
         if physical.is_power_of_two() && physical <= MAX_PHYSICAL_BLOCK_SIZE {
             capabilities.physical_block_size = physical;
-            if store.io_opt.is_multiple_of(physical) && store.io_opt <= MAX_PHYSICAL_BLOCK_SIZE {
+            if store.io_opt % physical == 0 && store.io_opt <= MAX_PHYSICAL_BLOCK_SIZE {
                 capabilities.io_opt = store.io_opt;
             }
         }

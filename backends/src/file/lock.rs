@@ -5,9 +5,10 @@
 //! probes a device, and so do programs that create partitions or file systems (systemd's protocol for locking
 //! block devices). So `open` waits for the lock. flock has no time limit, so `open` tries it repeatedly.
 
-use rustix::fs::{fstat, major, minor};
+use rustix::fs::{FlockOperation, flock, fstat, major, minor};
+use rustix::io::Errno;
 use std::fmt::Write as _;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -33,14 +34,21 @@ pub(super) enum Locked {
     No(Vec<Holder>),
 }
 
+/// Locks a file for this process alone. Returns whether it has the lock now.
+pub(super) fn try_lock(file: &File) -> io::Result<bool> {
+    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Locks a file for this process alone, within this time.
 pub(super) fn lock(file: &File, patience: Duration) -> io::Result<Locked> {
     let end = Instant::now() + patience;
     loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(Locked::Yes),
-            Err(TryLockError::Error(error)) => return Err(error),
-            Err(TryLockError::WouldBlock) => {}
+        if try_lock(file)? {
+            return Ok(Locked::Yes);
         }
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {

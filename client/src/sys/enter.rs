@@ -101,6 +101,12 @@ impl Request {
     }
 }
 
+/// The result of an answer that did this many bytes of its request.
+#[expect(clippy::cast_possible_wrap, reason = "a request is much shorter than 2^63 bytes")]
+const fn bytes(length: u64) -> i64 {
+    length as i64
+}
+
 /// Memory for the answers of one thread, reused for each call.
 #[derive(Debug)]
 pub struct Answers {
@@ -156,7 +162,7 @@ impl<'a> Batch<'a> {
     /// data.
     #[inline]
     pub fn done(&mut self, request: &Request) {
-        self.push(request, request.0.length.cast_signed(), 0, 0);
+        self.push(request, bytes(request.0.length), 0, 0);
     }
 
     /// Fails the request.
@@ -169,14 +175,14 @@ impl<'a> Batch<'a> {
     #[inline]
     pub fn read(&mut self, request: &Request, data: &'a [u8]) {
         self.check(request, data.len());
-        self.push(request, request.0.length.cast_signed(), data.as_ptr().expose_provenance(), 0);
+        self.push(request, bytes(request.0.length), data.as_ptr().expose_provenance(), 0);
     }
 
     /// Completes a read with the bytes of `region`.
     #[inline]
     pub fn read_region(&mut self, request: &Request, region: Region<'a>) {
         self.check(request, region.length());
-        self.push(request, request.0.length.cast_signed(), region.address().expose_provenance(), 0);
+        self.push(request, bytes(request.0.length), region.address().expose_provenance(), 0);
     }
 
     /// Answers that only `done` bytes of the request are done; a read has them in `data`. The kernel fails
@@ -186,21 +192,21 @@ impl<'a> Batch<'a> {
             self.check(request, data.len());
             data.as_ptr().expose_provenance()
         });
-        self.push(request, done.min(request.0.length).cast_signed(), address, 0);
+        self.push(request, bytes(done.min(request.0.length)), address, 0);
     }
 
     /// Copies the data of the write to `target` and completes the write.
     #[inline]
     pub fn write(&mut self, request: &Request, target: &'a mut [u8]) {
         self.check(request, target.len());
-        self.push(request, request.0.length.cast_signed(), target.as_mut_ptr().expose_provenance(), 0);
+        self.push(request, bytes(request.0.length), target.as_mut_ptr().expose_provenance(), 0);
     }
 
     /// Copies the data of the write to `target` and completes the write.
     #[inline]
     pub fn write_region(&mut self, request: &Request, target: Region<'a>) {
         self.check(request, target.length());
-        self.push(request, request.0.length.cast_signed(), target.address().expose_provenance(), 0);
+        self.push(request, bytes(request.0.length), target.address().expose_provenance(), 0);
     }
 
     /// Copies the data of the write to `target`. The request still needs an answer.
@@ -208,7 +214,7 @@ impl<'a> Batch<'a> {
     pub fn copy(&mut self, request: &Request, target: &'a mut [u8]) {
         self.check(request, target.len());
         let address = target.as_mut_ptr().expose_provenance();
-        self.push(request, request.0.length.cast_signed(), address, v2::COMMIT_COPY_ONLY);
+        self.push(request, bytes(request.0.length), address, v2::COMMIT_COPY_ONLY);
     }
 
     /// The answers that the kernel refused, as (handle, error).

@@ -220,7 +220,7 @@ impl<'a> Segments<'a> {
 
     /// Each segment.
     pub fn iter(&self) -> impl Iterator<Item = Segment> + use<'a> {
-        self.bytes.as_chunks::<16>().0.iter().map(|chunk| {
+        self.bytes.chunks_exact(size_of::<Segment>()).map(|chunk| {
             let [start, length] = [0, 8].map(|at| {
                 let mut field = [0; 8];
                 field.copy_from_slice(&chunk[at..at + 8]);
@@ -246,7 +246,7 @@ mod tests {
         let mut buffer = OperationBuffer::new();
         assert_eq!(buffer.bytes().len(), 1_052_728);
         assert_eq!(buffer.data().len(), 1 << 20);
-        assert!(buffer.data().as_ptr().addr().is_multiple_of(4096));
+        assert_eq!(buffer.data().as_ptr().addr() % 4096, 0);
         buffer.set_handle(0x0101_0101);
         buffer.set_opcode(0x0202_0202);
         buffer.set_error(-5);

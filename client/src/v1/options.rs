@@ -219,7 +219,7 @@ mod tests {
         let options = CreateOptions::new("d", 1024).expect("name");
         let seconds = |t| options.clone().timeout(t).to_raw().map(|raw| raw.timeout_s);
         assert_eq!(seconds(Duration::from_millis(1500)).expect("fits"), 2);
-        assert_eq!(seconds(Duration::from_mins(20)).expect("fits"), 1200);
+        assert_eq!(seconds(Duration::from_secs(1200)).expect("fits"), 1200);
         assert!(seconds(Duration::ZERO).is_err());
         assert!(seconds(Duration::from_millis(1_200_001)).is_err());
         assert!(seconds(Duration::MAX).is_err());

@@ -201,7 +201,7 @@ fn workers_share_the_requests_and_survive_signals() {
     let steps = (0..2000_u32).flat_map(|op_id| {
         let opcode = [v1::OP_READ, v1::OP_WRITE, v1::OP_DISCARD][op_id as usize % 3];
         let request = request(op_id, opcode, u64::from(op_id % 1000) * 4096, 4096);
-        let signal = op_id.is_multiple_of(7).then_some(Step::Interrupt { signal: 2 });
+        let signal = (op_id % 7 == 0).then_some(Step::Interrupt { signal: 2 });
         [Some(request), signal].into_iter().flatten()
     });
     let fake = Fake::new(steps);

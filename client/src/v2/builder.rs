@@ -365,7 +365,7 @@ impl Builder {
     }
 
     fn multiple(&self, option: &'static str, value: u64, unit: u32, what: &str) -> Result<()> {
-        if value.is_multiple_of(unit.into()) {
+        if value % u64::from(unit) == 0 {
             return Ok(());
         }
         Err(self.nonsense(option, value, format!("is not a multiple of the {what} of {unit}")))

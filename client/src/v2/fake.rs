@@ -176,7 +176,7 @@ impl Fake {
     /// Waits, for at most a minute, until this many threads sleep in a call.
     pub(super) fn wait_asleep(&self, count: usize) {
         let state = self.state.lock().expect("state");
-        let limit = Duration::from_mins(1);
+        let limit = Duration::from_secs(60);
         let fewer = |state: &mut State| state.asleep < count;
         let (state, waited) = self.changed.wait_timeout_while(state, limit, fewer).expect("state");
         drop(state);
@@ -187,7 +187,7 @@ impl Fake {
     pub(super) fn wait_size(&self, size: u64) {
         let state = self.state.lock().expect("state");
         let other = |_: &mut State| self.size.load(Ordering::Relaxed) != size;
-        let limit = Duration::from_mins(1);
+        let limit = Duration::from_secs(60);
         let (state, waited) = self.changed.wait_timeout_while(state, limit, other).expect("state");
         drop(state);
         assert!(!waited.timed_out(), "the device did not get the size {size}");
@@ -257,10 +257,10 @@ impl State {
         }
         assert_eq!(commit.flags, 0);
         let mut data = Vec::new();
-        if short && (0..length.cast_signed()).contains(&commit.result) {
+        if short && u64::try_from(commit.result).is_ok_and(|done| done < length) {
             assert_eq!(commit.address != 0, op == v2::OP_READ && commit.result != 0);
         } else if commit.result >= 0 {
-            assert_eq!(commit.result.cast_unsigned(), length, "the answer must not be short");
+            assert_eq!(u64::try_from(commit.result), Ok(length), "the answer must not be short");
             match op {
                 v2::OP_READ => {
                     assert_ne!(commit.address, 0);
@@ -354,7 +354,7 @@ impl Channel for Fake {
                 state.asleep += 1;
                 self.changed.notify_all();
                 let asleep = |state: &mut State| !state.destroyed && state.left == 0;
-                let limit = Duration::from_mins(1);
+                let limit = Duration::from_secs(60);
                 let (mut state, waited) =
                     self.changed.wait_timeout_while(state, limit, asleep).expect("state");
                 assert!(!waited.timed_out(), "nothing will end this call");

@@ -93,7 +93,7 @@ impl Server {
         if !(block..=v2::MAX_SIZE_BYTES).contains(&size_bytes) {
             return Err(range(block, v2::MAX_SIZE_BYTES));
         }
-        if !size_bytes.is_multiple_of(block) {
+        if size_bytes % block != 0 {
             return Err(Error::Option {
                 operation: "resize",
                 name: self.name().to_owned(),

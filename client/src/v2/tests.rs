@@ -130,7 +130,7 @@ fn every_operation_reaches_the_backend_with_its_flags() {
     let fake = Fake::new(SIZE, MAX_IO, [requests(&specs)]);
     let backend = Plain::new();
     serve(&fake, &backend).expect("served");
-    let size = SIZE.cast_signed();
+    let size = i64::try_from(SIZE).expect("size");
     let unsupported = i64::from(-Errno::OPNOTSUPP.raw_os_error());
     assert_eq!(fake.results(), [(0, 512), (1, 0), (2, size - 512), (3, size), (4, 512), (5, unsupported)]);
     let diary = [
@@ -720,7 +720,7 @@ fn a_backend_that_does_not_suit_the_device_is_refused() {
 #[test]
 fn what_makes_no_sense_is_named() {
     let disk = || Builder::new("disk").size_bytes(SIZE);
-    let day = Duration::from_hours(24);
+    let day = Duration::from_secs(24 * 60 * 60);
     let cases = [
         (Builder::new("disk"), "size in bytes 0 is outside 512..=9223372036853727232"),
         (disk().size_bytes(513), "size in bytes 513 is not a multiple of the logical block of 512"),
@@ -844,7 +844,7 @@ fn model(steps: &[Step]) -> (Vec<Expected>, Vec<Option<u8>>) {
         }
         let data = if spec.op == v2::OP_READ { known } else { Some(Vec::new()) };
         match spec.refuse {
-            None => answers.push((index as u64, spec.length.cast_signed(), data)),
+            None => answers.push((index as u64, i64::try_from(spec.length).expect("length"), data)),
             Some(Errno::STALE) => {}
             Some(_) => answers.push((index as u64, EIO, Some(Vec::new()))),
         }

@@ -85,8 +85,8 @@ pub struct QueueBlock {
     latencies: UnsafeCell<Latencies>,
 }
 
-const _: () = assert!(size_of::<Device>().is_multiple_of(align_of::<*mut QueueBlock>()));
-const _: () = assert!(size_of::<QueueBlock>().is_multiple_of(align_of::<Slot>()));
+const _: () = assert!(size_of::<Device>() % align_of::<*mut QueueBlock>() == 0);
+const _: () = assert!(size_of::<QueueBlock>() % align_of::<Slot>() == 0);
 
 impl Device {
     /// Bytes of a block with this many queues.

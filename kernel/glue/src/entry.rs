@@ -257,7 +257,10 @@ pub unsafe extern "C" fn zosbd2_rs_queue_submit(
     match queue.submit(tag, Request { op, flags, offset, length }, now_ns, last != 0) {
         Ok(Wake { servers, look }) => {
             block.note_queued(queue.queued());
-            (servers | u32::from(look).wrapping_shl(LOOK_SHIFT)).cast_signed()
+            let wake = servers | u32::from(look).wrapping_shl(LOOK_SHIFT);
+            #[expect(clippy::cast_possible_wrap, reason = "no bit above LOOK_SHIFT is set")]
+            let wake = wake as i32;
+            wake
         }
         // Nothing was queued.
         Err(errno) => errno.negative(),

@@ -23,7 +23,7 @@ pub struct Registry {
     places: usize,
 }
 
-const _: () = assert!(size_of::<Registry>().is_multiple_of(align_of::<Place>()));
+const _: () = assert!(size_of::<Registry>() % align_of::<Place>() == 0);
 
 impl Registry {
     /// Bytes of a block with this many places.

@@ -274,6 +274,8 @@ pub const fn result(code: i32) -> Result<(), Errno> {
 pub unsafe trait Plain: Copy + Default {}
 
 // SAFETY: an integer.
+unsafe impl Plain for i32 {}
+// SAFETY: an integer.
 unsafe impl Plain for u32 {}
 // SAFETY: an integer.
 unsafe impl Plain for u64 {}

@@ -116,7 +116,7 @@ impl fmt::Display for Action {
             Self::Delay(time) => {
                 let nanos = time.as_nanos();
                 // The last unit divides every time.
-                let fits = TIMES.into_iter().find(|(_, unit)| nanos.is_multiple_of(*unit));
+                let fits = TIMES.into_iter().find(|(_, unit)| nanos % unit == 0);
                 let (word, unit) = fits.unwrap_or(("ns", 1));
                 write!(formatter, "delay={}{word}", nanos / unit)
             }

@@ -147,7 +147,7 @@ impl<C: Channel, B: Backend + ?Sized> Worker<'_, C, B> {
             }
             Wanted::SecureErase => backend.secure_erase(offset, length),
         };
-        Ok(session.guard(operation_name(request.op()), run).flatten())
+        Ok(session.guard(operation_name(request.op()), run).unwrap_or_else(Err))
     }
 
     /// Gives answers in a call of their own.
@@ -370,7 +370,7 @@ mod tests {
 
     #[test]
     fn a_request_to_stop_ends_a_delay() {
-        let faulty = faulty(true, &[Fault::new(Action::Delay(Duration::from_hours(24)))]);
+        let faulty = faulty(true, &[Fault::new(Action::Delay(Duration::from_secs(24 * 60 * 60)))]);
         let read = Spec::new(v2::OP_READ, 0, 512);
         let fake = Fake::new(SIZE, 16384, [Step::Requests(vec![read])]);
         let stop = StopToken::new();

@@ -30,10 +30,10 @@ const fn field(user: u64, offset: usize) -> u64 {
 }
 
 /// Value of an `error` field.
-const fn error_field(result: Result<(), Errno>) -> u32 {
+const fn error_field(result: Result<(), Errno>) -> i32 {
     match result {
         Ok(()) => 0,
-        Err(errno) => errno.negative().cast_unsigned(),
+        Err(errno) => errno.negative(),
     }
 }
 
@@ -85,7 +85,7 @@ impl Control {
     fn make(self, params: &Params) -> Result<u32, Errno> {
         let wanted = shim::Params {
             disk_name: *params.name.bytes(),
-            serial: [0; _],
+            serial: [0; v2::SERIAL_BYTES],
             size_bytes: params.block_count.wrapping_mul(u64::from(abi::BLOCK_SIZE)),
             flags: 0,
             version: 1,
@@ -125,7 +125,7 @@ impl Control {
         let destroy: abi::DestroyByHandle = shim::user_read(user)?;
         let done =
             self.devices.destroy(destroy.force != 0, 0, |registry| by_handle(registry, destroy.handle));
-        shim::user_write(user, &abi::DestroyByHandle { error: error_field(done).cast_signed(), ..destroy })?;
+        shim::user_write(user, &abi::DestroyByHandle { error: error_field(done), ..destroy })?;
         done
     }
 
@@ -134,7 +134,7 @@ impl Control {
         let done = Name::from_field(&destroy.name).and_then(|name| {
             self.devices.destroy(destroy.force != 0, 0, |registry| by_name(registry, &name))
         });
-        shim::user_write(user, &abi::DestroyByName { error: error_field(done).cast_signed(), ..destroy })?;
+        shim::user_write(user, &abi::DestroyByName { error: error_field(done), ..destroy })?;
         done
     }
 
@@ -178,7 +178,7 @@ impl Control {
             let registry = self.devices.lock()?;
             by_name(&registry, &name).map(|found| found.handle)
         });
-        let error = error_field(found.map(|_| ())).cast_signed();
+        let error = error_field(found.map(|_| ()));
         let handle = found.unwrap_or(query.handle);
         shim::user_write(user, &abi::HandleByName { handle, error, ..query })?;
         found.map(|_| ())

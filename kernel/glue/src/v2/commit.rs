@@ -107,7 +107,7 @@ fn tell(user: u64, entries: &[abi::Commit]) -> Result<(), Errno> {
     let mut at = user.wrapping_add(offset_of!(abi::Commit, status) as u64);
     for entry in entries {
         if entry.status != 0 {
-            shim::user_write(at, &entry.status.cast_unsigned())?;
+            shim::user_write(at, &entry.status)?;
         }
         at = at.wrapping_add(size_of::<abi::Commit>() as u64);
     }
@@ -214,12 +214,13 @@ impl<'a> Ended<'a> {
     /// Tells the engine, if these are writes of the queue that is locked.
     #[inline]
     pub fn tell(&mut self, locked: &mut Locked<'_>) {
-        if let Some((block, epoch, written)) = self.writes
-            && core::ptr::eq(block, locked.block())
-        {
-            self.writes = None;
-            locked.set_moment(shim::now());
-            locked.queue().ended(epoch, written);
+        match self.writes {
+            Some((block, epoch, written)) if core::ptr::eq(block, locked.block()) => {
+                self.writes = None;
+                locked.set_moment(shim::now());
+                locked.queue().ended(epoch, written);
+            }
+            _ => {}
         }
     }
 
@@ -234,9 +235,7 @@ impl<'a> Ended<'a> {
     /// Tells the engine, unless these are writes of this queue. No lock is held.
     #[inline]
     pub fn tell_unless(&mut self, next: &QueueBlock) {
-        if let Some((block, ..)) = self.writes
-            && !core::ptr::eq(block, next)
-        {
+        if self.writes.is_some_and(|(block, ..)| !core::ptr::eq(block, next)) {
             self.tell_now();
         }
     }
