@@ -6,6 +6,7 @@
 //! panics with a known message. Only that message is a success. The trial ends within its limit, and QEMU
 //! with it.
 
+use crate::arch;
 use std::fmt;
 use std::io::Read as _;
 use std::path::Path;
@@ -42,7 +43,7 @@ impl Accel {
     /// Tries `/dev/kvm` with this kernel.
     #[must_use]
     pub fn find(kernel: &Path) -> Self {
-        decide(Path::new(crate::machine::QEMU), Path::new(DEVICE), kernel, LIMIT)
+        decide(Path::new(arch::host().machine.qemu), Path::new(DEVICE), kernel, LIMIT)
     }
 }
 
@@ -69,13 +70,15 @@ impl Drop for Trial {
 /// Boots the kernel. An error says why the trial failed.
 fn attempt(qemu: &Path, kernel: &Path, limit: Duration) -> Result<(), String> {
     let start = Instant::now();
+    let arch::Machine { console: port, append, .. } = arch::host().machine;
     let mut command = Command::new(qemu);
     command
         .args(["-accel", "kvm", "-cpu", "max", "-smp", "2", "-m", "512M"])
         .args(["-display", "none", "-monitor", "none", "-nodefaults", "-no-reboot", "-serial", "stdio"])
         .arg("-kernel")
         .arg(kernel)
-        .args(["-append", "console=ttyS0 earlyprintk=ttyS0 panic=-1 tsc=reliable no_timer_check"]);
+        .arg("-append")
+        .arg(format!("console={port} earlyprintk={port} panic=-1 {append}"));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut trial = Trial(command.spawn().map_err(|error| format!("{}: {error}", qemu.display()))?);
     let stdout = trial.0.stdout.take();

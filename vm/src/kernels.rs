@@ -7,6 +7,7 @@
 //! asks the archive for a newer version. `cargo xtask debug-kernel` builds the debug kernel, which [`find`]
 //! accepts only if it was built with the current configuration.
 
+use crate::arch::{self, Arch};
 use crate::error::file;
 use crate::packages::{Archive, Package};
 use crate::{Error, Result, command};
@@ -135,6 +136,14 @@ pub struct Kernel {
     pub modules: PathBuf,
     /// Value of `KDIR=` for building modules.
     pub headers: PathBuf,
+}
+
+impl Kernel {
+    /// Its architecture.
+    #[must_use]
+    pub fn arch(&self) -> &'static Arch {
+        arch::host()
+    }
 }
 
 /// The cache folder: `ZOSBD2_CACHE`, or `kernels` in cargo's target folder of this project.

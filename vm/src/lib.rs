@@ -8,6 +8,7 @@
 //! receives events as they come.
 
 pub mod accel;
+pub mod arch;
 mod command;
 pub mod cpio;
 mod error;

@@ -11,7 +11,7 @@ use crate::error::file;
 use crate::initramfs::{self, Contents};
 use crate::kernels::{self, Kernel};
 use crate::protocol::{Line, Outcome, Plan};
-use crate::{Error, Result, command, sys};
+use crate::{Error, Result, arch, command, sys};
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -21,7 +21,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-pub(crate) const QEMU: &str = "qemu-system-x86_64";
 /// Longest silence from QEMU's start to init's first line, and from one report of init to the next.
 const QUIET: Duration = Duration::from_mins(2);
 /// Time between two checks.
@@ -119,6 +118,7 @@ impl Machine {
         let errors = self.folder.join(format!("qemu{suffix}.log"));
         let initramfs = self.folder.join(format!("initramfs{suffix}.cpio"));
         initramfs::write(&initramfs, &self.kernel, contents, plan)?;
+        let arch::Machine { qemu, package, .. } = self.kernel.arch().machine;
         let mut command = self.command(&console, &initramfs);
         let disk = self
             .disk_gib
@@ -136,12 +136,9 @@ impl Machine {
         let mut child = match command.spawn() {
             Ok(child) => Running(child),
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                return Err(Error::MissingProgram {
-                    program: QEMU.into(),
-                    package: "qemu-system-x86".into(),
-                });
+                return Err(Error::MissingProgram { program: qemu.into(), package: package.into() });
             }
-            Err(error) => return Err(file("start", Path::new(QEMU))(error)),
+            Err(error) => return Err(file("start", Path::new(qemu))(error)),
         };
         let lines = child.0.stdout.take().map(listen);
         let mut watch = Watch::new(started, plan.slowness);
@@ -150,7 +147,7 @@ impl Machine {
         if silent {
             let _ = child.0.kill();
         }
-        let status = child.0.wait().map_err(file("wait for", Path::new(QEMU)))?;
+        let status = child.0.wait().map_err(file("wait for", Path::new(qemu)))?;
         let _ = fs::remove_file(&initramfs);
         let ending = if silent {
             let reason = watch.silence();
@@ -169,7 +166,7 @@ impl Machine {
     }
 
     fn command(&self, console: &Path, initramfs: &Path) -> Command {
-        let mut command = Command::new(QEMU);
+        let mut command = Command::new(self.kernel.arch().machine.qemu);
         if self.icount {
             command.args(["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]);
         } else if self.accel == Accel::Kvm {
@@ -177,14 +174,12 @@ impl Machine {
         } else {
             command.args(["-accel", "tcg,thread=multi"]);
         }
-        // A slow host must not make the kernel report stalls (a real stall lasts longer), nor make it give up its
-        // clock source: that patches code which other processors execute, and QEMU's translator does not always
-        // survive it. Nor may the kernel check its timer: if the host pauses QEMU during the check, the kernel
-        // panics.
-        let mut append =
-            "console=ttyS0 panic=-1 oops=panic quiet loglevel=4 rcupdate.rcu_cpu_stall_timeout=60 \
-                          watchdog_thresh=30 random.trust_cpu=on tsc=reliable no_timer_check"
-                .to_owned();
+        // A slow host must not make the kernel report stalls; a real stall lasts longer.
+        let arch::Machine { console: port, append, .. } = self.kernel.arch().machine;
+        let mut append = format!(
+            "console={port} panic=-1 oops=panic quiet loglevel=4 rcupdate.rcu_cpu_stall_timeout=60 \
+             watchdog_thresh=30 random.trust_cpu=on {append}"
+        );
         // The guest reads the host's time stamp counter, and would measure its speed wrongly on a busy host.
         if !self.icount
             && self.accel != Accel::Kvm
@@ -208,6 +203,7 @@ impl Machine {
         }
         command
             .args(["-cpu", &processor, "-smp", &self.smp.to_string(), "-m", &self.memory])
+            .args(self.kernel.arch().machine.arguments)
             .args(["-display", "none", "-monitor", "none", "-nodefaults", "-no-reboot"])
             .arg("-serial")
             .arg(format!("file:{}", console.display()))

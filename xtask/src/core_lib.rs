@@ -15,14 +15,15 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::toolchain::Toolchain;
 use crate::{apt, narrate, paths, rust_object};
 
 /// A folder with the metadata of `core` and `compiler_builtins`, compiled from this source with these flags.
-pub(crate) fn metadata(flags: &[String], source: &Path) -> Result<PathBuf> {
-    let version = rust_object::rustc_version()?;
+pub(crate) fn metadata(toolchain: &Toolchain, flags: &[String], source: &Path) -> Result<PathBuf> {
+    let version = rust_object::rustc_version(toolchain)?;
     let mut hasher = DefaultHasher::new();
     flags.hash(&mut hasher);
-    rust_object::rustc_identity()?.hash(&mut hasher);
+    rust_object::rustc_identity(toolchain)?.hash(&mut hasher);
     let folder = paths::cache().join(format!("core-{version}-{:016x}", hasher.finish()));
     if folder.join("done").exists() {
         return Ok(folder);
@@ -30,7 +31,7 @@ pub(crate) fn metadata(flags: &[String], source: &Path) -> Result<PathBuf> {
     let unfinished = folder.with_extension(format!("new{}", std::process::id()));
     fs::create_dir_all(&unfinished).with_context(|| format!("create {}", unfinished.display()))?;
     let _doing = narrate::doing(format!("compiling core {version} for this kernel's flags"));
-    rust_object::build_core(flags, source, &unfinished)?;
+    rust_object::build_core(toolchain, flags, source, &unfinished)?;
     fs::write(unfinished.join("done"), "")?;
     // Another process may have been faster. Then its folder serves as well.
     if fs::rename(&unfinished, &folder).is_err() {
@@ -41,12 +42,12 @@ pub(crate) fn metadata(flags: &[String], source: &Path) -> Result<PathBuf> {
 }
 
 /// The folder that contains `core/src/lib.rs`.
-pub(crate) fn source() -> Result<PathBuf> {
+pub(crate) fn source(toolchain: &Toolchain) -> Result<PathBuf> {
     ensure!(env::var_os("ZOSBD2_CORE").is_none_or(|value| value != "host"), "ZOSBD2_CORE=host");
-    let version = &rust_object::rustc_version()?;
+    let version = &rust_object::rustc_version(toolchain)?;
     let fetched = paths::cache().join(format!("rust-src-{version}"));
     let candidates = [
-        rust_object::sysroot()?.join("lib/rustlib/src/rust/library"),
+        rust_object::sysroot(toolchain)?.join("lib/rustlib/src/rust/library"),
         PathBuf::from(format!("/usr/src/rustc-{version}/library")),
         fetched.join(format!("usr/src/rustc-{version}/library")),
     ];
@@ -58,6 +59,15 @@ pub(crate) fn source() -> Result<PathBuf> {
     found().with_context(|| {
         format!("rust-src {version} was fetched, but has no core/src/lib.rs at {}", candidates[2].display())
     })
+}
+
+/// The edition of `core`, from its `Cargo.toml`: 2021 up to Rust 1.86, 2024 since then.
+pub(crate) fn edition(source: &Path) -> Result<String> {
+    let path = source.join("core/Cargo.toml");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let value = text.lines().find_map(|line| line.strip_prefix("edition")?.trim().strip_prefix('='));
+    let edition = value.with_context(|| format!("{} names no edition", path.display()))?;
+    Ok(edition.trim().trim_matches('"').to_owned())
 }
 
 fn fetch(version: &str, into: &Path) -> Result<()> {

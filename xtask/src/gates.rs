@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use zosbd2_vm::arch::Arch;
 use zosbd2_vm::kernels::{self, KernelName};
 
 use crate::kmod::{self, Variant};
@@ -54,6 +55,14 @@ struct Object<'a> {
     path: &'a Path,
     exports: &'a [String],
     config: &'a Config,
+    arch: &'static Arch,
+}
+
+impl Object<'_> {
+    /// Runs a tool of binutils on the object.
+    fn tool(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        run_tool(&format!("{}{program}", self.arch.binutils), arguments, self.path)
+    }
 }
 
 const OBJECT_GATES: [(&str, Gate); 8] = [
@@ -70,7 +79,7 @@ const OBJECT_GATES: [(&str, Gate); 8] = [
 /// Every gate that the Rust object must pass before it is linked.
 pub(crate) fn object(path: &Path, root: &Path, config: &Config) -> Result<()> {
     let exports = exports(root)?;
-    let object = Object { path, exports: &exports, config };
+    let object = Object { path, exports: &exports, config, arch: config.arch()? };
     for (name, gate) in OBJECT_GATES {
         gate(&object).with_context(|| format!("gate {name} stops the build"))?;
     }
@@ -93,16 +102,16 @@ fn names(root: &Path, file: &str) -> Result<Vec<String>> {
 /// there would report a smashed stack sooner or later. So no function may have a stack protector, or read
 /// per-CPU data.
 fn stack_protector(object: &Object<'_>) -> Result<String> {
-    let table = run_tool("nm", &["--undefined-only", "--format=just-symbols"], object.path)?;
+    let table = object.tool("nm", &["--undefined-only", "--format=just-symbols"])?;
     let asked = table.lines().map(str::trim).find(|name| name.starts_with("__stack_chk"));
     ensure!(
         asked.is_none(),
         "the Rust object refers to {}: it has a stack protector",
         asked.unwrap_or_default()
     );
-    let text = run_tool("objdump", &["--disassemble", "--no-show-raw-insn"], object.path)?;
+    let text = object.tool("objdump", &["--disassemble", "--no-show-raw-insn"])?;
     for Instruction { function, text, .. } in disassemble(&text) {
-        let per_cpu = ["%gs:", "%fs:"].iter().any(|segment| text.contains(segment));
+        let per_cpu = object.arch.object.per_cpu.iter().any(|segment| text.contains(segment));
         ensure!(!per_cpu, "{function} reads per-CPU data, as a stack protector does: {text}");
     }
     Ok("none, and no per-CPU data".to_owned())
@@ -110,7 +119,7 @@ fn stack_protector(object: &Object<'_>) -> Result<String> {
 
 /// The object calls KASAN if and only if the kernel has KASAN.
 fn kasan(object: &Object<'_>) -> Result<String> {
-    let table = run_tool("nm", &["--undefined-only", "--format=just-symbols"], object.path)?;
+    let table = object.tool("nm", &["--undefined-only", "--format=just-symbols"])?;
     let count = table.lines().filter(|name| name.trim().starts_with("__asan_")).count();
     match (object.config.is_set("KASAN"), count) {
         (false, 0) => Ok("not in this kernel".to_owned()),
@@ -123,7 +132,7 @@ fn kasan(object: &Object<'_>) -> Result<String> {
 /// No code of `core` is linked, so a remaining call into `core` is an undefined symbol. Besides the shim's functions
 /// the object may use what `kernel/imports.txt` lists.
 fn undefined_symbols(object: &Object<'_>) -> Result<String> {
-    let table = run_tool("nm", &["--undefined-only", "--format=just-symbols"], object.path)?;
+    let table = object.tool("nm", &["--undefined-only", "--format=just-symbols"])?;
     let checks = object.config.is_set("KASAN");
     let imports = names(&paths::root(), "imports.txt")?;
     let is_known = |name: &&str| {
@@ -142,11 +151,10 @@ fn undefined_symbols(object: &Object<'_>) -> Result<String> {
 }
 
 fn relocations(object: &Object<'_>) -> Result<String> {
-    let table = run_tool("readelf", &["--relocs", "--wide"], object.path)?;
+    let table = object.tool("readelf", &["--relocs", "--wide"])?;
     let kinds = table.lines().filter_map(|line| line.split_whitespace().find(|word| word.starts_with("R_")));
     let kinds: BTreeSet<&str> = kinds.collect();
-    // Relocations that the module loader of x86-64 supports.
-    let known = ["R_X86_64_64", "R_X86_64_32", "R_X86_64_32S", "R_X86_64_PC32", "R_X86_64_PLT32"];
+    let known = object.arch.object.relocations;
     let refused: Vec<_> = kinds.iter().filter(|kind| !known.contains(kind)).copied().collect();
     ensure!(refused.is_empty(), "the module loader does not know {}", refused.join(", "));
     Ok(kinds.into_iter().collect::<Vec<_>>().join(", "))
@@ -176,21 +184,22 @@ fn disassemble(text: &str) -> Vec<Instruction<'_>> {
 /// Checks that no instruction uses a float or vector register, and that the hardening of the kernel's
 /// configuration is present.
 fn instructions(object: &Object<'_>) -> Result<String> {
-    let text = run_tool("objdump", &["--disassemble", "--no-show-raw-insn"], object.path)?;
+    let text = object.tool("objdump", &["--disassemble", "--no-show-raw-insn"])?;
     let instructions = disassemble(&text);
-    let thunks = object.config.any_set(&["MITIGATION_RETHUNK", "RETHUNK"]);
-    let landing_pads = object.config.is_set("X86_KERNEL_IBT");
+    let (plain_return, thunks) = object.arch.object.plain_return;
+    let thunks = object.config.any_set(thunks);
+    let (landing_pad, landing_pads) = object.arch.object.landing_pad;
+    let landing_pads = object.config.is_set(landing_pads);
     let mut landed = 0_usize;
     for Instruction { function, text, is_first } in &instructions {
-        let registers = ["%xmm", "%ymm", "%zmm", "%st", "%mm"];
-        let is_float = registers.iter().any(|register| text.contains(register));
+        let is_float = object.arch.object.float_registers.iter().any(|register| text.contains(register));
         ensure!(!is_float, "float or vector code in {function}: {text}");
         let name = text.split_whitespace().next().unwrap_or_default();
-        ensure!(!(thunks && name.starts_with("ret")), "{function} returns without the kernel's thunk");
+        ensure!(!(thunks && name.starts_with(plain_return)), "{function} returns without the kernel's thunk");
         let is_indirect = (name.starts_with("call") || name.starts_with("jmp")) && text.contains('*');
         ensure!(!is_indirect, "indirect branch in {function}: {text}");
         if *is_first && object.exports.iter().any(|export| export == function) {
-            ensure!(!landing_pads || name == "endbr64", "{function} does not begin with endbr64");
+            ensure!(!landing_pads || name == landing_pad, "{function} does not begin with {landing_pad}");
             landed += 1;
         }
     }
@@ -200,12 +209,12 @@ fn instructions(object: &Object<'_>) -> Result<String> {
 
 /// Checks the stack frames. The kernel's stack is small, and a server's call is deep if its memory faults.
 fn stack(object: &Object<'_>) -> Result<String> {
-    let text = run_tool("objdump", &["--disassemble", "--no-show-raw-insn"], object.path)?;
+    let text = object.tool("objdump", &["--disassemble", "--no-show-raw-insn"])?;
     let (mut largest, mut where_largest) = (0, "");
     for Instruction { function, text, .. } in disassemble(&text) {
         let amount = text.strip_prefix("sub").and_then(|rest| {
             let (amount, register) = rest.split_once('$')?.1.split_once(',')?;
-            (register.trim() == "%rsp").then_some(amount)
+            (register.trim() == object.arch.object.stack_pointer).then_some(amount)
         });
         let Some(amount) = amount else { continue };
         let amount = u64::from_str_radix(amount.trim_start_matches("0x"), 16)
@@ -221,7 +230,7 @@ fn stack(object: &Object<'_>) -> Result<String> {
 
 /// Checks that there are no unwind tables for user space, no constructors, and no writable data.
 fn sections(object: &Object<'_>) -> Result<String> {
-    let table = run_tool("readelf", &["--sections", "--wide"], object.path)?;
+    let table = object.tool("readelf", &["--sections", "--wide"])?;
     for line in table.lines() {
         let Some((_, rest)) = line.split_once("] ") else { continue };
         let mut words = rest.split_whitespace();
@@ -238,7 +247,7 @@ fn sections(object: &Object<'_>) -> Result<String> {
 /// other symbols local, so an entry point that is only missing in the file shows by its name.
 fn entry_points(object: &Object<'_>) -> Result<String> {
     let names = |arguments| -> Result<BTreeSet<String>> {
-        let table = run_tool("nm", arguments, object.path)?;
+        let table = object.tool("nm", arguments)?;
         let symbols = table.lines().filter_map(|line| line.split_once(' ')?.1.split_once(' '));
         let functions = symbols.filter(|(kind, _)| kind.eq_ignore_ascii_case("t"));
         Ok(functions
@@ -370,7 +379,7 @@ fn module(report: &mut Report, kdir: &Path, variant: Variant) -> Result<()> {
     };
     let exports = exports(&root)?;
     let path = module.with_file_name("zosbd2_rust.o");
-    let object = Object { path: &path, exports: &exports, config: &config };
+    let object = Object { path: &path, exports: &exports, config: &config, arch: config.arch()? };
     for (name, gate) in OBJECT_GATES {
         report.gate(&scope, name, gate(&object));
     }

@@ -11,7 +11,10 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::narrate::{self, Doing};
-use crate::{paths, rust_object};
+use crate::paths;
+use crate::rust_flags::Config;
+use crate::rust_object::{self, Order};
+use crate::toolchain::Toolchain;
 
 /// Which module to build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -119,7 +122,14 @@ fn headers(kdir: &Path) -> Result<PathBuf> {
 
 fn steps(root: &Path, kdir: &Path, how: &How<'_>, work: &Path, doing: &Doing) -> Result<()> {
     doing.detail("Rust");
-    let object = rust_object::build(kdir, how.variant == Variant::Faults, root, work)?;
+    let order = Order {
+        toolchain: &Toolchain::Host,
+        config: &Config::read(kdir)?,
+        faults: how.variant == Variant::Faults,
+        sources: root,
+        more: &[],
+    };
+    let object = rust_object::build(&order, work)?;
     doing.detail(if how.sparse { "C, with sparse" } else { "C" });
     let mut command = Command::new("make");
     command.arg("--no-print-directory").arg("-C").arg(root.join("kernel"));

@@ -27,6 +27,7 @@ mod sim;
 mod tally;
 mod test;
 mod test_all;
+mod toolchain;
 mod vm;
 
 use clap::{Parser, Subcommand};

@@ -6,15 +6,20 @@
 //! an error: an unhardened object would load, and weaken the kernel. In a kernel with KASAN the memory accesses of the
 //! Rust object are checked, too.
 //!
+//! The table of `zosbd2_vm::arch` has the options of each architecture.
+//!
 //! There is one exception: the object has no stack protector, because rustc reads the canary at `%gs:40`, and newer
 //! kernels keep it elsewhere, or in a variable that kernels do not have. A gate refuses an object with a stack protector.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
+use zosbd2_vm::arch::{self, Arch};
+
+use crate::toolchain::Toolchain;
 
 /// The target kernel's configuration, from `include/config/auto.conf`.
 #[derive(Debug)]
@@ -45,6 +50,11 @@ impl Config {
         names.iter().any(|name| self.is_set(name))
     }
 
+    /// The architecture, if it is supported.
+    pub(crate) fn arch(&self) -> Result<&'static Arch> {
+        arch::of_kernel(|name| self.is_set(name)).map_err(anyhow::Error::msg)
+    }
+
     pub(crate) fn value(&self, name: &str) -> Option<&str> {
         self.0.get(&format!("CONFIG_{name}")).map(String::as_str)
     }
@@ -60,9 +70,11 @@ pub(crate) enum Core {
     Host,
 }
 
-/// Flags for every kernel and for both kinds of `core`.
-const COMMON: [&str; 20] = [
-    "--edition=2024",
+/// For the crates of the kernel part. `core` has another edition.
+pub(crate) const EDITION: &str = "--edition=2024";
+
+/// Flags for every architecture, every kernel and both kinds of `core`.
+const COMMON: [&str; 14] = [
     "--crate-type=rlib",
     "--emit=obj,metadata",
     "-Cpanic=abort",
@@ -73,83 +85,30 @@ const COMMON: [&str; 20] = [
     "-Cforce-unwind-tables=n",
     "-Zfunction-sections=n",
     "-Crelocation-model=static",
-    "-Ccode-model=kernel",
-    "-Cno-redzone=y",
-    "-Ctarget-cpu=x86-64",
     "-Cdebug-assertions=n",
     "-Coverflow-checks=n",
     "-Cdebuginfo=1",
-    // Together these keep the object free of GOT relocations, which a module loader refuses.
-    "-Zplt=yes",
-    "-Zdirect-access-external-data=yes",
     "--cfg=zosbd2_kernel",
 ];
 
-/// A target whose built-in specification has neither floats nor a red zone.
-const SOURCE: [&str; 2] = ["--target=x86_64-unknown-none", "--sysroot=/dev/null"];
-const HOST: [&str; 3] = [
-    "--target=x86_64-unknown-linux-gnu",
-    "-Ctarget-feature=-sse4.2,-sse4.1,-ssse3,-sse3,-sse2,-sse,+soft-float",
-    "-Cunsafe-allow-abi-mismatch=retpoline,retpoline-external-thunk,indirect-branch-cs-prefix",
-];
-
-/// An option that a kernel's configuration asks for.
-struct Hardening {
-    /// Configuration names that ask for it: the current name, then older ones.
-    wanted_by: &'static [&'static str],
-    /// Its spellings, newest compiler first.
-    spellings: &'static [&'static [&'static str]],
-}
-
-const OPTIONS: [Hardening; 6] = [
-    Hardening { wanted_by: &["X86_KERNEL_IBT"], spellings: &[&["-Zcf-protection=branch"]] },
-    // A jump table is an indirect branch without a landing pad, and bypasses the retpolines.
-    Hardening {
-        wanted_by: &["X86_KERNEL_IBT", "MITIGATION_RETPOLINE", "RETPOLINE"],
-        spellings: &[&["-Cjump-tables=n"], &["-Zno-jump-tables"]],
-    },
-    Hardening {
-        wanted_by: &["MITIGATION_RETPOLINE", "RETPOLINE"],
-        spellings: &[
-            &["-Zretpoline-external-thunk", "-Zindirect-branch-cs-prefix"],
-            &["-Ctarget-feature=+retpoline-external-thunk,+retpoline-indirect-branches,\
-                 +retpoline-indirect-calls"],
-        ],
-    },
-    Hardening {
-        wanted_by: &["MITIGATION_RETHUNK", "RETHUNK"],
-        spellings: &[&["-Zfunction-return=thunk-extern"]],
-    },
-    Hardening {
-        wanted_by: &["MITIGATION_SLS", "SLS"],
-        spellings: &[&["-Ctarget-feature=+harden-sls-ijmp,+harden-sls-ret"]],
-    },
-    Hardening { wanted_by: &["FRAME_POINTER"], spellings: &[&["-Cforce-frame-pointers=y"]] },
-];
-
-/// Flags for every crate of the kernel part, and for its `core`.
-pub(crate) fn flags(config: &Config, core: Core) -> Result<Vec<String>> {
-    ensure!(
-        config.is_set("X86_64"),
-        "the target kernel is not x86-64: no other architecture is supported (yet)"
-    );
-    if config.any_set(&["CFI_CLANG", "CFI"]) {
-        bail!("the target kernel uses kCFI, with which the Rust object was never tried");
-    }
-    let specific: &[&str] = match core {
-        Core::Source => &SOURCE,
-        Core::Host => &HOST,
+/// Flags of this toolchain's rustc for every crate of the kernel part, and for its `core`.
+pub(crate) fn flags(toolchain: &Toolchain, config: &Config, core: Core) -> Result<Vec<String>> {
+    let arch = config.arch()?;
+    let specific = match core {
+        Core::Source => arch.flags.with_source,
+        Core::Host => arch.flags.with_host,
     };
-    let mut flags: Vec<String> = COMMON.iter().chain(specific).map(|&flag| flag.to_owned()).collect();
+    let all = COMMON.iter().chain(arch.flags.always).chain(specific);
+    let mut flags: Vec<String> = all.map(|&flag| flag.to_owned()).collect();
     ensure!(
-        accepts(&flags, &[])?,
-        "rustc does not know one of {}: use rustc 1.95 (RUSTC= names another than the one in PATH)",
+        accepts(toolchain, &flags, &[EDITION])?,
+        "rustc does not know one of {EDITION} {}: use rustc 1.85 or newer (RUSTC= names another than the one in PATH)",
         flags.join(" ")
     );
-    for option in OPTIONS.iter().filter(|option| config.any_set(option.wanted_by)) {
+    for option in arch.flags.hardening.iter().filter(|option| config.any_set(option.wanted_by)) {
         let mut chosen = None;
         for spelling in option.spellings {
-            if accepts(&flags, spelling)? {
+            if accepts(toolchain, &flags, spelling)? {
                 chosen = Some(spelling);
                 break;
             }
@@ -170,7 +129,7 @@ pub(crate) fn flags(config: &Config, core: Core) -> Result<Vec<String>> {
     if config.is_set("KASAN") {
         let more = kasan(config, core)?;
         let checked: Vec<&str> = more.iter().map(String::as_str).collect();
-        ensure!(accepts(&flags, &checked)?, "rustc does not know one of {}", more.join(" "));
+        ensure!(accepts(toolchain, &flags, &checked)?, "rustc does not know one of {}", more.join(" "));
         flags.extend(more);
     }
     Ok(flags)
@@ -206,16 +165,9 @@ fn kasan(config: &Config, core: Core) -> Result<Vec<String>> {
     Ok(switches.into_iter().map(str::to_owned).chain(parameters).collect())
 }
 
-/// `rustc`, or the program in `RUSTC`. A stable compiler accepts unstable options, as in the kernel's own build.
-pub(crate) fn rustc() -> Command {
-    let mut command = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
-    command.env("RUSTC_BOOTSTRAP", "1").env("LC_ALL", "C");
-    command
-}
-
 /// Whether the compiler accepts these flags. Compiles nothing.
-fn accepts(flags: &[String], more: &[&str]) -> Result<bool> {
-    let mut command = rustc();
+fn accepts(toolchain: &Toolchain, flags: &[String], more: &[&str]) -> Result<bool> {
+    let mut command = toolchain.rustc();
     command.args(flags).args(more).arg("--print=cfg").stdout(Stdio::null()).stderr(Stdio::null());
     Ok(command.status().context("run rustc: is Rust installed?")?.success())
 }
@@ -231,9 +183,9 @@ mod tests {
 
     #[test]
     fn older_names_ask_for_the_same() {
-        let old = flags(&with(&["RETPOLINE", "RETHUNK", "SLS"]), Core::Source).unwrap();
+        let old = flags(&Toolchain::Host, &with(&["RETPOLINE", "RETHUNK", "SLS"]), Core::Source).unwrap();
         let names = ["MITIGATION_RETPOLINE", "MITIGATION_RETHUNK", "MITIGATION_SLS"];
-        assert_eq!(old, flags(&with(&names), Core::Source).unwrap());
+        assert_eq!(old, flags(&Toolchain::Host, &with(&names), Core::Source).unwrap());
         assert!(old.iter().any(|flag| flag == "-Zfunction-return=thunk-extern"));
     }
 
@@ -241,21 +193,21 @@ mod tests {
     fn padding_is_as_long_as_the_kernel_says() {
         let config =
             Config::parse("CONFIG_X86_64=y\nCONFIG_CALL_PADDING=y\nCONFIG_FUNCTION_PADDING_BYTES=11\n");
-        let flags = flags(&config, Core::Source).unwrap();
+        let flags = flags(&Toolchain::Host, &config, Core::Source).unwrap();
         assert_eq!(flags.last().unwrap(), "-Zpatchable-function-entry=11,11");
     }
 
     #[test]
     fn what_was_never_tried_is_refused() {
-        assert!(flags(&with(&["CFI_CLANG"]), Core::Source).is_err());
-        assert!(flags(&Config::parse("CONFIG_ARM64=y\n"), Core::Source).is_err());
+        assert!(flags(&Toolchain::Host, &with(&["CFI_CLANG"]), Core::Source).is_err());
+        assert!(flags(&Toolchain::Host, &Config::parse("CONFIG_ARM64=y\n"), Core::Source).is_err());
     }
 
     #[test]
     fn a_kernel_that_checks_memory_checks_the_rust_object() {
         let config = "CONFIG_X86_64=y\nCONFIG_KASAN=y\nCONFIG_KASAN_GENERIC=y\nCONFIG_KASAN_INLINE=y\n\
                       CONFIG_KASAN_STACK=y\nCONFIG_KASAN_SHADOW_OFFSET=0xdffffc0000000000\n";
-        let all = flags(&Config::parse(config), Core::Source).unwrap().join(" ");
+        let all = flags(&Toolchain::Host, &Config::parse(config), Core::Source).unwrap().join(" ");
         for wanted in [
             "-Zsanitizer=kernel-address",
             "-asan-mapping-offset=0xdffffc0000000000",
@@ -265,17 +217,17 @@ mod tests {
             assert!(all.contains(wanted), "{wanted} is not in {all}");
         }
         let outline = config.replace("KASAN_INLINE", "KASAN_OUTLINE").replace("CONFIG_KASAN_STACK=y", "");
-        let all = flags(&Config::parse(&outline), Core::Source).unwrap().join(" ");
+        let all = flags(&Toolchain::Host, &Config::parse(&outline), Core::Source).unwrap().join(" ");
         assert!(all.contains("-call-threshold=0") && all.contains("-asan-stack=0"), "{all}");
-        let without = flags(&with(&[]), Core::Source).unwrap().join(" ");
+        let without = flags(&Toolchain::Host, &with(&[]), Core::Source).unwrap().join(" ");
         assert!(!without.contains("asan"), "{without}");
-        assert!(flags(&Config::parse(config), Core::Host).is_err());
-        assert!(flags(&with(&["KASAN", "KASAN_SW_TAGS"]), Core::Source).is_err());
+        assert!(flags(&Toolchain::Host, &Config::parse(config), Core::Host).is_err());
+        assert!(flags(&Toolchain::Host, &with(&["KASAN", "KASAN_SW_TAGS"]), Core::Source).is_err());
     }
 
     #[test]
     fn unknown_options_are_noticed() {
-        assert!(!accepts(&[], &["-Zno-such-option"]).unwrap());
-        assert!(!accepts(&[], &["-Cno-such-option=n"]).unwrap());
+        assert!(!accepts(&Toolchain::Host, &[], &["-Zno-such-option"]).unwrap());
+        assert!(!accepts(&Toolchain::Host, &[], &["-Cno-such-option=n"]).unwrap());
     }
 }

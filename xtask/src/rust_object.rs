@@ -16,20 +16,17 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::rust_flags::{self, Config, Core};
+use crate::toolchain::Toolchain;
 use crate::{command, core_lib, paths};
 
-fn rustc(flags: &[String]) -> Command {
-    let mut command = rust_flags::rustc();
-    command.args(flags);
-    command
-}
-
-/// rustc passes the two SLS features on to LLVM, as intended, and warns that it does not know them. It also warns
-/// that the host's `core` was compiled for another ABI, but none of that compiled code is used.
+/// rustc passes the two SLS features on to LLVM, as intended, and warns that it does not know them; so does an older
+/// rustc with the retpoline features, for which it has no options of its own. It also warns that the host's `core` was
+/// compiled for another ABI, but none of that compiled code is used.
 fn expected_warning(block: &str) -> bool {
     let block = block.trim();
     let expected = [
         "warning: unknown and unstable feature specified for `-Ctarget-feature`: `harden-sls-",
+        "warning: unknown and unstable feature specified for `-Ctarget-feature`: `retpoline-",
         "warning: target feature `",
         "warning: unstable feature specified for `-Ctarget-feature`",
     ];
@@ -47,31 +44,34 @@ fn run_quiet(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Builds the object for the kernel of `kdir` into `out/zosbd2_rust.o`, and leaves an unstripped copy beside it.
-pub(crate) fn build(kdir: &Path, faults: bool, root: &Path, out: &Path) -> Result<PathBuf> {
-    build_with(kdir, faults, root, out, &[])
+/// An object to build.
+#[derive(Clone, Copy)]
+pub(crate) struct Order<'a> {
+    pub(crate) toolchain: &'a Toolchain,
+    /// The kernel's configuration.
+    pub(crate) config: &'a Config,
+    /// With steps that fail on demand.
+    pub(crate) faults: bool,
+    /// The project, or a copy of it.
+    pub(crate) sources: &'a Path,
+    /// More flags for rustc, for the crates and for `core`.
+    pub(crate) more: &'a [&'a str],
 }
 
-/// Like [`build`], with more flags for rustc, and a `core` compiled with the same flags.
-pub(crate) fn build_with(
-    kdir: &Path,
-    faults: bool,
-    root: &Path,
-    out: &Path,
-    more: &[&str],
-) -> Result<PathBuf> {
-    let config = Config::read(kdir)?;
-    let mut flags = match core_lib::source() {
+/// Builds the object into `out/zosbd2_rust.o`, and leaves an unstripped copy beside it.
+pub(crate) fn build(order: &Order<'_>, out: &Path) -> Result<PathBuf> {
+    let &Order { toolchain, config, faults, sources, more } = order;
+    let mut flags = match core_lib::source(toolchain) {
         Ok(source) => {
-            let mut flags = rust_flags::flags(&config, Core::Source)?;
+            let mut flags = rust_flags::flags(toolchain, config, Core::Source)?;
             flags.extend(more.iter().map(|&flag| flag.to_owned()));
-            let core = core_lib::metadata(&flags, &source)?;
+            let core = core_lib::metadata(toolchain, &flags, &source)?;
             flags.push(format!("-L{}", core.display()));
             flags
         }
         Err(error) => {
             println!("using the metadata of the host's core, because its source cannot be had: {error:#}");
-            rust_flags::flags(&config, Core::Host)?
+            rust_flags::flags(toolchain, config, Core::Host)?
         }
     };
     if faults {
@@ -86,10 +86,11 @@ pub(crate) fn build_with(
     ];
     let mut objects = Vec::new();
     for (name, source) in crates {
-        let mut command = rustc(&flags);
+        let mut command = toolchain.rustc();
+        command.args(&flags).arg(rust_flags::EDITION);
         command.arg(format!("--crate-name={name}")).arg(format!("--out-dir={}", work.display()));
-        command.arg(format!("-L{}", work.display())).arg(root.join(source));
-        command.arg(format!("--remap-path-prefix={}=.", root.display()));
+        command.arg(format!("-L{}", work.display())).arg(sources.join(source));
+        command.arg(format!("--remap-path-prefix={}=.", sources.display()));
         // Cargo's lint levels do not apply here, and rustc would warn about unknown cfgs.
         for earlier in objects.iter().map(PathBuf::as_path) {
             command.arg(extern_argument(earlier, &work)?);
@@ -98,17 +99,19 @@ pub(crate) fn build_with(
         run_quiet(&mut command)?;
         objects.push(work.join(format!("{name}.o")));
     }
+    let binutils = config.arch()?.binutils;
     let merged = out.join("zosbd2_rust.unstripped.o");
-    run_quiet(Command::new("ld").arg("-r").arg("-o").arg(&merged).args(&objects))?;
+    let mut ld = toolchain.program(&format!("{binutils}ld"));
+    run_quiet(ld.arg("-r").arg("-o").arg(&merged).args(&objects))?;
     let object = out.join("zosbd2_rust.o");
     let unfinished = out.join("zosbd2_rust.o.new");
-    let mut objcopy = Command::new("objcopy");
+    let mut objcopy = toolchain.program(&format!("{binutils}objcopy"));
     objcopy.args(["--strip-debug", "--remove-section=.comment"]);
     // The host's target has unwind tables for user space; the kernel has its own.
     objcopy.arg("--remove-section=.eh_frame");
-    objcopy.arg(format!("--keep-global-symbols={}", root.join("kernel/exports.txt").display()));
+    objcopy.arg(format!("--keep-global-symbols={}", sources.join("kernel/exports.txt").display()));
     run_quiet(objcopy.arg(&merged).arg(&unfinished))?;
-    crate::gates::object(&unfinished, root, &config)?;
+    crate::gates::object(&unfinished, sources, config)?;
     fs::rename(&unfinished, &object).with_context(|| format!("rename to {}", object.display()))?;
     Ok(object)
 }
@@ -120,39 +123,44 @@ fn extern_argument(object: &Path, work: &Path) -> Result<String> {
 }
 
 /// Compiles `core` and the empty `compiler_builtins` with these flags into `out`.
-pub(crate) fn build_core(flags: &[String], source: &Path, out: &Path) -> Result<()> {
+pub(crate) fn build_core(toolchain: &Toolchain, flags: &[String], source: &Path, out: &Path) -> Result<()> {
     let builtins = out.join("compiler_builtins.rs");
     fs::write(
         &builtins,
         "#![feature(compiler_builtins)]\n#![compiler_builtins]\n#![no_builtins]\n#![no_std]\n",
     )
     .with_context(|| format!("write {}", builtins.display()))?;
-    let mut command = rustc(flags);
-    command.args(["--crate-name=core", "--cap-lints=allow", "--cfg=no_fp_fmt_parse"]);
+    let edition = format!("--edition={}", core_lib::edition(source)?);
+    let mut command = toolchain.rustc();
+    command.args(flags).arg(&edition).args([
+        "--crate-name=core",
+        "--cap-lints=allow",
+        "--cfg=no_fp_fmt_parse",
+    ]);
     command.arg(format!("--out-dir={}", out.display())).arg(source.join("core/src/lib.rs"));
     run_quiet(&mut command).context("compile core")?;
-    let mut command = rustc(flags);
-    command.args(["--crate-name=compiler_builtins", "--cap-lints=allow"]);
+    let mut command = toolchain.rustc();
+    command.args(flags).arg(&edition).args(["--crate-name=compiler_builtins", "--cap-lints=allow"]);
     command.arg(format!("--out-dir={}", out.display())).arg(format!("-L{}", out.display())).arg(&builtins);
     run_quiet(&mut command).context("compile the empty compiler_builtins")?;
     Ok(())
 }
 
 /// The version of `rustc`, as `1.95.0`.
-pub(crate) fn rustc_version() -> Result<String> {
-    let text = rustc_identity()?;
+pub(crate) fn rustc_version(toolchain: &Toolchain) -> Result<String> {
+    let text = rustc_identity(toolchain)?;
     let version = text.split_whitespace().nth(1).context("`rustc --version` names no version")?;
     Ok(version.to_owned())
 }
 
 /// Identifies a `rustc` exactly: another `rustc` cannot use its metadata, even if the version is the same.
-pub(crate) fn rustc_identity() -> Result<String> {
-    run_quiet(rust_flags::rustc().args(["--version", "--verbose"])).context("is Rust installed?")
+pub(crate) fn rustc_identity(toolchain: &Toolchain) -> Result<String> {
+    run_quiet(toolchain.rustc().args(["--version", "--verbose"])).context("is Rust installed?")
 }
 
 /// `rustc --print sysroot`.
-pub(crate) fn sysroot() -> Result<PathBuf> {
-    Ok(PathBuf::from(run_quiet(rust_flags::rustc().args(["--print", "sysroot"]))?.trim()))
+pub(crate) fn sysroot(toolchain: &Toolchain) -> Result<PathBuf> {
+    Ok(PathBuf::from(run_quiet(toolchain.rustc().args(["--print", "sysroot"]))?.trim()))
 }
 
 /// Arguments of `cargo xtask rust-object`.
@@ -171,7 +179,14 @@ pub(crate) struct Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let object = build(&arguments.kdir, arguments.faults, &paths::root(), &arguments.out)?;
+    let order = Order {
+        toolchain: &Toolchain::Host,
+        config: &Config::read(&arguments.kdir)?,
+        faults: arguments.faults,
+        sources: &paths::root(),
+        more: &[],
+    };
+    let object = build(&order, &arguments.out)?;
     println!("{}", object.display());
     Ok(())
 }

@@ -53,6 +53,7 @@ const OLDER: [Older; 3] = [
         base: "6.12",
         header: "blkdev.h",
         changes: &[
+            ("blk_queue_write_cache(", "blk_queue_has_write_cache("),
             ("limits.features", "limits.other_features"),
             ("\tblk_features_t\t\tfeatures;", "\tblk_features_t\t\tother_features;"),
             (

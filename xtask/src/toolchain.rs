@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Where a compiler and its programs come from: the host, or a build root of another suite.
+
+use std::process::Command;
+
+/// A set of programs.
+#[derive(Debug)]
+pub(crate) enum Toolchain {
+    /// Those of the host, and the rustc in `PATH` or in `RUSTC`.
+    Host,
+}
+
+impl Toolchain {
+    /// A program by name, such as `ld` or `make`.
+    pub(crate) fn program(&self, name: &str) -> Command {
+        match self {
+            Self::Host => Command::new(name),
+        }
+    }
+
+    /// `rustc`. A stable compiler accepts unstable options, as in the kernel's own build.
+    pub(crate) fn rustc(&self) -> Command {
+        let mut command = match self {
+            Self::Host => Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into())),
+        };
+        command.env("RUSTC_BOOTSTRAP", "1").env("LC_ALL", "C");
+        command
+    }
+}
