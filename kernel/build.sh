@@ -47,6 +47,7 @@ misfits() {
 choose() {
 	object=$RUST
 	[ -d "$RUST" ] || return 0
+	[ "$VARIANT" = release ] || fail "the archive's Rust objects are for VARIANT=release: set ZOSBD2_RUST=source"
 	tried=
 	for conditions in "$RUST"/*.conf; do
 		[ -e "$conditions" ] || fail "there is no Rust object in $RUST: take the release's archive, or set" \

@@ -91,7 +91,7 @@ pub struct Machine {
 }
 
 /// x86-64.
-pub const AMD64: Arch = Arch {
+pub static AMD64: Arch = Arch {
     debian: "amd64",
     config: "X86_64",
     guest_target: "x86_64-unknown-linux-gnu",
@@ -210,7 +210,7 @@ pub const AMD64: Arch = Arch {
 };
 
 /// Every architecture that is supported.
-pub const ALL: [&Arch; 1] = [&AMD64];
+pub static ALL: [&Arch; 1] = [&AMD64];
 
 /// Options of kernels that are refused, and why.
 const REFUSED: [(&str, &str); 4] = [

@@ -23,7 +23,7 @@ use zosbd2_vm::kernels::{self, KernelName};
 
 use crate::kmod::{self, Variant};
 use crate::rust_flags::Config;
-use crate::{narrate, paths};
+use crate::{dist, narrate, paths};
 
 /// Largest stack frame of a Rust function, in bytes. Kbuild checks the same for C.
 const MAX_FRAME: u64 = 1024;
@@ -348,6 +348,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     if !arguments.planted {
         older::run(&mut report);
+        report.gate("archive", "reproducible", dist::reproducible());
     }
     planted::run(&mut report, last);
     println!("{} gates passed, {} failed", report.passed, report.failed.len());

@@ -11,6 +11,7 @@ mod command;
 mod core_lib;
 mod debug_kernel;
 mod demo;
+mod dist;
 mod examples;
 mod fetch;
 mod fuzz;
@@ -55,6 +56,8 @@ enum Command {
     Vm(Box<vm::Arguments>),
     /// Build zosbd2.ko for one kernel
     Kmod(kmod::Arguments),
+    /// Make the source archive of a release, with Rust objects that are ready made
+    Dist(dist::Arguments),
     /// Compile the kernel part's Rust into one object
     RustObject(rust_object::Arguments),
     /// Build both variants of the module and check what no compiler promises
@@ -91,6 +94,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::DebugKernel(arguments) => debug_kernel::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
         Command::Kmod(arguments) => kmod::run(&arguments),
+        Command::Dist(arguments) => dist::run(&arguments),
         Command::RustObject(arguments) => rust_object::run(&arguments),
         Command::Gates(arguments) => gates::run(&arguments),
         Command::Miri => host_test::run(),

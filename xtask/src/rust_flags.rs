@@ -54,6 +54,10 @@ impl Config {
     pub(crate) fn arch(&self) -> Result<&'static Arch> {
         arch::of_kernel(|name| self.is_set(name)).map_err(anyhow::Error::msg)
     }
+    /// A configuration of these options.
+    pub(crate) fn of<'a>(options: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+        Self(options.map(|(name, value)| (format!("CONFIG_{name}"), value.to_owned())).collect())
+    }
 
     pub(crate) fn value(&self, name: &str) -> Option<&str> {
         self.0.get(&format!("CONFIG_{name}")).map(String::as_str)

@@ -3,6 +3,8 @@
 
 use std::process::Command;
 
+use anyhow::Result;
+
 /// A set of programs.
 #[derive(Debug)]
 pub(crate) enum Toolchain {
@@ -11,6 +13,11 @@ pub(crate) enum Toolchain {
 }
 
 impl Toolchain {
+    /// The one that makes the objects of an archive, in versions that do not change.
+    pub(crate) fn pinned() -> Result<Self> {
+        Ok(Self::Host)
+    }
+
     /// A program by name, such as `ld` or `make`.
     pub(crate) fn program(&self, name: &str) -> Command {
         match self {

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask dist`: the source archive of a release, which builds the module without Rust.
+//!
+//! The archive holds the project's files and, in `kernel/rust`, the Rust object for each set of kernels in the table of
+//! `zosbd2_vm::arch`: NAME.o, NAME.conf with the options that such a kernel has, SHA256SUMS, and TOOLS with the versions
+//! of the programs that made them. All of the object's gates are checked. `kernel/build.sh` chooses among the objects.
+//!
+//! The same commit gives the same bytes, in every folder and on every host: the programs are those of a build root,
+//! and the archive's times are the commit's. `--check` makes the archive a second time, from a copy of the sources in
+//! another folder, and compares.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use zosbd2_vm::arch::{self, Arch, Prebuilt};
+
+use crate::rust_flags::Config;
+use crate::rust_object::{self, Order};
+use crate::toolchain::Toolchain;
+use crate::{command, narrate, paths};
+
+/// Arguments of the command.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Make the archive a second time in another folder, and fail if the two differ
+    #[arg(long)]
+    check: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let toolchain = Toolchain::pinned()?;
+    let folder = paths::root().join("target/dist");
+    let archive = make(&toolchain, &paths::root(), &folder)?;
+    println!("{}", archive.display());
+    if arguments.check {
+        println!("{}", same_elsewhere(&toolchain, &archive)?);
+    }
+    Ok(())
+}
+
+/// Makes the archive, and makes it again in another folder.
+pub(crate) fn reproducible() -> Result<String> {
+    let toolchain = Toolchain::pinned()?;
+    let archive = make(&toolchain, &paths::root(), &paths::root().join("target/dist"))?;
+    same_elsewhere(&toolchain, &archive)
+}
+
+/// Makes the archive again from a copy of its own sources in another folder. An error if the two differ.
+fn same_elsewhere(toolchain: &Toolchain, archive: &Path) -> Result<String> {
+    let folder = paths::root().join("target/dist-elsewhere/in-another-folder");
+    let sources = folder.join("sources");
+    clear(&sources)?;
+    copy_files(&paths::root(), &sources)?;
+    let again = make(toolchain, &sources, &folder)?;
+    let (first, second) = (read(archive)?, read(&again)?);
+    ensure!(
+        first == second,
+        "{} and {} differ: something in the archive depends on the folder in which it is made",
+        archive.display(),
+        again.display()
+    );
+    Ok(format!("{} bytes, the same from two folders", first.len()))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("read {}", path.display()))
+}
+
+/// Makes the archive of these sources below `folder`.
+fn make(toolchain: &Toolchain, sources: &Path, folder: &Path) -> Result<PathBuf> {
+    let name = format!("zosbd2-{}", env!("CARGO_PKG_VERSION"));
+    let tree = folder.join(&name);
+    clear(&tree)?;
+    copy_files(sources, &tree)?;
+    objects(toolchain, sources, &folder.join("objects"), &tree.join("kernel/rust"))?;
+    let archive = folder.join(format!("{name}.tar.xz"));
+    let tar = folder.join(format!("{name}.tar"));
+    let time = git_text(&["log", "-1", "--format=%ct"])?;
+    let mut packed = toolchain.program("tar");
+    packed.args([
+        "--sort=name",
+        "--owner=0",
+        "--group=0",
+        "--numeric-owner",
+        "--mode=u+rw,go=rX",
+        "--format=gnu",
+    ]);
+    packed.arg(format!("--mtime=@{}", time.trim())).arg("-C").arg(folder).arg("-cf").arg(&tar).arg(&name);
+    command::finish(&mut packed)?;
+    let mut compressed = toolchain.program("xz");
+    command::finish(compressed.args(["--threads=1", "-6", "--force"]).arg(&tar))?;
+    Ok(archive)
+}
+
+fn clear(folder: &Path) -> Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder).with_context(|| format!("remove {}", folder.display()))?;
+    }
+    fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))
+}
+
+fn git_text(words: &[&str]) -> Result<String> {
+    let mut git = Command::new("git");
+    git.arg("-C").arg(paths::root()).args(words);
+    let output = command::finish(&mut git)
+        .context("an archive is made of the files that git knows: run this in a clone of the repository")?;
+    String::from_utf8(output.stdout).context("git printed no text")
+}
+
+/// Copies the project's files, with their modes. Plans and what runs the tests are not for users.
+fn copy_files(from: &Path, to: &Path) -> Result<()> {
+    for name in git_text(&["ls-files", "-z"])?.split_terminator('\0') {
+        if name.starts_with("docs/plans/") || name.starts_with(".ci/") {
+            continue;
+        }
+        let (source, target) = (from.join(name), to.join(name));
+        let parent = target.parent().context("a file without a folder")?;
+        fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
+        fs::copy(&source, &target).with_context(|| format!("copy {}", source.display()))?;
+    }
+    Ok(())
+}
+
+/// Makes every object into `out`.
+fn objects(toolchain: &Toolchain, sources: &Path, work: &Path, out: &Path) -> Result<()> {
+    fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
+    let write = |name: &str, text: &str| {
+        let path = out.join(name);
+        fs::write(&path, text).with_context(|| format!("write {}", path.display()))
+    };
+    let mut names = Vec::new();
+    for arch in arch::ALL {
+        for prebuilt in arch.prebuilt {
+            let _doing = narrate::doing(format!("making the Rust object {}", prebuilt.name));
+            let config = config(arch, prebuilt);
+            let order = Order { toolchain, config: &config, faults: false, sources, more: &[] };
+            let object = rust_object::build(&order, &work.join(prebuilt.name))?;
+            let name = format!("{}.o", prebuilt.name);
+            fs::copy(&object, out.join(&name)).with_context(|| format!("copy {}", object.display()))?;
+            write(&format!("{}.conf", prebuilt.name), &conditions(prebuilt))?;
+            names.push(name);
+        }
+    }
+    let mut sums = Command::new("sha256sum");
+    let sums = command::finish(sums.args(&names).current_dir(out))?;
+    write("SHA256SUMS", &String::from_utf8_lossy(&sums.stdout))?;
+    write("TOOLS", &tools(toolchain)?)
+}
+
+/// The configuration for which an object is made: what it asks for, and each hardening that does no harm elsewhere.
+fn config(arch: &Arch, prebuilt: &Prebuilt) -> Config {
+    let harmless = arch.flags.hardening.iter().filter(|option| !option.needs_kernel);
+    let harmless = harmless.flat_map(|option| option.wanted_by).map(|&name| (name, "y"));
+    let conditions = prebuilt.conditions.iter().filter(|(_, value)| *value != "n");
+    let conditions = conditions.flat_map(|&(names, value)| names.split('|').map(move |name| (name, value)));
+    Config::of(harmless.chain(conditions))
+}
+
+/// The conditions as `kernel/build.sh` reads them.
+fn conditions(prebuilt: &Prebuilt) -> String {
+    let mut text = String::from(
+        "# The kernels that the object beside this file is for: option=value, n if the option is not set.\n",
+    );
+    for (names, value) in prebuilt.conditions {
+        let _infallible = writeln!(text, "{names}={value}");
+    }
+    text
+}
+
+/// What made the objects.
+fn tools(toolchain: &Toolchain) -> Result<String> {
+    let mut text = rust_object::rustc_identity(toolchain)?;
+    for program in ["ld", "objcopy"] {
+        let output = command::finish(toolchain.program(program).arg("--version"))?;
+        let version = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
+        let _infallible = writeln!(text, "{version}");
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_is_made_for_the_kernels_that_its_conditions_describe() {
+        for arch in arch::ALL {
+            for prebuilt in arch.prebuilt {
+                let config = config(arch, prebuilt);
+                for (names, value) in prebuilt.conditions {
+                    for name in names.split('|') {
+                        assert_eq!(config.value(name).unwrap_or("n"), *value, "{}: {name}", prebuilt.name);
+                    }
+                }
+                assert!(std::ptr::eq(config.arch().unwrap(), arch));
+            }
+        }
+    }
+}
