@@ -23,6 +23,7 @@
 #![deny(unsafe_code)]
 
 mod error;
+mod node;
 mod serving;
 mod stop;
 #[expect(

@@ -6,9 +6,9 @@
 
 use super::{CreateOptions, DeviceName, DeviceStatus, Handle};
 use crate::sys::ioctl;
-use crate::{Errno, Error, Result};
+use crate::{Errno, Error, Result, node};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::FileType;
 use std::path::Path;
 use zosbd2_abi::v1;
 
@@ -26,15 +26,7 @@ impl Control {
 
     /// Like [`open`](Self::open), with another path to the node, such as a bind mount in a container.
     pub fn open_at(path: &Path) -> Result<Self> {
-        let node =
-            rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|source| {
-                let hint = match source {
-                    Errno::NOENT | Errno::NODEV | Errno::NXIO => " (is the kernel module zosbd2 loaded?)",
-                    Errno::ACCESS | Errno::PERM => " (only root may use zosbd2, are you root?)",
-                    _ => "",
-                };
-                Error::Open { path: path.to_owned(), hint, source }
-            })?;
+        let node = node::open(path)?;
         let wrong = |problem| Error::WrongNode { path: path.to_owned(), problem };
         let kind = rustix::fs::fstat(&node).map(|stat| FileType::from_raw_mode(stat.st_mode));
         if kind != Ok(FileType::CharacterDevice) || ioctl::ping(node.as_fd()).is_err() {

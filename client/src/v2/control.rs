@@ -5,10 +5,11 @@
 //! to the `Control`: they outlive it and the process.
 
 use super::{Backend, Builder, Info, Listed, Observer, Server, Status, Which, name};
+use crate::node;
 use crate::sys::{ioctl, ioctl2};
 use crate::{Errno, Error, Result};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::FileType;
 use std::path::Path;
 use zosbd2_abi::v2;
 
@@ -38,7 +39,7 @@ impl Control {
 
     /// Like [`open`](Self::open), with another path to the node, such as a bind mount in a container.
     pub fn open_at(path: &Path) -> Result<Self> {
-        let node = open_node(path)?;
+        let node = node::open(path)?;
         let wrong = |problem| Error::WrongNode { path: path.to_owned(), problem };
         let kind = rustix::fs::fstat(&node).map(|stat| FileType::from_raw_mode(stat.st_mode));
         // The ping comes first: it carries no pointer, so it is harmless with a foreign driver.
@@ -164,17 +165,6 @@ impl AsFd for Control {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd()
     }
-}
-
-fn open_node(path: &Path) -> Result<OwnedFd> {
-    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|source| {
-        let hint = match source {
-            Errno::NOENT | Errno::NODEV | Errno::NXIO => " (is the kernel module zosbd2 loaded?)",
-            Errno::ACCESS | Errno::PERM => " (only root may use zosbd2, are you root?)",
-            _ => "",
-        };
-        Error::Open { path: path.to_owned(), hint, source }
-    })
 }
 
 /// An error of a control call, with the meaning of the number for this operation.
