@@ -51,13 +51,13 @@ pub fn list(init: &Path) -> Result<Vec<TestInfo>> {
     let text = command::text(Command::new(init).arg("--list"), "this project")?;
     let read = |line: &str| {
         let words: Vec<&str> = line.split(' ').collect();
-        let [name, variant, hidden, kernel, memory, disk] = words[..] else { return None };
+        let [name, variant, hidden, kernel, memory, disk, signed] = words[..] else { return None };
         Some(TestInfo {
             name: name.to_owned(),
             variant: variant.to_owned(),
             hidden: hidden == "hidden",
             debug_only: kernel == "debug",
-            hardware: Hardware::parse(memory, disk)?,
+            hardware: Hardware::parse(memory, disk, signed)?,
         })
     };
     Ok(text.lines().filter_map(read).collect())

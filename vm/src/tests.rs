@@ -11,6 +11,7 @@ mod languages;
 mod lifecycle;
 mod protocol;
 mod selftest;
+mod signature;
 mod smoke;
 pub(crate) mod support;
 pub(crate) mod v2;
@@ -24,6 +25,7 @@ const TABLES: &[&[Test]] = &[
     data::TESTS,
     protocol::TESTS,
     lifecycle::TESTS,
+    signature::TESTS,
     hostile::TESTS,
     languages::TESTS,
     selftest::TESTS,

@@ -21,9 +21,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use zosbd2_vm::arch::Arch;
 use zosbd2_vm::kernels::{self, KernelName};
 
-use crate::kmod::{self, Variant};
+use crate::kmod::{self, How, Variant};
 use crate::rust_flags::Config;
-use crate::{dist, narrate, paths};
+use crate::{command, dist, narrate, paths};
 
 /// Largest stack frame of a Rust function, in bytes. Kbuild checks the same for C.
 const MAX_FRAME: u64 = 1024;
@@ -267,6 +267,22 @@ fn entry_points(object: &Object<'_>) -> Result<String> {
     Ok(format!("{} entry points", wanted.len()))
 }
 
+/// Builds a module with a new key, and checks that it names the key's owner as its signer.
+fn signed(kdir: &Path) -> Result<String> {
+    let folder = paths::root().join("target/signed");
+    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    let (key, certificate) = (folder.join("key.pem"), folder.join("certificate.der"));
+    let mut openssl = Command::new("openssl");
+    openssl.args(["req", "-new", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-outform", "DER"]);
+    openssl.args(["-subj", "/CN=zosbd2 gate/", "-keyout"]).arg(&key).arg("-out").arg(&certificate);
+    command::finish(&mut openssl).context("make a key (Debian: package openssl)")?;
+    let how = How { signed: Some((&key, &certificate)), ..How::plain(Variant::Release) };
+    let module = kmod::build_in(&paths::root(), kdir, &how, &folder)?;
+    let signer = run_tool("/sbin/modinfo", &["--field", "signer"], &module)?.trim().to_owned();
+    ensure!(signer == "zosbd2 gate", "the module names {signer:?} as its signer");
+    Ok(format!("by {signer}"))
+}
+
 /// Checks the output of `modinfo`.
 fn module_says(module: &Path, release: &str, config: &Config) -> Result<String> {
     let field = |name: &str| -> Result<String> {
@@ -348,6 +364,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     if !arguments.planted {
         older::run(&mut report);
+        report.gate("signature", "signed", signed(last));
         report.gate("archive", "reproducible", dist::reproducible());
     }
     planted::run(&mut report, last);
@@ -363,10 +380,10 @@ fn module(report: &mut Report, kdir: &Path, variant: Variant) -> Result<()> {
     let release = kmod::release(kdir)?;
     let scope = format!("{release} {}", variant.name());
     // One build passes both gates. After an error, a build without sparse tells which of them failed.
-    let checked = kmod::build(kdir, &kmod::How { sparse: true, ..kmod::How::plain(variant) });
+    let checked = kmod::build(kdir, &How { sparse: true, ..How::plain(variant) });
     let (built, sparse) = match checked {
         Ok(module) => (Ok(module), Ok("nothing to say".to_owned())),
-        Err(error) => (kmod::build(kdir, &kmod::How::plain(variant)), Err(error)),
+        Err(error) => (kmod::build(kdir, &How::plain(variant)), Err(error)),
     };
     let module = match built {
         Ok(module) => {

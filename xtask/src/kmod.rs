@@ -97,7 +97,7 @@ pub(crate) fn build(kdir: &Path, how: &How<'_>) -> Result<PathBuf> {
 }
 
 /// Like [`build`], from the sources below `root` in the folder `work`. After an error no module is left there.
-fn build_in(root: &Path, kdir: &Path, how: &How<'_>, work: &Path) -> Result<PathBuf> {
+pub(crate) fn build_in(root: &Path, kdir: &Path, how: &How<'_>, work: &Path) -> Result<PathBuf> {
     let kdir = &headers(kdir)?;
     let module = work.join("zosbd2.ko");
     let name = work.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -13,7 +13,7 @@ use zosbd2_vm::kernels;
 const NEED: u64 = 4096;
 
 /// Packages, and the purpose of each.
-const PACKAGES: [(&str, &str); 21] = [
+const PACKAGES: [(&str, &str); 22] = [
     ("qemu-system-x86", "boots the kernels"),
     ("fio", "measures and verifies devices"),
     ("e2fsprogs", "ext4"),
@@ -34,6 +34,7 @@ const PACKAGES: [(&str, &str); 21] = [
     ("libelf-dev", "kernel build tools"),
     ("dwarves", "pahole, which kernels with BTF need to build modules"),
     ("sparse", "checks the C sources"),
+    ("openssl", "makes keys that sign modules"),
     ("python3", "runs the Python sample in the guest"),
 ];
 

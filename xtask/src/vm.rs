@@ -410,7 +410,7 @@ fn prepare(
                 accel(&kernel)
             },
             icount: arguments.icount,
-            append: run.append.clone(),
+            append: run.append.iter().cloned().chain(hardware.append().map(str::to_owned)).collect(),
             kernel,
             folder,
         },

@@ -2,6 +2,7 @@
 //! Declaration of a test, and its requirements.
 
 use super::{Context, disk, fail_nth, modules, read_trimmed};
+use std::fs;
 use std::path::Path;
 use zosbd2_vm::hardware::Hardware;
 use zosbd2_vm::protocol::MODULE;
@@ -65,6 +66,7 @@ impl Test {
             match need {
                 Need::Memory(mib) => hardware.memory_mib = Some(*mib),
                 Need::Disk(gib) => hardware.disk_gib = Some(*gib),
+                Need::SignedOnly => hardware.signed_only = true,
                 _ => {}
             }
         }
@@ -92,6 +94,8 @@ pub(crate) enum Need {
     Memory(u32),
     /// A disk of this many GiB, empty at each boot ([`disk`]). Such tests run in a separate guest.
     Disk(u32),
+    /// A kernel that loads only modules that are signed with a key it knows. Such tests run in a separate guest.
+    SignedOnly,
     /// A program of the host, by name.
     Tool(&'static str),
     /// A program of this project, by name.
@@ -121,6 +125,10 @@ impl Need {
                 (memory_mib() <= 2 * u64::from(mib), format!("needs a guest with {mib} MiB of memory"))
             }
             Self::Disk(gib) => (disk::attached(), format!("needs a guest with a disk of {gib} GiB")),
+            Self::SignedOnly => {
+                let enforced = fs::read_to_string("/sys/module/module/parameters/sig_enforce");
+                (enforced.is_ok_and(|text| text.trim() == "Y"), "needs module.sig_enforce=1".to_owned())
+            }
             Self::Tool(name) | Self::Program(name) => {
                 let folders = ["/bin", "/sbin", "/usr/bin", "/usr/sbin"];
                 let there = folders.iter().any(|folder| Path::new(folder).join(name).exists());
