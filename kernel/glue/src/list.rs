@@ -18,7 +18,10 @@ impl<T, const N: usize> List<T, N> {
     #[inline]
     #[must_use]
     pub const fn new() -> Self {
-        Self { places: [const { MaybeUninit::uninit() }; N], count: 0 }
+        // `[const { MaybeUninit::uninit() }; N]` is the same, but rustc 1.85 writes zeroes into the places.
+        // SAFETY: every place may be uninitialised.
+        let places = unsafe { MaybeUninit::<[MaybeUninit<T>; N]>::uninit().assume_init() };
+        Self { places, count: 0 }
     }
 
     /// Appends an item if there is room; the callers ensure that there is.

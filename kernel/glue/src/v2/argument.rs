@@ -2,6 +2,7 @@
 //! Arguments of version 2, which begin with their own size.
 
 use core::mem::size_of;
+use core::slice;
 
 use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
@@ -20,12 +21,14 @@ const MAX_BYTES: u32 = 4096;
 #[inline]
 pub fn read<T: Argument>(user: u64) -> Result<T, Errno> {
     let known = u32::try_from(size_of::<T>()).unwrap_or(u32::MAX);
-    let value = shim::user_read::<T>(user);
-    match &value {
-        Ok(value) if value.size() == known => {}
-        _ => check_size(user, known)?,
+    // Read into its place: a `Result` with the value would be a second copy on the stack, and the frames of the callers
+    // are near the limit.
+    let mut value = T::default();
+    let read = shim::user_read_all(user, slice::from_mut(&mut value));
+    if read.is_err() || value.size() != known {
+        check_size(user, known)?;
     }
-    value
+    read.map(|()| value)
 }
 
 #[cold]

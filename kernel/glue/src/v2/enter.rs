@@ -14,7 +14,7 @@ use zosbd2_engine::v2::{Handles, check_enter, describe};
 
 use super::argument;
 use super::commit::{self, Ended, Progress, RUN_BYTES};
-use crate::block::{Device, QueueBlock};
+use crate::block::{Device, Locked, QueueBlock};
 use crate::list::List;
 use crate::shim::Place;
 use crate::transfer::Transfer;
@@ -65,6 +65,8 @@ struct Fetch<'a> {
     results: u64,
     /// Next free byte of the arena.
     arena: u64,
+    /// The calling thread.
+    thread: u32,
 }
 
 /// Requests on their way to the server.
@@ -79,9 +81,9 @@ enum Stop {
 
 impl<'a> Fetch<'a> {
     #[inline]
-    const fn new(block: &'a QueueBlock, epoch: u32, enter: &'a abi::Enter, results: u64) -> Self {
+    fn new(block: &'a QueueBlock, epoch: u32, enter: &'a abi::Enter, results: u64) -> Self {
         let handles = Handles::new(epoch, block.index(), block.device().tag_bits());
-        Self { block, epoch, handles, enter, results, arena: 0 }
+        Self { block, epoch, handles, enter, results, arena: 0, thread: shim::thread() }
     }
 
     // A separate frame from that of the commits.
@@ -90,49 +92,12 @@ impl<'a> Fetch<'a> {
         let mut left = None;
         let mut spun = self.enter.spin_us == 0;
         let mut parcels = Parcels::new();
-        let thread = shim::thread();
         let mut locked = self.block.lock();
         ended.tell(&mut locked);
         loop {
             let most = (self.enter.capacity.wrapping_sub(progress.fetched) as usize).min(CHUNK);
             parcels.clear();
-            let mut copied = 0_u32;
-            let mut tracing = false;
-            if most > 0 && locked.queue().queued() > 0 {
-                locked.set_moment(Moment { thread, ..shim::now() });
-                tracing = trace::on();
-            }
-            let mut queue = locked.queue();
-            let stop = loop {
-                if parcels.len() == most || copied >= RUN_BYTES {
-                    break Stop::Enough;
-                }
-                let room = self.enter.arena_bytes.saturating_sub(self.arena);
-                let work = if parcels.is_empty() {
-                    queue.fetch(self.epoch, room)
-                } else {
-                    queue.fetch_more(self.epoch, room)
-                };
-                match work {
-                    Work::Request(Fetched { handle, request, copying: pinned }) => {
-                        if tracing {
-                            trace::fetch(self.block, handle);
-                        }
-                        let data = pinned.then_some(self.arena);
-                        if pinned {
-                            copied = copied.saturating_add(request.length.max(1));
-                            self.arena = self.arena.wrapping_add(request.length.into());
-                        }
-                        let described = describe(&self.handles, handle, &request, data);
-                        parcels.push(described);
-                    }
-                    // Version 2 has no notices.
-                    Work::Notice => {}
-                    Work::Nothing => break Stop::Nothing,
-                    Work::Gone => break Stop::Never(Errno::ENODEV),
-                    Work::Superseded => break Stop::Never(Errno::ESHUTDOWN),
-                }
-            };
+            let (stop, copied) = self.take(&mut locked, most, &mut parcels);
             if !parcels.is_empty() {
                 let wake = locked.queue().announce();
                 locked.wake(wake);
@@ -182,6 +147,49 @@ impl<'a> Fetch<'a> {
                 return if idle && !late { Err(errno) } else { Ok(()) };
             }
         }
+    }
+
+    /// Takes at most `most` requests from the queue. Returns why it stopped, and the number of bytes to copy.
+    // A separate frame from that of `run`, which contains the requests and would grow beyond the limit with rustc 1.85.
+    #[inline(never)]
+    fn take(&mut self, locked: &mut Locked<'_>, most: usize, parcels: &mut Parcels) -> (Stop, u32) {
+        let mut copied = 0_u32;
+        let mut tracing = false;
+        if most > 0 && locked.queue().queued() > 0 {
+            locked.set_moment(Moment { thread: self.thread, ..shim::now() });
+            tracing = trace::on();
+        }
+        let mut queue = locked.queue();
+        let stop = loop {
+            if parcels.len() == most || copied >= RUN_BYTES {
+                break Stop::Enough;
+            }
+            let room = self.enter.arena_bytes.saturating_sub(self.arena);
+            let work = if parcels.is_empty() {
+                queue.fetch(self.epoch, room)
+            } else {
+                queue.fetch_more(self.epoch, room)
+            };
+            match work {
+                Work::Request(Fetched { handle, request, copying: pinned }) => {
+                    if tracing {
+                        trace::fetch(self.block, handle);
+                    }
+                    let data = pinned.then_some(self.arena);
+                    if pinned {
+                        copied = copied.saturating_add(request.length.max(1));
+                        self.arena = self.arena.wrapping_add(request.length.into());
+                    }
+                    parcels.push(describe(&self.handles, handle, &request, data));
+                }
+                // Version 2 has no notices.
+                Work::Notice => {}
+                Work::Nothing => break Stop::Nothing,
+                Work::Gone => break Stop::Never(Errno::ENODEV),
+                Work::Superseded => break Stop::Never(Errno::ESHUTDOWN),
+            }
+        };
+        (stop, copied)
     }
 
     /// Writes the requests, which are HELD, and their number to the server. Requests that the server does not

@@ -243,11 +243,14 @@ fn resize(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
 
 /// Reads or replaces the blob.
 fn blob(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
-    let asked: abi::Blob = argument::read(user)?;
+    let mut asked: abi::Blob = argument::read(user)?;
     holds(asked.flags & !abi::BLOB_FLAGS == 0 && asked.reserved == 0)?;
     if asked.flags & abi::BLOB_WRITE == 0 {
-        let Blob { length, bytes } = *device.lock()?.blob();
-        return shim::user_write(user, &abi::Blob { length, bytes, ..asked });
+        // Straight into the answer, because another copy would make the frame too large.
+        let mut locked = device.lock()?;
+        Blob { length: asked.length, bytes: asked.bytes } = *locked.blob();
+        drop(locked);
+        return shim::user_write(user, &asked);
     }
     if epoch == 0 {
         return Err(Errno::EPERM);
