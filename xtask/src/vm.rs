@@ -240,7 +240,7 @@ pub(crate) fn guest_programs() -> Result<Programs> {
         .current_dir(paths::root())
         .args(["build", "--quiet", "--release", "--target", TARGET, "--target-dir"])
         .arg(&target)
-        .args(["-p", "zosbd2-vm", "-p", "zosbd2-examples", "--bins"])
+        .args(["-p", "zosbd2-vm-guest", "-p", "zosbd2-examples", "--bins"])
         // Without debug information the initramfs is a tenth of the size.
         .env("CARGO_PROFILE_RELEASE_DEBUG", "false")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! What the two halves of the VM harness share: the lines that they exchange, and the demands of a test on its machine.
+//!
+//! The rest of the guest's half is the program `zosbd2-vm-guest` (`src/main.rs`); the host's half is `zosbd2-vm`.
+
+pub mod hardware;
+pub mod protocol;
