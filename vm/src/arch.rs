@@ -5,7 +5,7 @@
 //! else that is for one architecture only. A kernel without a row is refused, with the reason.
 
 /// An architecture.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Arch {
     /// Debian's name of it.
     pub debian: &'static str,
@@ -26,7 +26,7 @@ pub struct Arch {
 }
 
 /// Flags of rustc.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Flags {
     /// Always.
     pub always: &'static [&'static str],
@@ -39,7 +39,7 @@ pub struct Flags {
 }
 
 /// An option that a kernel's configuration asks for.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Hardening {
     /// Configuration options that ask for it: the current name, then older ones.
     pub wanted_by: &'static [&'static str],
@@ -50,7 +50,7 @@ pub struct Hardening {
 }
 
 /// What the gates look for.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Object {
     /// Relocations that the module loader supports.
     pub relocations: &'static [&'static str],
@@ -67,7 +67,7 @@ pub struct Object {
 }
 
 /// An object of an archive, and the kernels that it is for.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Prebuilt {
     /// Name of the file, without its ending.
     pub name: &'static str,
@@ -76,7 +76,7 @@ pub struct Prebuilt {
 }
 
 /// A virtual machine.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Machine {
     /// The program.
     pub qemu: &'static str,

@@ -42,8 +42,13 @@ pub enum Error {
         output: String,
     },
     /// No kernel has this name.
-    #[error("unknown kernel {0}: the names are 6.1, 6.12, 6.1-generic, 6.12-generic and debug")]
-    UnknownKernel(String),
+    #[error("unknown kernel {name}: the names are {names}, newest (the same as backports) and debug")]
+    UnknownKernel {
+        /// The unknown name.
+        name: String,
+        /// The stock kernels.
+        names: String,
+    },
     /// The kernel is not in the cache, and the caller did not allow a download.
     #[error("kernel {0} is not in the cache: run `cargo xtask fetch {0}`")]
     NotFetched(String),
@@ -51,11 +56,35 @@ pub enum Error {
     #[error("the debug kernel is not in the cache: run `cargo xtask debug-kernel`, which builds it")]
     NotBuilt,
     /// The archive does not have a full set of packages.
-    #[error("no version of kernel {0} has image, headers and kbuild packages in Debian's archive")]
-    NoVersion(String),
-    /// The package lists could not be downloaded.
-    #[error("Debian's archive cannot be reached: is there a network, or a proxy in /etc/apt/apt.conf? {0}")]
-    Archive(Box<Error>),
+    #[error(
+        "no release of kernel {kernel} has image, headers and kbuild packages in one version (looked in {suites}): \
+         the archive may be changing, so try again later"
+    )]
+    NoVersion {
+        /// The kernel.
+        kernel: String,
+        /// The suites.
+        suites: String,
+    },
+    /// The index of a suite could not be downloaded.
+    #[error(
+        "the index of Debian's suite {suite} cannot be read: is there a network, or a proxy in /etc/apt/apt.conf? \
+         (if the mirror is out of step, try again later) {source}"
+    )]
+    Archive {
+        /// The suite.
+        suite: String,
+        /// What apt said.
+        source: Box<Error>,
+    },
+    /// Packages could not be downloaded.
+    #[error("packages cannot be downloaded from Debian's archive: is there a network? {0}")]
+    Download(Box<Error>),
+    /// The packages of a kernel are in a layout that is not known.
+    #[error(
+        "the packages of kernel {0} have no image in /boot or in the folder of its modules: see kernels/unpack.rs"
+    )]
+    NoImage(String),
     /// Not enough disk space.
     #[error("{} has {free} MiB free, {need} MiB are needed: free some, or set ZOSBD2_CACHE to another disk", path.display())]
     DiskSpace {
@@ -103,6 +132,14 @@ pub enum Error {
     /// No test has this name.
     #[error("unknown test {0}: `cargo xtask vm --list` lists them")]
     UnknownTest(String),
+}
+
+impl Error {
+    /// Whether the archive does not deliver: the kernel or package is not there, or the archive cannot be reached.
+    #[must_use]
+    pub fn is_absence(&self) -> bool {
+        matches!(self, Self::NoVersion { .. } | Self::Archive { .. } | Self::Download(_))
+    }
 }
 
 /// Adds action and path to an I/O error.

@@ -18,6 +18,7 @@ pub mod machine;
 pub mod modules;
 pub mod packages;
 pub mod suite;
+pub mod suites;
 mod sys;
 
 pub use error::{Error, Result};

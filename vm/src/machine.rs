@@ -118,7 +118,7 @@ impl Machine {
         let errors = self.folder.join(format!("qemu{suffix}.log"));
         let initramfs = self.folder.join(format!("initramfs{suffix}.cpio"));
         initramfs::write(&initramfs, &self.kernel, contents, plan)?;
-        let arch::Machine { qemu, package, .. } = self.kernel.arch().machine;
+        let arch::Machine { qemu, package, .. } = self.kernel.name.architecture().machine;
         let mut command = self.command(&console, &initramfs);
         let disk = self
             .disk_gib
@@ -166,7 +166,7 @@ impl Machine {
     }
 
     fn command(&self, console: &Path, initramfs: &Path) -> Command {
-        let mut command = Command::new(self.kernel.arch().machine.qemu);
+        let mut command = Command::new(self.kernel.name.architecture().machine.qemu);
         if self.icount {
             command.args(["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"]);
         } else if self.accel == Accel::Kvm {
@@ -175,7 +175,7 @@ impl Machine {
             command.args(["-accel", "tcg,thread=multi"]);
         }
         // A slow host must not make the kernel report stalls; a real stall lasts longer.
-        let arch::Machine { console: port, append, .. } = self.kernel.arch().machine;
+        let arch::Machine { console: port, append, .. } = self.kernel.name.architecture().machine;
         let mut append = format!(
             "console={port} panic=-1 oops=panic quiet loglevel=4 rcupdate.rcu_cpu_stall_timeout=60 \
              watchdog_thresh=30 random.trust_cpu=on {append}"
@@ -203,7 +203,7 @@ impl Machine {
         }
         command
             .args(["-cpu", &processor, "-smp", &self.smp.to_string(), "-m", &self.memory])
-            .args(self.kernel.arch().machine.arguments)
+            .args(self.kernel.name.architecture().machine.arguments)
             .args(["-display", "none", "-monitor", "none", "-nodefaults", "-no-reboot"])
             .arg("-serial")
             .arg(format!("file:{}", console.display()))

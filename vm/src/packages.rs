@@ -1,24 +1,34 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Debian's package archive, through a private apt configuration.
+//! Debian's package archive, through private apt configurations, one per suite and architecture.
 //!
-//! Lists, cache, status and sources are private folders, so the host's apt stays unchanged and packages of another
-//! release are available. Packages are only downloaded; the caller decides where to unpack them. Only the host's
-//! proxy settings are reused. The caller holds the cache's lock.
+//! Lists, cache, status and sources are private folders in the cache, so the host's apt stays unchanged and packages
+//! of another release are available. A suite whose index is broken does not affect the others. Packages are only
+//! downloaded; the caller decides where to unpack them. Only the host's proxy settings are reused. The caller holds
+//! the cache's [`lock`](crate::kernels::lock).
 
-use crate::command;
 use crate::error::file;
-use crate::{Error, Result};
+use crate::kernels::cache;
+use crate::kernels::lines::numbers;
+use crate::suites::Suite;
+use crate::{Error, Result, command};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
+/// The configurations that this process has opened.
+static OPENED: Mutex<Vec<Archive>> = Mutex::new(Vec::new());
+
 /// A private apt.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Archive {
-    config: PathBuf,
+    folder: PathBuf,
+    sources: String,
+    architecture: String,
 }
 
 /// A package in one version.
@@ -30,70 +40,134 @@ pub struct Package {
     pub version: String,
 }
 
+/// The newest version of a package that `fits`, and the archive that has it. A suite that cannot be read does not
+/// matter if another one has the package.
+pub fn find(
+    name: &str,
+    suites: &[&Suite],
+    architecture: &str,
+    fits: impl Fn(&str) -> bool,
+) -> Result<Option<(Archive, Package)>> {
+    let (mut best, mut errors): (Option<(Archive, Package)>, _) = (None, Vec::new());
+    for suite in suites {
+        let names = [name.to_owned()];
+        let versions = Archive::open(suite, architecture)
+            .and_then(|archive| Ok((archive.versions(&names)?.remove(name).unwrap_or_default(), archive)));
+        match versions {
+            Ok((versions, archive)) => {
+                let Some(version) = versions.into_iter().find(|version| fits(version)) else { continue };
+                if best.as_ref().is_none_or(|(_, other)| numbers(&other.version) < numbers(&version)) {
+                    best = Some((archive, Package { name: name.to_owned(), version }));
+                }
+            }
+            Err(error) => errors.push(error),
+        }
+    }
+    match errors.into_iter().next() {
+        Some(error) if best.is_none() => Err(error),
+        _ => Ok(best),
+    }
+}
+
+/// What a suite has.
+pub trait Index {
+    /// Names of packages with this prefix.
+    fn names(&self, prefix: &str) -> Result<Vec<String>>;
+
+    /// Versions of each package, newest first. A package that does not exist has no entry.
+    fn versions(&self, names: &[String]) -> Result<BTreeMap<String, Vec<String>>>;
+}
+
 impl Archive {
-    /// Writes the configuration under `folder` and downloads the package lists of `sources`, which are pairs of
-    /// address and suite.
-    pub fn open(folder: &Path, sources: &[(&str, &str)]) -> Result<Self> {
+    /// The suite's packages for one architecture. The first call of a process downloads the suite's index.
+    pub fn open(suite: &Suite, architecture: &str) -> Result<Self> {
+        let archive = Self {
+            folder: cache().join("apt").join(format!("{}-{architecture}", suite.name)),
+            sources: format!(
+                "deb [signed-by={KEYRING} arch={architecture}] {} {} main\n",
+                suite.address, suite.name
+            ),
+            architecture: architecture.to_owned(),
+        };
+        let mut opened = OPENED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if opened.iter().any(|other| other.folder == archive.folder) {
+            return Ok(archive);
+        }
         if !Path::new(KEYRING).exists() {
             return Err(Error::MissingProgram {
                 program: KEYRING.to_owned(),
                 package: "debian-archive-keyring".to_owned(),
             });
         }
+        archive.configure(suite.check_date)?;
+        // `any` turns a failed list into an error; apt would only warn.
+        let mut update = archive.program("apt-get");
+        command::output(update.args(["--quiet", "--error-on=any", "update"]), "apt")
+            .map_err(|error| Error::Archive { suite: suite.name.to_owned(), source: Box::new(error) })?;
+        opened.push(archive.clone());
+        Ok(archive)
+    }
+
+    /// The packages of several archives of one architecture as one archive, for packages of one suite that depend on
+    /// packages of another. `folder` must not exist. Only copies what the archives have downloaded.
+    pub fn together(folder: &Path, archives: &[Self]) -> Result<Self> {
+        let joined = Self {
+            folder: folder.to_owned(),
+            sources: archives.iter().map(|archive| archive.sources.as_str()).collect(),
+            architecture: archives.first().map(|archive| archive.architecture.clone()).unwrap_or_default(),
+        };
+        joined.configure(true)?;
+        for archive in archives {
+            let lists = archive.folder.join("state/lists");
+            for entry in fs::read_dir(&lists).map_err(file("read", &lists))? {
+                let from = entry.map_err(file("read", &lists))?.path();
+                if from.is_file()
+                    && let Some(name) = from.file_name()
+                {
+                    let to = joined.folder.join("state/lists").join(name);
+                    fs::copy(&from, &to).map_err(file("write", &to))?;
+                }
+            }
+        }
+        Ok(joined)
+    }
+
+    fn configure(&self, check_date: bool) -> Result<()> {
         for sub in ["etc/empty", "state/lists/partial", "cache/archives/partial"] {
-            let path = folder.join(sub);
+            let path = self.folder.join(sub);
             fs::create_dir_all(&path).map_err(file("create", &path))?;
         }
         let write = |name: &str, text: &str| {
-            let path = folder.join(name);
+            let path = self.folder.join(name);
             fs::write(&path, text).map_err(file("write", &path))
         };
-        let mut list = String::new();
-        for (address, suite) in sources {
-            let _ = writeln!(list, "deb [signed-by={KEYRING} arch=amd64] {address} {suite} main");
-        }
-        write("etc/sources.list", &list)?;
+        write("etc/sources.list", &self.sources)?;
         write("state/status", "")?;
-        let folder_text = folder.display();
+        let (folder, architecture) = (self.folder.display(), &self.architecture);
         let mut config = format!(
-            "Dir \"{folder_text}\";\nDir::State \"state\";\nDir::State::status \"{folder_text}/state/status\";\n\
-             Dir::Cache \"cache\";\nDir::Etc \"etc\";\nDir::Etc::main \"none\";\nDir::Etc::parts \"empty\";\n\
-             Dir::Etc::sourcelist \"sources.list\";\nDir::Etc::sourceparts \"empty\";\n\
-             Dir::Etc::preferencesparts \"empty\";\nAPT::Architecture \"amd64\";\nAPT::Sandbox::User \"root\";\n\
-             Acquire::Languages \"none\";\nAcquire::Retries \"3\";\n"
+            "Dir \"{folder}\";\nDir::State \"state\";\nDir::State::status \"{folder}/state/status\";\n\
+             Dir::Cache \"cache\";\nDir::Cache::srcpkgcache \"\";\nDir::Etc \"etc\";\nDir::Etc::main \"none\";\n\
+             Dir::Etc::parts \"empty\";\nDir::Etc::sourcelist \"sources.list\";\nDir::Etc::sourceparts \"empty\";\n\
+             Dir::Etc::preferencesparts \"empty\";\nAPT::Architecture \"{architecture}\";\n\
+             APT::Architectures {{ \"{architecture}\"; }};\nAPT::Install-Recommends \"false\";\n\
+             APT::Sandbox::User \"root\";\nAcquire::Languages \"none\";\nAcquire::Retries \"3\";\n"
         );
+        if !check_date {
+            config.push_str("Acquire::Check-Valid-Until \"false\";\n");
+        }
         let host = command::text(Command::new("apt-config").arg("dump"), "apt")?;
         for line in host.lines() {
             if line.starts_with("Acquire::") && line.contains("::Proxy") && !line.ends_with("\"\";") {
                 let _ = writeln!(config, "{line}");
             }
         }
-        write("apt.conf", &config)?;
-        let archive = Self { config: folder.join("apt.conf") };
-        // `any` turns a failed list into an error; apt would only warn.
-        let mut update = archive.program("apt-get");
-        command::output(update.args(["--quiet", "--error-on=any", "update"]), "apt")
-            .map_err(|error| Error::Archive(Box::new(error)))?;
-        Ok(archive)
+        write("apt.conf", &config)
     }
 
     fn program(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        command.env("APT_CONFIG", &self.config).env("LC_ALL", "C");
+        command.env("APT_CONFIG", self.folder.join("apt.conf")).env("LC_ALL", "C");
         command
-    }
-
-    /// Names of packages with this prefix.
-    pub fn names(&self, prefix: &str) -> Result<Vec<String>> {
-        let text = command::text(self.program("apt-cache").args(["pkgnames", prefix]), "apt")?;
-        Ok(text.lines().map(|line| line.trim().to_owned()).collect())
-    }
-
-    /// Versions of a package, newest first; empty if the package does not exist.
-    pub fn versions(&self, name: &str) -> Result<Vec<String>> {
-        let text = command::text(self.program("apt-cache").args(["madison", name]), "apt")?;
-        let version = |line: &str| line.split('|').nth(1).map(|version| version.trim().to_owned());
-        Ok(text.lines().filter_map(version).collect())
     }
 
     /// Downloads packages into `folder`.
@@ -101,6 +175,42 @@ impl Archive {
         let wanted = packages.iter().map(|package| format!("{}={}", package.name, package.version));
         let mut command = self.program("apt-get");
         command.args(["--quiet", "download"]).args(wanted).current_dir(folder);
-        command::output(&mut command, "apt").map(drop)
+        command::output(&mut command, "apt").map(drop).map_err(Self::download_failed)
+    }
+
+    /// Downloads packages into `folder`, with everything that they depend on, down to the C library.
+    pub fn download_all(&self, names: &[String], folder: &Path) -> Result<()> {
+        let partial = folder.join("partial");
+        fs::create_dir_all(&partial).map_err(file("create", &partial))?;
+        let mut command = self.program("apt-get");
+        command.args(["--quiet", "--yes", "--download-only", "-o"]);
+        command.arg(format!("Dir::Cache::archives={}", folder.display())).arg("install").args(names);
+        command::output(&mut command, "apt").map(drop).map_err(Self::download_failed)
+    }
+
+    fn download_failed(error: Error) -> Error {
+        match error {
+            Error::Command { .. } => Error::Download(Box::new(error)),
+            other => other,
+        }
+    }
+}
+
+impl Index for Archive {
+    fn names(&self, prefix: &str) -> Result<Vec<String>> {
+        let text = command::text(self.program("apt-cache").args(["pkgnames", prefix]), "apt")?;
+        Ok(text.lines().map(|line| line.trim().to_owned()).collect())
+    }
+
+    fn versions(&self, names: &[String]) -> Result<BTreeMap<String, Vec<String>>> {
+        let text = command::text(self.program("apt-cache").arg("madison").args(names), "apt")?;
+        let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for line in text.lines() {
+            let mut fields = line.split('|').map(str::trim);
+            if let (Some(name), Some(version)) = (fields.next(), fields.next()) {
+                found.entry(name.to_owned()).or_default().push(version.to_owned());
+            }
+        }
+        Ok(found)
     }
 }

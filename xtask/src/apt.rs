@@ -5,13 +5,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use zosbd2_vm::packages::{Archive, Package};
+use zosbd2_vm::packages;
+use zosbd2_vm::suites::{Suite, TRIXIE, TRIXIE_BACKPORTS};
+use zosbd2_vm::{arch, kernels};
 
 use crate::paths;
 
-/// Archives to search: the Debian release with its backports has all packages that are needed.
-const SOURCES: [(&str, &str); 2] =
-    [("http://deb.debian.org/debian", "trixie"), ("http://deb.debian.org/debian", "trixie-backports")];
+/// Suites to search: the Debian release with its backports has all packages that are needed.
+const SUITES: [&Suite; 2] = [&TRIXIE, &TRIXIE_BACKPORTS];
 
 /// Creates `folder` in the cache from the newest version of a package that `fits`. `unpack` gets the package file
 /// and an empty folder to fill. The folder appears complete or not at all. `None` if no version fits.
@@ -23,15 +24,16 @@ pub(crate) fn fetch(
 ) -> Result<Option<()>> {
     let work = paths::cache().join(format!("fetch-{name}-{}", std::process::id()));
     let _cleaner = Cleaner(work.clone());
-    let archive = Archive::open(&work.join("apt"), &SOURCES).context("is the network there?")?;
-    let Some(version) = archive.versions(name)?.into_iter().find(|version| fits(version)) else {
+    let lock = kernels::lock()?;
+    let Some((archive, package)) = packages::find(name, &SUITES, arch::host().debian, fits)? else {
         return Ok(None);
     };
     let (download, unpacked) = (work.join("download"), work.join("unpacked"));
     for path in [&download, &unpacked] {
         fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
     }
-    archive.download(&[Package { name: name.to_owned(), version }], &download)?;
+    archive.download(&[package], &download)?;
+    drop(lock);
     let file = fs::read_dir(&download)?.next().with_context(|| format!("apt-get downloaded no {name}"))??;
     unpack(&file.path(), &unpacked)?;
     // Another process may have been faster. Then its folder serves as well.

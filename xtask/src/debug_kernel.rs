@@ -14,8 +14,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use zosbd2_vm::kernels::{self, DEBUG_CONFIG, Kernel, KernelName, SOURCES};
-use zosbd2_vm::packages::{Archive, Package};
+use zosbd2_vm::kernels::{self, DEBUG_CONFIG, Kernel, KernelName};
+use zosbd2_vm::packages;
 
 use crate::narrate::{self, Doing};
 use crate::{command, fetch, setup};
@@ -91,9 +91,12 @@ fn source(work: &Path, update: bool) -> Result<String> {
         return Ok(version.clone());
     }
     kernels::require_free(work, NEED)?;
-    let archive = Archive::open(&work.join("apt"), &SOURCES).context("is the network there?")?;
-    let versions = archive.versions(PACKAGE)?;
-    let version = versions.first().with_context(|| format!("Debian's archive has no {PACKAGE}"))?.clone();
+    let lock = kernels::lock()?;
+    let suites = KernelName::DEBUG.suites();
+    let (archive, package) =
+        packages::find(PACKAGE, suites, KernelName::DEBUG.architecture().debian, |_| true)?
+            .with_context(|| format!("Debian's archive has no {PACKAGE}"))?;
+    let version = package.version.clone();
     if there.as_ref() == Some(&version) {
         return Ok(version);
     }
@@ -105,7 +108,8 @@ fn source(work: &Path, update: bool) -> Result<String> {
     }
     let download = work.join("unpacked");
     fs::create_dir_all(&download).with_context(|| format!("create {}", download.display()))?;
-    archive.download(&[Package { name: PACKAGE.to_owned(), version: version.clone() }], &download)?;
+    archive.download(&[package], &download)?;
+    drop(lock);
     let package = fs::read_dir(&download)?.next().with_context(|| format!("no {PACKAGE} came"))??.path();
     run_quiet(Command::new("dpkg-deb").arg("-x").arg(package).arg(&download))?;
     let packed = download.join("usr/src").join(format!("{PACKAGE}.tar.xz"));

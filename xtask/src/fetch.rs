@@ -12,7 +12,7 @@ use zosbd2_vm::kernels::{self, Kernel, KernelName};
 /// Arguments of the command.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Kernels: 6.1, 6.12 (cloud flavour), 6.1-generic, 6.12-generic, debug
+    /// Kernels: 6.1, 6.12, 6.12-trixie, backports or newest, sid (cloud flavour), 6.1-generic, 6.12-generic, debug
     #[arg(default_values = ["6.1", "6.12"])]
     kernels: Vec<KernelName>,
     /// Ask the archive for newer versions of what is in the cache

@@ -35,7 +35,7 @@ const MEMORY_MIB: u32 = 2048;
 /// Arguments of the command.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Arguments {
-    /// Kernels, one run each: 6.1, 6.12 (cloud flavour), 6.1-generic, 6.12-generic, debug
+    /// Kernels, one run each; the names are those of `cargo xtask fetch --help`
     #[arg(long = "kernel", default_values = ["6.12"])]
     pub(crate) kernels: Vec<KernelName>,
     /// More arguments for the kernel
