@@ -20,6 +20,7 @@ mod host_test;
 mod kmod;
 mod narrate;
 mod paths;
+mod root;
 mod rust_flags;
 mod rust_object;
 mod self_test;
@@ -50,6 +51,8 @@ enum Command {
     Setup(setup::Arguments),
     /// Fetch kernel images, modules and headers into the cache
     Fetch(fetch::Arguments),
+    /// Run a program in a folder with another Debian's compilers
+    Root(root::Arguments),
     /// Build the kernel that watches itself, into the cache
     DebugKernel(debug_kernel::Arguments),
     /// Boot a kernel in QEMU and run tests in it
@@ -91,6 +94,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::SelfTest(arguments) => self_test::run(&arguments),
         Command::Setup(arguments) => setup::run(&arguments),
         Command::Fetch(arguments) => fetch::run(&arguments),
+        Command::Root(arguments) => root::run(&arguments),
         Command::DebugKernel(arguments) => debug_kernel::run(&arguments),
         Command::Vm(arguments) => vm::run(&arguments),
         Command::Kmod(arguments) => kmod::run(&arguments),

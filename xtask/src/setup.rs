@@ -132,7 +132,8 @@ fn there(program: &str) -> bool {
     run.is_ok()
 }
 
-fn is_root() -> bool {
+/// Whether this process runs as root.
+pub(crate) fn is_root() -> bool {
     // The owner of the process's own folder is its effective user.
     std::fs::metadata("/proc/self").is_ok_and(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == 0)
 }

@@ -1,0 +1,32 @@
+# Enters a build root: TREE MOUNTPOINT FOLDER NUMBER-OF-BINDS BIND... PROGRAM ARGUMENT...
+# Runs on the host in a mount namespace of its own, so all mounts end with the program.
+set -eu
+tree=$1 root=$2 folder=$3 binds=$4
+shift 4
+mount -t tmpfs -o mode=755 tmpfs "$root"
+for path in "$tree"/*; do
+	name=${path##*/}
+	if [ -L "$path" ]; then
+		cp -P "$path" "$root/$name"
+	elif [ "$name" = usr ] || [ "$name" = etc ]; then
+		mkdir "$root/$name"
+		mount --bind "$path" "$root/$name"
+		mount -o remount,bind,ro "$root/$name"
+	fi
+done
+mkdir -p "$root/proc" "$root/dev" "$root/root" "$root/run" "$root/var/tmp"
+mkdir -m 1777 "$root/tmp"
+mount --rbind /proc "$root/proc"
+mount --rbind /dev "$root/dev"
+while [ "$binds" -gt 0 ]; do
+	if [ -d "$1" ]; then
+		mkdir -p "$root$1"
+	else
+		mkdir -p "$root${1%/*}"
+		: >"$root$1"
+	fi
+	mount --rbind "$1" "$root$1"
+	shift
+	binds=$((binds - 1))
+done
+exec chroot "$root" /bin/sh -c 'cd "$0" && exec "$@"' "$folder" "$@"
