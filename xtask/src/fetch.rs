@@ -5,7 +5,7 @@
 //! scripts. The debug kernel is not downloaded but built, which takes long.
 
 use crate::{debug_kernel, narrate};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result};
 use std::time::Instant;
 use zosbd2_vm::kernels::{self, Kernel, KernelName};
 
@@ -50,4 +50,44 @@ pub(crate) fn one(name: KernelName, update: bool) -> Result<Kernel> {
     let kernel = kernels::fetch(name, update).with_context(|| format!("fetch kernel {name}"))?;
     eprintln!("fetched {} in {:.0?}", kernel.release, start.elapsed());
     Ok(kernel)
+}
+
+/// A kernel to test, or the reason why its tests are skipped: the cache has none, and the archive does not deliver
+/// one. That is an error for a kernel that README claims.
+pub(crate) fn to_test(name: KernelName) -> Result<Result<Kernel, String>> {
+    match one(name, false) {
+        Ok(kernel) => Ok(Ok(kernel)),
+        Err(error) => reason_to_skip(name, error).map(Err),
+    }
+}
+
+fn reason_to_skip(name: KernelName, error: Error) -> Result<String> {
+    let absent = error.downcast_ref().is_some_and(zosbd2_vm::Error::is_absence);
+    match name.row() {
+        None if absent => Ok(format!("{error:#}").lines().next().unwrap_or_default().to_owned()),
+        Some(row) if absent => Err(error.context(format!("README claims {row}, and the cache has no copy"))),
+        _ => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_kernels_that_readme_does_not_claim_are_skipped() {
+        let absent = || Error::from(zosbd2_vm::Error::NoVersion { kernel: "x".into(), suites: "y".into() });
+        let fault = || Error::from(zosbd2_vm::Error::NotBuilt);
+        let unclaimed = KernelName::all_stock().filter(|name| name.row().is_none());
+        for name in unclaimed {
+            let reason = reason_to_skip(name, absent().context("fetch kernel x")).unwrap();
+            assert!(reason.starts_with("fetch kernel x: no release of kernel x"), "{reason}");
+            assert!(reason_to_skip(name, fault()).is_err());
+        }
+        for name in KernelName::all_stock().filter(|name| name.row().is_some()) {
+            let error = reason_to_skip(name, absent()).unwrap_err();
+            assert!(error.to_string().contains("README claims"), "{error}");
+            assert!(reason_to_skip(name, fault()).is_err());
+        }
+    }
 }

@@ -136,7 +136,10 @@ fn set_up() -> Result<Tally> {
 
 fn kernels() -> Result<Tally> {
     for name in KernelName::STOCK {
-        fetch::one(name, false)?;
+        if let Err(reason) = fetch::to_test(name)? {
+            // The stages that test the kernel count it as skipped.
+            println!("kernel {name} cannot be had: {reason}");
+        }
     }
     Ok(Tally::passed(1))
 }

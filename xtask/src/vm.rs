@@ -19,7 +19,7 @@ use zosbd2_vm::accel::Accel;
 use zosbd2_vm::hardware::Hardware;
 use zosbd2_vm::initramfs::Contents;
 use zosbd2_vm::kernels::{self, Kernel, KernelName};
-use zosbd2_vm::machine::Machine;
+use zosbd2_vm::machine::{Machine, TestResult};
 use zosbd2_vm::protocol::{Line, Outcome, Plan};
 use zosbd2_vm::suite::{self, Report, TestInfo};
 
@@ -187,16 +187,26 @@ pub(crate) fn reports(arguments: &Arguments, runs: &[Run]) -> Result<Vec<(String
         [] => Vec::new(),
         names => suite::select(&all, names, true)?,
     };
-    let mut prepared = Vec::new();
+    let (mut prepared, mut complete) = (Vec::new(), Vec::new());
     for run in runs {
+        let kernel = match fetch::to_test(run.kernel)? {
+            Ok(kernel) => kernel,
+            Err(reason) => {
+                complete.push(skipped(run, reason));
+                continue;
+            }
+        };
         let mut tests = suite::select(&all, &arguments.tests, run.kernel.is_debug())?;
         tests.retain(|test| !without.contains(test));
         for group in groups(arguments.variant, &tests)? {
-            prepared.push(prepare(arguments, run, &programs, &cached, group)?);
+            prepared.push(prepare(arguments, run, &kernel, &programs, &cached, group)?);
         }
     }
     drop(building);
-    ensure!(!prepared.is_empty(), "no test is left: --without names all tests of this run");
+    ensure!(
+        !(prepared.is_empty() && complete.is_empty()),
+        "no test is left: --without names all tests of this run"
+    );
     prepared.reverse();
     let queue = Mutex::new(prepared);
     let reports = Mutex::new(Vec::new());
@@ -212,7 +222,7 @@ pub(crate) fn reports(arguments: &Arguments, runs: &[Run]) -> Result<Vec<(String
             });
         }
     });
-    let (mut complete, mut broken) = (Vec::new(), Vec::new());
+    let mut broken = Vec::new();
     for (label, report) in reports.into_inner().expect("no thread panics with it") {
         match report {
             Ok(report) => complete.push((label, report)),
@@ -223,6 +233,15 @@ pub(crate) fn reports(arguments: &Arguments, runs: &[Run]) -> Result<Vec<(String
         bail!("{}", broken.join("\n"));
     }
     Ok(complete)
+}
+
+/// The report of a run whose kernel cannot be had.
+fn skipped(run: &Run, reason: String) -> (String, Report) {
+    println!("[{}] every test ... skipped: {reason}", run.kernel);
+    narrate::said();
+    let result =
+        TestResult { name: "every test".to_owned(), outcome: Outcome::Skipped(reason), seconds: 0.0 };
+    (run.kernel.to_string(), Report { results: vec![result], ..Report::default() })
 }
 
 /// Programs for the guest.
@@ -359,12 +378,12 @@ fn groups(forced: Option<kmod::Variant>, tests: &[TestInfo]) -> Result<Vec<Group
 fn prepare(
     arguments: &Arguments,
     run: &Run,
+    kernel: &Kernel,
     programs: &Programs,
     cached: &[Vec<(String, PathBuf)>],
     group: Group,
 ) -> Result<Job> {
     let Group { variant, hardware, tests } = group;
-    let kernel = fetch::one(run.kernel, false)?;
     let module = match &arguments.module {
         Some(module) => Some(module.clone()),
         None if arguments.no_module => None,
@@ -398,6 +417,8 @@ fn prepare(
     let memory = || format!("{}M", factor * hardware.memory_mib.unwrap_or(MEMORY_MIB));
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).context("the clock is before 1970")?;
     let seed = arguments.seed.unwrap_or(now.as_secs());
+    let mut settings = arguments.settings.clone();
+    settings.push(format!("kernel_release={}", kernel.release));
     Ok(Job {
         label,
         machine: Machine {
@@ -407,11 +428,11 @@ fn prepare(
             accel: if arguments.icount {
                 Accel::Tcg("instructions are counted".to_owned())
             } else {
-                accel(&kernel)
+                accel(kernel)
             },
             icount: arguments.icount,
             append: run.append.iter().cloned().chain(hardware.append().map(str::to_owned)).collect(),
-            kernel,
+            kernel: kernel.clone(),
             folder,
         },
         contents: Contents {
@@ -423,7 +444,7 @@ fn prepare(
             kernel_modules: arguments.kernel_modules.clone(),
             tools: arguments.tools.clone(),
         },
-        plan: Plan { tests, seed, variant, slowness, settings: arguments.settings.clone() },
+        plan: Plan { tests, seed, variant, slowness, settings },
         _lock: lock,
     })
 }

@@ -337,6 +337,18 @@ mod tests {
     }
 
     #[test]
+    fn the_claimed_lines_are_the_rows_of_the_table_in_readme() {
+        let readme = include_str!("../../../README.md");
+        let start = readme.find("| kernel (Debian, amd64) |").expect("the table of kernels");
+        let rows = readme[start..].lines().skip(2).take_while(|line| line.starts_with('|'));
+        let mut rows: Vec<&str> = rows.filter_map(|line| line.split('|').nth(1)).map(str::trim).collect();
+        let mut claimed: Vec<&str> = KernelName::all_stock().filter_map(KernelName::row).collect();
+        rows.sort_unstable();
+        claimed.sort_unstable();
+        assert_eq!(claimed, rows);
+    }
+
+    #[test]
     fn every_line_has_a_suite_and_newer_debians_have_a_root() {
         for name in KernelName::all_stock() {
             assert!(!name.suites().is_empty());

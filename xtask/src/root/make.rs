@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use zosbd2_vm::kernels::{self, KernelName, lines::AMD64};
+use zosbd2_vm::arch;
+use zosbd2_vm::kernels::{self, KernelName};
 use zosbd2_vm::packages::{Archive, Index as _};
 
 use super::recipes::Recipe;
@@ -71,7 +72,7 @@ pub(super) fn make(recipe: &Recipe, folder: &Path, doing: &Doing) -> Result<()> 
 fn archive(recipe: &Recipe, joined: &Path) -> Result<Archive> {
     let (mut archives, mut errors) = (Vec::new(), Vec::new());
     for suite in recipe.suites {
-        match Archive::open(suite, AMD64) {
+        match Archive::open(suite, arch::host().debian) {
             Ok(archive) => archives.push(archive),
             Err(error) => errors.push(error),
         }
