@@ -9,6 +9,7 @@
 #   VARIANT  release, faults (with steps that fail on demand; for tests), or shim (compiles the C part only; for gates)
 #   RUST     the Rust object, or a folder of Rust objects from which the one for the kernel's configuration is taken
 #   SPARSE   1: run sparse on the C sources, too
+#   W        1: ask the compiler for more warnings, which takes perl with its modules; for gates
 #   SIGN_KEY, SIGN_CERT   sign the module with this key and certificate; both or none
 #   JOBS     how many compilers run side by side
 set -eu
@@ -149,12 +150,13 @@ for file in "$here"/compat/*.h; do copy "$file" "$O/compat/$(basename "$file")";
 copy "$here/Kbuild" "$O/Kbuild"
 probe
 checks=
-[ "$SPARSE" != 1 ] || checks='C=2 CF=-Wsparse-error' # all sources, including those that need no compiling
+[ "$W" != 1 ] || checks='W=1'
+[ "$SPARSE" != 1 ] || checks="$checks C=2 CF=-Wsparse-error" # all sources, including those that need no compiling
 case $VARIANT in
 shim)
 	objects=$(cd "$O" && echo shim/*.c | sed 's/\.c\>/.o/g')
 	# shellcheck disable=SC2086 # lists of words
-	compile make --no-print-directory -C "$KDIR" M="$O" -j"$JOBS" ${KCFLAGS:+KCFLAGS="$KCFLAGS"} W=1 $checks $objects
+	compile make --no-print-directory -C "$KDIR" M="$O" -j"$JOBS" ${KCFLAGS:+KCFLAGS="$KCFLAGS"} $checks $objects
 	exit 0
 	;;
 release) faults= ;;
@@ -165,6 +167,6 @@ choose
 check_object
 copy "$object" "$O/zosbd2_rust.o"
 # shellcheck disable=SC2086 # lists of words
-compile make --no-print-directory -C "$KDIR" M="$O" -j"$JOBS" ${KCFLAGS:+KCFLAGS="$KCFLAGS"} W=1 $faults $checks modules
+compile make --no-print-directory -C "$KDIR" M="$O" -j"$JOBS" ${KCFLAGS:+KCFLAGS="$KCFLAGS"} $faults $checks modules
 sign
 echo "$O/zosbd2.ko"

@@ -41,7 +41,7 @@ pub(crate) fn metadata(toolchain: &Toolchain, flags: &[String], source: &Path) -
     Ok(folder)
 }
 
-/// The folder that contains `core/src/lib.rs`.
+/// The folder that contains `core/src/lib.rs`, as the toolchain's programs see it.
 pub(crate) fn source(toolchain: &Toolchain) -> Result<PathBuf> {
     ensure!(env::var_os("ZOSBD2_CORE").is_none_or(|value| value != "host"), "ZOSBD2_CORE=host");
     let version = &rust_object::rustc_version(toolchain)?;
@@ -51,7 +51,8 @@ pub(crate) fn source(toolchain: &Toolchain) -> Result<PathBuf> {
         PathBuf::from(format!("/usr/src/rustc-{version}/library")),
         fetched.join(format!("usr/src/rustc-{version}/library")),
     ];
-    let found = || candidates.iter().find(|folder| folder.join("core/src/lib.rs").exists()).cloned();
+    let there = |folder: &&PathBuf| toolchain.outside(&folder.join("core/src/lib.rs")).exists();
+    let found = || candidates.iter().find(there).cloned();
     if let Some(folder) = found() {
         return Ok(folder);
     }
@@ -62,8 +63,8 @@ pub(crate) fn source(toolchain: &Toolchain) -> Result<PathBuf> {
 }
 
 /// The edition of `core`, from its `Cargo.toml`: 2021 up to Rust 1.86, 2024 since then.
-pub(crate) fn edition(source: &Path) -> Result<String> {
-    let path = source.join("core/Cargo.toml");
+pub(crate) fn edition(toolchain: &Toolchain, source: &Path) -> Result<String> {
+    let path = toolchain.outside(&source.join("core/Cargo.toml"));
     let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     let value = text.lines().find_map(|line| line.strip_prefix("edition")?.trim().strip_prefix('='));
     let edition = value.with_context(|| format!("{} names no edition", path.display()))?;

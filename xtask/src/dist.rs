@@ -32,21 +32,22 @@ pub(crate) struct Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let toolchain = Toolchain::pinned()?;
-    let folder = paths::root().join("target/dist");
-    let archive = make(&toolchain, &paths::root(), &folder)?;
+    let archive = archive()?;
     println!("{}", archive.display());
     if arguments.check {
-        println!("{}", same_elsewhere(&toolchain, &archive)?);
+        println!("{}", same_elsewhere(&Toolchain::pinned()?, &archive)?);
     }
     Ok(())
 }
 
+/// Makes the archive.
+pub(crate) fn archive() -> Result<PathBuf> {
+    make(&Toolchain::pinned()?, &paths::root(), &paths::root().join("target/dist"))
+}
+
 /// Makes the archive, and makes it again in another folder.
 pub(crate) fn reproducible() -> Result<String> {
-    let toolchain = Toolchain::pinned()?;
-    let archive = make(&toolchain, &paths::root(), &paths::root().join("target/dist"))?;
-    same_elsewhere(&toolchain, &archive)
+    same_elsewhere(&Toolchain::pinned()?, &archive()?)
 }
 
 /// Makes the archive again from a copy of its own sources in another folder. An error if the two differ.

@@ -6,7 +6,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -131,11 +130,13 @@ fn steps(root: &Path, kdir: &Path, how: &How<'_>, work: &Path, doing: &Doing) ->
     };
     let object = rust_object::build(&order, work)?;
     doing.detail(if how.sparse { "C, with sparse" } else { "C" });
-    let mut command = Command::new("make");
+    let toolchain = Toolchain::for_headers(kdir)?;
+    let mut command = toolchain.program("make");
     command.arg("--no-print-directory").arg("-C").arg(root.join("kernel"));
     command.arg(format!("KDIR={}", kdir.display())).arg(format!("O={}", work.display()));
     command.arg(format!("VARIANT={}", how.variant.name())).arg(format!("ZOSBD2_RUST={}", object.display()));
-    if how.sparse {
+    command.arg("W=1");
+    if how.sparse && toolchain.has("sparse")? {
         command.arg("SPARSE=1");
     }
     if let Some((key, certificate)) = how.signed {

@@ -14,6 +14,7 @@ mod demo;
 mod dist;
 mod examples;
 mod fetch;
+mod from_archive;
 mod fuzz;
 mod gates;
 mod host_test;
@@ -61,6 +62,8 @@ enum Command {
     Kmod(kmod::Arguments),
     /// Make the source archive of a release, with Rust objects that are ready made
     Dist(dist::Arguments),
+    /// Build modules from the archive, in roots without Rust
+    FromArchive(from_archive::Arguments),
     /// Compile the kernel part's Rust into one object
     RustObject(rust_object::Arguments),
     /// Build both variants of the module and check what no compiler promises
@@ -99,6 +102,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Vm(arguments) => vm::run(&arguments),
         Command::Kmod(arguments) => kmod::run(&arguments),
         Command::Dist(arguments) => dist::run(&arguments),
+        Command::FromArchive(arguments) => from_archive::run(&arguments),
         Command::RustObject(arguments) => rust_object::run(&arguments),
         Command::Gates(arguments) => gates::run(&arguments),
         Command::Miri => host_test::run(),

@@ -130,7 +130,7 @@ pub(crate) fn build_core(toolchain: &Toolchain, flags: &[String], source: &Path,
         "#![feature(compiler_builtins)]\n#![compiler_builtins]\n#![no_builtins]\n#![no_std]\n",
     )
     .with_context(|| format!("write {}", builtins.display()))?;
-    let edition = format!("--edition={}", core_lib::edition(source)?);
+    let edition = format!("--edition={}", core_lib::edition(toolchain, source)?);
     let mut command = toolchain.rustc();
     command.args(flags).arg(&edition).args([
         "--crate-name=core",

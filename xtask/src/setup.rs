@@ -13,7 +13,7 @@ use zosbd2_vm::kernels;
 const NEED: u64 = 4096;
 
 /// Packages, and the purpose of each.
-const PACKAGES: [(&str, &str); 22] = [
+const PACKAGES: [(&str, &str); 23] = [
     ("qemu-system-x86", "boots the kernels"),
     ("fio", "measures and verifies devices"),
     ("e2fsprogs", "ext4"),

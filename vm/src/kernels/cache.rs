@@ -82,6 +82,14 @@ pub fn find_release(name: KernelName, release: &str) -> Result<Kernel> {
     in_tree(name, release, &cache().join(release)).ok_or_else(|| missing(name))
 }
 
+/// The kernel of the cache with these headers, if they are in the cache.
+#[must_use]
+pub fn cached(headers: &Path) -> Option<Kernel> {
+    let release = headers.file_name()?.to_str()?.strip_prefix("linux-headers-")?;
+    let mut kernels = KernelName::all_stock().filter_map(|name| find_release(name, release).ok());
+    kernels.find(|kernel| kernel.headers.canonicalize().is_ok_and(|path| path == headers))
+}
+
 fn missing(name: KernelName) -> Error {
     if name.is_debug() { Error::NotBuilt } else { Error::NotFetched(name.to_string()) }
 }

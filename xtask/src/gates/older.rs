@@ -88,7 +88,9 @@ fn compile(older: &Older) -> Result<String> {
     let mut command = Command::new("make");
     command.arg("--no-print-directory").arg("-C").arg(paths::root().join("kernel"));
     command.arg(format!("KDIR={}", kernel.headers.display())).arg(format!("O={}", folder.display()));
-    command.args(["VARIANT=shim", "ZOSBD2_RUST=none"]).arg(format!("KCFLAGS=-include {}", changed.display()));
+    command
+        .args(["VARIANT=shim", "ZOSBD2_RUST=none", "W=1"])
+        .arg(format!("KCFLAGS=-include {}", changed.display()));
     command.env_remove("MAKEFLAGS").env_remove("MFLAGS").env_remove("MAKELEVEL");
     let output = command.output().context("run make")?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());

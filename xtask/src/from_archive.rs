@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! `cargo xtask from-archive [KERNEL...]`: builds modules from a release's archive, as people without Rust do.
+//!
+//! Makes the archive, unpacks it, and runs `make -C kernel` in build roots that have no Rust: for the kernels that were
+//! named, with the compiler of their suite; without names in the strangers' roots, which have the headers of their own
+//! suite's kernel, gcc and make, and nothing else. Prints the paths of the modules.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use zosbd2_vm::kernels::{KernelName, lines};
+
+use crate::root::{Root, RootKind};
+use crate::toolchain::Toolchain;
+use crate::{command, dist, fetch, narrate, paths};
+
+/// Arguments of the command.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Kernels, by their short names; without: the strangers' own
+    kernels: Vec<KernelName>,
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let tree = unpacked()?;
+    for name in &arguments.kernels {
+        println!("{}", module(&tree, *name)?.display());
+    }
+    if arguments.kernels.is_empty() {
+        for kind in STRANGERS {
+            println!("{}", stranger(&tree, kind)?.display());
+        }
+    }
+    Ok(())
+}
+
+/// Roots of people who have just installed the headers' package.
+pub(crate) const STRANGERS: [RootKind; 2] = [RootKind::StrangerBookworm, RootKind::StrangerTrixie];
+
+/// The archive, made anew and unpacked.
+pub(crate) fn unpacked() -> Result<PathBuf> {
+    let archive = dist::archive()?;
+    let folder = paths::root().join("target/from-archive");
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    command::finish(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&folder))?;
+    let name = archive.file_name().and_then(|name| name.to_str()?.strip_suffix(".tar.xz"));
+    Ok(folder.join(name.context("an archive is called NAME.tar.xz")?))
+}
+
+/// The module for a kernel of the cache. The host's compiler is Debian 12's, which the stranger of that suite has, too.
+pub(crate) fn module(tree: &Path, name: KernelName) -> Result<PathBuf> {
+    let kernel = fetch::one(name, false)?;
+    let kind = lines::root_of(name).unwrap_or(RootKind::StrangerBookworm);
+    build(tree, kind, &kernel.headers)
+}
+
+/// The module for the kernel whose headers are installed in a stranger's root.
+pub(crate) fn stranger(tree: &Path, kind: RootKind) -> Result<PathBuf> {
+    let modules = Root::open(kind)?.tree().join("usr/lib/modules");
+    let mut releases = fs::read_dir(&modules).with_context(|| format!("read {}", modules.display()))?;
+    let release = releases.next().with_context(|| format!("{} is empty", modules.display()))??.file_name();
+    build(tree, kind, &Path::new("/lib/modules").join(release).join("build"))
+}
+
+/// Runs `make -C kernel` in a root without Rust.
+fn build(tree: &Path, kind: RootKind, kdir: &Path) -> Result<PathBuf> {
+    let toolchain = Toolchain::Root(Root::open(kind)?);
+    for program in ["rustc", "cargo"] {
+        ensure!(
+            !toolchain.has(program)?,
+            "the root {kind:?} has {program}: it shows nothing of people without"
+        );
+    }
+    let _doing = narrate::doing(format!("building zosbd2.ko from the archive for {}", kdir.display()));
+    let mut make = toolchain.program("make");
+    make.arg("--no-print-directory")
+        .arg("-C")
+        .arg(tree.join("kernel"))
+        .arg(format!("KDIR={}", kdir.display()));
+    let output = command::finish(&mut make)?;
+    let module = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    ensure!(module.is_file(), "make printed {:?}, which is no module", module.display().to_string());
+    Ok(module)
+}
