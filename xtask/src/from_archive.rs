@@ -53,10 +53,10 @@ pub(crate) fn unpacked() -> Result<PathBuf> {
     Ok(folder.join(name.context("an archive is called NAME.tar.xz")?))
 }
 
-/// The module for a kernel of the cache. The host's compiler is Debian 12's, which the stranger of that suite has, too.
+/// The module for a kernel of the cache.
 pub(crate) fn module(tree: &Path, name: KernelName) -> Result<PathBuf> {
     let kernel = fetch::one(name, false)?;
-    let kind = lines::root_of(name).unwrap_or(RootKind::StrangerBookworm);
+    let kind = lines::root_of(name).unwrap_or(RootKind::Bookworm);
     build(tree, kind, &kernel.headers)
 }
 

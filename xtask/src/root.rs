@@ -124,7 +124,7 @@ fn may_enter() -> Result<()> {
 /// Arguments of the command.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Root: trixie, sid, rust, stranger-trixie or stranger-bookworm
+    /// Root: bookworm, trixie, sid, rust, stranger-trixie or stranger-bookworm
     #[arg(value_parser = recipes::kind)]
     name: RootKind,
     /// Make the root anew, with the newest versions of its packages

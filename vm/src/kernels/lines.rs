@@ -22,6 +22,8 @@ const NEWEST: &str = "newest";
 /// A folder with compilers and tools of a Debian release, in which programs run: see `xtask/src/root.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RootKind {
+    /// Debian 12's compiler and kernel build tools.
+    Bookworm,
     /// Debian 13's compiler and kernel build tools.
     Trixie,
     /// The same of Debian's development.

@@ -37,7 +37,15 @@ pub(super) struct Recipe {
     pub(super) headers: Option<&'static str>,
 }
 
-const RECIPES: [Recipe; 5] = [
+const RECIPES: [Recipe; 6] = [
+    Recipe {
+        kind: RootKind::Bookworm,
+        name: "bookworm",
+        suites: &[&BOOKWORM],
+        // The headers of its backports depend on pahole, which is in dwarves.
+        own: &["dwarves", "gcc", "make"],
+        headers: None,
+    },
     Recipe {
         kind: RootKind::Trixie,
         name: "trixie",
@@ -142,6 +150,7 @@ mod tests {
     #[test]
     fn every_kind_has_a_recipe_and_a_name() {
         let kinds = [
+            RootKind::Bookworm,
             RootKind::Trixie,
             RootKind::Sid,
             RootKind::Rust,
