@@ -13,6 +13,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, ensure};
 use zosbd2_vm::arch::{self, Arch, Prebuilt};
@@ -40,9 +41,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Makes the archive.
+/// The archive. The first call makes it.
 pub(crate) fn archive() -> Result<PathBuf> {
-    make(&Toolchain::pinned()?, &paths::root(), &paths::root().join("target/dist"))
+    static MADE: Mutex<Option<PathBuf>> = Mutex::new(None);
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(archive) = made.as_ref() {
+        return Ok(archive.clone());
+    }
+    let archive = make(&Toolchain::pinned()?, &paths::root(), &paths::root().join("target/dist"))?;
+    *made = Some(archive.clone());
+    Ok(archive)
 }
 
 /// Makes the archive, and makes it again in another folder.

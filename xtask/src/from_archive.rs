@@ -13,8 +13,9 @@ use anyhow::{Context as _, Result, ensure};
 use zosbd2_vm::kernels::{KernelName, lines};
 
 use crate::root::{Root, RootKind};
+use crate::tally::Tally;
 use crate::toolchain::Toolchain;
-use crate::{command, dist, fetch, narrate, paths};
+use crate::{command, dist, fetch, narrate, paths, vm};
 
 /// Arguments of the command.
 #[derive(clap::Args)]
@@ -67,6 +68,28 @@ pub(crate) fn stranger(tree: &Path, kind: RootKind) -> Result<PathBuf> {
     let release = releases.next().with_context(|| format!("{} is empty", modules.display()))??.file_name();
     build(tree, kind, &Path::new("/lib/modules").join(release).join("build"))
 }
+
+/// Boots every stock kernel of the cloud flavour with the archive's module, and does some I/O.
+pub(crate) fn boots() -> Result<Tally> {
+    let (tree, mut sum) = (unpacked()?, Tally::default());
+    for name in KernelName::all_stock().filter(|name| !name.is_generic()) {
+        let short = name.to_string();
+        let tally = match fetch::to_test(name)? {
+            Ok(_) => {
+                let module = module(&tree, name)?;
+                let module = module.to_str().context("the module's path is no text")?;
+                vm::results(&[&["--kernel", &short, "--module", module], BOOTS.as_slice()].concat())?
+            }
+            Err(reason) => Tally { skipped: vec![reason], ..Tally::default() },
+        };
+        sum.add(&short, tally);
+    }
+    Ok(sum)
+}
+
+/// What is run with the archive's module on every kernel.
+const BOOTS: [&str; 5] =
+    ["smoke_boot", "insmod_rmmod", "readme_walkthrough", "v2_ext4", "v2_killed_server_is_followed"];
 
 /// Runs `make -C kernel` in a root without Rust.
 fn build(tree: &Path, kind: RootKind, kdir: &Path) -> Result<PathBuf> {

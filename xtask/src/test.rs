@@ -8,7 +8,7 @@
 //! summary lists each stage with its time, and failed and skipped tests again.
 
 use crate::tally::Tally;
-use crate::{fetch, gates, host_test, narrate, paths, self_test, setup, test_all, vm};
+use crate::{fetch, from_archive, gates, host_test, narrate, paths, self_test, setup, test_all, vm};
 use anyhow::{Context as _, Result, bail, ensure};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
@@ -34,7 +34,7 @@ type Lane = &'static [Stage];
 
 /// The gates run beside cargo's work, because most of their time only one processor is busy. Of the virtual
 /// machines, only those that mostly wait run side by side.
-const STEPS: [&[Lane]; 4] = [
+const STEPS: [&[Lane]; 5] = [
     &[&[("setup", set_up)]],
     &[
         &[("kernels", kernels), ("gates", all_gates)],
@@ -45,7 +45,11 @@ const STEPS: [&[Lane]; 4] = [
             ("glue on the host, sanitized", glue_sanitized),
         ],
     ],
-    &[&[("VM harness", harness)], &[("VM tests, generic kernels", vm_tests_generic)]],
+    &[
+        &[("VM harness", harness), ("modules from the archive", from_archive)],
+        &[("VM tests, generic kernels", vm_tests_generic)],
+    ],
+    &[&[("VM tests, newest kernel", vm_tests_newest)]],
     &[&[("VM tests", vm_tests)]],
 ];
 
@@ -135,7 +139,7 @@ fn set_up() -> Result<Tally> {
 }
 
 fn kernels() -> Result<Tally> {
-    for name in KernelName::STOCK {
+    for name in KernelName::STOCK.into_iter().chain([KernelName::NEWEST]) {
         if let Err(reason) = fetch::to_test(name)? {
             // The stages that test the kernel count it as skipped.
             println!("kernel {name} cannot be had: {reason}");
@@ -222,6 +226,53 @@ fn vm_tests_generic() -> Result<Tally> {
     let kernels = ["--kernel", "6.1-generic", "--kernel", "6.12-generic"];
     let tests = ["smoke*", "insmod_rmmod", "readme_walkthrough", "destroy_while_mounted"];
     vm::results(&[kernels.as_slice(), &tests].concat())
+}
+
+/// Strangers' builds on Debian 12 and 13.
+fn from_archive() -> Result<Tally> {
+    let tree = from_archive::unpacked()?;
+    for kind in from_archive::STRANGERS {
+        println!("{}", from_archive::stranger(&tree, kind)?.display());
+    }
+    Ok(Tally::passed(from_archive::STRANGERS.len()))
+}
+
+/// Tests on the newest kernel, with the archive's module.
+const NEWEST: [&str; 20] = [
+    "smoke*",
+    "insmod_rmmod",
+    "readme_walkthrough",
+    "readme_walkthrough_c",
+    "bad_pointers",
+    "destroy_while_mounted",
+    "fifo_and_fetch",
+    "fio_verify_1_worker",
+    "killed_server_and_successor",
+    "same_answers_to_32_bit_callers",
+    "unsigned_module_is_refused",
+    "v2_conformance_ram",
+    "v2_create_at_the_extremes",
+    "v2_enter_at_the_extremes",
+    "v2_ext4",
+    "v2_fio_verify_depth_128",
+    "v2_killed_server_is_followed",
+    "v2_partitions*",
+    "v2_stale_and_invented_handles",
+    "v2_take_over",
+];
+/// Likewise, with the faults variant, which is built from source.
+const NEWEST_FAULTS: [&str; 1] = ["rust_frames_in_backtrace"];
+
+fn vm_tests_newest() -> Result<Tally> {
+    let name = KernelName::NEWEST.to_string();
+    if let Err(reason) = fetch::to_test(KernelName::NEWEST)? {
+        return Ok(Tally { skipped: vec![format!("kernel {name}: {reason}")], ..Tally::default() });
+    }
+    let module = from_archive::module(&from_archive::unpacked()?, KernelName::NEWEST)?;
+    let module = module.to_str().context("the module's path is no text")?;
+    let mut sum = vm::results(&[&["--kernel", &name, "--module", module], NEWEST.as_slice()].concat())?;
+    sum.add("faults", vm::results(&[&["--kernel", name.as_str()], NEWEST_FAULTS.as_slice()].concat())?);
+    Ok(sum)
 }
 
 #[cfg(test)]

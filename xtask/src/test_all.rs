@@ -12,7 +12,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::tally::Tally;
-use crate::{command, fuzz, narrate, paths, setup, sim, vm};
+use crate::{command, from_archive, fuzz, narrate, paths, setup, sim, vm};
 
 /// File with the table of last runs.
 const TABLE: &str = "docs/testing.md";
@@ -51,6 +51,8 @@ enum Work {
     DebugRest,
     /// [`LONG`] and [`DATA`] on the debug kernel.
     DebugLong,
+    /// Some tests with the archive's module, on every kernel.
+    Archive,
     /// The simulator, for this many steps.
     Sim(u64),
     /// Each fuzz target, for this many minutes.
@@ -96,7 +98,7 @@ const DATA: &[&str] = &[
     "v2_store_direct_xfs_on_4096",
 ];
 
-const PARTS: [Part; 12] = [
+const PARTS: [Part; 16] = [
     part(
         "dirty",
         "the VM tests on 6.1 and 6.12, with memory that the kernel does not zero",
@@ -113,6 +115,18 @@ const PARTS: [Part; 12] = [
         "the VM tests on the generic flavours of 6.1 and 6.12",
         Work::Suite(&["--kernel", "6.1-generic", "--kernel", "6.12-generic"]),
     ),
+    part("trixie", "the VM tests on Debian 13's 6.12", Work::Suite(&["--kernel", "6.12-trixie"])),
+    part(
+        "backports",
+        "the VM tests on the newest kernel of Debian 13's backports",
+        Work::Suite(&["--kernel", "backports"]),
+    ),
+    part(
+        "sid",
+        "the VM tests on the newest kernel of Debian's development",
+        Work::Suite(&["--kernel", "sid"]),
+    ),
+    part("archive", "the archive's module, built without Rust, on every kernel", Work::Archive),
     part(
         "debug-life",
         "debug kernel: devices made, attached to, torn down; data; crashes",
@@ -196,6 +210,7 @@ impl Part {
                 suite(&["--kernel", "debug"].into_iter().chain(without).collect::<Vec<_>>())
             }
             Work::DebugLong => vm::results(&[&["--kernel", "debug"], LONG, DATA].concat()),
+            Work::Archive => from_archive::boots(),
             Work::Sim(steps) => sim::steps(steps).map(|()| Tally::passed(1)),
             Work::Fuzz(minutes) => fuzz::all(minutes).map(|()| Tally::passed(1)),
         }

@@ -161,6 +161,8 @@ pub struct KernelName(&'static Line);
 impl KernelName {
     /// The stock kernels whose modules the compiler of Debian 12 builds.
     pub const STOCK: [Self; 4] = [Self(&LINES[0]), Self(&LINES[1]), Self(&LINES[2]), Self(&LINES[3])];
+    /// The newest kernel of a stable Debian.
+    pub const NEWEST: Self = Self(&LINES[5]);
     /// The debug kernel.
     pub const DEBUG: Self = Self(&DEBUG_LINE);
 
@@ -239,7 +241,7 @@ impl FromStr for KernelName {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        let line = if name == NEWEST { "backports" } else { name };
+        let line = if name == NEWEST { Self::NEWEST.0.name } else { name };
         let known = LINES.iter().chain([&DEBUG_LINE]).find(|known| known.name == line);
         known.map(Self).ok_or_else(|| {
             let names: Vec<&str> = LINES.iter().map(|line| line.name).collect();
