@@ -23,6 +23,7 @@ use zosbd2_vm::kernels::{self, KernelName};
 
 use crate::kmod::{self, How, Variant};
 use crate::rust_flags::Config;
+use crate::toolchain::Toolchain;
 use crate::{command, dist, narrate, paths};
 
 /// Largest stack frame of a Rust function, in bytes. Kbuild checks the same for C.
@@ -340,7 +341,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         modules.extend([Variant::Faults, Variant::Release].map(|variant| (kdir.clone(), variant)));
     }
     if modules.is_empty() {
-        for name in [KernelName::DEBUG].into_iter().chain(KernelName::STOCK) {
+        for name in [KernelName::DEBUG, KernelName::NEWEST].into_iter().chain(KernelName::STOCK) {
             let Ok(kernel) = kernels::find(name) else { continue };
             // No test uses the faults variant on the generic flavours, which have the same sources and compiler.
             if !name.is_generic() {
@@ -409,7 +410,9 @@ fn module(report: &mut Report, kdir: &Path, variant: Variant) -> Result<()> {
         Ok("this kernel follows frame pointers".to_owned())
     };
     report.gate(&scope, "unwind", unwind);
-    report.gate(&scope, "sparse", sparse);
+    if Toolchain::for_headers(kdir)?.has("sparse")? {
+        report.gate(&scope, "sparse", sparse);
+    }
     Ok(())
 }
 

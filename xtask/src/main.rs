@@ -20,6 +20,7 @@ mod gates;
 mod host_test;
 mod kmod;
 mod narrate;
+mod oldest_rust;
 mod paths;
 mod root;
 mod rust_flags;

@@ -8,7 +8,9 @@
 //! summary lists each stage with its time, and failed and skipped tests again.
 
 use crate::tally::Tally;
-use crate::{fetch, from_archive, gates, host_test, narrate, paths, self_test, setup, test_all, vm};
+use crate::{
+    fetch, from_archive, gates, host_test, narrate, oldest_rust, paths, self_test, setup, test_all, vm,
+};
 use anyhow::{Context as _, Result, bail, ensure};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
@@ -43,6 +45,7 @@ const STEPS: [&[Lane]; 5] = [
             ("clippy", clippy),
             ("unit tests", unit_tests),
             ("glue on the host, sanitized", glue_sanitized),
+            ("oldest Rust", oldest_rust::check),
         ],
     ],
     &[
