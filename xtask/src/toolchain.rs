@@ -29,7 +29,8 @@ impl Toolchain {
 
     /// The one that builds modules for the kernel with these headers.
     pub(crate) fn for_headers(kdir: &Path) -> Result<Self> {
-        let cached = kernels::cached(kdir).and_then(|kernel| kernels::lines::root_of(kernel.name));
+        let kdir = kdir.canonicalize().with_context(|| format!("find {}", kdir.display()))?;
+        let cached = kernels::cached(&kdir).and_then(|kernel| kernels::lines::root_of(kernel.name));
         cached.map_or(Ok(Self::Host), |kind| Root::open(kind).map(Self::Root))
     }
 
