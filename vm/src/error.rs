@@ -69,13 +69,13 @@ pub enum Error {
     /// The index of a suite could not be downloaded.
     #[error(
         "the index of Debian's suite {suite} cannot be read: is there a network, or a proxy in /etc/apt/apt.conf? \
-         (if the mirror is out of step, try again later) {source}"
+         (if the mirror is out of step, try again later) {said}"
     )]
     Archive {
         /// The suite.
         suite: String,
         /// What apt said.
-        source: Box<Error>,
+        said: Box<Error>,
     },
     /// Packages could not be downloaded.
     #[error("packages cannot be downloaded from Debian's archive: is there a network? {0}")]

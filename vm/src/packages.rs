@@ -103,7 +103,7 @@ impl Archive {
         // `any` turns a failed list into an error; apt would only warn.
         let mut update = archive.program("apt-get");
         command::output(update.args(["--quiet", "--error-on=any", "update"]), "apt")
-            .map_err(|error| Error::Archive { suite: suite.name.to_owned(), source: Box::new(error) })?;
+            .map_err(|error| Error::Archive { suite: suite.name.to_owned(), said: Box::new(error) })?;
         opened.push(archive.clone());
         Ok(archive)
     }

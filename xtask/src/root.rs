@@ -43,29 +43,29 @@ impl Root {
         may_enter()?;
         match Self::find(kind) {
             Some(root) => Ok(root),
-            None => Self::make(kind),
+            None => Self::make(kind, false),
         }
     }
 
     /// The root, with the newest versions of its packages.
     pub(crate) fn renew(kind: RootKind) -> Result<Self> {
         may_enter()?;
-        Self::make(kind)
+        Self::make(kind, true)
     }
 
     /// The root, if it is in the cache.
     pub(crate) fn find(kind: RootKind) -> Option<Self> {
         let recipe = Recipe::of(kind);
         let folder = folder(recipe);
-        let made_by = fs::read_to_string(folder.join("recipe")).ok()?;
-        (made_by == recipe.text()).then_some(Self { folder })
+        recipe.made(&folder).then_some(Self { folder })
     }
 
-    fn make(kind: RootKind) -> Result<Self> {
+    fn make(kind: RootKind, renew: bool) -> Result<Self> {
         let recipe = Recipe::of(kind);
         let folder = folder(recipe);
         let doing = narrate::doing(format!("making the root {}", recipe.name));
-        make::make(recipe, &folder, &doing).with_context(|| format!("make the root {}", recipe.name))?;
+        make::make(recipe, &folder, renew, &doing)
+            .with_context(|| format!("make the root {}", recipe.name))?;
         Ok(Self { folder })
     }
 

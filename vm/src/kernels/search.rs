@@ -147,12 +147,12 @@ linux-image-7.4.1+deb13-cloud-amd64 7.4.1-1
 linux-image-6.16.3+deb13-cloud-amd64 6.16.3-1";
 
     fn broken(suite: &Suite) -> Error {
-        let source = Error::Command {
+        let said = Error::Command {
             command: "apt-get update".to_owned(),
             status: "exit status: 100".to_owned(),
             output: "File has unexpected size. Mirror sync in progress?".to_owned(),
         };
-        Error::Archive { suite: suite.name.to_owned(), source: Box::new(source) }
+        Error::Archive { suite: suite.name.to_owned(), said: Box::new(said) }
     }
 
     fn search(name: &str, open: impl Fn(&str) -> Option<&'static str>) -> Result<Found> {

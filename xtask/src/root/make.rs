@@ -23,49 +23,47 @@ const NEED: u64 = 2048;
 const UNPACK: &str =
     "set -o pipefail; dpkg-deb --fsys-tarfile \"$0\" | tar -xp --keep-directory-symlink -C \"$1\"";
 
-/// Makes the root in `folder`, or replaces it.
-pub(super) fn make(recipe: &Recipe, folder: &Path, doing: &Doing) -> Result<()> {
+/// Makes the root in `folder`, or replaces it if `renew` is set or the recipe has changed.
+pub(super) fn make(recipe: &Recipe, folder: &Path, renew: bool, doing: &Doing) -> Result<()> {
     let parent = folder.parent().context("a root is in a folder")?;
     for path in [parent, &parent.join("mount")] {
         fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
     }
     kernels::require_free(parent, NEED)?;
     let line: Option<KernelName> = recipe.headers.map(str::parse).transpose()?;
-    // Fetching takes the cache's lock, too.
-    let mut kernel = line.map(|line| kernels::fetch(line, false)).transpose()?;
-    let mut lock = kernels::lock()?;
-    doing.detail("package lists");
-    let fresh = parent.join(format!("{}.new", recipe.name));
-    remove(&fresh)?;
-    let (tree, debs, joined) = (fresh.join("tree"), fresh.join("debs"), fresh.join("apt"));
-    let archive = archive(recipe, &joined)?;
-    let package = |release: &str| format!("linux-headers-{release}");
-    if let (Some(line), Some(old)) = (line, &kernel)
-        && archive.versions(&[package(&old.release)])?.is_empty()
-    {
-        // The archive has replaced the cached kernel.
-        drop(lock);
-        kernel = Some(kernels::fetch(line, true)?);
-        lock = kernels::lock()?;
+    // The archive may have replaced the cached kernel, whose headers are then gone.
+    for update in [false, true] {
+        // Fetching takes the cache's lock, too.
+        let kernel = line.map(|line| kernels::fetch(line, update)).transpose()?;
+        let headers = kernel.map(|kernel| format!("linux-headers-{}", kernel.release));
+        let _lock = kernels::lock()?;
+        // The previous holder of the lock may have made the root.
+        if !renew && recipe.made(folder) {
+            return Ok(());
+        }
+        doing.detail("package lists");
+        let fresh = parent.join(format!("{}.new", recipe.name));
+        remove(&fresh)?;
+        let archive = archive(recipe, &fresh.join("apt"))?;
+        if let Some(headers) = &headers
+            && archive.versions(std::slice::from_ref(headers))?.is_empty()
+        {
+            continue;
+        }
+        doing.detail("downloading");
+        let names: Vec<String> = recipe.packages().chain(headers).collect();
+        archive.download_all(&names, &fresh.join("debs"))?;
+        let packages = unpack(&fresh.join("debs"), &fresh.join("tree"), doing)?;
+        finish(&fresh.join("tree"))?;
+        for (name, text) in [("packages", &packages), ("recipe", &recipe.text())] {
+            write(&fresh.join(name), text)?;
+        }
+        for path in [&fresh.join("debs"), &fresh.join("apt"), folder] {
+            remove(path)?;
+        }
+        return fs::rename(&fresh, folder).with_context(|| format!("rename {}", fresh.display()));
     }
-    let headers = kernel.map(|kernel| package(&kernel.release));
-    for path in [&tree, &debs] {
-        fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
-    }
-    doing.detail("downloading");
-    let names: Vec<String> = recipe.packages().chain(headers).collect();
-    archive.download_all(&names, &debs)?;
-    let packages = unpack(&debs, &tree, doing)?;
-    finish(&tree)?;
-    for (name, text) in [("packages", &packages), ("recipe", &recipe.text())] {
-        write(&fresh.join(name), text)?;
-    }
-    for path in [&debs, &joined, folder] {
-        remove(path)?;
-    }
-    fs::rename(&fresh, folder).with_context(|| format!("rename {}", fresh.display()))?;
-    drop(lock);
-    Ok(())
+    bail!("no suite has the headers of its own kernel: the archive may be changing, so try again later")
 }
 
 /// The recipe's suites as one archive. `joined` is the folder for a configuration of several.

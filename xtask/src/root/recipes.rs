@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What each build root consists of.
 
+use std::fs;
+use std::path::Path;
 use zosbd2_vm::kernels::lines::RootKind;
 use zosbd2_vm::suites::{BOOKWORM, BOOKWORM_SECURITY, SID, Suite, TRIXIE, TRIXIE_SECURITY};
 
@@ -124,6 +126,11 @@ impl Recipe {
     /// The packages but for the headers. Everything that they depend on comes with them.
     pub(super) fn packages(&self) -> impl Iterator<Item = String> {
         BASE.iter().chain(self.own).map(|name| (*name).to_owned())
+    }
+
+    /// Whether the root in this folder was made by this recipe.
+    pub(super) fn made(&self, folder: &Path) -> bool {
+        fs::read_to_string(folder.join("recipe")).is_ok_and(|text| text == self.text())
     }
 
     /// A text that changes whenever the recipe does.
