@@ -147,7 +147,7 @@ if __name__ == "__main__":
     if not 3 <= len(sys.argv) <= 5 or len(sys.argv[1]) > MAX_NAME_BYTES:
         sys.exit("usage: ram.py NAME SIZE_MIB [QUEUES [DEPTH]]")
     if not all(word.isdecimal() for word in sys.argv[2:]):
-        sys.exit("ram.py: SIZE_MIB, QUEUES and DEPTH are numbers")
+        sys.exit("ram.py: SIZE_MIB, QUEUES and DEPTH must be numbers")
     try:
         main(*sys.argv[1:])
     except OSError as failure:

@@ -13,7 +13,6 @@ use crate::kernels::{self, Kernel};
 use crate::protocol::{Line, Outcome, Plan};
 use crate::{Error, Result, arch, command, sys};
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -180,13 +179,7 @@ impl Machine {
             "console={port} panic=-1 oops=panic quiet loglevel=4 rcupdate.rcu_cpu_stall_timeout=60 \
              watchdog_thresh=30 random.trust_cpu=on {append}"
         );
-        // The guest reads the host's time stamp counter, and would measure its speed wrongly on a busy host.
-        if !self.icount
-            && self.accel != Accel::Kvm
-            && let Some(khz) = sys::tsc_khz()
-        {
-            let _infallible = write!(append, " tsc_early_khz={khz}");
-        }
+        append.extend(counter_speed(self.icount, &self.accel));
         for argument in &self.append {
             append.push(' ');
             append.push_str(argument);
@@ -215,6 +208,13 @@ impl Machine {
             .args(["-append", &append]);
         command
     }
+}
+
+/// The guest reads the host's time stamp counter. On a busy host the guest's kernel would measure the counter's speed
+/// wrongly, so its command line has the speed. Counted instructions are a clock of their own, and KVM tells the guest.
+fn counter_speed(icount: bool, accel: &Accel) -> Option<String> {
+    let khz = if icount || *accel == Accel::Kvm { None } else { sys::tsc_khz() };
+    khz.map(|khz| format!(" tsc_early_khz={khz}"))
 }
 
 /// The guest's report so far.
@@ -386,6 +386,14 @@ fn death(console: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_emulated_guest_is_told_the_speed_of_the_counter() {
+        let emulated = Accel::Tcg("a test".to_owned());
+        assert_eq!(counter_speed(true, &emulated), None);
+        assert_eq!(counter_speed(false, &Accel::Kvm), None);
+        assert_eq!(counter_speed(false, &emulated).is_some(), cfg!(target_arch = "x86_64"));
+    }
 
     #[test]
     fn silence_is_noticed_and_words_of_a_test_do_not_break_it() {

@@ -10,8 +10,9 @@ const ATTEMPTS: usize = 50;
 
 /// Ticks of the time stamp counter in a millisecond; `None` if this processor has none.
 ///
-/// A guest that QEMU emulates reads this counter. The guest's kernel measures its speed while it boots, and is wrong by
-/// a factor of several if the host does not run it meanwhile; its clock is then wrong for as long as it lives.
+/// A guest that QEMU emulates reads this counter. While the guest boots, the guest's kernel measures the counter's speed.
+/// If the host pauses QEMU meanwhile, the result is wrong by a factor of several, and so is the guest's clock until the
+/// guest ends.
 pub(crate) fn tsc_khz() -> Option<u32> {
     let (time, ticks) = together()?;
     std::thread::sleep(SPAN);

@@ -175,13 +175,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         println!("== {}: {}", part.name, part.what);
         let start = Instant::now();
         let doing = narrate::doing(part.name);
+        let (commit, today) = (commit()?, today()?);
         let tally = part.run().unwrap_or_else(|error| {
             println!("{error:#}");
             Tally::failed(format!("{error:#}").lines().next().unwrap_or_default().to_owned())
         });
         drop(doing);
         let minutes = start.elapsed().as_secs().div_ceil(60);
-        rows.push(format!("| `{}` | {} | {} | {tally}, {minutes} min |", part.name, commit()?, today()?));
+        rows.push(format!("| `{}` | {commit} | {today} | {tally}, {minutes} min |", part.name));
         sum.add(part.name, tally);
     }
     println!("== rows for the table in {TABLE}");

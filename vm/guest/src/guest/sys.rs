@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Kernel interfaces of the guest that no safe crate offers. The only unsafe code of the package besides `raw`.
+//! Kernel interfaces of the guest that no safe crate offers. Unsafe code is only here, in `raw`, in `aio` and in `processor`.
 
 use rustix::io::Errno;
 use rustix::ioctl::{Setter, ioctl};
