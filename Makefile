@@ -5,7 +5,7 @@ help:
 	@echo 'make setup     install the host packages that are missing (apt, as root or through sudo)'
 	@echo 'make demo      the RAM disk at work, in QEMU; NATIVE=1: on this machine'
 	@echo 'make bench     instructions per I/O, beside the kernel'"'"'s own devices'
-	@echo 'make test      every check, and the tests on Linux 6.1 and 6.12 in QEMU'
+	@echo 'make test      every check, and the tests on Linux 6.1, 6.12 and the newest in QEMU'
 	@echo 'make test-all  what takes longer, in parts of at most 40 minutes (PART=NAME; cargo xtask test-all --list)'
 	@echo 'make test-debug  the VM tests in a kernel that watches itself (KASAN, lockdep, ...); takes hours'
 	@echo 'make kmod      build zosbd2.ko for a kernel (KDIR=headers; default: the running one)'
@@ -24,10 +24,9 @@ test-debug: xtask
 demo: xtask
 	cargo xtask demo $(if $(filter-out 0,$(NATIVE)),--native)
 
-# Paths are relative to this folder.
-kmod: xtask
-	@$(MAKE) --no-print-directory -C kernel \
-		$(if $(KDIR),KDIR=$(abspath $(KDIR))) $(if $(O),O=$(abspath $(O))) $(if $(VARIANT),VARIANT=$(VARIANT))
+# The archive of a release has the Rust part ready made.
+kmod: $(if $(wildcard kernel/rust/SHA256SUMS),,xtask)
+	@$(MAKE) --no-print-directory -C kernel
 
 # `cargo xtask` compiles the commands without a word, which takes minutes on a slow machine. cargo itself says
 # nothing while it compiles one crate.

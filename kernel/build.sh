@@ -1,22 +1,24 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
 # Builds zosbd2.ko for one kernel, and prints where it is. `make -C kernel` and `cargo xtask kmod` call this; it needs
-# make, the kernel's headers and compiler, and no Rust. After an error no module is left. Variables, all set by the
-# caller:
+# make, the kernel's headers and compiler, and no Rust. After an error no module is left. Builds in the same folder wait
+# for each other. Variables, all set by the caller:
 #
 #   KDIR     headers of the kernel, an absolute path
 #   O        folder to build in, an absolute path; created
-#   VARIANT  release, faults (with steps that fail on demand; for tests), or shim (compiles the C part only; for gates)
+#   VARIANT  release; for tests: faults (with steps that fail on demand), shim (compiles the C part only), or choose
+#            (prints the Rust object that would be taken, and builds nothing)
 #   RUST     the Rust object, or a folder of Rust objects from which the one for the kernel's configuration is taken
 #   SPARSE   1: run sparse on the C sources, too
 #   W        1: ask the compiler for more warnings, which takes perl with its modules; for gates
 #   SIGN_KEY, SIGN_CERT   sign the module with this key and certificate; both or none
-#   JOBS     how many compilers run side by side
+#   KCFLAGS  more options for the C compiler; for gates
 set -eu
 export LC_ALL=C
 unset MAKEFLAGS MFLAGS MAKELEVEL
 here=$(cd "$(dirname "$0")" && pwd)
 config=$KDIR/include/config/auto.conf
+jobs=$(getconf _NPROCESSORS_ONLN)
 
 fail() {
 	printf 'zosbd2: %s\n' "$*" >&2
@@ -44,11 +46,26 @@ misfits() {
 	done <"$1"
 }
 
+# Refuses kernels that are not supported, by name.
+refuse() {
+	while read -r option reason; do
+		case $option in '' | '#'*) continue ;; esac
+		[ "$(value "$option")" = n ] || fail "the kernel of $KDIR is not supported: $reason (CONFIG_$option)"
+	done <"$here/refused.txt"
+}
+
 # Sets `object` to the Rust object for this kernel.
 choose() {
 	object=$RUST
-	[ -d "$RUST" ] || return 0
-	[ "$VARIANT" = release ] || fail "the archive's Rust objects are for VARIANT=release: set ZOSBD2_RUST=source"
+	if [ ! -d "$RUST" ]; then
+		[ -e "$object" ] || fail "there is no Rust object $object"
+		[ -e "${object%.o}.conf" ] || return 0
+		missing=$(misfits "${object%.o}.conf")
+		[ -z "$missing" ] || fail "$object does not fit the kernel of $KDIR:
+$missing"
+		return 0
+	fi
+	[ "$VARIANT" != faults ] || fail "the archive's Rust objects are for VARIANT=release: set ZOSBD2_RUST=source"
 	tried=
 	for conditions in "$RUST"/*.conf; do
 		[ -e "$conditions" ] || fail "there is no Rust object in $RUST: take the release's archive, or set" \
@@ -61,18 +78,18 @@ choose() {
 $(echo "$missing" | sed 's/^/    /')"
 	done
 	fail "no Rust object of the archive fits the kernel of $KDIR. What differs:$tried
-Compile it for this kernel with ZOSBD2_RUST=source, which needs Rust; docs/building.md says which options are" \
-		"supported."
+Compile it for this kernel with ZOSBD2_RUST=source, which needs cargo and Rust 1.95; docs/building.md says which" \
+		"options are supported."
 }
 
 # The object must be the archive's own, have all entry points, and want only functions of the shim and symbols that
 # the kernel exports. What else the gates check was checked when it was made.
 check_object() {
-	[ -e "$object" ] || fail "there is no Rust object $object"
 	if [ -d "$RUST" ]; then
-		(cd "$RUST" && grep " $(basename "$object")\$" SHA256SUMS | sha256sum -c --quiet -) >&2 ||
-			fail "$object is not what SHA256SUMS says: unpack the archive again"
+		(cd "$RUST" && sha256sum -c --quiet SHA256SUMS) >&2 ||
+			fail "the files in $RUST are not what SHA256SUMS says: unpack the archive again"
 	fi
+	command -v nm >/dev/null || fail "the program nm is missing, which checks the Rust object: install binutils"
 	checked='^$'
 	[ "$(value KASAN)" = n ] || checked='^__asan_'
 	wants=$(nm -u "$object" | sed 's/^ *U //' | grep -v -x -F -f "$here/imports.txt" | grep -v -E "^zosbd2_|$checked" || true)
@@ -84,12 +101,12 @@ check_object() {
 
 # Copies a file, or keeps the older copy with its time if it is equal, so that make rebuilds nothing.
 copy() {
-	cmp -s "$1" "$2" || cp "$1" "$2"
+	cmp -s "$1" "$2" || cat "$1" >"$2"
 }
 
-
-# Compiles every probe, and writes into compat_probed.h which ones compiled.
+# Compiles every probe anew, and writes into compat_probed.h which ones compiled.
 probe() {
+	rm -f "$O"/probes/*.o
 	: >"$O/probes/Kbuild.new"
 	objects=
 	for source in "$here"/compat/probes/*.c; do
@@ -101,7 +118,7 @@ probe() {
 	copy "$O/probes/Kbuild.new" "$O/probes/Kbuild"
 	# A probe may fail to compile. If all probes fail, the compiler does not work.
 	# shellcheck disable=SC2086 # a list of names
-	make --no-print-directory -k -C "$KDIR" M="$O/probes" -j"$JOBS" ${KCFLAGS:+KCFLAGS="$KCFLAGS"} $objects \
+	make --no-print-directory -k -C "$KDIR" M="$O/probes" -j"$jobs" ${KCFLAGS:+KCFLAGS="$KCFLAGS"} $objects \
 		>"$O/probes/log" 2>&1 || true
 	{
 		echo '/* Made by probing; see probes/. */'
@@ -116,14 +133,14 @@ $(cat "$O/probes/log")"
 	copy "$O/compat_probed.new" "$O/compat/compat_probed.h"
 }
 
-# A warning, of compiler, objtool, modpost or sparse, is an error. Two lines are none of them: the kernel was built by
-# another build of the same compiler, and there is no vmlinux to make BTF from.
+# A warning, of compiler, objtool, modpost or sparse, is an error; but not that the kernel was built by another build of
+# the same compiler.
 compile() {
 	if ! "$@" >"$O/log" 2>&1; then
 		fail "building the module in $O failed:
 $(cat "$O/log")"
 	fi
-	if grep -i -E 'warning|error' "$O/log" | grep -v -i -E 'vmlinux|the compiler differs' >/dev/null; then
+	if grep -i -E '(warning|error):' "$O/log" | grep -v -i 'the compiler differs' >/dev/null; then
 		fail "building the module in $O warned:
 $(cat "$O/log")"
 	fi
@@ -141,10 +158,20 @@ sign() {
 }
 
 mkdir -p "$O/shim" "$O/compat" "$O/probes"
+if command -v flock >/dev/null; then
+	exec 9>"$O/lock"
+	flock 9
+fi
 rm -f "$O/zosbd2.ko"
 [ -r "$config" ] || fail "$KDIR has no include/config/auto.conf: these are no headers of a configured kernel (KDIR= is" \
 	"the folder of one flavour, such as /usr/src/linux-headers-6.12.117+deb12-cloud-amd64, not the one that ends with" \
 	"-common)"
+refuse
+if [ "$VARIANT" = choose ]; then
+	choose
+	echo "$object"
+	exit 0
+fi
 for file in "$here"/shim/*.[ch]; do copy "$file" "$O/shim/$(basename "$file")"; done
 for file in "$here"/compat/*.h; do copy "$file" "$O/compat/$(basename "$file")"; done
 copy "$here/Kbuild" "$O/Kbuild"
@@ -154,9 +181,9 @@ checks=
 [ "$SPARSE" != 1 ] || checks="$checks C=2 CF=-Wsparse-error" # all sources, including those that need no compiling
 case $VARIANT in
 shim)
-	objects=$(cd "$O" && echo shim/*.c | sed 's/\.c\>/.o/g')
+	objects=$(cd "$O" && for file in shim/*.c; do echo "${file%.c}.o"; done)
 	# shellcheck disable=SC2086 # lists of words
-	compile make --no-print-directory -C "$KDIR" M="$O" -j"$JOBS" ${KCFLAGS:+KCFLAGS="$KCFLAGS"} $checks $objects
+	compile make --no-print-directory -C "$KDIR" M="$O" -j"$jobs" ${KCFLAGS:+KCFLAGS="$KCFLAGS"} $checks $objects
 	exit 0
 	;;
 release) faults= ;;
@@ -167,6 +194,6 @@ choose
 check_object
 copy "$object" "$O/zosbd2_rust.o"
 # shellcheck disable=SC2086 # lists of words
-compile make --no-print-directory -C "$KDIR" M="$O" -j"$JOBS" ${KCFLAGS:+KCFLAGS="$KCFLAGS"} $faults $checks modules
+compile make --no-print-directory -C "$KDIR" M="$O" -j"$jobs" ${KCFLAGS:+KCFLAGS="$KCFLAGS"} $faults $checks modules
 sign
 echo "$O/zosbd2.ko"

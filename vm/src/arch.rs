@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What depends on the processor architecture: one row for each.
 //!
-//! The build of the Rust object, the gates, the archive and the virtual machines read these rows, and contain nothing
-//! else that is for one architecture only. A kernel without a row is refused, with the reason.
+//! The build of the Rust object, the gates, the archive and the virtual machines read these rows. What else is for amd64
+//! only: the gates' patterns of branches and stack frames, the gate of ORC data, and the build of the debug kernel. A
+//! kernel without a row is refused, with the reason.
 
 /// An architecture.
 #[derive(Debug, PartialEq, Eq)]
@@ -212,20 +213,14 @@ pub static AMD64: Arch = Arch {
 /// Every architecture that is supported.
 pub static ALL: [&Arch; 1] = [&AMD64];
 
-/// Options of kernels that are refused, and why.
-const REFUSED: [(&str, &str); 4] = [
-    ("CFI", "it checks the types of called functions (kCFI), with which the Rust object was never tried"),
-    (
-        "CFI_CLANG",
-        "it checks the types of called functions (kCFI), with which the Rust object was never tried",
-    ),
-    ("CPU_BIG_ENDIAN", "it is big-endian, and the interface is defined for little-endian processors"),
-    ("X86_32", "it is for i386, where rustc and gcc pass 64-bit arguments in different ways"),
-];
+/// Options of kernels that are refused, and why, a line each.
+const REFUSED: &str = include_str!("../../kernel/refused.txt");
 
 /// The architecture of the kernel in whose configuration `is_set` says which options are `y`.
 pub fn of_kernel(is_set: impl Fn(&str) -> bool) -> Result<&'static Arch, String> {
-    if let Some((_, reason)) = REFUSED.iter().find(|(option, _)| is_set(option)) {
+    let refused =
+        REFUSED.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(' '));
+    if let Some((_, reason)) = refused.into_iter().find(|(option, _)| is_set(option)) {
         return Err(format!("this kernel is not supported: {reason}"));
     }
     ALL.into_iter().find(|arch| is_set(arch.config)).ok_or_else(|| {
@@ -263,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prebuilt_object_decides_what_only_some_kernels_bear() {
+    fn conditions_name_every_option_that_the_object_depends_on() {
         for arch in ALL {
             for object in arch.prebuilt {
                 let decided: Vec<&str> =

@@ -5,9 +5,10 @@
 //! `zosbd2_vm::arch`: NAME.o, NAME.conf with the options that such a kernel has, SHA256SUMS, and TOOLS with the versions
 //! of the programs that made them. All of the object's gates are checked. `kernel/build.sh` chooses among the objects.
 //!
-//! The same commit gives the same bytes, in every folder and on every host: the programs are those of a build root,
-//! and the archive's times are the commit's. `--check` makes the archive a second time, from a copy of the sources in
-//! another folder, and compares.
+//! The same commit gives the same bytes, in every folder and on every host: the programs are those of a build root, in
+//! the versions of [`TOOLS`], and the archive's times are the commit's. Other versions are refused, unless
+//! `--other-tools` is given; Debian's updates change them. `--check` makes the archive a second time, from a copy of
+//! the sources in another folder, and compares. A tree with uncommitted changes makes an archive whose name says so.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -18,6 +19,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context as _, Result, ensure};
 use zosbd2_vm::arch::{self, Arch, Prebuilt};
 
+use crate::root::{Root, RootKind};
 use crate::rust_flags::Config;
 use crate::rust_object::{self, Order};
 use crate::toolchain::Toolchain;
@@ -29,16 +31,42 @@ pub(crate) struct Arguments {
     /// Make the archive a second time in another folder, and fail if the two differ
     #[arg(long)]
     check: bool,
+    /// Accept other versions of the tools than those of the last release
+    #[arg(long)]
+    other_tools: bool,
 }
+
+/// Packages whose programs make the archive, in the versions of Debian 13.
+const TOOLS: [(&str, &str); 5] = [
+    ("rustc", "1.85.1+dfsg1-1+deb13u1"),
+    ("rust-src", "1.85.1+dfsg1-1+deb13u1"),
+    ("binutils", "2.44-3"),
+    ("tar", "1.35+dfsg-3.1"),
+    ("xz-utils", "5.8.1-1+deb13u2"),
+];
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let root = Root::open(RootKind::Rust)?;
+    for (package, wanted) in TOOLS {
+        let version = root.version(package)?;
+        ensure!(
+            version == wanted || arguments.other_tools,
+            "the build root has {package} {version}, and archives are made with {wanted}: say --other-tools, or enter \
+             the new version into xtask/src/dist.rs"
+        );
+    }
     let archive = archive()?;
     println!("{}", archive.display());
     if arguments.check {
-        println!("{}", same_elsewhere(&Toolchain::pinned()?, &archive)?);
+        println!("{}", same_elsewhere(&toolchain()?, &archive)?);
     }
     Ok(())
+}
+
+/// Debian 13's Rust.
+fn toolchain() -> Result<Toolchain> {
+    Root::open(RootKind::Rust).map(Toolchain::Root)
 }
 
 /// The archive. The first call makes it.
@@ -48,14 +76,14 @@ pub(crate) fn archive() -> Result<PathBuf> {
     if let Some(archive) = made.as_ref() {
         return Ok(archive.clone());
     }
-    let archive = make(&Toolchain::pinned()?, &paths::root(), &paths::root().join("target/dist"))?;
+    let archive = make(&toolchain()?, &paths::root(), &paths::root().join("target/dist"))?;
     *made = Some(archive.clone());
     Ok(archive)
 }
 
 /// Makes the archive, and makes it again in another folder.
 pub(crate) fn reproducible() -> Result<String> {
-    same_elsewhere(&Toolchain::pinned()?, &archive()?)
+    same_elsewhere(&toolchain()?, &archive()?)
 }
 
 /// Makes the archive again from a copy of its own sources in another folder. An error if the two differ.
@@ -81,7 +109,8 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 
 /// Makes the archive of these sources below `folder`.
 fn make(toolchain: &Toolchain, sources: &Path, folder: &Path) -> Result<PathBuf> {
-    let name = format!("zosbd2-{}", env!("CARGO_PKG_VERSION"));
+    let changed = !git_text(&["status", "--porcelain", "--untracked-files=no"])?.is_empty();
+    let name = format!("zosbd2-{}{}", env!("CARGO_PKG_VERSION"), if changed { "-changed" } else { "" });
     let tree = folder.join(&name);
     clear(&tree)?;
     copy_files(sources, &tree)?;
@@ -151,13 +180,13 @@ fn objects(toolchain: &Toolchain, sources: &Path, work: &Path, out: &Path) -> Re
             let name = format!("{}.o", prebuilt.name);
             fs::copy(&object, out.join(&name)).with_context(|| format!("copy {}", object.display()))?;
             write(&format!("{}.conf", prebuilt.name), &conditions(prebuilt))?;
-            names.push(name);
+            names.extend([name, format!("{}.conf", prebuilt.name)]);
         }
     }
     let mut sums = Command::new("sha256sum");
     let sums = command::finish(sums.args(&names).current_dir(out))?;
     write("SHA256SUMS", &String::from_utf8_lossy(&sums.stdout))?;
-    write("TOOLS", &tools(toolchain)?)
+    write("TOOLS", &tools()?)
 }
 
 /// The configuration for which an object is made: what it asks for, and each hardening that does no harm elsewhere.
@@ -180,13 +209,11 @@ fn conditions(prebuilt: &Prebuilt) -> String {
     text
 }
 
-/// What made the objects.
-fn tools(toolchain: &Toolchain) -> Result<String> {
-    let mut text = rust_object::rustc_identity(toolchain)?;
-    for program in ["ld", "objcopy"] {
-        let output = command::finish(toolchain.program(program).arg("--version"))?;
-        let version = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
-        let _infallible = writeln!(text, "{version}");
+/// What made the archive.
+fn tools() -> Result<String> {
+    let (root, mut text) = (Root::open(RootKind::Rust)?, String::new());
+    for (package, _) in TOOLS {
+        let _infallible = writeln!(text, "{package} {}", root.version(package)?);
     }
     Ok(text)
 }
@@ -207,6 +234,63 @@ mod tests {
                 }
                 assert!(std::ptr::eq(config.arch().unwrap(), arch));
             }
+        }
+    }
+
+    /// What `kernel/build.sh` chooses for a kernel with these options.
+    fn choice(options: &[&str]) -> Result<String, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let (kdir, objects, out) =
+            (folder.path().join("kdir"), folder.path().join("rust"), folder.path().join("out"));
+        fs::create_dir_all(kdir.join("include/config")).unwrap();
+        fs::create_dir_all(&objects).unwrap();
+        let lines: String = options.iter().map(|option| format!("CONFIG_{option}\n")).collect();
+        fs::write(kdir.join("include/config/auto.conf"), lines).unwrap();
+        for prebuilt in arch::ALL.iter().flat_map(|arch| arch.prebuilt) {
+            fs::write(objects.join(format!("{}.conf", prebuilt.name)), conditions(prebuilt)).unwrap();
+        }
+        let mut build = Command::new("sh");
+        build.arg(paths::root().join("kernel/build.sh")).env("KDIR", &kdir).env("O", &out);
+        build.env("RUST", &objects).env("VARIANT", "choose").env("SPARSE", "").env("W", "");
+        let output = build.env("SIGN_KEY", "").env("SIGN_CERT", "").output().unwrap();
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+        }
+        let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        Ok(path.file_name().unwrap().to_string_lossy().into_owned())
+    }
+
+    #[test]
+    fn the_object_that_fits_is_chosen() {
+        let newer = ["X86_64=y", "MITIGATION_RETHUNK=y", "CALL_PADDING=y", "FUNCTION_PADDING_BYTES=16"];
+        assert_eq!(choice(&newer), Ok("amd64-padded.o".to_owned()));
+        assert_eq!(choice(&["X86_64=y", "RETHUNK=y", "X86_KERNEL_IBT=y"]), Ok("amd64-thunks.o".to_owned()));
+        assert_eq!(choice(&["X86_64=y"]), Ok("amd64-plain.o".to_owned()));
+    }
+
+    #[test]
+    fn a_kernel_that_no_object_fits_is_told_what_differs() {
+        let error =
+            choice(&["X86_64=y", "RETHUNK=y", "CALL_PADDING=y", "FUNCTION_PADDING_BYTES=11"]).unwrap_err();
+        assert!(
+            error.contains("CONFIG_FUNCTION_PADDING_BYTES: the object is for 16, the kernel has 11"),
+            "{error}"
+        );
+        assert!(error.contains("ZOSBD2_RUST=source"), "{error}");
+        let error = choice(&["ARM64=y"]).unwrap_err();
+        assert!(error.contains("CONFIG_X86_64: the object is for y, the kernel has n"), "{error}");
+    }
+
+    #[test]
+    fn a_kernel_that_is_not_supported_is_refused_by_name() {
+        for (options, reason) in [
+            (&["X86_64=y", "CFI=y"][..], "kCFI"),
+            (&["X86_64=y", "CFI_CLANG=y"], "kCFI"),
+            (&["ARM64=y", "CPU_BIG_ENDIAN=y"], "big-endian"),
+            (&["X86_32=y"], "i386"),
+        ] {
+            let error = choice(options).unwrap_err();
+            assert!(error.contains("is not supported") && error.contains(reason), "{error}");
         }
     }
 }

@@ -11,6 +11,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
+use zosbd2_vm::arch;
 
 /// Arguments of the command.
 #[derive(clap::Args)]
@@ -30,7 +31,6 @@ pub(crate) struct Arguments {
 
 const TARGETS: [&str; 2] = ["decode", "engine"];
 const PACKAGES: [(&str, &str); 1] = [("g++", "compiles libFuzzer")];
-const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 const FLAGS: [&str; 7] = [
     "--cfg=fuzzing",
     "-Cpasses=sancov-module",
@@ -74,7 +74,7 @@ fn build() -> Result<()> {
         "--quiet",
         "--release",
         "--target",
-        TRIPLE,
+        arch::host().guest_target,
     ]);
     command.arg("--target-dir").arg(output()).env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"));
     let _doing = narrate::doing("building the fuzz targets");
@@ -91,7 +91,7 @@ fn fuzz(name: &str, arguments: &Arguments, seed: u32) -> Result<()> {
     }
     println!("== {name}, seed {seed}");
     let doing = narrate::doing(format!("fuzzing {name} for {} minutes", arguments.minutes));
-    let program = output().join(TRIPLE).join("release").join(name);
+    let program = output().join(arch::host().guest_target).join("release").join(name);
     let mut command = Command::new(&program);
     command.arg(format!("-seed={seed}")).arg(format!("-max_total_time={}", arguments.minutes * 60));
     command.arg(format!("-artifact_prefix={}/{name}-", found.display()));

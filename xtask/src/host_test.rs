@@ -8,6 +8,7 @@
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use zosbd2_vm::arch;
 
 use crate::paths;
 
@@ -20,7 +21,7 @@ pub(crate) fn sanitized() -> Result<()> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(paths::root()).args(TEST);
     // With a separate target, so that build scripts and macros are compiled as usual.
-    command.args(["--target=x86_64-unknown-linux-gnu", "--target-dir=target/sanitized"]);
+    command.arg(format!("--target={}", arch::host().guest_target)).arg("--target-dir=target/sanitized");
     command.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "-Zsanitizer=address -Zrandomize-layout");
     ensure!(command.status().context("run cargo")?.success(), "the glue's test failed under the sanitizer");
     Ok(())

@@ -37,16 +37,16 @@ impl Variant {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct How<'a> {
     pub(crate) variant: Variant,
-    /// Run sparse on the C sources, too.
-    pub(crate) sparse: bool,
+    /// Ask the compiler for more warnings (`W=1`), and run sparse on the C sources, if the toolchain has it.
+    pub(crate) strict: bool,
     /// The key and the certificate with which the module is signed.
     pub(crate) signed: Option<(&'a Path, &'a Path)>,
 }
 
 impl How<'_> {
-    /// Without sparse, unsigned.
+    /// As users build it, unsigned.
     pub(crate) const fn plain(variant: Variant) -> Self {
-        Self { variant, sparse: false, signed: None }
+        Self { variant, strict: false, signed: None }
     }
 }
 
@@ -62,9 +62,9 @@ pub(crate) struct Arguments {
     /// Folder to build in, instead of target/kmod/RELEASE-VARIANT
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Run sparse on the C sources, too
+    /// Ask the compiler for more warnings, and run sparse on the C sources, too
     #[arg(long)]
-    sparse: bool,
+    strict: bool,
     /// Sign the module with this private key
     #[arg(long, requires = "sign_cert")]
     sign_key: Option<PathBuf>,
@@ -75,9 +75,9 @@ pub(crate) struct Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let Arguments { kdir, variant, out, sparse, sign_key, sign_cert } = arguments;
+    let Arguments { kdir, variant, out, strict, sign_key, sign_cert } = arguments;
     let signed = sign_key.as_deref().zip(sign_cert.as_deref());
-    let how = How { variant: *variant, sparse: *sparse, signed };
+    let how = How { variant: *variant, strict: *strict, signed };
     let module = match out {
         Some(out) => {
             fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
@@ -129,15 +129,17 @@ fn steps(root: &Path, kdir: &Path, how: &How<'_>, work: &Path, doing: &Doing) ->
         more: &[],
     };
     let object = rust_object::build(&order, work)?;
-    doing.detail(if how.sparse { "C, with sparse" } else { "C" });
+    doing.detail("C");
     let toolchain = Toolchain::for_headers(kdir)?;
     let mut command = toolchain.program("make");
     command.arg("--no-print-directory").arg("-C").arg(root.join("kernel"));
     command.arg(format!("KDIR={}", kdir.display())).arg(format!("O={}", work.display()));
     command.arg(format!("VARIANT={}", how.variant.name())).arg(format!("ZOSBD2_RUST={}", object.display()));
-    command.arg("W=1");
-    if how.sparse && toolchain.has("sparse")? {
-        command.arg("SPARSE=1");
+    if how.strict {
+        command.arg("W=1");
+        if toolchain.has("sparse")? {
+            command.arg("SPARSE=1");
+        }
     }
     if let Some((key, certificate)) = how.signed {
         command.arg(format!("SIGN_KEY={}", key.display()));

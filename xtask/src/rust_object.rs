@@ -69,6 +69,7 @@ pub(crate) fn build(order: &Order<'_>, out: &Path) -> Result<PathBuf> {
             flags.push(format!("-L{}", core.display()));
             flags
         }
+        Err(error) if !toolchain.is_host() => return Err(error),
         Err(error) => {
             println!("using the metadata of the host's core, because its source cannot be had: {error:#}");
             rust_flags::flags(toolchain, config, Core::Host)?

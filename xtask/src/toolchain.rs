@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use zosbd2_vm::kernels;
 
 use crate::paths;
-use crate::root::{Root, RootKind};
+use crate::root::Root;
 
 /// A set of programs.
 #[derive(Debug)]
@@ -22,9 +22,9 @@ pub(crate) enum Toolchain {
 }
 
 impl Toolchain {
-    /// The one that makes the objects of an archive: Debian 13's, in every suite the same until Debian updates it.
-    pub(crate) fn pinned() -> Result<Self> {
-        Root::open(RootKind::Rust).map(Self::Root)
+    /// Whether its programs are the host's.
+    pub(crate) const fn is_host(&self) -> bool {
+        matches!(self, Self::Host)
     }
 
     /// The one that builds modules for the kernel with these headers.

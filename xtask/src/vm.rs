@@ -16,15 +16,13 @@ use std::process::Command;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Instant, SystemTime};
 use zosbd2_vm::accel::Accel;
+use zosbd2_vm::arch;
 use zosbd2_vm::hardware::Hardware;
 use zosbd2_vm::initramfs::Contents;
 use zosbd2_vm::kernels::{self, Kernel, KernelName};
 use zosbd2_vm::machine::{Machine, TestResult};
 use zosbd2_vm::protocol::{Line, Outcome, Plan};
 use zosbd2_vm::suite::{self, Report, TestInfo};
-
-/// Target of the guest's programs: static linking, so that the guest needs no libraries.
-pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The variant of the module that users get.
 const RELEASE: &str = "release";
@@ -257,7 +255,7 @@ pub(crate) fn guest_programs() -> Result<Programs> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(paths::root())
-        .args(["build", "--quiet", "--release", "--target", TARGET, "--target-dir"])
+        .args(["build", "--quiet", "--release", "--target", arch::host().guest_target, "--target-dir"])
         .arg(&target)
         .args(["-p", "zosbd2-vm-guest", "-p", "zosbd2-examples", "--bins"])
         // Without debug information the initramfs is a tenth of the size.
@@ -266,7 +264,7 @@ pub(crate) fn guest_programs() -> Result<Programs> {
         .env("RUSTFLAGS", "-Ctarget-feature=+crt-static -Cstrip=debuginfo");
     let status = cargo.status().context("run cargo")?;
     ensure!(status.success(), "building the guest's programs failed");
-    let folder = target.join(TARGET).join("release");
+    let folder = target.join(arch::host().guest_target).join("release");
     let mut programs = vec![folder.join("zosbd2_sample_ramdisk"), folder.join("hello_disk")];
     programs.extend(c_programs(&target)?);
     Ok(Programs { init: folder.join("zosbd2-vm-guest"), programs })

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use zosbd2_vm::arch;
 use zosbd2_vm::kernels::{self, Kernel};
 use zosbd2_vm::modules;
 
@@ -99,7 +100,7 @@ fn rublk() -> Result<PathBuf> {
         .current_dir(paths::root())
         // Its default feature stores data in a graphics card's memory, and needs that card's library.
         .args(["install", "rublk", "--version", RUBLK, "--locked", "--no-default-features", "--force"])
-        .args(["--quiet", "--target", vm::TARGET, "--root"])
+        .args(["--quiet", "--target", arch::host().guest_target, "--root"])
         .arg(&root)
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env("RUSTFLAGS", "-Ctarget-feature=+crt-static");

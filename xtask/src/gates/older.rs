@@ -5,8 +5,9 @@
 //! copy first. The gate checks that the probes notice the change, and that the C part compiles without a warning. It
 //! shows that those branches of `kernel/compat` compile, and no more: no such kernel was booted.
 
+use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -18,52 +19,52 @@ use crate::{narrate, paths};
 /// Headers of older kernels.
 struct Older {
     /// The kernels that have such headers.
-    what: &'static str,
+    kernels: &'static str,
     /// The kernel whose headers are changed.
     base: &'static str,
-    /// The header, below `include/linux`.
-    header: &'static str,
-    /// Each text, which must occur, and what takes its place.
-    changes: &'static [(&'static str, &'static str)],
+    /// Each changed header, below `include/linux`.
+    headers: &'static [Header],
     /// What the probes must find.
     has: &'static [&'static str],
     /// What the probes must not find.
     lacks: &'static [&'static str],
 }
 
-const OLDER: [Older; 3] = [
+/// A changed header: its name, and each text, which must occur, with what takes its place.
+type Header = (&'static str, &'static [(&'static str, &'static str)]);
+
+const OLDER: [Older; 2] = [
     Older {
-        what: "timeout(reserved), 5.19",
+        kernels: "5.19",
         base: "6.1",
-        header: "blk-mq.h",
-        changes: &[("(*timeout)(struct request *);", "(*timeout)(struct request *, bool);")],
-        has: &["TIMEOUT_RESERVED"],
-        lacks: &[],
-    },
-    Older {
-        what: "blk_cleanup_disk(), 5.19",
-        base: "6.1",
-        header: "blkdev.h",
-        changes: &[("void put_disk(struct gendisk *disk);", "void blk_cleanup_disk(struct gendisk *disk);")],
-        has: &["CLEANUP_DISK"],
-        lacks: &[],
-    },
-    Older {
-        what: "limits without features, 6.9",
-        base: "6.12",
-        header: "blkdev.h",
-        changes: &[
-            ("blk_queue_write_cache(", "blk_queue_has_write_cache("),
-            ("limits.features", "limits.other_features"),
-            ("\tblk_features_t\t\tfeatures;", "\tblk_features_t\t\tother_features;"),
+        headers: &[
+            ("blk-mq.h", &[("(*timeout)(struct request *);", "(*timeout)(struct request *, bool);")]),
             (
-                "void put_disk(struct gendisk *disk);",
-                "void put_disk(struct gendisk *disk);\n\
-                 void blk_queue_write_cache(struct request_queue *q, bool enabled, bool fua);\n\
-                 #define QUEUE_FLAG_NONROT QUEUE_FLAG_MAX\n\
-                 #define QUEUE_FLAG_ADD_RANDOM QUEUE_FLAG_MAX",
+                "blkdev.h",
+                &[("void put_disk(struct gendisk *disk);", "void blk_cleanup_disk(struct gendisk *disk);")],
             ),
         ],
+        has: &["TIMEOUT_RESERVED", "CLEANUP_DISK"],
+        lacks: &["QUEUE_LIMITS_ARGUMENT"],
+    },
+    Older {
+        kernels: "6.9 and 6.10",
+        base: "6.12",
+        headers: &[(
+            "blkdev.h",
+            &[
+                ("blk_queue_write_cache(", "blk_queue_has_write_cache("),
+                ("limits.features", "limits.other_features"),
+                ("\tblk_features_t\t\tfeatures;", "\tblk_features_t\t\tother_features;"),
+                (
+                    "void put_disk(struct gendisk *disk);",
+                    "void put_disk(struct gendisk *disk);\n\
+                     void blk_queue_write_cache(struct request_queue *q, bool enabled, bool fua);\n\
+                     #define QUEUE_FLAG_NONROT QUEUE_FLAG_MAX\n\
+                     #define QUEUE_FLAG_ADD_RANDOM QUEUE_FLAG_MAX",
+                ),
+            ],
+        )],
         has: &["QUEUE_LIMITS_ARGUMENT"],
         lacks: &["QUEUE_LIMITS_FEATURES"],
     },
@@ -72,25 +73,28 @@ const OLDER: [Older; 3] = [
 /// Compiles against each of the older headers whose base is in the cache.
 pub(super) fn run(report: &mut Report) {
     for older in &OLDER {
-        report.gate("older headers", older.what, compile(older));
+        report.gate("older headers", older.kernels, compile(older));
     }
 }
 
 fn compile(older: &Older) -> Result<String> {
-    let _doing = narrate::doing(format!("compiling the C part against older headers: {}", older.what));
+    let _doing =
+        narrate::doing(format!("compiling the C part against headers like those of {}", older.kernels));
     let kernel = kernels::find(older.base.parse()?)?;
-    let name = older.what.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-");
+    let name = older.kernels.replace(' ', "-");
     let folder = paths::root().join("target/older").join(name);
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-    let changed = folder.join(older.header);
-    fs::write(&changed, header(&kernel.headers, older)?)
-        .with_context(|| format!("write {}", changed.display()))?;
+    let mut first = String::new();
+    for (name, changes) in older.headers {
+        let changed = folder.join(name);
+        fs::write(&changed, header(&kernel.headers, name, changes)?)
+            .with_context(|| format!("write {}", changed.display()))?;
+        let _infallible = write!(first, " -include {}", changed.display());
+    }
     let mut command = Command::new("make");
     command.arg("--no-print-directory").arg("-C").arg(paths::root().join("kernel"));
     command.arg(format!("KDIR={}", kernel.headers.display())).arg(format!("O={}", folder.display()));
-    command
-        .args(["VARIANT=shim", "ZOSBD2_RUST=none", "W=1"])
-        .arg(format!("KCFLAGS=-include {}", changed.display()));
+    command.args(["VARIANT=shim", "ZOSBD2_RUST=none", "W=1"]).arg(format!("KCFLAGS={first}"));
     command.env_remove("MAKEFLAGS").env_remove("MFLAGS").env_remove("MAKELEVEL");
     let output = command.output().context("run make")?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
@@ -106,13 +110,13 @@ fn compile(older: &Older) -> Result<String> {
     Ok(format!("compiles, with {}", older.has.join(", ")))
 }
 
-/// The changed header.
-fn header(headers: &Path, older: &Older) -> Result<String> {
+/// The changed text of a header.
+fn header(headers: &Path, name: &str, changes: &[(&str, &str)]) -> Result<String> {
     // Debian's headers of one flavour leave the common ones in a folder beside them.
-    let own = headers.join("include/linux").join(older.header);
-    let path = if own.exists() { own } else { common(headers)?.join("include/linux").join(older.header) };
+    let own = headers.join("include/linux").join(name);
+    let path = if own.exists() { own } else { common(headers)?.join("include/linux").join(name) };
     let mut text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-    for (from, to) in older.changes {
+    for (from, to) in changes {
         ensure!(text.contains(from), "{} has no {from:?}: the gate must be adapted", path.display());
         text = text.replace(from, to);
     }
@@ -120,7 +124,7 @@ fn header(headers: &Path, older: &Older) -> Result<String> {
 }
 
 /// The folder of common headers that a flavour's Makefile includes.
-fn common(headers: &Path) -> Result<std::path::PathBuf> {
+fn common(headers: &Path) -> Result<PathBuf> {
     let sources = headers.parent().context("headers without a folder")?;
     for entry in fs::read_dir(sources).with_context(|| format!("read {}", sources.display()))? {
         let path = entry?.path();
