@@ -156,6 +156,9 @@ fn fio_verify(context: &mut Context) {
         "--blockalign=512",
         "--iodepth=128",
         "--numjobs=2",
+        // One job on each processor: on a busy host both may otherwise run on the same one, and use one queue.
+        "--cpus_allowed=0,1",
+        "--cpus_allowed_policy=split",
         "--offset_increment=64m",
         "--size=64m",
         "--verify=crc32c",
