@@ -19,6 +19,8 @@
 #include <linux/hdreg.h>
 #include <linux/jiffies.h>
 #include <linux/module.h>
+#include <linux/pid.h>
+#include <linux/pid_namespace.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/task.h>
 #include <linux/slab.h>
@@ -28,6 +30,12 @@
 #include "../compat/compat.h"
 #include "../compat/disk.h"
 #include "zosbd2.h"
+
+/*
+ * How many scans run at a time. A scan waits for the disk's server, and holds a
+ * kernel thread meanwhile. The default differs between kernels (256, 1024).
+ */
+#define MAX_SCANS 256
 
 /*
  * Three work queues, so that no work waits behind a work that it has to end. A
@@ -43,7 +51,7 @@ static struct workqueue_struct *drain_queue;
 int zosbd2_disk_init(void)
 {
 	scan_queue = zosbd2_fault(ZOSBD2_FAULT_SCAN_QUEUE) ? NULL :
-		alloc_workqueue("zosbd2_scan", WQ_UNBOUND, 0);
+		alloc_workqueue("zosbd2_scan", WQ_UNBOUND, MAX_SCANS);
 	if (!scan_queue)
 		return -ENOMEM;
 	teardown_queue = zosbd2_fault(ZOSBD2_FAULT_TEARDOWN_QUEUE) ? NULL :
@@ -553,6 +561,32 @@ int zosbd2_device_wait_gone(struct zosbd2_device *device)
 }
 
 /*
+ * The root of the first process, which the caller puts. The idle task has no
+ * such root in newer kernels (7.3), where it stays in an empty file system.
+ */
+static bool first_root(struct path *root)
+{
+	struct task_struct *task;
+	bool found = false;
+
+	rcu_read_lock();
+	task = pid_task(find_pid_ns(1, &init_pid_ns), PIDTYPE_TGID);
+	if (task)
+		get_task_struct(task);
+	rcu_read_unlock();
+	if (!task)
+		return false;
+	task_lock(task);
+	if (task->fs) {
+		get_fs_root(task->fs, root);
+		found = true;
+	}
+	task_unlock(task);
+	put_task_struct(task);
+	return found;
+}
+
+/*
  * Looks a path up in the first process's root. The caller may have built its
  * own mount namespace, whose file systems may never answer. @separator stands
  * for the '!' in a disk's name.
@@ -563,13 +597,14 @@ static bool path_exists(const char *folder, const u8 *name, char separator)
 	struct path root;
 	char *full;
 
-	full = kasprintf(GFP_KERNEL, "%s%.*s", folder, ZOSBD2_NAME_BYTES - 1, name);
-	if (!full)
+	if (!first_root(&root))
 		return false;
+	full = kasprintf(GFP_KERNEL, "%s%.*s", folder, ZOSBD2_NAME_BYTES - 1, name);
+	if (!full) {
+		path_put(&root);
+		return false;
+	}
 	strreplace(full, '!', separator);
-	task_lock(&init_task);
-	get_fs_root(init_task.fs, &root);
-	task_unlock(&init_task);
 	file = file_open_root(&root, full, O_PATH | O_NOFOLLOW, 0);
 	path_put(&root);
 	kfree(full);

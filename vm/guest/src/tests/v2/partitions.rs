@@ -157,7 +157,7 @@ fn unwanted(context: &mut Context) {
 }
 
 /// A program opens the node exclusively after START has returned and before the scan has run. The scan is then left out: the
-/// server gets no read. The test delays the scan behind 256 others, as many as a work queue runs at a time (`WQ_DFL_ACTIVE`).
+/// server gets no read. The test delays the scan behind 256 others, as many as the module runs at a time.
 fn beside_an_owner(context: &mut Context) {
     const DISKS: usize = 270;
     context.load_module("max_devices=300");

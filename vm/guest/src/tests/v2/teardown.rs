@@ -228,7 +228,7 @@ fn scanned(context: &mut Context) {
     drop(disks);
 }
 
-/// More partition scans than a work queue of the kernel runs at a time (`WQ_DFL_ACTIVE`, 256).
+/// More partition scans than the module runs at a time (256).
 fn many_scans(context: &mut Context) {
     const DISKS: usize = 300;
     context.load_module("max_devices=300");
