@@ -244,8 +244,8 @@ mod tests {
             (folder.path().join("kdir"), folder.path().join("rust"), folder.path().join("out"));
         fs::create_dir_all(kdir.join("include/config")).unwrap();
         fs::create_dir_all(&objects).unwrap();
-        let lines: String = options.iter().map(|option| format!("CONFIG_{option}\n")).collect();
-        fs::write(kdir.join("include/config/auto.conf"), lines).unwrap();
+        let lines: Vec<String> = options.iter().map(|option| format!("CONFIG_{option}")).collect();
+        fs::write(kdir.join("include/config/auto.conf"), lines.join("\n") + "\n").unwrap();
         for prebuilt in arch::ALL.iter().flat_map(|arch| arch.prebuilt) {
             fs::write(objects.join(format!("{}.conf", prebuilt.name)), conditions(prebuilt)).unwrap();
         }
