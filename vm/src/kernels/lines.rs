@@ -118,7 +118,7 @@ const LINES: [Line; 7] = [
         architecture: &AMD64,
         debian: 13..=13,
         root: Some(RootKind::Trixie),
-        row: None,
+        row: Some("6.12 of Debian 13, cloud"),
     },
     Line {
         name: "backports",
@@ -128,7 +128,7 @@ const LINES: [Line; 7] = [
         architecture: &AMD64,
         debian: 13..=13,
         root: Some(RootKind::Trixie),
-        row: None,
+        row: Some("newest of Debian 13's backports, cloud"),
     },
     Line {
         name: "sid",
@@ -138,7 +138,7 @@ const LINES: [Line; 7] = [
         architecture: &AMD64,
         debian: 14..=u32::MAX,
         root: Some(RootKind::Sid),
-        row: None,
+        row: Some("newest of sid, cloud"),
     },
 ];
 

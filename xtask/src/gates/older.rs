@@ -22,7 +22,7 @@ struct Older {
     kernels: &'static str,
     /// The kernel whose headers are changed.
     base: &'static str,
-    /// Each changed header, below `include/linux`.
+    /// Each changed header, below `include/linux`; a header that another one includes comes first.
     headers: &'static [Header],
     /// What the probes must find.
     has: &'static [&'static str],
@@ -38,11 +38,11 @@ const OLDER: [Older; 2] = [
         kernels: "5.19",
         base: "6.1",
         headers: &[
-            ("blk-mq.h", &[("(*timeout)(struct request *);", "(*timeout)(struct request *, bool);")]),
             (
                 "blkdev.h",
                 &[("void put_disk(struct gendisk *disk);", "void blk_cleanup_disk(struct gendisk *disk);")],
             ),
+            ("blk-mq.h", &[("(*timeout)(struct request *);", "(*timeout)(struct request *, bool);")]),
         ],
         has: &["TIMEOUT_RESERVED", "CLEANUP_DISK"],
         lacks: &["QUEUE_LIMITS_ARGUMENT"],
