@@ -25,7 +25,7 @@ demo: xtask
 	cargo xtask demo $(if $(filter-out 0,$(NATIVE)),--native)
 
 # The archive of a release has the Rust part ready made.
-kmod: $(if $(wildcard kernel/rust/SHA256SUMS),,xtask)
+kmod: $(if $(wildcard kernel/rust),,xtask)
 	@$(MAKE) --no-print-directory -C kernel
 
 # `cargo xtask` compiles the commands without a word, which takes minutes on a slow machine. cargo itself says

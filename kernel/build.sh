@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # Builds zosbd2.ko for one kernel, and prints where it is. `make -C kernel` and `cargo xtask kmod` call this; it needs
 # make, the kernel's headers and compiler, and no Rust. After an error no module is left. Builds in the same folder wait
-# for each other. Variables, all set by the caller:
+# for each other if the program flock is there. Variables, all set by the caller:
 #
 #   KDIR     headers of the kernel, an absolute path
 #   O        folder to build in, an absolute path; created
@@ -146,18 +146,23 @@ $(cat "$O/log")"
 	fi
 }
 
-sign() {
+# Whether the module can be signed, if a key is given.
+check_key() {
 	[ -n "$SIGN_KEY$SIGN_CERT" ] || return 0
 	[ -r "$SIGN_KEY" ] && [ -r "$SIGN_CERT" ] || fail "to sign the module both SIGN_KEY= and SIGN_CERT= must name" \
 		"readable files; they are '$SIGN_KEY' and '$SIGN_CERT'"
 	[ -x "$KDIR/scripts/sign-file" ] || fail "the headers in $KDIR have no scripts/sign-file, which signs modules"
+}
+
+sign() {
+	[ -n "$SIGN_KEY" ] || return 0
 	hash=$(value MODULE_SIG_HASH)
 	[ "$hash" != n ] || hash=sha256
 	"$KDIR/scripts/sign-file" "$hash" "$SIGN_KEY" "$SIGN_CERT" "$O/zosbd2.ko" ||
 		fail "cannot sign $O/zosbd2.ko with $SIGN_KEY"
 }
 
-mkdir -p "$O/shim" "$O/compat" "$O/probes"
+mkdir -p "$O/shim" "$O/compat" "$O/probes" || fail "cannot write into $O: name a folder of your own with O="
 if command -v flock >/dev/null; then
 	exec 9>"$O/lock"
 	flock 9
@@ -172,6 +177,17 @@ if [ "$VARIANT" = choose ]; then
 	echo "$object"
 	exit 0
 fi
+case $VARIANT in
+release) faults= ;;
+faults) faults=ZOSBD2_FAULTS=1 ;;
+shim) ;;
+*) fail "VARIANT=$VARIANT is unknown: it is release, or for tests faults" ;;
+esac
+if [ "$VARIANT" != shim ]; then
+	choose
+	check_object
+	check_key
+fi
 for file in "$here"/shim/*.[ch]; do copy "$file" "$O/shim/$(basename "$file")"; done
 for file in "$here"/compat/*.h; do copy "$file" "$O/compat/$(basename "$file")"; done
 copy "$here/Kbuild" "$O/Kbuild"
@@ -179,19 +195,12 @@ probe
 checks=
 [ "$W" != 1 ] || checks='W=1'
 [ "$SPARSE" != 1 ] || checks="$checks C=2 CF=-Wsparse-error" # all sources, including those that need no compiling
-case $VARIANT in
-shim)
+if [ "$VARIANT" = shim ]; then
 	objects=$(cd "$O" && for file in shim/*.c; do echo "${file%.c}.o"; done)
 	# shellcheck disable=SC2086 # lists of words
 	compile make --no-print-directory -C "$KDIR" M="$O" -j"$jobs" ${KCFLAGS:+KCFLAGS="$KCFLAGS"} $checks $objects
 	exit 0
-	;;
-release) faults= ;;
-faults) faults=ZOSBD2_FAULTS=1 ;;
-*) fail "VARIANT=$VARIANT is unknown: it is release or faults" ;;
-esac
-choose
-check_object
+fi
 copy "$object" "$O/zosbd2_rust.o"
 # shellcheck disable=SC2086 # lists of words
 compile make --no-print-directory -C "$KDIR" M="$O" -j"$jobs" ${KCFLAGS:+KCFLAGS="$KCFLAGS"} $faults $checks modules
