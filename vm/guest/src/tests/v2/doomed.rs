@@ -19,7 +19,7 @@ use super::super::support::{Aligned, open_direct};
 use super::hostile::{commit_raw, enter};
 use super::support::{Disk, Manual};
 use crate::guest::raw::{PAGE, Pages};
-use crate::guest::{Context, Need, Test, wait_until};
+use crate::guest::{Context, Need, Test, processor, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("v2_doomed_beside_a_slow_page", beside_a_slow_page).needs(&[Need::Module]).timeout(120),
@@ -63,13 +63,6 @@ fn started(name: &str) -> Disk {
     let disk = Disk::create(&builder.deadline(LIMIT).deadline_policy(DeadlinePolicy::Fail));
     disk.server.start().expect("start");
     disk
-}
-
-/// Binds this thread, and threads that it starts from now on.
-fn stay_on(processor: usize) {
-    let mut set = rustix::thread::CpuSet::new();
-    set.set(processor);
-    rustix::thread::sched_setaffinity(None, &set).expect("a processor");
 }
 
 /// Sleeps until this long before the timer. The test aims at a point in time, so there is no condition to wait
@@ -122,7 +115,7 @@ fn states(disk: &Disk) -> Vec<(u64, RequestState)> {
 /// writes pass their deadline. The youngest write, to which the missing page belongs, does not.
 fn beside_a_slow_page(context: &mut Context) {
     context.load_module("");
-    stay_on(0);
+    processor::bind(0);
     let mut data = Aligned::new(LONG, 0);
     data.fill(1);
     let data = Arc::new(data);
@@ -154,7 +147,7 @@ fn beside_a_slow_page(context: &mut Context) {
             let (server, pages) = (Arc::clone(&disk.server), Arc::clone(&pages));
             move || {
                 let _kept = pages;
-                stay_on(1);
+                processor::bind(1);
                 let requests = Pages::new((OLD + 1) * size_of::<abi::Request>());
                 let argument = abi::Enter {
                     requests: requests.at_end((OLD + 1) * size_of::<abi::Request>()) as u64,
@@ -210,7 +203,7 @@ fn beside_a_slow_page(context: &mut Context) {
 /// A read passes its deadline while its data, all of which is present, is copied in: the answer comes too late.
 fn late_copy_is_stale(context: &mut Context) {
     context.load_module("");
-    stay_on(0);
+    processor::bind(0);
     let pages = Arc::new(Pages::new(LENGTH));
     let from = pages.at_end(LENGTH);
     pages.put(from, &vec![7; LENGTH]);
@@ -234,7 +227,7 @@ fn late_copy_is_stale(context: &mut Context) {
         let call = std::thread::spawn({
             let (server, pages) = (Arc::clone(&disk.server), Arc::clone(&pages));
             move || {
-                stay_on(1);
+                processor::bind(1);
                 commit_raw(&server, &pages, &entries)
             }
         });

@@ -20,7 +20,9 @@ use zosbd2_backends::Ram;
 use super::super::support::{Aligned, Disk as Disk1, TICK, open_direct, read_in_thread, write_in_thread};
 use super::support::{Disk, Manual, attach, by_hand, control, join, plain, plain_by_hand, refused, threads};
 use crate::guest::raw::{PAGE, Pages};
-use crate::guest::{Context, Need, Random, Test, drop_caches, raw, read_trimmed, wait_until, watches_memory};
+use crate::guest::{
+    Context, Need, Random, Test, drop_caches, processor, raw, read_trimmed, wait_until, watches_memory,
+};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("v2_killed_server_is_followed", killed).needs(&[Need::Module]).timeout(120),
@@ -311,12 +313,10 @@ fn one_queue(context: &mut Context) {
     let path = disk.path();
     let node = || open_direct(&path);
     // A submitter's queue depends on its processor.
-    let on = |processor: usize, what: fn(&OwnedFd) -> Result<(), Errno>| {
-        let node = node();
+    let on = |queue: u32, what: fn(&OwnedFd) -> Result<(), Errno>| {
+        let (node, processor) = (node(), disk.processor_of(queue));
         std::thread::spawn(move || {
-            let mut set = rustix::thread::CpuSet::new();
-            set.set(processor);
-            rustix::thread::sched_setaffinity(None, &set).expect("a processor");
+            processor::bind(processor);
             what(&node)
         })
     };

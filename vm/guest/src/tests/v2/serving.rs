@@ -17,7 +17,7 @@ use zosbd2_backends::Ram;
 use super::super::support::{read_in_thread, sleeps_in_ioctl, write_in_thread};
 use super::inspect::{lines, number};
 use super::support::{Disk, Manual, control, plain, plain_by_hand, refused, threads};
-use crate::guest::{Context, Need, Test, descriptor, raw, wait_until};
+use crate::guest::{Context, Need, Test, descriptor, processor, raw, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("v2_commit_by_another_thread", commit_by_another).needs(&[Need::Module]).timeout(60),
@@ -296,11 +296,9 @@ fn queues_apart(context: &mut Context) {
     disk.server.start().expect("start");
     let mut server = Manual::new(&disk);
     for queue in [0, 1] {
-        let path = disk.path();
+        let (path, processor) = (disk.path(), disk.processor_of(queue));
         let read = std::thread::spawn(move || {
-            let mut cpus = rustix::thread::CpuSet::new();
-            cpus.set(queue as usize);
-            rustix::thread::sched_setaffinity(None, &cpus).expect("bind to a CPU");
+            processor::bind(processor);
             read_in_thread(path, 4096, 4096).join().expect("reader")
         });
         let requests = server.fetch(queue, 4, 1).expect("fetch");

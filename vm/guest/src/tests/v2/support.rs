@@ -91,6 +91,15 @@ impl Disk {
         Path::new("/sys/block").join(format!("zosbd2!{}", self.name))
     }
 
+    /// A processor whose submissions go to this queue. The kernel assigns them, in 7.3 in another order than before.
+    pub(crate) fn processor_of(&self, queue: u32) -> usize {
+        let path = self.sysfs().join(format!("mq/{queue}/cpu_list"));
+        let list =
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let first = list.trim().split(',').next().expect("a processor");
+        first.parse().unwrap_or_else(|error| panic!("{}: {first:?}: {error}", path.display()))
+    }
+
     /// Waits for a partition of a disk that has just started. The partition's node appears some time before the partition
     /// can be opened (ENXIO until then) and before the block class knows it. An open of the disk waits for the scan.
     pub(crate) fn wait_for_partition(&self, node: &str) {
