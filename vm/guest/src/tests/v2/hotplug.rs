@@ -17,7 +17,7 @@ use zosbd2::{Builder, Observer, State, TakeOver};
 use zosbd2_backends::Ram;
 
 use super::super::support::{Aligned, open_direct};
-use super::support::{Disk, control, plain, threads};
+use super::support::{Disk, control, plain, processors_of, threads};
 use crate::guest::{Context, Mounted, Need, Patience, Spawned, Test, read_trimmed, wait_until, write_text};
 
 /// The CPU that goes offline.
@@ -90,10 +90,13 @@ fn spawn(context: &Context, name: &str) -> (Spawned, Observer) {
     (child, control().observe(name).expect("observe"))
 }
 
-/// Waits until the disk has this many requests. They are on the queue of that CPU, whichever number the kernel gives it.
-fn outstanding(observer: &Observer, count: usize) {
-    let on = |queue| observer.requests(queue, Duration::ZERO).expect("requests").len();
-    wait_until(20, "the request to be on the queue of its CPU", || on(0) + on(1) == count);
+/// Waits until the queue of that CPU has this many requests.
+fn outstanding(observer: &Observer, disk: &str, count: usize) {
+    let of_cpu = |queue: &u32| processors_of(disk, *queue).contains(&CPU);
+    let queue = (0..2).find(of_cpu).expect("the queue of the CPU");
+    wait_until(20, "the request to be on the queue of its CPU", || {
+        observer.requests(queue, Duration::ZERO).expect("requests").len() == count
+    });
 }
 
 /// Calls that need the lock of the set of CPUs: a device is created, started and destroyed, and a process
@@ -116,7 +119,7 @@ fn stopped(context: &mut Context) {
     let (mut child, observer) = spawn(context, "stopped");
     child.stop();
     let read = read_there(Path::new("/dev/zosbd2/stopped"));
-    outstanding(&observer, 1);
+    outstanding(&observer, "stopped", 1);
     let _back = Back;
     switch(ONLINE, "0", || child.signal(Signal::CONT));
     assert_eq!(read_trimmed(ONLINE), "0");
@@ -143,7 +146,7 @@ fn dead(context: &mut Context) {
     let state = || observer.status().expect("status").state;
     assert_eq!(state(), State::Orphaned);
     let read = read_there(&path);
-    outstanding(&observer, 1);
+    outstanding(&observer, "dead", 1);
     let destroy = || control().destroy("dead", true).expect("destroy");
     let _back = Back;
     switch(ONLINE, "0", destroy);
@@ -217,7 +220,7 @@ fn often(context: &mut Context) {
     let mut reads = Vec::new();
     for _ in 0..ROUNDS {
         reads.push(read_there(Path::new("/dev/zosbd2/often")));
-        outstanding(&observer, reads.len());
+        outstanding(&observer, "often", reads.len());
         switch(ONLINE, "0", || child.signal(Signal::CONT));
         switch(ONLINE, "1", || child.signal(Signal::CONT));
     }

@@ -42,6 +42,12 @@ pub(crate) const SERVER_CALLS: [u32; 9] = [
     abi::IOCTL_BLOB,
 ];
 
+/// The processors whose submissions go to this queue. The kernel assigns them, in 7.3 in another order than before.
+pub(crate) fn processors_of(disk: &str, queue: u32) -> Vec<usize> {
+    let list = crate::guest::read_trimmed(&format!("/sys/block/zosbd2!{disk}/mq/{queue}/cpu_list"));
+    list.split(", ").map(|number| number.parse().expect("the number of a processor")).collect()
+}
+
 /// A device that the test created.
 #[derive(Clone, Debug)]
 pub(crate) struct Disk {
@@ -91,13 +97,9 @@ impl Disk {
         Path::new("/sys/block").join(format!("zosbd2!{}", self.name))
     }
 
-    /// A processor whose submissions go to this queue. The kernel assigns them, in 7.3 in another order than before.
+    /// A processor whose submissions go to this queue.
     pub(crate) fn processor_of(&self, queue: u32) -> usize {
-        let path = self.sysfs().join(format!("mq/{queue}/cpu_list"));
-        let list =
-            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let first = list.trim().split(',').next().expect("a processor");
-        first.parse().unwrap_or_else(|error| panic!("{}: {first:?}: {error}", path.display()))
+        processors_of(&self.name, queue)[0]
     }
 
     /// Waits for a partition of a disk that has just started. The partition's node appears some time before the partition
