@@ -69,20 +69,22 @@ pub(crate) fn stranger(tree: &Path, kind: RootKind) -> Result<PathBuf> {
     build(tree, kind, &Path::new("/lib/modules").join(release).join("build"))
 }
 
+/// Runs tests on a kernel with the archive's module. A kernel that cannot be had counts as skipped.
+pub(crate) fn results(tree: &Path, name: KernelName, tests: &[&str]) -> Result<Tally> {
+    let short = name.to_string();
+    if let Err(reason) = fetch::to_test(name)? {
+        return Ok(Tally { skipped: vec![format!("kernel {short}: {reason}")], ..Tally::default() });
+    }
+    let module = module(tree, name)?;
+    let module = module.to_str().context("the module's path is no text")?;
+    vm::results(&[&["--kernel", &short, "--module", module], tests].concat())
+}
+
 /// Boots every stock kernel of the cloud flavour with the archive's module, and does some I/O.
 pub(crate) fn boots() -> Result<Tally> {
     let (tree, mut sum) = (unpacked()?, Tally::default());
     for name in KernelName::all_stock().filter(|name| !name.is_generic()) {
-        let short = name.to_string();
-        let tally = match fetch::to_test(name)? {
-            Ok(_) => {
-                let module = module(&tree, name)?;
-                let module = module.to_str().context("the module's path is no text")?;
-                vm::results(&[&["--kernel", &short, "--module", module], BOOTS.as_slice()].concat())?
-            }
-            Err(reason) => Tally { skipped: vec![reason], ..Tally::default() },
-        };
-        sum.add(&short, tally);
+        sum.add(&name.to_string(), results(&tree, name, &BOOTS)?);
     }
     Ok(sum)
 }

@@ -268,13 +268,8 @@ const NEWEST: [&str; 21] = [
 const NEWEST_FAULTS: [&str; 1] = ["rust_frames_in_backtrace"];
 
 fn vm_tests_newest() -> Result<Tally> {
+    let mut sum = from_archive::results(&from_archive::unpacked()?, KernelName::NEWEST, &NEWEST)?;
     let name = KernelName::NEWEST.to_string();
-    if let Err(reason) = fetch::to_test(KernelName::NEWEST)? {
-        return Ok(Tally { skipped: vec![format!("kernel {name}: {reason}")], ..Tally::default() });
-    }
-    let module = from_archive::module(&from_archive::unpacked()?, KernelName::NEWEST)?;
-    let module = module.to_str().context("the module's path is no text")?;
-    let mut sum = vm::results(&[&["--kernel", &name, "--module", module], NEWEST.as_slice()].concat())?;
     sum.add("faults", vm::results(&[&["--kernel", name.as_str()], NEWEST_FAULTS.as_slice()].concat())?);
     Ok(sum)
 }
