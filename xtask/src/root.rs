@@ -143,7 +143,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let root = if arguments.update { Root::renew(arguments.name)? } else { Root::open(arguments.name)? };
     let [program, words @ ..] = arguments.program.as_slice() else {
         println!("{}", root.tree().display());
-        for package in Recipe::of(arguments.name).own {
+        for package in Recipe::of(arguments.name).own.iter().copied().flatten() {
             println!("  {package} {}", root.version(package)?);
         }
         return Ok(());

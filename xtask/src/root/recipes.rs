@@ -26,6 +26,24 @@ const BASE: [&str; 16] = [
     "tar",
 ];
 
+/// What kbuild needs besides a compiler. The libraries are those of its tools, which are in the kernel's own folder.
+const KBUILD: [&str; 14] = [
+    "binutils",
+    "bzip2",
+    "cpio",
+    "dwarves",
+    "gcc",
+    "kmod",
+    "libc6-dev",
+    "libelf1t64",
+    "libssl3t64",
+    "make",
+    "perl",
+    "xz-utils",
+    "zlib1g",
+    "zstd",
+];
+
 /// Contents of a root.
 #[derive(Debug)]
 pub(super) struct Recipe {
@@ -34,7 +52,7 @@ pub(super) struct Recipe {
     /// Packages come from these suites. A suite that cannot be read is left out if there are others.
     pub(super) suites: &'static [&'static Suite],
     /// Its packages besides those of every root.
-    pub(super) own: &'static [&'static str],
+    pub(super) own: &'static [&'static [&'static str]],
     /// The headers' package of this line's current kernel is installed.
     pub(super) headers: Option<&'static str>,
 }
@@ -45,75 +63,36 @@ const RECIPES: [Recipe; 6] = [
         name: "bookworm",
         suites: &[&BOOKWORM],
         // The headers of its backports depend on pahole, which is in dwarves.
-        own: &["dwarves", "gcc", "make"],
+        own: &[&["dwarves", "gcc", "make"]],
         headers: None,
     },
     Recipe {
         kind: RootKind::Trixie,
         name: "trixie",
         suites: &[&TRIXIE],
-        // The libraries are those of kbuild's tools, which are in the kernel's own folder.
-        own: &[
-            "binutils",
-            "bzip2",
-            "cpio",
-            "dwarves",
-            "gcc",
-            "gcc-14",
-            "kmod",
-            "libc6-dev",
-            "libelf1t64",
-            "libssl3t64",
-            "make",
-            "perl",
-            "xz-utils",
-            "zlib1g",
-            "zstd",
-        ],
+        own: &[&KBUILD, &["gcc-14"]],
         headers: None,
     },
-    Recipe {
-        kind: RootKind::Sid,
-        name: "sid",
-        suites: &[&SID],
-        own: &[
-            "binutils",
-            "bzip2",
-            "cpio",
-            "dwarves",
-            "gcc",
-            "gcc-16",
-            "kmod",
-            "libc6-dev",
-            "libelf1t64",
-            "libssl3t64",
-            "make",
-            "perl",
-            "xz-utils",
-            "zlib1g",
-            "zstd",
-        ],
-        headers: None,
-    },
+    Recipe { kind: RootKind::Sid, name: "sid", suites: &[&SID], own: &[&KBUILD, &["gcc-16"]], headers: None },
     Recipe {
         kind: RootKind::Rust,
         name: "rust",
         suites: &[&TRIXIE],
-        own: &["binutils", "cargo", "gcc", "libc6-dev", "make", "rust-src", "rustc", "xz-utils"],
+        own: &[&["binutils", "cargo", "gcc", "libc6-dev", "make", "rust-src", "rustc", "xz-utils"]],
         headers: None,
     },
     Recipe {
         kind: RootKind::StrangerTrixie,
         name: "stranger-trixie",
         suites: &[&TRIXIE_SECURITY, &TRIXIE],
-        own: &["gcc", "make"],
+        own: &[&["gcc", "make"]],
         headers: Some("6.12-trixie"),
     },
     Recipe {
         kind: RootKind::StrangerBookworm,
         name: "stranger-bookworm",
         suites: &[&BOOKWORM_SECURITY, &BOOKWORM],
-        own: &["gcc", "make"],
+        own: &[&["gcc", "make"]],
         headers: Some("6.1"),
     },
 ];
@@ -125,7 +104,7 @@ impl Recipe {
 
     /// The packages but for the headers. Everything that they depend on comes with them.
     pub(super) fn packages(&self) -> impl Iterator<Item = String> {
-        BASE.iter().chain(self.own).map(|name| (*name).to_owned())
+        BASE.iter().chain(self.own.iter().copied().flatten()).map(|name| (*name).to_owned())
     }
 
     /// Whether the root in this folder was made by this recipe.
