@@ -233,10 +233,16 @@ fn table() -> Result<String> {
     fs::read_to_string(paths::root().join(TABLE)).with_context(|| format!("read {TABLE}"))
 }
 
-/// The table's row of a part: commit, date, result.
-fn last_run<'a>(table: &'a str, part: &str) -> Option<&'a str> {
+/// The rows of the table of last runs. Other tables of the file have rows of the same names, of kernels.
+fn rows(text: &str) -> impl Iterator<Item = &str> {
+    let table = text.lines().skip_while(|line| *line != "| part | commit | date | result |").skip(2);
+    table.take_while(|line| line.starts_with('|'))
+}
+
+/// The row of a part: commit, date, result.
+fn last_run<'a>(text: &'a str, part: &str) -> Option<&'a str> {
     let start = format!("| `{part}` | ");
-    table.lines().find_map(|line| line.strip_prefix(start.as_str())?.strip_suffix(" |"))
+    rows(text).find_map(|line| line.strip_prefix(start.as_str())?.strip_suffix(" |"))
 }
 
 /// The checked-out commit; with a plus if there are uncommitted changes.
@@ -270,9 +276,16 @@ mod tests {
                 last_run(&table, part.name).unwrap_or_else(|| panic!("{} has no row in {TABLE}", part.name));
             assert_eq!(row.split(" | ").count(), 3, "{}: commit, date, result: {row}", part.name);
         }
-        let start = table.find("| part | commit | date | result |").expect("the table of last runs");
-        let rows = table[start..].lines().skip(2).take_while(|line| line.starts_with('|')).count();
-        assert_eq!(rows, PARTS.len());
+        assert_eq!(rows(&table).count(), PARTS.len());
+    }
+
+    #[test]
+    fn rows_of_other_tables_do_not_count() {
+        let text = "| name | release |\n|---|---|\n| `sid` | 7.2 | sid | root |\n\n\
+                    | part | commit | date | result |\n|---|---|---|---|\n| `sid` | abc | today | passed |\n\n\
+                    | `late` | x | y | z |\n";
+        assert_eq!(last_run(text, "sid"), Some("abc | today | passed"));
+        assert_eq!(last_run(text, "late"), None);
     }
 
     #[test]
