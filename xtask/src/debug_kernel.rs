@@ -17,6 +17,7 @@ use anyhow::{Context as _, Result, ensure};
 use zosbd2_vm::kernels::{self, DEBUG_CONFIG, Kernel, KernelName};
 use zosbd2_vm::packages;
 
+use crate::lock::lock;
 use crate::narrate::{self, Doing};
 use crate::{command, fetch, setup};
 
@@ -53,12 +54,7 @@ pub(crate) fn one(update: bool) -> Result<Kernel> {
         return Ok(kernel);
     }
     let work = kernels::cache().join("debug-build");
-    fs::create_dir_all(&work).with_context(|| format!("create {}", work.display()))?;
-    let lock_path = work.join("lock");
-    let lock = File::create(&lock_path).with_context(|| format!("create {}", lock_path.display()))?;
-    let waiting = narrate::doing("waiting for another build of the debug kernel");
-    lock.lock().with_context(|| format!("lock {}", lock_path.display()))?;
-    drop(waiting);
+    let _lock = lock(&work.join("lock"), "another build of the debug kernel")?;
     // The previous holder of the lock may have built it.
     if !update && let Ok(kernel) = kernels::find(KernelName::DEBUG) {
         return Ok(kernel);

@@ -11,7 +11,7 @@
 //! the sources in another folder, and compares. A tree with uncommitted changes makes an archive whose name says so.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
@@ -19,6 +19,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context as _, Result, ensure};
 use zosbd2_vm::arch::{self, Arch, Prebuilt};
 
+use crate::lock::lock;
 use crate::root::{Root, RootKind};
 use crate::rust_flags::Config;
 use crate::rust_object::{self, Order};
@@ -69,6 +70,11 @@ fn toolchain() -> Result<Toolchain> {
     Root::open(RootKind::Rust).map(Toolchain::Root)
 }
 
+/// Waits while another command makes archives.
+pub(crate) fn lock_archives() -> Result<File> {
+    lock(&paths::root().join("target/dist/lock"), "another command that makes the archive")
+}
+
 /// The archive. The first call makes it.
 pub(crate) fn archive() -> Result<PathBuf> {
     static MADE: Mutex<Option<PathBuf>> = Mutex::new(None);
@@ -76,7 +82,10 @@ pub(crate) fn archive() -> Result<PathBuf> {
     if let Some(archive) = made.as_ref() {
         return Ok(archive.clone());
     }
-    let archive = make(&toolchain()?, &paths::root(), &paths::root().join("target/dist"))?;
+    let toolchain = toolchain()?;
+    let lock = lock_archives()?;
+    let archive = make(&toolchain, &paths::root(), &paths::root().join("target/dist"))?;
+    drop(lock);
     *made = Some(archive.clone());
     Ok(archive)
 }
@@ -90,6 +99,7 @@ pub(crate) fn reproducible() -> Result<String> {
 fn same_elsewhere(toolchain: &Toolchain, archive: &Path) -> Result<String> {
     let folder = paths::root().join("target/dist-elsewhere/in-another-folder");
     let sources = folder.join("sources");
+    let _lock = lock_archives()?;
     clear(&sources)?;
     copy_files(&paths::root(), &sources)?;
     let again = make(toolchain, &sources, &folder)?;

@@ -5,13 +5,14 @@
 //! named, with the compiler of their suite; without names in the strangers' roots, which have the headers of their own
 //! suite's kernel, gcc and make, and nothing else. Prints the paths of the modules.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use zosbd2_vm::kernels::{KernelName, lines};
 
+use crate::lock::lock;
 use crate::root::{Root, RootKind};
 use crate::tally::Tally;
 use crate::toolchain::Toolchain;
@@ -26,7 +27,7 @@ pub(crate) struct Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let tree = unpacked()?;
+    let tree = Unpacked::new()?;
     for name in &arguments.kernels {
         println!("{}", module(&tree, *name)?.display());
     }
@@ -41,28 +42,41 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 /// Roots of people who have just installed the headers' package.
 pub(crate) const STRANGERS: [RootKind; 2] = [RootKind::StrangerBookworm, RootKind::StrangerTrixie];
 
-/// The archive, made anew and unpacked.
-pub(crate) fn unpacked() -> Result<PathBuf> {
-    let archive = dist::archive()?;
-    let folder = paths::root().join("target/from-archive");
-    if folder.exists() {
-        fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
+/// The archive, unpacked in `target/from-archive`. No other command replaces it there until the value is dropped.
+pub(crate) struct Unpacked {
+    tree: PathBuf,
+    _lock: File,
+}
+
+impl Unpacked {
+    /// Makes the archive, and unpacks it. Waits while another command uses the folder.
+    pub(crate) fn new() -> Result<Self> {
+        let folder = paths::root().join("target/from-archive");
+        let lock = lock(&folder.with_extension("lock"), "another command that builds from the archive")?;
+        let archive = dist::archive()?;
+        if folder.exists() {
+            fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
+        }
+        fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        // Another command may be making the archive anew.
+        let made = dist::lock_archives()?;
+        command::finish(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&folder))?;
+        drop(made);
+        let name = archive.file_name().and_then(|name| name.to_str()?.strip_suffix(".tar.xz"));
+        let tree = folder.join(name.context("an archive is called NAME.tar.xz")?);
+        Ok(Self { tree, _lock: lock })
     }
-    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
-    command::finish(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&folder))?;
-    let name = archive.file_name().and_then(|name| name.to_str()?.strip_suffix(".tar.xz"));
-    Ok(folder.join(name.context("an archive is called NAME.tar.xz")?))
 }
 
 /// The module for a kernel of the cache.
-pub(crate) fn module(tree: &Path, name: KernelName) -> Result<PathBuf> {
+pub(crate) fn module(tree: &Unpacked, name: KernelName) -> Result<PathBuf> {
     let kernel = fetch::one(name, false)?;
     let kind = lines::root_of(name).unwrap_or(RootKind::Bookworm);
     build(tree, kind, &kernel.headers)
 }
 
 /// The module for the kernel whose headers are installed in a stranger's root.
-pub(crate) fn stranger(tree: &Path, kind: RootKind) -> Result<PathBuf> {
+pub(crate) fn stranger(tree: &Unpacked, kind: RootKind) -> Result<PathBuf> {
     let modules = Root::open(kind)?.tree().join("usr/lib/modules");
     let mut releases = fs::read_dir(&modules).with_context(|| format!("read {}", modules.display()))?;
     let release = releases.next().with_context(|| format!("{} is empty", modules.display()))??.file_name();
@@ -70,7 +84,7 @@ pub(crate) fn stranger(tree: &Path, kind: RootKind) -> Result<PathBuf> {
 }
 
 /// Runs tests on a kernel with the archive's module. A kernel that cannot be had counts as skipped.
-pub(crate) fn results(tree: &Path, name: KernelName, tests: &[&str]) -> Result<Tally> {
+pub(crate) fn results(tree: &Unpacked, name: KernelName, tests: &[&str]) -> Result<Tally> {
     let short = name.to_string();
     if let Err(reason) = fetch::to_test(name)? {
         return Ok(Tally { skipped: vec![format!("kernel {short}: {reason}")], ..Tally::default() });
@@ -82,7 +96,7 @@ pub(crate) fn results(tree: &Path, name: KernelName, tests: &[&str]) -> Result<T
 
 /// Boots every stock kernel of the cloud flavour with the archive's module, and does some I/O.
 pub(crate) fn boots() -> Result<Tally> {
-    let (tree, mut sum) = (unpacked()?, Tally::default());
+    let (tree, mut sum) = (Unpacked::new()?, Tally::default());
     for name in KernelName::all_stock().filter(|name| !name.is_generic()) {
         sum.add(&name.to_string(), results(&tree, name, &BOOTS)?);
     }
@@ -94,7 +108,7 @@ const BOOTS: [&str; 5] =
     ["smoke_boot", "insmod_rmmod", "readme_walkthrough", "v2_ext4", "v2_killed_server_is_followed"];
 
 /// Runs `make -C kernel` in a root without Rust.
-fn build(tree: &Path, kind: RootKind, kdir: &Path) -> Result<PathBuf> {
+fn build(tree: &Unpacked, kind: RootKind, kdir: &Path) -> Result<PathBuf> {
     let toolchain = Toolchain::Root(Root::open(kind)?);
     for program in ["rustc", "cargo"] {
         ensure!(
@@ -106,7 +120,7 @@ fn build(tree: &Path, kind: RootKind, kdir: &Path) -> Result<PathBuf> {
     let mut make = toolchain.program("make");
     make.arg("--no-print-directory")
         .arg("-C")
-        .arg(tree.join("kernel"))
+        .arg(tree.tree.join("kernel"))
         .arg(format!("KDIR={}", kdir.display()));
     let output = command::finish(&mut make)?;
     let module = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());

@@ -19,6 +19,7 @@ mod fuzz;
 mod gates;
 mod host_test;
 mod kmod;
+mod lock;
 mod narrate;
 mod oldest_rust;
 mod paths;

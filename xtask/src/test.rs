@@ -7,6 +7,7 @@
 //! continues, so that one run shows all failures. A stage without counts of its own counts as one test. The
 //! summary lists each stage with its time, and failed and skipped tests again.
 
+use crate::from_archive::Unpacked;
 use crate::tally::Tally;
 use crate::{
     fetch, from_archive, gates, host_test, narrate, oldest_rust, paths, self_test, setup, test_all, vm,
@@ -233,7 +234,7 @@ fn vm_tests_generic() -> Result<Tally> {
 
 /// Strangers' builds on Debian 12 and 13.
 fn from_archive() -> Result<Tally> {
-    let tree = from_archive::unpacked()?;
+    let tree = Unpacked::new()?;
     for kind in from_archive::STRANGERS {
         println!("{}", from_archive::stranger(&tree, kind)?.display());
     }
@@ -268,7 +269,7 @@ const NEWEST: [&str; 21] = [
 const NEWEST_FAULTS: [&str; 1] = ["rust_frames_in_backtrace"];
 
 fn vm_tests_newest() -> Result<Tally> {
-    let mut sum = from_archive::results(&from_archive::unpacked()?, KernelName::NEWEST, &NEWEST)?;
+    let mut sum = from_archive::results(&Unpacked::new()?, KernelName::NEWEST, &NEWEST)?;
     let name = KernelName::NEWEST.to_string();
     sum.add("faults", vm::results(&[&["--kernel", name.as_str()], NEWEST_FAULTS.as_slice()].concat())?);
     Ok(sum)

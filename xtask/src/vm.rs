@@ -5,6 +5,7 @@
 //! side. Every test prints one line; the last line has the counts. The command succeeds only if no test failed.
 //! Console logs stay in `target/vm`.
 
+use crate::lock::lock;
 use crate::narrate::{self, Doing};
 use crate::tally::Tally;
 use crate::{examples, fetch, kmod, paths};
@@ -173,9 +174,7 @@ pub(crate) fn reports(arguments: &Arguments, runs: &[Run]) -> Result<Vec<(String
         ensure!(module.exists(), "there is no module {}: `make kmod KDIR=...` builds one", module.display());
     }
     // Two builds at once would write into the same folders.
-    let waiting = narrate::doing("waiting for another run's build");
-    let building = lock(&kernels::target().join("vm/build.lock"))?;
-    drop(waiting);
+    let building = lock(&kernels::target().join("vm/build.lock"), "the build of another run of VM tests")?;
     let programs = guest_programs()?;
     let gathering = narrate::doing("building the examples, and gathering Python");
     let cached = vec![examples::python()?, examples::build()?];
@@ -316,15 +315,6 @@ struct Job {
     plan: Plan,
     /// Held while the folder is in use.
     _lock: File,
-}
-
-/// Waits for a lock.
-fn lock(path: &Path) -> Result<File> {
-    let folder = path.parent().context("a lock is in a folder")?;
-    fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-    let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
-    file.lock().with_context(|| format!("lock {}", path.display()))?;
-    Ok(file)
 }
 
 /// An empty folder in target/vm that no other run uses, with this name or with this name and a number.
