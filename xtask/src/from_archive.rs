@@ -16,7 +16,7 @@ use crate::lock::lock;
 use crate::root::{Root, RootKind};
 use crate::tally::Tally;
 use crate::toolchain::Toolchain;
-use crate::{command, dist, fetch, narrate, paths, vm};
+use crate::{command, dist, fetch, kmod, narrate, paths, vm};
 
 /// Arguments of the command.
 #[derive(clap::Args)]
@@ -117,13 +117,9 @@ fn build(tree: &Unpacked, kind: RootKind, kdir: &Path) -> Result<PathBuf> {
         );
     }
     let _doing = narrate::doing(format!("building zosbd2.ko from the archive for {}", kdir.display()));
-    let mut make = toolchain.program("make");
-    make.arg("--no-print-directory")
-        .arg("-C")
-        .arg(tree.tree.join("kernel"))
-        .arg(format!("KDIR={}", kdir.display()));
-    let output = command::finish(&mut make)?;
-    let module = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    let module = PathBuf::from(kmod::make(&toolchain, &tree.tree, kdir, &[]).with_context(|| {
+        format!("build the archive's module in the root {kind:?} for {}", kdir.display())
+    })?);
     ensure!(module.is_file(), "make printed {:?}, which is no module", module.display().to_string());
     Ok(module)
 }

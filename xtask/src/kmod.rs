@@ -131,25 +131,34 @@ fn steps(root: &Path, kdir: &Path, how: &How<'_>, work: &Path, doing: &Doing) ->
     let object = rust_object::build(&order, work)?;
     doing.detail("C");
     let toolchain = Toolchain::for_headers(kdir)?;
-    let mut command = toolchain.program("make");
-    command.arg("--no-print-directory").arg("-C").arg(root.join("kernel"));
-    command.arg(format!("KDIR={}", kdir.display())).arg(format!("O={}", work.display()));
-    command.arg(format!("VARIANT={}", how.variant.name())).arg(format!("ZOSBD2_RUST={}", object.display()));
+    let mut variables = vec![
+        format!("O={}", work.display()),
+        format!("VARIANT={}", how.variant.name()),
+        format!("ZOSBD2_RUST={}", object.display()),
+    ];
     if how.strict {
-        command.arg("W=1");
+        variables.push("W=1".to_owned());
         if toolchain.has("sparse")? {
-            command.arg("SPARSE=1");
+            variables.push("SPARSE=1".to_owned());
         }
     }
     if let Some((key, certificate)) = how.signed {
-        command.arg(format!("SIGN_KEY={}", key.display()));
-        command.arg(format!("SIGN_CERT={}", certificate.display()));
+        variables.push(format!("SIGN_KEY={}", key.display()));
+        variables.push(format!("SIGN_CERT={}", certificate.display()));
     }
+    make(&toolchain, root, kdir, &variables).map(|_| ())
+}
+
+/// Runs `make -C kernel` in the sources below `root`, for the kernel whose headers are in `kdir`, with these variables
+/// (`NAME=value`). Returns what it printed, which is the path of the module. The error is what it said.
+pub(crate) fn make(toolchain: &Toolchain, root: &Path, kdir: &Path, variables: &[String]) -> Result<String> {
+    let mut command = toolchain.program("make");
+    command.arg("--no-print-directory").arg("-C").arg(root.join("kernel"));
+    command.arg(format!("KDIR={}", kdir.display())).args(variables);
     command.env_remove("MAKEFLAGS").env_remove("MFLAGS").env_remove("MAKELEVEL");
     let output = command.output().context("run make")?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{}", said.trim());
-    Ok(())
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// `uname -r` of that kernel. `kernel.release` lacks the flavour on some Debian kernels.

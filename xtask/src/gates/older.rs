@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Compiles the C part against headers that are made to look like those of kernels that cannot be had.
 //!
-//! Each [`Older`] changes a few lines of a header of a kernel that is there, and has the compiler include the changed
-//! copy first. The gate checks that the probes notice the change, and that the C part compiles without a warning. It
+//! Each [`ChangedHeaders`] changes a few lines of a header of a kernel that is there, and has the compiler include the
+//! changed copy first. The gate checks that the probes notice the change, and that the C part compiles without a warning. It
 //! shows that those branches of `kernel/compat` compile, and no more: no such kernel was booted.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use zosbd2_vm::kernels;
 
 use super::Report;
-use crate::{narrate, paths};
+use crate::toolchain::Toolchain;
+use crate::{kmod, narrate, paths};
 
-/// Headers of older kernels.
-struct Older {
-    /// The kernels that have such headers.
+/// Headers that are changed to look like those of older kernels.
+struct ChangedHeaders {
+    /// The kernels whose headers look so.
     kernels: &'static str,
     /// The kernel whose headers are changed.
     base: &'static str,
@@ -33,8 +33,8 @@ struct Older {
 /// A changed header: its name, and each text, which must occur, with what takes its place.
 type Header = (&'static str, &'static [(&'static str, &'static str)]);
 
-const OLDER: [Older; 2] = [
-    Older {
+const CHANGED: [ChangedHeaders; 2] = [
+    ChangedHeaders {
         kernels: "5.19",
         base: "6.1",
         headers: &[
@@ -47,7 +47,7 @@ const OLDER: [Older; 2] = [
         has: &["TIMEOUT_RESERVED", "CLEANUP_DISK"],
         lacks: &["QUEUE_LIMITS_ARGUMENT"],
     },
-    Older {
+    ChangedHeaders {
         kernels: "6.9 and 6.10",
         base: "6.12",
         headers: &[(
@@ -70,44 +70,45 @@ const OLDER: [Older; 2] = [
     },
 ];
 
-/// Compiles against each of the older headers whose base is in the cache.
+/// Compiles against each set of changed headers.
 pub(super) fn run(report: &mut Report) {
-    for older in &OLDER {
-        report.gate("older headers", older.kernels, compile(older));
+    for changed in &CHANGED {
+        report.gate("older headers", changed.kernels, compile(changed));
     }
 }
 
-fn compile(older: &Older) -> Result<String> {
+fn compile(set: &ChangedHeaders) -> Result<String> {
     let _doing =
-        narrate::doing(format!("compiling the C part against headers like those of {}", older.kernels));
-    let kernel = kernels::find(older.base.parse()?)?;
-    let name = older.kernels.replace(' ', "-");
+        narrate::doing(format!("compiling the C part against headers like those of {}", set.kernels));
+    let kernel = kernels::find(set.base.parse()?)?;
+    let name = set.kernels.replace(' ', "-");
     let folder = paths::root().join("target/older").join(name);
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     let mut first = String::new();
-    for (name, changes) in older.headers {
+    for (name, changes) in set.headers {
         let changed = folder.join(name);
         fs::write(&changed, header(&kernel.headers, name, changes)?)
             .with_context(|| format!("write {}", changed.display()))?;
         let _infallible = write!(first, " -include {}", changed.display());
     }
-    let mut command = Command::new("make");
-    command.arg("--no-print-directory").arg("-C").arg(paths::root().join("kernel"));
-    command.arg(format!("KDIR={}", kernel.headers.display())).arg(format!("O={}", folder.display()));
-    command.args(["VARIANT=shim", "ZOSBD2_RUST=none", "W=1"]).arg(format!("KCFLAGS={first}"));
-    command.env_remove("MAKEFLAGS").env_remove("MFLAGS").env_remove("MAKELEVEL");
-    let output = command.output().context("run make")?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
+    let variables = [
+        format!("O={}", folder.display()),
+        "VARIANT=shim".to_owned(),
+        "ZOSBD2_RUST=none".to_owned(),
+        "W=1".to_owned(),
+        format!("KCFLAGS={first}"),
+    ];
+    kmod::make(&Toolchain::Host, &paths::root(), &kernel.headers, &variables)?;
     let probed = folder.join("compat/compat_probed.h");
     let probed = fs::read_to_string(&probed).with_context(|| format!("read {}", probed.display()))?;
     let found = |name: &&str| probed.lines().any(|line| line == format!("#define HAVE_{name} 1"));
-    if let Some(missing) = older.has.iter().find(|name| !found(name)) {
+    if let Some(missing) = set.has.iter().find(|name| !found(name)) {
         bail!("the probe {missing} does not notice the change");
     }
-    if let Some(surplus) = older.lacks.iter().find(|name| found(name)) {
+    if let Some(surplus) = set.lacks.iter().find(|name| found(name)) {
         bail!("the probe {surplus} compiles in spite of the change");
     }
-    Ok(format!("compiles, with {}", older.has.join(", ")))
+    Ok(format!("compiles, with {}", set.has.join(", ")))
 }
 
 /// The changed text of a header.
