@@ -48,25 +48,25 @@ impl Drop for CountOut<'_> {
     }
 }
 
-/// A yes or no that threads wait for.
+/// A flag that is set once, to yes or no. Threads wait until it is set.
 #[derive(Debug, Default)]
-pub(crate) struct Decision {
-    decided: Mutex<Option<bool>>,
-    told: Condvar,
+pub(crate) struct OnceFlag {
+    value: Mutex<Option<bool>>,
+    changed: Condvar,
 }
 
-impl Decision {
-    /// Tells the decision to all who wait for it, now or later.
-    pub(crate) fn tell(&self, yes: bool) {
-        *self.decided.lock().unwrap_or_else(PoisonError::into_inner) = Some(yes);
-        self.told.notify_all();
+impl OnceFlag {
+    /// Sets the flag, and wakes the threads that wait for it.
+    pub(crate) fn set(&self, yes: bool) {
+        *self.value.lock().unwrap_or_else(PoisonError::into_inner) = Some(yes);
+        self.changed.notify_all();
     }
 
-    /// Waits for the decision.
+    /// Waits until the flag is set, and returns it.
     pub(crate) fn wait(&self) -> bool {
-        let decided = self.decided.lock().unwrap_or_else(PoisonError::into_inner);
-        let decided = self.told.wait_while(decided, |decided| decided.is_none());
-        *decided.unwrap_or_else(PoisonError::into_inner) == Some(true)
+        let value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
+        let value = self.changed.wait_while(value, |value| value.is_none());
+        *value.unwrap_or_else(PoisonError::into_inner) == Some(true)
     }
 }
 

@@ -22,7 +22,7 @@ use zosbd2_vm::arch::{self, Arch, Prebuilt};
 use crate::lock::lock;
 use crate::root::{Root, RootKind};
 use crate::rust_flags::Config;
-use crate::rust_object::{self, Order};
+use crate::rust_object::{self, Inputs};
 use crate::toolchain::Toolchain;
 use crate::{command, narrate, paths};
 
@@ -185,8 +185,8 @@ fn objects(toolchain: &Toolchain, sources: &Path, work: &Path, out: &Path) -> Re
         for prebuilt in arch.prebuilt {
             let _doing = narrate::doing(format!("making the Rust object {}", prebuilt.name));
             let config = config(arch, prebuilt);
-            let order = Order { toolchain, config: &config, faults: false, sources, more: &[] };
-            let object = rust_object::build(&order, &work.join(prebuilt.name))?;
+            let inputs = Inputs { toolchain, config: &config, faults: false, sources, more: &[] };
+            let object = rust_object::build(&inputs, &work.join(prebuilt.name))?;
             let name = format!("{}.o", prebuilt.name);
             fs::copy(&object, out.join(&name)).with_context(|| format!("copy {}", object.display()))?;
             write(&format!("{}.conf", prebuilt.name), &conditions(prebuilt))?;

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::narrate::{self, Doing};
 use crate::paths;
 use crate::rust_flags::Config;
-use crate::rust_object::{self, Order};
+use crate::rust_object::{self, Inputs};
 use crate::toolchain::Toolchain;
 
 /// Which module to build.
@@ -121,14 +121,14 @@ fn headers(kdir: &Path) -> Result<PathBuf> {
 
 fn steps(root: &Path, kdir: &Path, how: &How<'_>, work: &Path, doing: &Doing) -> Result<()> {
     doing.detail("Rust");
-    let order = Order {
+    let inputs = Inputs {
         toolchain: &Toolchain::Host,
         config: &Config::read(kdir)?,
         faults: how.variant == Variant::Faults,
         sources: root,
         more: &[],
     };
-    let object = rust_object::build(&order, work)?;
+    let object = rust_object::build(&inputs, work)?;
     doing.detail("C");
     let toolchain = Toolchain::for_headers(kdir)?;
     let mut variables = vec![

@@ -44,9 +44,9 @@ fn run_quiet(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// An object to build.
+/// What an object is built from.
 #[derive(Clone, Copy)]
-pub(crate) struct Order<'a> {
+pub(crate) struct Inputs<'a> {
     pub(crate) toolchain: &'a Toolchain,
     /// The kernel's configuration.
     pub(crate) config: &'a Config,
@@ -59,8 +59,8 @@ pub(crate) struct Order<'a> {
 }
 
 /// Builds the object into `out/zosbd2_rust.o`, and leaves an unstripped copy beside it.
-pub(crate) fn build(order: &Order<'_>, out: &Path) -> Result<PathBuf> {
-    let &Order { toolchain, config, faults, sources, more } = order;
+pub(crate) fn build(inputs: &Inputs<'_>, out: &Path) -> Result<PathBuf> {
+    let &Inputs { toolchain, config, faults, sources, more } = inputs;
     let mut flags = match core_lib::source(toolchain) {
         Ok(source) => {
             let mut flags = rust_flags::flags(toolchain, config, Core::Source)?;
@@ -180,14 +180,14 @@ pub(crate) struct Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let order = Order {
+    let inputs = Inputs {
         toolchain: &Toolchain::Host,
         config: &Config::read(&arguments.kdir)?,
         faults: arguments.faults,
         sources: &paths::root(),
         more: &[],
     };
-    let object = build(&order, &arguments.out)?;
+    let object = build(&inputs, &arguments.out)?;
     println!("{}", object.display());
     Ok(())
 }

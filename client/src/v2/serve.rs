@@ -14,7 +14,7 @@ use super::{
     Answers, Backend, Batch, Buffer, Capabilities, Entered, FaultPlan, Fetch, Region, Request, ServerId,
     Status, ThreadModel, Zero,
 };
-use crate::serving::{Decision, Running, prepare_thread, warn_of_limits};
+use crate::serving::{OnceFlag, Running, prepare_thread, warn_of_limits};
 use crate::{BadRequest, Errno, Error, Result, StopToken};
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -235,7 +235,7 @@ where
         faults: None,
         running: Running::default(),
         crews: (0..status.queues).map(|_| AtomicUsize::new(0)).collect(),
-        all_manned: Decision::default(),
+        all_manned: OnceFlag::default(),
         deserted: AtomicBool::new(false),
         taken_over: AtomicBool::new(false),
         first: Mutex::new(None),
@@ -255,7 +255,7 @@ where
         // The loop ends when every thread has dropped its sender, ready or not.
         for () in all_ready {}
         let all_manned = session.crews.iter().all(|crew| crew.load(Ordering::Relaxed) > 0);
-        session.all_manned.tell(all_manned);
+        session.all_manned.set(all_manned);
         let mut panicked = None;
         if all_manned {
             match catch_unwind(AssertUnwindSafe(start)) {
@@ -318,7 +318,7 @@ struct Session<'a, C, B: ?Sized> {
     /// For each queue: threads that serve it, or may do so.
     crews: Vec<AtomicUsize>,
     /// Whether each queue has a thread, once all threads were tried.
-    all_manned: Decision,
+    all_manned: OnceFlag,
     /// The last thread of a queue has failed.
     deserted: AtomicBool,
     taken_over: AtomicBool,

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::Report;
 use crate::rust_flags::Config;
-use crate::rust_object::{self, Order};
+use crate::rust_object::{self, Inputs};
 use crate::toolchain::Toolchain;
 use crate::{narrate, paths};
 
@@ -45,8 +45,8 @@ fn protected(kdir: &Path) -> Result<String> {
     let out = paths::root().join("target/planted/stack-protector");
     fs::create_dir_all(&out).with_context(|| format!("create {}", out.display()))?;
     let (config, sources) = (Config::read(kdir)?, paths::root());
-    let order = Order { more: &["-Zstack-protector=all"], ..order(&config, &sources) };
-    let Err(error) = rust_object::build(&order, &out) else { bail!("the build did not fail") };
+    let inputs = Inputs { more: &["-Zstack-protector=all"], ..inputs(&config, &sources) };
+    let Err(error) = rust_object::build(&inputs, &out) else { bail!("the build did not fail") };
     let text = format!("{error:#}");
     ensure!(
         text.contains("gate stack-protector") && text.contains("__stack_chk_fail"),
@@ -81,13 +81,13 @@ fn build(kdir: &Path, name: &str, code: &str) -> Result<()> {
         text.split_once(PLACE).with_context(|| format!("{FILE} has no place to plant a fault: {PLACE}"))?;
     fs::write(&file, format!("{before}{PLACE}{code}\n{after}"))
         .with_context(|| format!("write {}", file.display()))?;
-    rust_object::build(&order(&Config::read(kdir)?, &folder), &folder)?;
+    rust_object::build(&inputs(&Config::read(kdir)?, &folder), &folder)?;
     Ok(())
 }
 
 /// The release variant of these sources.
-fn order<'a>(config: &'a Config, sources: &'a Path) -> Order<'a> {
-    Order { toolchain: &Toolchain::Host, config, faults: false, sources, more: &[] }
+fn inputs<'a>(config: &'a Config, sources: &'a Path) -> Inputs<'a> {
+    Inputs { toolchain: &Toolchain::Host, config, faults: false, sources, more: &[] }
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
