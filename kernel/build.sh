@@ -13,12 +13,18 @@
 #   W        1: ask the compiler for more warnings, which takes perl with its modules; for gates
 #   SIGN_KEY, SIGN_CERT   sign the module with this key and certificate; both or none
 #   KCFLAGS  more options for the C compiler; for gates
+#   QUIET    1: print no line about the work, only errors and the result
 set -eu
 export LC_ALL=C
 unset MAKEFLAGS MFLAGS MAKELEVEL
 here=$(cd "$(dirname "$0")" && pwd)
 config=$KDIR/include/config/auto.conf
 jobs=$(getconf _NPROCESSORS_ONLN)
+
+# Says on standard error what goes on; standard output has nothing but the result.
+say() {
+	[ "$QUIET" = 1 ] || printf 'zosbd2: %s\n' "$*" >&2
+}
 
 fail() {
 	printf 'zosbd2: %s\n' "$*" >&2
@@ -165,7 +171,10 @@ sign() {
 mkdir -p "$O/shim" "$O/compat" "$O/probes" || fail "cannot write into $O: name a folder of your own with O="
 if command -v flock >/dev/null; then
 	exec 9>"$O/lock"
-	flock 9
+	if ! flock -n 9; then
+		say "waiting for another build in $O"
+		flock 9
+	fi
 fi
 rm -f "$O/zosbd2.ko"
 [ -r "$config" ] || fail "$KDIR has no include/config/auto.conf: these are no headers of a configured kernel (KDIR= is" \
@@ -199,6 +208,7 @@ if [ "$VARIANT" = shim ]; then
 	objects=$(cd "$O" && for file in shim/*.c; do echo "${file%.c}.o"; done)
 	# shellcheck disable=SC2086 # lists of words
 	compile make --no-print-directory -C "$KDIR" M="$O" -j"$jobs" ${KCFLAGS:+KCFLAGS="$KCFLAGS"} $checks $objects
+say "building $O/zosbd2.ko for the kernel of $KDIR; on a busy machine this takes a minute"
 	exit 0
 fi
 copy "$object" "$O/zosbd2_rust.o"

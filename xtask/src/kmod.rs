@@ -154,7 +154,7 @@ fn steps(root: &Path, kdir: &Path, how: &How<'_>, work: &Path, doing: &Doing) ->
 pub(crate) fn make(toolchain: &Toolchain, root: &Path, kdir: &Path, variables: &[String]) -> Result<String> {
     let mut command = toolchain.program("make");
     command.arg("--no-print-directory").arg("-C").arg(root.join("kernel"));
-    command.arg(format!("KDIR={}", kdir.display())).args(variables);
+    command.arg(format!("KDIR={}", kdir.display())).arg("ZOSBD2_QUIET=1").args(variables);
     command.env_remove("MAKEFLAGS").env_remove("MFLAGS").env_remove("MAKELEVEL");
     let output = command.output().context("run make")?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
