@@ -95,6 +95,7 @@ check_object() {
 		(cd "$RUST" && sha256sum -c --quiet SHA256SUMS) >&2 ||
 			fail "the files in $RUST are not what SHA256SUMS says: unpack the archive again"
 	fi
+	[ -d "$RUST" ] || check_file
 	command -v nm >/dev/null || fail "the program nm is missing, which checks the Rust object: install binutils"
 	checked='^$'
 	[ "$(value KASAN)" = n ] || checked='^__asan_'
@@ -103,6 +104,16 @@ check_object() {
 	nm --defined-only --extern-only "$object" | sed -n 's/^[0-9a-f]* [Tt] //p' | sort >"$O/rust.exports"
 	cmp -s "$here/exports.txt" "$O/rust.exports" || fail "the Rust object's entry points are not those of" \
 		"kernel/exports.txt: $(diff "$here/exports.txt" "$O/rust.exports" | grep '^[<>]' | tr '\n' ' ')"
+}
+
+# Refuses a file that is no relocatable ELF object: the magic number, and 1 in the field e_type.
+check_file() {
+	header=$(od -A n -t x1 -N 18 "$object" | tr -d ' \n')
+	case $header in
+	7f454c46????????????????????????0100) ;;
+	*) fail "$object is no object file: ZOSBD2_RUST= names one that \`cargo xtask rust-object\` made, or a folder of" \
+		"Rust objects, or is the word source" ;;
+	esac
 }
 
 # Copies a file, or keeps the older copy with its time if it is equal, so that make rebuilds nothing.
@@ -197,6 +208,7 @@ if [ "$VARIANT" != shim ]; then
 	check_object
 	check_key
 fi
+say "building $O/zosbd2.ko for the kernel of $KDIR; on a busy machine this takes a minute"
 for file in "$here"/shim/*.[ch]; do copy "$file" "$O/shim/$(basename "$file")"; done
 for file in "$here"/compat/*.h; do copy "$file" "$O/compat/$(basename "$file")"; done
 copy "$here/Kbuild" "$O/Kbuild"
@@ -208,7 +220,6 @@ if [ "$VARIANT" = shim ]; then
 	objects=$(cd "$O" && for file in shim/*.c; do echo "${file%.c}.o"; done)
 	# shellcheck disable=SC2086 # lists of words
 	compile make --no-print-directory -C "$KDIR" M="$O" -j"$jobs" ${KCFLAGS:+KCFLAGS="$KCFLAGS"} $checks $objects
-say "building $O/zosbd2.ko for the kernel of $KDIR; on a busy machine this takes a minute"
 	exit 0
 fi
 copy "$object" "$O/zosbd2_rust.o"

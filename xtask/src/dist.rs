@@ -247,27 +247,52 @@ mod tests {
         }
     }
 
-    /// What `kernel/build.sh` chooses for a kernel with these options.
-    fn choice(options: &[&str]) -> Result<String, String> {
+    /// What `kernel/build.sh` prints with these values of RUST and VARIANT, for a kernel with these options.
+    fn build_sh(options: &[&str], rust: &Path, variant: &str) -> Result<String, String> {
         let folder = tempfile::tempdir().unwrap();
-        let (kdir, objects, out) =
-            (folder.path().join("kdir"), folder.path().join("rust"), folder.path().join("out"));
+        let (kdir, out) = (folder.path().join("kdir"), folder.path().join("out"));
         fs::create_dir_all(kdir.join("include/config")).unwrap();
-        fs::create_dir_all(&objects).unwrap();
         let lines: Vec<String> = options.iter().map(|option| format!("CONFIG_{option}")).collect();
         fs::write(kdir.join("include/config/auto.conf"), lines.join("\n") + "\n").unwrap();
-        for prebuilt in arch::ALL.iter().flat_map(|arch| arch.prebuilt) {
-            fs::write(objects.join(format!("{}.conf", prebuilt.name)), conditions(prebuilt)).unwrap();
-        }
         let mut build = Command::new("sh");
         build.arg(paths::root().join("kernel/build.sh")).env("KDIR", &kdir).env("O", &out);
-        build.env("RUST", &objects).env("VARIANT", "choose").env("SPARSE", "").env("W", "");
-        let output = build.env("SIGN_KEY", "").env("SIGN_CERT", "").output().unwrap();
+        build.env("RUST", rust).env("VARIANT", variant);
+        for unset in ["SPARSE", "W", "SIGN_KEY", "SIGN_CERT", "QUIET"] {
+            build.env(unset, "");
+        }
+        let output = build.output().unwrap();
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned());
         }
-        let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// The object that `kernel/build.sh` chooses for a kernel with these options.
+    fn choice(options: &[&str]) -> Result<String, String> {
+        let objects = tempfile::tempdir().unwrap();
+        for prebuilt in arch::ALL.iter().flat_map(|arch| arch.prebuilt) {
+            fs::write(objects.path().join(format!("{}.conf", prebuilt.name)), conditions(prebuilt)).unwrap();
+        }
+        let path = PathBuf::from(build_sh(options, objects.path(), "choose")?);
         Ok(path.file_name().unwrap().to_string_lossy().into_owned())
+    }
+
+    #[test]
+    fn a_file_that_is_no_object_is_refused_as_such() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file.o");
+        let refused = || build_sh(&["X86_64=y"], &file, "release").unwrap_err();
+        assert!(refused().contains("there is no Rust object"), "{}", refused());
+        let program = fs::read("/bin/sh").unwrap();
+        for bytes in [&b""[..], b"int main(void);\n", b"\x7fELF", &program] {
+            fs::write(&file, bytes).unwrap();
+            assert!(refused().contains("file.o is no object file"), "{}", refused());
+        }
+        // Bytes 16 and 17 are the type: 1 is a relocatable object. An object without the entry points is another error.
+        let status =
+            Command::new("ld").args(["-r", "-b", "binary", "-o"]).arg(&file).arg("/etc/passwd").status();
+        assert!(status.unwrap().success());
+        assert!(refused().contains("entry points are not those of"), "{}", refused());
     }
 
     #[test]
