@@ -13,7 +13,9 @@ pub mod lines;
 mod search;
 mod unpack;
 
-pub use cache::{Kernel, cache, cached, choose, find, find_release, free_mib, lock, require_free, target};
+pub use cache::{
+    Kernel, cache, cached, choose, find, find_release, free_mib, lock, named_cache, require_free, target,
+};
 pub use lines::{DEBUG_CONFIG, KernelName, debug_release};
 
 use crate::error::file;

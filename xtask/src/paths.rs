@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Folders of the project.
 
-use std::env;
 use std::path::{Path, PathBuf};
+use zosbd2_vm::kernels;
 
 /// The top folder of the project.
 pub(crate) fn root() -> PathBuf {
@@ -11,5 +11,5 @@ pub(crate) fn root() -> PathBuf {
 
 /// Folder for downloads and expensive results that can be made again: `target/cache`, or `$ZOSBD2_CACHE`.
 pub(crate) fn cache() -> PathBuf {
-    env::var_os("ZOSBD2_CACHE").map_or_else(|| root().join("target/cache"), PathBuf::from)
+    kernels::named_cache().unwrap_or_else(|| root().join("target/cache"))
 }

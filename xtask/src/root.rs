@@ -202,6 +202,36 @@ mod tests {
         assert!(root.version("no-such-package").is_err());
     }
 
+    /// A folder that exists in the mount namespace of a test alone.
+    const PLACE: &str = "/usr/src/zosbd2-of-a-test";
+
+    #[test]
+    fn folders_below_usr_are_seen_in_a_root() {
+        let kinds = [RootKind::Trixie, RootKind::Bookworm];
+        let Some(root) = kinds.into_iter().find_map(cached) else { return };
+        let mut host = namespace();
+        host.args([
+            "sh",
+            "-c",
+            "mount -t tmpfs none /usr/src && mkdir $0 && echo seen >$0/file && exec \"$@\"",
+            PLACE,
+        ]);
+        let place = Path::new(PLACE);
+        let file = place.join("file");
+        let inner = root.command("sh", place, &[place, &file]);
+        host.arg(inner.get_program()).args(inner.get_args());
+        host.args(["-c", "cat file && touch new && ! touch /usr/src/new 2>&1"]);
+        let there = said(&mut host);
+        assert!(there.starts_with("seen\n") && there.contains("Read-only file system"), "{there}");
+        // The mount point stays in the root.
+        fs::remove_dir(root.tree().join(PLACE.trim_start_matches('/'))).unwrap();
+        // A mount point that cannot be made: /usr/bin/sh is no folder.
+        let output =
+            root.command("true", Path::new("/"), &[Path::new("/usr/bin/sh/project")]).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(error.contains("/usr/bin/sh/project cannot be seen in the root"), "{error}");
+    }
+
     #[test]
     fn strangers_have_headers_and_a_compiler_and_no_rust() {
         for (kind, line) in [(RootKind::StrangerTrixie, "6.12-trixie"), (RootKind::StrangerBookworm, "6.1")] {

@@ -5,6 +5,7 @@ use super::lines::KernelName;
 use super::unpack::{image_file, modules_folder};
 use crate::error::file;
 use crate::{Error, Result};
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -23,20 +24,31 @@ pub struct Kernel {
     pub headers: PathBuf,
 }
 
-/// The cache folder: `ZOSBD2_CACHE`, or `kernels` in cargo's target folder of this project.
+/// The cache folder: `ZOSBD2_CACHE`, or `kernels` in cargo's target folder of this project. An absolute path.
 #[must_use]
 pub fn cache() -> PathBuf {
-    if let Some(cache) = std::env::var_os("ZOSBD2_CACHE") {
-        return cache.into();
-    }
-    target().join("kernels")
+    named_cache().unwrap_or_else(|| target().join("kernels"))
 }
 
-/// Cargo's target folder of this project.
+/// The folder that `ZOSBD2_CACHE` names, as an absolute path.
+#[must_use]
+pub fn named_cache() -> Option<PathBuf> {
+    std::env::var_os("ZOSBD2_CACHE").map(absolute)
+}
+
+/// A path that the environment names, relative to the working folder. Programs that run in another folder get the
+/// absolute path.
+fn absolute(path: OsString) -> PathBuf {
+    let path = PathBuf::from(path);
+    // This fails only if the path is empty, or the working folder was removed.
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+/// Cargo's target folder of this project. An absolute path.
 #[must_use]
 pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target"), PathBuf::from)
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target"), absolute)
 }
 
 /// MiB free where `path` is or will be.
@@ -116,6 +128,19 @@ pub fn choose(name: KernelName, release: &str) -> Result<()> {
 mod tests {
     use super::*;
     use crate::kernels::unpack::tests::{Scratch, WHOLE, split};
+
+    #[test]
+    fn folders_of_the_environment_are_absolute() {
+        let here = std::env::current_dir().unwrap();
+        for (named, path) in [
+            ("cache", here.join("cache")),
+            ("./cache/kernels/", here.join("cache/kernels")),
+            ("/var/cache", PathBuf::from("/var/cache")),
+        ] {
+            assert_eq!(absolute(named.into()), path);
+        }
+        assert!(cache().is_absolute() && target().is_absolute());
+    }
 
     #[test]
     fn kernels_of_both_layouts_are_found() {

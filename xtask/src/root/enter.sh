@@ -11,7 +11,6 @@ for path in "$tree"/*; do
 	elif [ "$name" = usr ] || [ "$name" = etc ]; then
 		mkdir "$root/$name"
 		mount --bind "$path" "$root/$name"
-		mount -o remount,bind,ro "$root/$name"
 	fi
 done
 mkdir -p "$root/proc" "$root/dev" "$root/root" "$root/run" "$root/var/tmp"
@@ -19,14 +18,24 @@ mkdir -m 1777 "$root/tmp"
 mount --rbind /proc "$root/proc"
 mount --rbind /dev "$root/dev"
 while [ "$binds" -gt 0 ]; do
-	if [ -d "$1" ]; then
-		mkdir -p "$root$1"
-	else
-		mkdir -p "$root${1%/*}"
-		: >"$root$1"
-	fi
+	# Below /usr and /etc this makes an empty folder or file in the root itself, which stays there.
+	{
+		if [ -d "$1" ]; then
+			mkdir -p "$root$1"
+		else
+			mkdir -p "$root${1%/*}"
+			[ -e "$root$1" ] || touch "$root$1"
+		fi
+	} || {
+		echo "$1 cannot be seen in the root $tree, because no mount point for it can be made there: if it is below" \
+			"/usr or /etc, become the owner of the root, or move the project or ZOSBD2_CACHE elsewhere" >&2
+		exit 1
+	}
 	mount --rbind "$1" "$root$1"
 	shift
 	binds=$((binds - 1))
+done
+for name in usr etc; do
+	[ ! -d "$tree/$name" ] || mount -o remount,bind,ro "$root/$name"
 done
 exec chroot "$root" /bin/sh -c 'cd "$0" && exec "$@"' "$folder" "$@"
