@@ -18,13 +18,20 @@ use anyhow::{Context as _, Result, ensure};
 use crate::toolchain::Toolchain;
 use crate::{apt, narrate, paths, rust_object};
 
-/// A folder with the metadata of `core` and `compiler_builtins`, compiled from this source with these flags.
-pub(crate) fn metadata(toolchain: &Toolchain, flags: &[String], source: &Path) -> Result<PathBuf> {
+/// A folder with the metadata of `core` and `compiler_builtins`, compiled from this source with these flags. It is below
+/// `cores`, or in the cache.
+pub(crate) fn metadata(
+    toolchain: &Toolchain,
+    flags: &[String],
+    source: &Path,
+    cores: Option<&Path>,
+) -> Result<PathBuf> {
     let version = rust_object::rustc_version(toolchain)?;
     let mut hasher = DefaultHasher::new();
     flags.hash(&mut hasher);
     rust_object::rustc_identity(toolchain)?.hash(&mut hasher);
-    let folder = paths::cache().join(format!("core-{version}-{:016x}", hasher.finish()));
+    let cores = cores.map_or_else(paths::cache, Path::to_owned);
+    let folder = cores.join(format!("core-{version}-{:016x}", hasher.finish()));
     if folder.join("done").exists() {
         return Ok(folder);
     }

@@ -2,14 +2,18 @@
 //! `cargo xtask dist`: the source archive of a release, which builds the module without Rust.
 //!
 //! The archive holds the project's files and, in `kernel/rust`, the Rust object for each set of kernels in the table of
-//! `zosbd2_vm::arch`: NAME.o, NAME.conf with the options that such a kernel has, SHA256SUMS, and TOOLS with the versions
-//! of the programs that made them. All of the object's gates are checked. `kernel/build.sh` chooses among the objects.
+//! `zosbd2_vm::arch`: NAME.o, NAME.conf with the options that such a kernel has, SHA256SUMS, and TOOLS with the packages
+//! whose programs and libraries made them. All of the object's gates are checked. `kernel/build.sh` chooses among the
+//! objects.
 //!
-//! The same commit gives the same bytes, in every folder and on every host: the programs are those of a build root, in
-//! the versions of [`TOOLS`], and the archive's times are the commit's. Other versions are refused, unless
-//! `--other-tools` is given; Debian's updates change them. `--check` makes the archive a second time, from a copy of
-//! the sources in another folder, and compares. A tree with uncommitted changes makes an archive whose name says so.
+//! The same commit is to give the same bytes everywhere: the programs are those of a build root, and the archive's times
+//! are the commit's. rustc loads its code generator from another package (libllvm), so every package of the root
+//! must have the version in [`PACKAGES`]. Other versions are refused, unless `--other-tools` is given; Debian's updates
+//! change them. `--check` makes the archive a second time on this host, in the same root, from a copy of the sources in
+//! another folder and with a `core` of its own, and compares. A tree with uncommitted changes makes an archive whose
+//! name says so.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -32,37 +36,41 @@ pub(crate) struct Arguments {
     /// Make the archive a second time in another folder, and fail if the two differ
     #[arg(long)]
     check: bool,
-    /// Accept other versions of the tools than those of the last release
+    /// Accept other packages in the build root than those that made the last release
     #[arg(long)]
     other_tools: bool,
 }
 
-/// Packages whose programs make the archive, in the versions of Debian 13.
-const TOOLS: [(&str, &str); 5] = [
-    ("rustc", "1.85.1+dfsg1-1+deb13u1"),
-    ("rust-src", "1.85.1+dfsg1-1+deb13u1"),
-    ("binutils", "2.44-3"),
-    ("tar", "1.35+dfsg-3.1"),
-    ("xz-utils", "5.8.1-1+deb13u2"),
-];
+/// Every package of the root that makes archives, with its version, a line each.
+const PACKAGES: &str = include_str!("dist/packages");
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let root = Root::open(RootKind::Rust)?;
-    for (package, wanted) in TOOLS {
-        let version = root.version(package)?;
-        ensure!(
-            version == wanted || arguments.other_tools,
-            "the build root has {package} {version}, and archives are made with {wanted}: say --other-tools, or enter \
-             the new version into xtask/src/dist.rs"
-        );
-    }
+    let packages = Root::open(RootKind::Rust)?.packages()?;
+    let differences = differences(&packages, PACKAGES);
+    ensure!(
+        differences.is_empty() || arguments.other_tools,
+        "the build root has other packages than those that make archives: {}. Say --other-tools, or put the sorted \
+         lines of the root's file `packages` into xtask/src/dist/packages",
+        differences.join("; ")
+    );
     let archive = archive()?;
     println!("{}", archive.display());
     if arguments.check {
         println!("{}", same_elsewhere(&toolchain()?, &archive)?);
     }
     Ok(())
+}
+
+/// How a list of packages differs from the wanted one.
+fn differences(packages: &str, wanted: &str) -> Vec<String> {
+    let versions = |text| -> BTreeMap<&str, &str> { str::lines(text).filter_map(|line| line.split_once(' ')).collect() };
+    let (packages, wanted) = (versions(packages), versions(wanted));
+    let names: BTreeSet<&str> = packages.keys().chain(wanted.keys()).copied().collect();
+    let version = |of: &BTreeMap<_, _>, name| of.get(name).copied().unwrap_or("none");
+    let pairs = names.into_iter().map(|name| (name, version(&packages, name), version(&wanted, name)));
+    let different = pairs.filter(|(_, is, wanted)| is != wanted);
+    different.map(|(name, is, wanted)| format!("{name} {is} instead of {wanted}")).collect()
 }
 
 /// Debian 13's Rust.
@@ -84,7 +92,7 @@ pub(crate) fn archive() -> Result<PathBuf> {
     }
     let toolchain = toolchain()?;
     let lock = lock_archives()?;
-    let archive = make(&toolchain, &paths::root(), &paths::root().join("target/dist"))?;
+    let archive = make(&toolchain, &paths::root(), &paths::root().join("target/dist"), None)?;
     drop(lock);
     *made = Some(archive.clone());
     Ok(archive)
@@ -95,36 +103,37 @@ pub(crate) fn reproducible() -> Result<String> {
     same_elsewhere(&toolchain()?, &archive()?)
 }
 
-/// Makes the archive again from a copy of its own sources in another folder. An error if the two differ.
+/// Makes the archive again in the same root, from a copy of its own sources in another folder and with a `core` that is
+/// compiled for it. An error if the two differ.
 fn same_elsewhere(toolchain: &Toolchain, archive: &Path) -> Result<String> {
     let folder = paths::root().join("target/dist-elsewhere/in-another-folder");
     let sources = folder.join("sources");
     let _lock = lock_archives()?;
     clear(&sources)?;
     copy_files(&paths::root(), &sources)?;
-    let again = make(toolchain, &sources, &folder)?;
+    let again = make(toolchain, &sources, &folder, Some(&folder.join("cores")))?;
     let (first, second) = (read(archive)?, read(&again)?);
     ensure!(
         first == second,
-        "{} and {} differ: something in the archive depends on the folder in which it is made",
+        "{} and {} differ: something in the archive depends on the folder in which it is made, or on the compiled core",
         archive.display(),
         again.display()
     );
-    Ok(format!("{} bytes, the same from two folders", first.len()))
+    Ok(format!("{} bytes, the same from two folders with a core each", first.len()))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("read {}", path.display()))
 }
 
-/// Makes the archive of these sources below `folder`.
-fn make(toolchain: &Toolchain, sources: &Path, folder: &Path) -> Result<PathBuf> {
+/// Makes the archive of these sources below `folder`. The caller holds the lock of [`lock_archives`].
+fn make(toolchain: &Toolchain, sources: &Path, folder: &Path, cores: Option<&Path>) -> Result<PathBuf> {
     let changed = !git_text(&["status", "--porcelain", "--untracked-files=no"])?.is_empty();
     let name = format!("zosbd2-{}{}", env!("CARGO_PKG_VERSION"), if changed { "-changed" } else { "" });
     let tree = folder.join(&name);
     clear(&tree)?;
     copy_files(sources, &tree)?;
-    objects(toolchain, sources, &folder.join("objects"), &tree.join("kernel/rust"))?;
+    objects(toolchain, sources, cores, &folder.join("objects"), &tree.join("kernel/rust"))?;
     let archive = folder.join(format!("{name}.tar.xz"));
     let tar = folder.join(format!("{name}.tar"));
     let time = git_text(&["log", "-1", "--format=%ct"])?;
@@ -174,7 +183,7 @@ fn copy_files(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Makes every object into `out`.
-fn objects(toolchain: &Toolchain, sources: &Path, work: &Path, out: &Path) -> Result<()> {
+fn objects(toolchain: &Toolchain, sources: &Path, cores: Option<&Path>, work: &Path, out: &Path) -> Result<()> {
     fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
     let write = |name: &str, text: &str| {
         let path = out.join(name);
@@ -185,7 +194,7 @@ fn objects(toolchain: &Toolchain, sources: &Path, work: &Path, out: &Path) -> Re
         for prebuilt in arch.prebuilt {
             let _doing = narrate::doing(format!("making the Rust object {}", prebuilt.name));
             let config = config(arch, prebuilt);
-            let inputs = Inputs { toolchain, config: &config, faults: false, sources, more: &[] };
+            let inputs = Inputs { toolchain, config: &config, faults: false, sources, cores, more: &[] };
             let object = rust_object::build(&inputs, &work.join(prebuilt.name))?;
             let name = format!("{}.o", prebuilt.name);
             fs::copy(&object, out.join(&name)).with_context(|| format!("copy {}", object.display()))?;
@@ -196,7 +205,7 @@ fn objects(toolchain: &Toolchain, sources: &Path, work: &Path, out: &Path) -> Re
     let mut sums = Command::new("sha256sum");
     let sums = command::finish(sums.args(&names).current_dir(out))?;
     write("SHA256SUMS", &String::from_utf8_lossy(&sums.stdout))?;
-    write("TOOLS", &tools()?)
+    write("TOOLS", &Root::open(RootKind::Rust)?.packages()?)
 }
 
 /// The configuration for which an object is made: what it asks for, and each hardening that does no harm elsewhere.
@@ -219,15 +228,6 @@ fn conditions(prebuilt: &Prebuilt) -> String {
     text
 }
 
-/// What made the archive.
-fn tools() -> Result<String> {
-    let (root, mut text) = (Root::open(RootKind::Rust)?, String::new());
-    for (package, _) in TOOLS {
-        let _infallible = writeln!(text, "{package} {}", root.version(package)?);
-    }
-    Ok(text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,6 +245,20 @@ mod tests {
                 assert!(std::ptr::eq(config.arch().unwrap(), arch));
             }
         }
+    }
+
+    #[test]
+    fn other_packages_are_named() {
+        assert_eq!(differences(PACKAGES, PACKAGES), [""; 0]);
+        // The code generator is no part of the package rustc.
+        let version = PACKAGES.lines().find_map(|line| line.strip_prefix("libllvm19 ")).unwrap();
+        let rebuilt = PACKAGES.replace(&format!("libllvm19 {version}"), "libllvm19 1:19.1.7-3+b2");
+        assert_eq!(differences(&rebuilt, PACKAGES), [format!("libllvm19 1:19.1.7-3+b2 instead of {version}")]);
+        assert_eq!(differences("a 1\nc 1\n", "a 1\nb 2\n"), ["b none instead of 2", "c 1 instead of none"]);
+        for package in ["rustc", "libllvm19", "rust-src", "binutils", "libc6", "tar", "xz-utils"] {
+            assert!(PACKAGES.lines().any(|line| line.starts_with(&format!("{package} "))), "{package}");
+        }
+        assert!(PACKAGES.lines().is_sorted());
     }
 
     /// What `kernel/build.sh` prints with these values of RUST and VARIANT, for a kernel with these options.

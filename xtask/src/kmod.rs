@@ -126,6 +126,7 @@ fn steps(root: &Path, kdir: &Path, how: &How<'_>, work: &Path, doing: &Doing) ->
         config: &Config::read(kdir)?,
         faults: how.variant == Variant::Faults,
         sources: root,
+        cores: None,
         more: &[],
     };
     let object = rust_object::build(&inputs, work)?;

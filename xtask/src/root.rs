@@ -85,12 +85,20 @@ impl Root {
         self.folder.join("tree")
     }
 
-    /// The version of a package in the root.
-    pub(crate) fn version(&self, package: &str) -> Result<String> {
+    /// A line `NAME VERSION` for each package in the root, in the order of their names.
+    pub(crate) fn packages(&self) -> Result<String> {
         let path = self.folder.join("packages");
         let list = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let mut lines: Vec<&str> = list.lines().collect();
+        lines.sort_unstable();
+        Ok(lines.into_iter().flat_map(|line| [line, "\n"]).collect())
+    }
+
+    /// The version of a package in the root.
+    pub(crate) fn version(&self, package: &str) -> Result<String> {
+        let list = self.packages()?;
         let version = list.lines().find_map(|line| line.strip_prefix(package)?.strip_prefix(' '));
-        let version = version.with_context(|| format!("{} has no package {package}", path.display()))?;
+        let version = version.with_context(|| format!("{} has no package {package}", self.folder.display()))?;
         Ok(version.to_owned())
     }
 }

@@ -54,18 +54,20 @@ pub(crate) struct Inputs<'a> {
     pub(crate) faults: bool,
     /// The project, or a copy of it.
     pub(crate) sources: &'a Path,
+    /// Folder for compiled `core`s; without one the cache.
+    pub(crate) cores: Option<&'a Path>,
     /// More flags for rustc, for the crates and for `core`.
     pub(crate) more: &'a [&'a str],
 }
 
 /// Builds the object into `out/zosbd2_rust.o`, and leaves an unstripped copy beside it.
 pub(crate) fn build(inputs: &Inputs<'_>, out: &Path) -> Result<PathBuf> {
-    let &Inputs { toolchain, config, faults, sources, more } = inputs;
+    let &Inputs { toolchain, config, faults, sources, cores, more } = inputs;
     let mut flags = match core_lib::source(toolchain) {
         Ok(source) => {
             let mut flags = rust_flags::flags(toolchain, config, Core::Source)?;
             flags.extend(more.iter().map(|&flag| flag.to_owned()));
-            let core = core_lib::metadata(toolchain, &flags, &source)?;
+            let core = core_lib::metadata(toolchain, &flags, &source, cores)?;
             flags.push(format!("-L{}", core.display()));
             flags
         }
@@ -185,6 +187,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         config: &Config::read(&arguments.kdir)?,
         faults: arguments.faults,
         sources: &paths::root(),
+        cores: None,
         more: &[],
     };
     let object = build(&inputs, &arguments.out)?;

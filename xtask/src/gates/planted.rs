@@ -87,7 +87,7 @@ fn build(kdir: &Path, name: &str, code: &str) -> Result<()> {
 
 /// The release variant of these sources.
 fn inputs<'a>(config: &'a Config, sources: &'a Path) -> Inputs<'a> {
-    Inputs { toolchain: &Toolchain::Host, config, faults: false, sources, more: &[] }
+    Inputs { toolchain: &Toolchain::Host, config, faults: false, sources, cores: None, more: &[] }
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
