@@ -3,7 +3,8 @@
 //!
 //! Makes the archive, unpacks it, and runs `make -C kernel` in build roots that have no Rust: for the kernels that were
 //! named, with the compiler of their suite; without names in the strangers' roots, which have the headers of their own
-//! suite's kernel, gcc and make, and nothing else. Prints the paths of the modules.
+//! suite's kernel, gcc and make, and nothing else. Every module must pass the gates of modules: the archive's objects are
+//! made by another rustc than those of `cargo xtask gates`. Prints the paths of the modules.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use crate::lock::lock;
 use crate::root::{Root, RootKind};
 use crate::tally::Tally;
 use crate::toolchain::Toolchain;
-use crate::{command, dist, fetch, kmod, narrate, paths, vm};
+use crate::{command, dist, fetch, gates, kmod, narrate, paths, vm};
 
 /// Arguments of the command.
 #[derive(clap::Args)]
@@ -72,15 +73,19 @@ impl Unpacked {
 pub(crate) fn module(tree: &Unpacked, name: KernelName) -> Result<PathBuf> {
     let kernel = fetch::one(name, false)?;
     let kind = lines::root_of(name).unwrap_or(RootKind::Bookworm);
-    build(tree, kind, &kernel.headers)
+    build(tree, kind, &kernel.headers, &kernel.headers)
 }
 
 /// The module for the kernel whose headers are installed in a stranger's root.
 pub(crate) fn stranger(tree: &Unpacked, kind: RootKind) -> Result<PathBuf> {
-    let modules = Root::open(kind)?.tree().join("usr/lib/modules");
+    let tree_of_root = Root::open(kind)?.tree();
+    let modules = tree_of_root.join("usr/lib/modules");
     let mut releases = fs::read_dir(&modules).with_context(|| format!("read {}", modules.display()))?;
     let release = releases.next().with_context(|| format!("{} is empty", modules.display()))??.file_name();
-    build(tree, kind, &Path::new("/lib/modules").join(release).join("build"))
+    // The link `build` is absolute.
+    let headers = format!("linux-headers-{}", release.display());
+    let headers = tree_of_root.join("usr/src").join(headers);
+    build(tree, kind, &Path::new("/lib/modules").join(release).join("build"), &headers)
 }
 
 /// Runs tests on a kernel with the archive's module. A kernel that cannot be had counts as skipped.
@@ -107,13 +112,14 @@ pub(crate) fn boots() -> Result<Tally> {
 const BOOTS: [&str; 5] =
     ["smoke_boot", "insmod_rmmod", "readme_walkthrough", "v2_ext4", "v2_killed_server_is_followed"];
 
-/// Runs `make -C kernel` in a root without Rust.
-fn build(tree: &Unpacked, kind: RootKind, kdir: &Path) -> Result<PathBuf> {
+/// Runs `make -C kernel` in a root without Rust, for the kernel whose headers are at `kdir` there and at `headers` here,
+/// and checks the module.
+fn build(tree: &Unpacked, kind: RootKind, kdir: &Path, headers: &Path) -> Result<PathBuf> {
     let toolchain = Toolchain::Root(Root::open(kind)?);
     for program in ["rustc", "cargo"] {
         ensure!(
             !toolchain.has(program)?,
-            "the root {kind:?} has {program}: it shows nothing of people without"
+            "the root {kind:?} has {program}, so a build in it does not show that Rust is not needed"
         );
     }
     let _doing = narrate::doing(format!("building zosbd2.ko from the archive for {}", kdir.display()));
@@ -121,5 +127,11 @@ fn build(tree: &Unpacked, kind: RootKind, kdir: &Path) -> Result<PathBuf> {
         format!("build the archive's module in the root {kind:?} for {}", kdir.display())
     })?);
     ensure!(module.is_file(), "make printed {:?}, which is no module", module.display().to_string());
+    let release = kmod::release(headers)?;
+    for (gate, result) in gates::linked(&module, &tree.tree, headers)? {
+        let detail = result.with_context(|| format!("gate {gate} refuses the archive's module for {release}"))?;
+        println!("pass  {:<36} {gate:<18} {detail}", format!("{release} archive"));
+        narrate::said();
+    }
     Ok(module)
 }

@@ -88,6 +88,22 @@ pub(crate) fn object(path: &Path, root: &Path, config: &Config) -> Result<()> {
     Ok(())
 }
 
+/// The gates of a linked module, with their results. `headers` are those of its kernel, and `root` has its sources.
+pub(crate) fn linked(
+    module: &Path,
+    root: &Path,
+    headers: &Path,
+) -> Result<[(&'static str, Result<String>); 2]> {
+    let config = Config::read(headers)?;
+    let unwind = if config.is_set("UNWINDER_ORC") {
+        orc::gate(module, config.arch()?, &exports(root)?)
+    } else {
+        // objtool checks that each function that calls another one sets up a frame.
+        Ok("this kernel follows frame pointers".to_owned())
+    };
+    Ok([("modinfo", module_says(module, &kmod::release(headers)?, &config)), ("unwind", unwind)])
+}
+
 /// The entry points in `kernel/exports.txt`.
 fn exports(root: &Path) -> Result<Vec<String>> {
     names(root, "exports.txt")
@@ -402,14 +418,9 @@ fn module(report: &mut Report, kdir: &Path, variant: Variant) -> Result<()> {
     for (name, gate) in OBJECT_GATES {
         report.gate(&scope, name, gate(&object));
     }
-    report.gate(&scope, "modinfo", module_says(&module, &release, &config));
-    let unwind = if config.is_set("UNWINDER_ORC") {
-        orc::gate(&module, &exports)
-    } else {
-        // objtool checks that each function that calls another one sets up a frame.
-        Ok("this kernel follows frame pointers".to_owned())
-    };
-    report.gate(&scope, "unwind", unwind);
+    for (name, result) in linked(&module, &root, kdir)? {
+        report.gate(&scope, name, result);
+    }
     if Toolchain::for_headers(kdir)?.has("sparse")? {
         report.gate(&scope, "sparse", sparse);
     }

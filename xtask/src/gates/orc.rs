@@ -8,6 +8,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
+use zosbd2_vm::arch::Arch;
 
 use super::elf::Elf;
 use super::run_tool;
@@ -24,11 +25,11 @@ struct State {
 }
 
 /// Checks a module. Returns a summary.
-pub(super) fn gate(module: &Path, exports: &[String]) -> Result<String> {
+pub(super) fn gate(module: &Path, arch: &Arch, exports: &[String]) -> Result<String> {
     let elf = Elf::read(module)?;
     let symbols = elf.symbols()?;
     let states = states(&elf)?;
-    let calls = calls(module)?;
+    let calls = calls(module, arch)?;
     let mut functions = 0_usize;
     let mut covered = 0_usize;
     let mut seen = 0_usize;
@@ -88,8 +89,8 @@ fn states(elf: &Elf) -> Result<Vec<State>> {
 }
 
 /// Section and address of every call instruction.
-fn calls(module: &Path) -> Result<Vec<(String, u64)>> {
-    let text = run_tool("objdump", &["--disassemble", "--no-show-raw-insn"], module)?;
+fn calls(module: &Path, arch: &Arch) -> Result<Vec<(String, u64)>> {
+    let text = run_tool(&format!("{}objdump", arch.binutils), &["--disassemble", "--no-show-raw-insn"], module)?;
     let mut section = String::new();
     let mut calls = Vec::new();
     for line in text.lines() {

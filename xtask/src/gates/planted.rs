@@ -1,18 +1,22 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Plants faults into a copy of the kernel part's sources, and checks that the Rust object of no copy builds.
+//! Plants faults into a copy of the kernel part's sources, and checks that the Rust object of no copy builds. Plants a
+//! fault into the unwind data of a module, and checks that its gate finds it.
 //!
 //! The copy without a fault must build; otherwise the failures would prove nothing.
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::Report;
+use super::elf::Elf;
+use super::{Report, exports, orc};
+use crate::kmod::{self, How, Variant};
 use crate::rust_flags::Config;
 use crate::rust_object::{self, Inputs};
 use crate::toolchain::Toolchain;
-use crate::{narrate, paths};
+use crate::{command, narrate, paths};
 
 /// The entry point for the planted faults. Its argument is only known at run time.
 const PLACE: &str = "pub extern \"C\" fn zosbd2_rs_queue_bytes(depth: u32) -> usize {\n";
@@ -38,6 +42,28 @@ pub(super) fn run(report: &mut Report, kdir: &Path) {
         report.gate("planted", name, refused(kdir, name, code, expected));
     }
     report.gate("planted", "stack-protector", protected(kdir));
+    report.gate("planted", "unwind", blind(kdir));
+}
+
+/// Makes every state in the unwind data of a module undefined.
+fn blind(kdir: &Path) -> Result<String> {
+    let built = kmod::build(kdir, &How::plain(Variant::Release))?;
+    let folder = paths::root().join("target/planted/unwind");
+    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    let (states, module) = (folder.join("states"), folder.join("zosbd2.ko"));
+    let elf = Elf::read(&built)?;
+    let size = elf.contents(elf.section(".orc_unwind").context("the module has no .orc_unwind")?)?.len();
+    fs::write(&states, vec![0; size]).with_context(|| format!("write {}", states.display()))?;
+    let arch = Config::read(kdir)?.arch()?;
+    let mut objcopy = Command::new(format!("{}objcopy", arch.binutils));
+    objcopy.arg(format!("--update-section=.orc_unwind={}", states.display())).arg(&built).arg(&module);
+    command::finish(&mut objcopy)?;
+    let Err(error) = orc::gate(&module, arch, &exports(&paths::root())?) else {
+        bail!("the gate finds nothing");
+    };
+    let text = format!("{error:#}");
+    ensure!(text.contains("has no unwind data"), "the gate fails, but not for the unwind data: {text}");
+    Ok(format!("refused: {text}"))
 }
 
 /// Builds the object with a stack protector in each function.
