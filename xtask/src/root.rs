@@ -7,6 +7,7 @@
 //! namespace and chroot, which needs root or user namespaces. `/usr` and `/etc` are read-only inside; files outside
 //! the bound folders vanish with the program.
 
+mod check;
 mod make;
 mod recipes;
 
@@ -16,6 +17,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use zosbd2_vm::kernels;
+pub(crate) use check::check;
 pub(crate) use zosbd2_vm::kernels::lines::RootKind;
 
 use crate::{narrate, paths, setup};
@@ -138,6 +140,9 @@ pub(crate) struct Arguments {
     /// Make the root anew, with the newest versions of its packages
     #[arg(long)]
     update: bool,
+    /// Check that programs run in the root as they should, and that it has what it is for
+    #[arg(long, conflicts_with_all = ["binds", "program"])]
+    check: bool,
     /// More folders of the host to be seen inside, besides this project and the cache
     #[arg(long = "bind")]
     binds: Vec<PathBuf>,
@@ -149,6 +154,10 @@ pub(crate) struct Arguments {
 /// Runs the command. Becomes the program, if there is one.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let root = if arguments.update { Root::renew(arguments.name)? } else { Root::open(arguments.name)? };
+    if arguments.check {
+        println!("{} checks passed", check(arguments.name)?);
+        return Ok(());
+    }
     let [program, words @ ..] = arguments.program.as_slice() else {
         println!("{}", root.tree().display());
         for package in Recipe::of(arguments.name).own.iter().copied().flatten() {
@@ -165,102 +174,4 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut command = root.command(program, &project, &binds);
     let error = command.args(words).exec();
     Err(error).context("run unshare (package util-linux)")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The root, if the cache has it and this user may enter it; otherwise says that the test is skipped.
-    fn cached(kind: RootKind) -> Option<Root> {
-        let root = may_enter().ok().and_then(|()| Root::find(kind));
-        if root.is_none() {
-            eprintln!(
-                "skipped: the root {} is not in the cache, or this user cannot enter roots",
-                Recipe::of(kind).name
-            );
-        }
-        root
-    }
-
-    fn said(command: &mut Command) -> String {
-        let output = command.output().unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{command:?}: {errors}");
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    #[test]
-    fn programs_run_in_a_root() {
-        let Some(root) = cached(RootKind::Trixie) else { return };
-        let compiler = said(root.command("gcc", Path::new("/"), &[]).arg("--version"));
-        let version = root.version("gcc-14").unwrap();
-        let number = version.split('-').next().unwrap();
-        assert!(compiler.contains(number), "{compiler} is not {version}");
-        let project = paths::root();
-        let here = said(&mut root.command("pwd", &project, &[&project]));
-        assert_eq!(here.trim(), project.display().to_string());
-        let there = said(
-            root.command("sh", Path::new("/tmp"), &[]).args(["-c", "echo x >f && cat f; echo $HOME; env"]),
-        );
-        assert!(there.starts_with("x\n/root\n"), "{there}");
-        assert!(!there.contains("CARGO"), "{there}");
-        let written = root.command("touch", Path::new("/"), &[]).arg("/usr/new").output().unwrap();
-        assert!(!written.status.success(), "/usr is writable");
-        assert!(root.version("no-such-package").is_err());
-    }
-
-    /// A folder that exists in the mount namespace of a test alone.
-    const PLACE: &str = "/usr/src/zosbd2-of-a-test";
-
-    #[test]
-    fn folders_below_usr_are_seen_in_a_root() {
-        let kinds = [RootKind::Trixie, RootKind::Bookworm];
-        let Some(root) = kinds.into_iter().find_map(cached) else { return };
-        let mut host = namespace();
-        host.args([
-            "sh",
-            "-c",
-            "mount -t tmpfs none /usr/src && mkdir $0 && echo seen >$0/file && exec \"$@\"",
-            PLACE,
-        ]);
-        let place = Path::new(PLACE);
-        let file = place.join("file");
-        let inner = root.command("sh", place, &[place, &file]);
-        host.arg(inner.get_program()).args(inner.get_args());
-        host.args(["-c", "cat file && touch new && ! touch /usr/src/new 2>&1"]);
-        let there = said(&mut host);
-        assert!(there.starts_with("seen\n") && there.contains("Read-only file system"), "{there}");
-        // The mount point stays in the root.
-        fs::remove_dir(root.tree().join(PLACE.trim_start_matches('/'))).unwrap();
-        // A mount point that cannot be made: /usr/bin/sh is no folder.
-        let output =
-            root.command("true", Path::new("/"), &[Path::new("/usr/bin/sh/project")]).output().unwrap();
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert!(error.contains("/usr/bin/sh/project cannot be seen in the root"), "{error}");
-    }
-
-    #[test]
-    fn strangers_have_headers_and_a_compiler_and_no_rust() {
-        for (kind, line) in [(RootKind::StrangerTrixie, "6.12-trixie"), (RootKind::StrangerBookworm, "6.1")] {
-            let Some(root) = cached(kind) else { continue };
-            let shell = |script: &str| {
-                let mut command = root.command("sh", Path::new("/"), &[]);
-                command.args(["-c", script]);
-                command
-            };
-            for script in [
-                "test -f /lib/modules/*/build/include/generated/autoconf.h",
-                "awk 'BEGIN { exit 0 }'",
-                "gcc --version",
-                "make --version",
-            ] {
-                said(&mut shell(script));
-            }
-            for program in ["rustc", "cargo"] {
-                let found = shell(&format!("command -v {program}")).status();
-                assert!(!found.unwrap().success(), "{line}: {program}");
-            }
-        }
-    }
 }

@@ -10,7 +10,7 @@
 use crate::from_archive::Unpacked;
 use crate::tally::Tally;
 use crate::{
-    fetch, from_archive, gates, host_test, narrate, oldest_rust, paths, self_test, setup, test_all, vm,
+    fetch, from_archive, gates, host_test, narrate, oldest_rust, paths, root, self_test, setup, test_all, vm,
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use std::io::{BufRead as _, BufReader};
@@ -232,13 +232,16 @@ fn vm_tests_generic() -> Result<Tally> {
     vm::results(&[kernels.as_slice(), &tests].concat())
 }
 
-/// Strangers' builds on Debian 12 and 13.
+/// Strangers' builds on Debian 12 and 13, and the checks of the build roots.
 fn from_archive() -> Result<Tally> {
-    let tree = Unpacked::new()?;
+    let (tree, mut passed) = (Unpacked::new()?, 0);
     for kind in from_archive::STRANGERS {
+        passed += root::check(kind)?;
         println!("{}", from_archive::stranger(&tree, kind)?.display());
+        passed += 1;
     }
-    Ok(Tally::passed(from_archive::STRANGERS.len()))
+    passed += root::check(root::RootKind::Trixie)?;
+    Ok(Tally::passed(passed))
 }
 
 /// Tests on the newest kernel, with the archive's module.
