@@ -64,7 +64,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 /// How a list of packages differs from the wanted one.
 fn differences(packages: &str, wanted: &str) -> Vec<String> {
-    let versions = |text| -> BTreeMap<&str, &str> { str::lines(text).filter_map(|line| line.split_once(' ')).collect() };
+    let versions =
+        |text| -> BTreeMap<&str, &str> { str::lines(text).filter_map(|line| line.split_once(' ')).collect() };
     let (packages, wanted) = (versions(packages), versions(wanted));
     let names: BTreeSet<&str> = packages.keys().chain(wanted.keys()).copied().collect();
     let version = |of: &BTreeMap<_, _>, name| of.get(name).copied().unwrap_or("none");
@@ -183,7 +184,13 @@ fn copy_files(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Makes every object into `out`.
-fn objects(toolchain: &Toolchain, sources: &Path, cores: Option<&Path>, work: &Path, out: &Path) -> Result<()> {
+fn objects(
+    toolchain: &Toolchain,
+    sources: &Path,
+    cores: Option<&Path>,
+    work: &Path,
+    out: &Path,
+) -> Result<()> {
     fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;
     let write = |name: &str, text: &str| {
         let path = out.join(name);
@@ -253,7 +260,10 @@ mod tests {
         // The code generator is no part of the package rustc.
         let version = PACKAGES.lines().find_map(|line| line.strip_prefix("libllvm19 ")).unwrap();
         let rebuilt = PACKAGES.replace(&format!("libllvm19 {version}"), "libllvm19 1:19.1.7-3+b2");
-        assert_eq!(differences(&rebuilt, PACKAGES), [format!("libllvm19 1:19.1.7-3+b2 instead of {version}")]);
+        assert_eq!(
+            differences(&rebuilt, PACKAGES),
+            [format!("libllvm19 1:19.1.7-3+b2 instead of {version}")]
+        );
         assert_eq!(differences("a 1\nc 1\n", "a 1\nb 2\n"), ["b none instead of 2", "c 1 instead of none"]);
         for package in ["rustc", "libllvm19", "rust-src", "binutils", "libc6", "tar", "xz-utils"] {
             assert!(PACKAGES.lines().any(|line| line.starts_with(&format!("{package} "))), "{package}");

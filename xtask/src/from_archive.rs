@@ -129,7 +129,8 @@ fn build(tree: &Unpacked, kind: RootKind, kdir: &Path, headers: &Path) -> Result
     ensure!(module.is_file(), "make printed {:?}, which is no module", module.display().to_string());
     let release = kmod::release(headers)?;
     for (gate, result) in gates::linked(&module, &tree.tree, headers)? {
-        let detail = result.with_context(|| format!("gate {gate} refuses the archive's module for {release}"))?;
+        let detail =
+            result.with_context(|| format!("gate {gate} refuses the archive's module for {release}"))?;
         println!("pass  {:<36} {gate:<18} {detail}", format!("{release} archive"));
         narrate::said();
     }

@@ -19,7 +19,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use zosbd2_vm::arch::Arch;
-use zosbd2_vm::kernels::{self, KernelName};
+use zosbd2_vm::kernels::{self, Kernel, KernelName};
 
 use crate::kmod::{self, How, Variant};
 use crate::rust_flags::Config;
@@ -317,11 +317,12 @@ fn module_says(module: &Path, release: &str, config: &Config) -> Result<String> 
     Ok(magic)
 }
 
-/// The gates that passed and failed.
+/// The gates that passed, failed and were left out.
 #[derive(Debug, Default)]
 struct Report {
     passed: usize,
     failed: Vec<String>,
+    skipped: Vec<String>,
 }
 
 impl Report {
@@ -338,6 +339,20 @@ impl Report {
             }
         }
     }
+
+    fn skip(&mut self, scope: &str, name: &str, reason: impl std::fmt::Display) {
+        println!("skip  {scope:<36} {name:<18} {reason}");
+        narrate::said();
+        self.skipped.push(format!("{scope} {name}: {reason}"));
+    }
+
+    /// Prints the counts. Returns what was left out; an error if a gate failed.
+    fn end(self) -> Result<Vec<String>> {
+        let Self { passed, failed, skipped } = self;
+        println!("{passed} gates passed, {} failed, {} skipped", failed.len(), skipped.len());
+        ensure!(failed.is_empty(), "gates failed: {}", failed.join("; "));
+        Ok(skipped)
+    }
 }
 
 /// Arguments of the command.
@@ -353,24 +368,21 @@ pub(crate) struct Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let mut modules = Vec::new();
+    check(arguments).map(drop)
+}
+
+/// Runs the gates, and returns what was left out, with the reasons.
+pub(crate) fn check(arguments: &Arguments) -> Result<Vec<String>> {
+    let (mut report, mut modules) = (Report::default(), Vec::new());
     for kdir in &arguments.kdir {
         modules.extend([Variant::Faults, Variant::Release].map(|variant| (kdir.clone(), variant)));
     }
     if modules.is_empty() {
-        for name in [KernelName::DEBUG, KernelName::NEWEST].into_iter().chain(KernelName::STOCK) {
-            let Ok(kernel) = kernels::find(name) else { continue };
-            // No test uses the faults variant on the generic flavours, which have the same sources and compiler.
-            if !name.is_generic() {
-                modules.push((kernel.headers.clone(), Variant::Faults));
-            }
-            modules.push((kernel.headers, Variant::Release));
-        }
+        modules = every_module(&mut report, kernels::find);
     }
     let Some((last, _)) = modules.last() else {
         bail!("no kernel's headers are there: `cargo xtask fetch` gets them, --kdir names others");
     };
-    let mut report = Report::default();
     if !arguments.planted {
         for (kdir, variant) in &modules {
             module(&mut report, kdir, *variant)?;
@@ -384,9 +396,41 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         report.gate("archive", "reproducible", dist::reproducible());
     }
     planted::run(&mut report, last);
-    println!("{} gates passed, {} failed", report.passed, report.failed.len());
-    ensure!(report.failed.is_empty(), "gates failed: {}", report.failed.join("; "));
-    Ok(())
+    report.end()
+}
+
+/// Runs the gates of one kernel's modules, and returns what was left out.
+pub(crate) fn of_kernel(kernel: &Kernel) -> Result<Vec<String>> {
+    let mut report = Report::default();
+    for variant in [Variant::Faults, Variant::Release] {
+        module(&mut report, &kernel.headers, variant)?;
+    }
+    report.end()
+}
+
+/// The modules to check: for each kernel that `find` finds the headers and the variant. The others are reported.
+fn every_module(
+    report: &mut Report,
+    find: impl Fn(KernelName) -> zosbd2_vm::Result<Kernel>,
+) -> Vec<(PathBuf, Variant)> {
+    let mut modules = Vec::new();
+    // The last one is of the lines that `make test` fetches.
+    let stock = KernelName::all_stock().filter(|name| !KernelName::STOCK.contains(name));
+    for name in [KernelName::DEBUG].into_iter().chain(stock).chain(KernelName::STOCK) {
+        let kernel = match find(name) {
+            Ok(kernel) => kernel,
+            Err(error) => {
+                report.skip(&name.to_string(), "all", error);
+                continue;
+            }
+        };
+        // No test uses the faults variant on the generic flavours, which have the same sources and compiler.
+        if !name.is_generic() {
+            modules.push((kernel.headers.clone(), Variant::Faults));
+        }
+        modules.push((kernel.headers, Variant::Release));
+    }
+    modules
 }
 
 /// Builds a module and reports its gates.
@@ -423,6 +467,8 @@ fn module(report: &mut Report, kdir: &Path, variant: Variant) -> Result<()> {
     }
     if Toolchain::for_headers(kdir)?.has("sparse")? {
         report.gate(&scope, "sparse", sparse);
+    } else {
+        report.skip(&scope, "sparse", "the toolchain for this kernel has no sparse");
     }
     Ok(())
 }
@@ -445,6 +491,45 @@ mod tests {
             ("second", "sub    $0x18,%rsp", true),
         ];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn each_kernel_is_checked_or_reported_as_skipped() {
+        let find = |there: &'static [&str]| {
+            move |name: KernelName| {
+                let short = name.to_string();
+                if !there.contains(&short.as_str()) {
+                    return Err(zosbd2_vm::Error::NotFetched(short));
+                }
+                let headers = PathBuf::from(&short);
+                Ok(Kernel { name, release: short, vmlinuz: PathBuf::new(), modules: PathBuf::new(), headers })
+            }
+        };
+        let mut report = Report::default();
+        let modules = every_module(&mut report, find(&["6.1", "6.12-generic", "sid"]));
+        let modules: Vec<_> =
+            modules.iter().map(|(path, variant)| (path.to_str().unwrap(), *variant)).collect();
+        let (faults, release) = (Variant::Faults, Variant::Release);
+        let expected =
+            [("sid", faults), ("sid", release), ("6.1", faults), ("6.1", release), ("6.12-generic", release)];
+        assert_eq!(modules, expected);
+        let skipped: Vec<_> = report.skipped.iter().map(|line| line.split(' ').next().unwrap()).collect();
+        assert_eq!(skipped, ["debug", "6.12-trixie", "backports", "6.12", "6.1-generic"]);
+        assert!(report.skipped[1].contains("cargo xtask fetch 6.12-trixie"), "{:?}", report.skipped);
+        assert_eq!(every_module(&mut Report::default(), find(&[])), []);
+    }
+
+    #[test]
+    fn a_failed_gate_is_an_error_that_names_it() {
+        let mut report = Report::default();
+        report.gate("a", "good", Ok(String::new()));
+        report.skip("a", "left-out", "why");
+        report.gate("b", "bad", Err(anyhow::anyhow!("this")));
+        assert_eq!((report.passed, &report.skipped[..]), (1, &["a left-out: why".to_owned()][..]));
+        assert_eq!(report.end().unwrap_err().to_string(), "gates failed: b bad");
+        let mut report = Report::default();
+        report.skip("a", "left-out", "why");
+        assert_eq!(report.end().unwrap(), ["a left-out: why"]);
     }
 
     #[test]

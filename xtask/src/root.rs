@@ -12,12 +12,12 @@ mod make;
 mod recipes;
 
 use anyhow::{Context as _, Result, ensure};
+pub(crate) use check::check;
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use zosbd2_vm::kernels;
-pub(crate) use check::check;
 pub(crate) use zosbd2_vm::kernels::lines::RootKind;
 
 use crate::{narrate, paths, setup};
@@ -100,7 +100,8 @@ impl Root {
     pub(crate) fn version(&self, package: &str) -> Result<String> {
         let list = self.packages()?;
         let version = list.lines().find_map(|line| line.strip_prefix(package)?.strip_prefix(' '));
-        let version = version.with_context(|| format!("{} has no package {package}", self.folder.display()))?;
+        let version =
+            version.with_context(|| format!("{} has no package {package}", self.folder.display()))?;
         Ok(version.to_owned())
     }
 }

@@ -214,7 +214,8 @@ fn glue_sanitized() -> Result<Tally> {
 }
 
 fn all_gates() -> Result<Tally> {
-    gates::run(&gates::Arguments::default()).map(|()| Tally::passed(1))
+    let skipped = gates::check(&gates::Arguments::default())?;
+    Ok(Tally { skipped, ..Tally::passed(1) })
 }
 
 fn harness() -> Result<Tally> {

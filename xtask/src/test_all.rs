@@ -11,8 +11,10 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use zosbd2_vm::kernels::KernelName;
+
 use crate::tally::Tally;
-use crate::{command, from_archive, fuzz, narrate, paths, setup, sim, vm};
+use crate::{command, fetch, from_archive, fuzz, gates, narrate, paths, setup, sim, vm};
 
 /// File with the table of last runs.
 const TABLE: &str = "docs/testing.md";
@@ -41,6 +43,8 @@ enum Work {
     Vm(&'static [&'static str]),
     /// The VM tests of `make test`, with these arguments.
     Suite(&'static [&'static str]),
+    /// The gates and the VM tests of `make test`, for one kernel that the gates of `make test` may leave out.
+    Newer(&'static str),
     /// All VM tests but the second list, with these arguments.
     Without(&'static [&'static str], &'static [&'static str]),
     /// These tests, which `make test` leaves out, on 6.1 and 6.12.
@@ -115,17 +119,13 @@ const PARTS: [Part; 16] = [
         "the VM tests on the generic flavours of 6.1 and 6.12",
         Work::Suite(&["--kernel", "6.1-generic", "--kernel", "6.12-generic"]),
     ),
-    part("trixie", "the VM tests on Debian 13's 6.12", Work::Suite(&["--kernel", "6.12-trixie"])),
+    part("trixie", "gates and VM tests on Debian 13's 6.12", Work::Newer("6.12-trixie")),
     part(
         "backports",
-        "the VM tests on the newest kernel of Debian 13's backports",
-        Work::Suite(&["--kernel", "backports"]),
+        "gates and VM tests on the newest kernel of Debian 13's backports",
+        Work::Newer("backports"),
     ),
-    part(
-        "sid",
-        "the VM tests on the newest kernel of Debian's development",
-        Work::Suite(&["--kernel", "sid"]),
-    ),
+    part("sid", "gates and VM tests on the newest kernel of Debian's development", Work::Newer("sid")),
     part("archive", "the archive's module, built without Rust, on every kernel", Work::Archive),
     part(
         "debug-life",
@@ -199,6 +199,12 @@ impl Part {
         match self.work {
             Work::Vm(words) => vm::results(words),
             Work::Suite(words) => suite(words),
+            Work::Newer(name) => {
+                let mut sum = Tally::default();
+                sum.add("gates", gates_of(name.parse()?)?);
+                sum.add("VM tests", suite(&["--kernel", name])?);
+                Ok(sum)
+            }
             Work::Without(words, names) => without(words, names),
             Work::Also(tests) => vm::results(&[&["--kernel", "6.1", "--kernel", "6.12"], tests].concat()),
             Work::Debug(tests) => suite(&[&["--kernel", "debug"], tests].concat()),
@@ -216,6 +222,19 @@ impl Part {
             Work::Fuzz(minutes) => fuzz::all(minutes).map(|()| Tally::passed(1)),
         }
     }
+}
+
+/// The gates of one kernel's modules, which count as one test.
+fn gates_of(name: KernelName) -> Result<Tally> {
+    let Ok(kernel) = fetch::to_test(name)? else {
+        // The VM tests count it as skipped.
+        return Ok(Tally::default());
+    };
+    let _doing = narrate::doing(format!("gates of {}", kernel.release));
+    Ok(match gates::of_kernel(&kernel) {
+        Ok(skipped) => Tally { skipped, ..Tally::passed(1) },
+        Err(error) => Tally::failed(format!("{error:#}")),
+    })
 }
 
 /// All VM tests but [`LONG`] and [`DATA`], with these arguments.
@@ -298,8 +317,10 @@ mod tests {
     #[test]
     fn words_are_those_of_the_vm_command() {
         for part in &PARTS {
-            if let Work::Vm(words) = part.work {
-                assert!(!vm::arguments(words).kernels.is_empty());
+            match part.work {
+                Work::Vm(words) => assert!(!vm::arguments(words).kernels.is_empty()),
+                Work::Newer(name) => assert_eq!(name.parse::<KernelName>().unwrap().to_string(), name),
+                _ => {}
             }
         }
     }

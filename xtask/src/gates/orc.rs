@@ -90,7 +90,8 @@ fn states(elf: &Elf) -> Result<Vec<State>> {
 
 /// Section and address of every call instruction.
 fn calls(module: &Path, arch: &Arch) -> Result<Vec<(String, u64)>> {
-    let text = run_tool(&format!("{}objdump", arch.binutils), &["--disassemble", "--no-show-raw-insn"], module)?;
+    let text =
+        run_tool(&format!("{}objdump", arch.binutils), &["--disassemble", "--no-show-raw-insn"], module)?;
     let mut section = String::new();
     let mut calls = Vec::new();
     for line in text.lines() {

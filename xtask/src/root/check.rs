@@ -17,12 +17,8 @@ use crate::{command, paths};
 type Check = fn(&Root) -> Result<String>;
 
 /// Of every root.
-const ALL: [(&str, Check); 4] = [
-    ("project", project),
-    ("environment", environment),
-    ("read-only", read_only),
-    ("below /usr", below_usr),
-];
+const ALL: [(&str, Check); 4] =
+    [("project", project), ("environment", environment), ("read-only", read_only), ("below /usr", below_usr)];
 
 /// Checks a root, and returns the number of checks. The first check that fails is the error.
 pub(crate) fn check(kind: RootKind) -> Result<usize> {

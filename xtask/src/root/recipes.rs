@@ -26,8 +26,9 @@ const BASE: [&str; 16] = [
     "tar",
 ];
 
-/// What kbuild needs besides a compiler. The libraries are those of its tools, which are in the kernel's own folder.
-const KBUILD: [&str; 14] = [
+/// What kbuild needs besides a compiler, sparse for its gate, and flock (util-linux) for `kernel/build.sh`. The libraries
+/// are those of kbuild's tools, which are in the kernel's own folder.
+const KBUILD: [&str; 16] = [
     "binutils",
     "bzip2",
     "cpio",
@@ -39,6 +40,8 @@ const KBUILD: [&str; 14] = [
     "libssl3t64",
     "make",
     "perl",
+    "sparse",
+    "util-linux",
     "xz-utils",
     "zlib1g",
     "zstd",
