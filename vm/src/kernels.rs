@@ -14,9 +14,11 @@ mod search;
 mod unpack;
 
 pub use cache::{
-    Kernel, cache, cached, choose, find, find_release, free_mib, lock, named_cache, require_free, target,
+    Kernel, cache, cached, choose, exchange, find, find_release, free_mib, lock, named_cache, require_free,
+    target,
 };
 pub use lines::{DEBUG_CONFIG, KernelName, debug_release};
+pub use search::newest_headers;
 
 use crate::error::file;
 use crate::packages::Archive;

@@ -40,33 +40,38 @@ pub struct Package {
     pub version: String,
 }
 
-/// The newest version of a package that `fits`, and the archive that has it. A suite that cannot be read does not
-/// matter if another one has the package.
+/// What `look` finds in each suite. A suite that cannot be read is left out; its error is returned if nothing is found
+/// in any other suite.
+pub fn in_suites<T>(suites: &[&Suite], mut look: impl FnMut(&Suite) -> Result<Option<T>>) -> Result<Vec<T>> {
+    let (mut found, mut broken) = (Vec::new(), None);
+    for suite in suites {
+        match look(suite) {
+            Ok(one) => found.extend(one),
+            Err(error) => broken = broken.or(Some(error)),
+        }
+    }
+    match broken {
+        Some(error) if found.is_empty() => Err(error),
+        _ => Ok(found),
+    }
+}
+
+/// The newest version of a package that `fits`, and the archive that has it.
 pub fn find(
     name: &str,
     suites: &[&Suite],
     architecture: &str,
     fits: impl Fn(&str) -> bool,
 ) -> Result<Option<(Archive, Package)>> {
-    let (mut best, mut errors): (Option<(Archive, Package)>, _) = (None, Vec::new());
-    for suite in suites {
-        let names = [name.to_owned()];
-        let versions = Archive::open(suite, architecture)
-            .and_then(|archive| Ok((archive.versions(&names)?.remove(name).unwrap_or_default(), archive)));
-        match versions {
-            Ok((versions, archive)) => {
-                let Some(version) = versions.into_iter().find(|version| fits(version)) else { continue };
-                if best.as_ref().is_none_or(|(_, other)| numbers(&other.version) < numbers(&version)) {
-                    best = Some((archive, Package { name: name.to_owned(), version }));
-                }
-            }
-            Err(error) => errors.push(error),
-        }
-    }
-    match errors.into_iter().next() {
-        Some(error) if best.is_none() => Err(error),
-        _ => Ok(best),
-    }
+    let names = [name.to_owned()];
+    let found = in_suites(suites, |suite| {
+        let archive = Archive::open(suite, architecture)?;
+        let versions = archive.versions(&names)?.remove(name).unwrap_or_default();
+        let version = versions.into_iter().find(|version| fits(version));
+        Ok(version.map(|version| (archive, Package { name: name.to_owned(), version })))
+    })?;
+    // The first of equals.
+    Ok(found.into_iter().rev().max_by_key(|(_, package)| numbers(&package.version)))
 }
 
 /// What a suite has.

@@ -124,6 +124,13 @@ pub fn choose(name: KernelName, release: &str) -> Result<()> {
     fs::rename(&fresh, &chosen).map_err(file("rename", &fresh))
 }
 
+/// Exchanges two folders in one step, so that there is always something at both paths.
+pub fn exchange(one: &Path, other: &Path) -> Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)
+        .map_err(|error| file("exchange", one)(error.into()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

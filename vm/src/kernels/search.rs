@@ -5,7 +5,7 @@
 //! another one has a release.
 
 use super::lines::{KernelName, numbers};
-use crate::packages::{Index, Package};
+use crate::packages::{Index, Package, in_suites};
 use crate::suites::Suite;
 use crate::{Error, Result};
 
@@ -18,26 +18,17 @@ pub(super) struct Found {
 
 /// The newest release of a line, and the archive that has it.
 pub(super) fn newest<I: Index>(name: KernelName, open: impl Fn(&Suite) -> Result<I>) -> Result<(I, Found)> {
+    let found = in_suites(name.suites(), |suite| {
+        let index = open(suite)?;
+        Ok(newest_in(&index, name)?.map(|found| (index, found)))
+    })?;
     let mut best: Option<(I, Found)> = None;
-    let mut errors = Vec::new();
-    for suite in name.suites() {
-        let found = open(suite).and_then(|index| Ok(newest_in(&index, name)?.map(|found| (index, found))));
-        match found {
-            Ok(Some((index, found))) => {
-                if best.as_ref().is_none_or(|(_, other)| newer(name, &found.release, &other.release)) {
-                    best = Some((index, found));
-                }
-            }
-            Ok(None) => {}
-            Err(error) => errors.push(error),
+    for (index, found) in found {
+        if best.as_ref().is_none_or(|(_, other)| newer(name, &found.release, &other.release)) {
+            best = Some((index, found));
         }
     }
-    best.ok_or_else(|| {
-        errors.into_iter().next().unwrap_or_else(|| Error::NoVersion {
-            kernel: name.to_string(),
-            suites: name.suites().iter().map(|suite| suite.name).collect::<Vec<_>>().join(", "),
-        })
-    })
+    best.ok_or_else(|| absent(name))
 }
 
 /// Whether `release` is newer than `other`. Both belong to the line.
@@ -47,19 +38,45 @@ pub(super) fn newer(name: KernelName, release: &str, other: &str) -> bool {
 }
 
 fn newest_in(index: &impl Index, name: KernelName) -> Result<Option<Found>> {
-    let headers = index.names(&name.headers_prefix())?;
-    let mut releases: Vec<(&str, &str)> = headers
-        .iter()
-        .filter_map(|package| package.strip_prefix("linux-headers-"))
-        .filter_map(|release| Some((release, name.version_of(release)?)))
-        .collect();
-    releases.sort_by_key(|(_, version)| std::cmp::Reverse(numbers(version)));
-    for (release, version) in releases {
-        if let Some(packages) = packages(index, release, version)? {
-            return Ok(Some(Found { release: release.to_owned(), packages }));
+    for release in releases(index, name)? {
+        let version = name.version_of(&release).unwrap_or_default();
+        if let Some(packages) = packages(index, &release, version)? {
+            return Ok(Some(Found { release, packages }));
         }
     }
     Ok(None)
+}
+
+/// The releases of a line that have headers, newest first.
+fn releases(index: &impl Index, name: KernelName) -> Result<Vec<String>> {
+    let headers = index.names(&name.headers_prefix())?;
+    let releases = headers.iter().filter_map(|package| package.strip_prefix("linux-headers-"));
+    let releases = releases.filter(|release| name.version_of(release).is_some());
+    let mut releases: Vec<String> = releases.map(str::to_owned).collect();
+    releases.sort_by_key(|release| std::cmp::Reverse(name.version_of(release).map(numbers)));
+    Ok(releases)
+}
+
+/// The package with the newest headers of a line that can be installed: those of which the
+/// index has the flavour's own and the common files. The kernel itself need not be there.
+pub fn newest_headers(index: &impl Index, name: KernelName) -> Result<String> {
+    for release in releases(index, name)? {
+        let package = format!("linux-headers-{release}");
+        let version = name.version_of(&release).unwrap_or_default();
+        // Names can be known of packages that no suite has any more.
+        let own = [package.clone(), format!("linux-headers-{version}-common")];
+        if index.versions(&own)?.len() == own.len() {
+            return Ok(package);
+        }
+    }
+    Err(absent(name))
+}
+
+fn absent(name: KernelName) -> Error {
+    Error::NoVersion {
+        kernel: name.to_string(),
+        suites: name.suites().iter().map(|suite| suite.name).collect::<Vec<_>>().join(", "),
+    }
 }
 
 /// The packages of a release, if there is a version that all of them have.
@@ -182,6 +199,27 @@ linux-image-6.16.3+deb13-cloud-amd64 6.16.3-1";
         let error = search("6.12-trixie", |_| Some("")).unwrap_err();
         assert!(matches!(error, Error::NoVersion { .. }), "{error}");
         assert!(error.is_absence());
+    }
+
+    #[test]
+    fn the_newest_headers_need_no_kernel() {
+        let trixie = "6.12-trixie".parse().unwrap();
+        assert_eq!(
+            newest_headers(&Text(SECURITY), trixie).unwrap(),
+            "linux-headers-6.12.119+deb13-cloud-amd64"
+        );
+        // Security is inconsistent, and the cached kernel came from there.
+        assert_eq!(
+            newest_headers(&Text(TRIXIE), trixie).unwrap(),
+            "linux-headers-6.12.117+deb13-cloud-amd64"
+        );
+        // The common headers of the newest release are not there yet.
+        let text = "linux-headers-6.12.119+deb13-cloud-amd64 6.12.119-1
+linux-headers-6.12.9+deb13-common 6.12.9-1
+linux-headers-6.12.9+deb13-cloud-amd64 6.12.9-1";
+        assert_eq!(newest_headers(&Text(text), trixie).unwrap(), "linux-headers-6.12.9+deb13-cloud-amd64");
+        let error = newest_headers(&Text("linux-headers-cloud-amd64 6.12.9-1"), trixie).unwrap_err();
+        assert!(error.is_absence(), "{error}");
     }
 
     #[test]
