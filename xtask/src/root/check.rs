@@ -4,9 +4,10 @@
 //! `make test` runs them after the roots have been made; `cargo xtask root NAME --check` runs them by hand. Unit tests
 //! run before that, so they cannot.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
+use std::io::Read as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -17,8 +18,13 @@ use crate::{command, paths};
 type Check = fn(&Root) -> Result<String>;
 
 /// Of every root.
-const ALL: [(&str, Check); 4] =
-    [("project", project), ("environment", environment), ("read-only", read_only), ("below /usr", below_usr)];
+const ALL: [(&str, Check); 5] = [
+    ("in use", in_use),
+    ("project", project),
+    ("environment", environment),
+    ("read-only", read_only),
+    ("below /usr", below_usr),
+];
 
 /// Checks a root, and returns the number of checks. The first check that fails is the error.
 pub(crate) fn check(kind: RootKind) -> Result<usize> {
@@ -39,6 +45,23 @@ pub(crate) fn check(kind: RootKind) -> Result<usize> {
 /// The standard output of a program that must succeed.
 fn said(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&command::finish(command)?.stdout).into_owned())
+}
+
+/// While a program runs, the tree is locked, which keeps it from being deleted.
+fn in_use(root: &Root) -> Result<String> {
+    let mut command = root.command("sh", Path::new("/"), &[]);
+    command.args(["-c", "echo; read line"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut program = command.spawn().context("run sh")?;
+    let mut byte = [0];
+    let stdout = program.stdout.as_mut().context("its output is a pipe")?;
+    let running = stdout.read_exact(&mut byte).context("wait for the program");
+    let usr = File::open(root.tree().join("usr")).context("open usr")?;
+    let locked = matches!(usr.try_lock(), Err(TryLockError::WouldBlock));
+    drop(program.stdin.take());
+    program.wait().context("wait for sh")?;
+    running?;
+    ensure!(locked, "a program runs in the tree, and the tree is not locked");
+    Ok("locked".to_owned())
 }
 
 /// Bound folders are at their own paths.

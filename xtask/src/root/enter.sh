@@ -3,15 +3,29 @@
 set -eu
 tree=$1 root=$2 folder=$3 binds=$4
 shift 4
-mount -t tmpfs -o mode=755 tmpfs "$root"
-for path in "$tree"/*; do
-	name=${path##*/}
-	if [ -L "$path" ]; then
-		cp -P "$path" "$root/$name"
-	elif [ "$name" = usr ] || [ "$name" = etc ]; then
-		mkdir "$root/$name"
-		mount --bind "$path" "$root/$name"
-	fi
+
+attach() {
+	mount -t tmpfs -o mode=755 tmpfs "$root"
+	for path in "$tree"/*; do
+		name=${path##*/}
+		if [ -L "$path" ]; then
+			cp -P "$path" "$root/$name"
+		elif [ "$name" = usr ] || [ "$name" = etc ]; then
+			mkdir "$root/$name"
+			mount --bind "$path" "$root/$name"
+		fi
+	done
+	# The programs inside inherit this lock, and nobody deletes the tree before the last one has ended.
+	exec 8<"$root/usr"
+	flock -s 8
+}
+
+attach
+# The root may have been made anew between the mounts and the lock.
+until [ "$tree/usr" -ef "$root/usr" ] && [ "$tree/etc" -ef "$root/etc" ]; do
+	exec 8<&-
+	umount -R "$root"
+	attach
 done
 mkdir -p "$root/proc" "$root/dev" "$root/root" "$root/run" "$root/var/tmp"
 mkdir -m 1777 "$root/tmp"

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Makes a build root: resolves and downloads packages by a private apt, unpacks them, and does by hand the little
-//! of their installation scripts that compilers need.
+//! Makes a build root: resolves and downloads packages by a private apt, unpacks them, and makes the links and files
+//! that installation scripts would have made.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,7 +10,8 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use zosbd2_vm::arch;
 use zosbd2_vm::kernels::{self, KernelName};
-use zosbd2_vm::packages::{Archive, Index as _};
+use zosbd2_vm::packages::{self, Archive};
+use zosbd2_vm::suites::Suite;
 
 use super::recipes::Recipe;
 use crate::command;
@@ -30,56 +31,76 @@ pub(super) fn make(recipe: &Recipe, folder: &Path, renew: bool, doing: &Doing) -
         fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
     }
     kernels::require_free(parent, NEED)?;
-    let line: Option<KernelName> = recipe.headers.map(str::parse).transpose()?;
-    // The archive may have replaced the cached kernel, whose headers are then gone.
-    for update in [false, true] {
-        // Fetching takes the cache's lock, too.
-        let kernel = line.map(|line| kernels::fetch(line, update)).transpose()?;
-        let headers = kernel.map(|kernel| format!("linux-headers-{}", kernel.release));
-        let _lock = kernels::lock()?;
-        // The previous holder of the lock may have made the root.
-        if !renew && recipe.made(folder) {
-            return Ok(());
-        }
-        doing.detail("package lists");
-        let fresh = parent.join(format!("{}.new", recipe.name));
-        remove(&fresh)?;
-        let archive = archive(recipe, &fresh.join("apt"))?;
-        if let Some(headers) = &headers
-            && archive.versions(std::slice::from_ref(headers))?.is_empty()
-        {
+    let _lock = kernels::lock()?;
+    // The previous holder of the lock may have made the root.
+    if !renew && recipe.made(folder) {
+        return Ok(());
+    }
+    doing.detail("package lists");
+    let fresh = parent.join(format!("{}.new", recipe.name));
+    remove(&fresh)?;
+    let archive = archive(recipe, &fresh.join("apt"))?;
+    // Not those of the cached kernel: the suite that had it may have replaced it, or be inconsistent today.
+    let headers = match recipe.headers {
+        Some(line) => Some(kernels::newest_headers(&archive, line.parse::<KernelName>()?)?),
+        None => None,
+    };
+    doing.detail("downloading");
+    let names: Vec<String> = recipe.packages().chain(headers).collect();
+    archive.download_all(&names, &fresh.join("debs"))?;
+    let packages = unpack(&fresh.join("debs"), &fresh.join("tree"), doing)?;
+    finish(&fresh.join("tree"))?;
+    for (name, text) in [("packages", &packages), ("recipe", &recipe.text())] {
+        write(&fresh.join(name), text)?;
+    }
+    for path in [&fresh.join("debs"), &fresh.join("apt")] {
+        remove(path)?;
+    }
+    replace(folder, &fresh)?;
+    remove_unused(folder)
+}
+
+/// Puts the fresh root into `folder`, and the old one beside it. Programs may be running in the old one, and others be
+/// starting, so that there is always a root.
+fn replace(folder: &Path, fresh: &Path) -> Result<()> {
+    if folder.exists() {
+        kernels::exchange(fresh, folder)?;
+        let aside = (1..).map(|number| old(folder, &number.to_string())).find(|path| !path.exists());
+        let aside = aside.context("there are always more numbers")?;
+        return fs::rename(fresh, &aside).with_context(|| format!("rename {}", fresh.display()));
+    }
+    fs::rename(fresh, folder).with_context(|| format!("rename {}", fresh.display()))
+}
+
+/// Where an old root is kept.
+fn old(folder: &Path, number: &str) -> PathBuf {
+    let name = folder.file_name().unwrap_or_default().display();
+    folder.with_file_name(format!("{name}.old-{number}"))
+}
+
+/// Deletes the old roots of this name, but for those in which programs run: they hold a lock on `usr` (`enter.sh`).
+fn remove_unused(folder: &Path) -> Result<()> {
+    let beginning = old(folder, "");
+    let parent = folder.parent().context("a root is in a folder")?;
+    for entry in fs::read_dir(parent).with_context(|| format!("read {}", parent.display()))? {
+        let path = entry?.path();
+        if !path.as_os_str().as_encoded_bytes().starts_with(beginning.as_os_str().as_encoded_bytes()) {
             continue;
         }
-        doing.detail("downloading");
-        let names: Vec<String> = recipe.packages().chain(headers).collect();
-        archive.download_all(&names, &fresh.join("debs"))?;
-        let packages = unpack(&fresh.join("debs"), &fresh.join("tree"), doing)?;
-        finish(&fresh.join("tree"))?;
-        for (name, text) in [("packages", &packages), ("recipe", &recipe.text())] {
-            write(&fresh.join(name), text)?;
+        // An interrupted deletion may have left it without `usr`.
+        let usr = File::open(path.join("tree/usr")).ok();
+        if !matches!(usr.as_ref().map(File::try_lock), Some(Err(TryLockError::WouldBlock))) {
+            remove(&path)?;
         }
-        for path in [&fresh.join("debs"), &fresh.join("apt"), folder] {
-            remove(path)?;
-        }
-        return fs::rename(&fresh, folder).with_context(|| format!("rename {}", fresh.display()));
     }
-    bail!("no suite has the headers of its own kernel: the archive may be changing, so try again later")
+    Ok(())
 }
 
 /// The recipe's suites as one archive. `joined` is the folder for a configuration of several.
 fn archive(recipe: &Recipe, joined: &Path) -> Result<Archive> {
-    let (mut archives, mut errors) = (Vec::new(), Vec::new());
-    for suite in recipe.suites {
-        match Archive::open(suite, arch::host().debian) {
-            Ok(archive) => archives.push(archive),
-            Err(error) => errors.push(error),
-        }
-    }
-    match archives.as_slice() {
-        [] => match errors.into_iter().next() {
-            Some(error) => Err(error.into()),
-            None => bail!("the root {} has no suite", recipe.name),
-        },
+    let open = |suite: &Suite| Archive::open(suite, arch::host().debian).map(Some);
+    match packages::in_suites(recipe.suites, open)?.as_slice() {
+        [] => bail!("the root {} has no suite", recipe.name),
         [only] => Ok(only.clone()),
         several => Ok(Archive::together(joined, several)?),
     }
@@ -139,4 +160,54 @@ fn remove(folder: &Path) -> Result<()> {
         fs::remove_dir_all(folder).with_context(|| format!("remove {}", folder.display()))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A made-up root with this text in its tree.
+    fn root(folder: &Path, text: &str) {
+        fs::create_dir_all(folder.join("tree/usr")).unwrap();
+        write(&folder.join("tree/usr/text"), text).unwrap();
+    }
+
+    #[test]
+    fn an_old_root_is_kept_while_programs_run_in_it() {
+        let parent = tempfile::tempdir().unwrap();
+        let [folder, fresh, other] = ["sid", "sid.new", "side.old-1"].map(|name| parent.path().join(name));
+        let text = |folder: &Path| fs::read_to_string(folder.join("tree/usr/text")).unwrap();
+        root(&other, "another root's");
+        let mut programs = Vec::new();
+        for version in ["1", "2", "3"] {
+            root(&fresh, version);
+            replace(&folder, &fresh).unwrap();
+            remove_unused(&folder).unwrap();
+            assert_eq!(text(&folder), version);
+            assert!(!fresh.exists());
+            let program = File::open(folder.join("tree/usr")).unwrap();
+            program.lock_shared().unwrap();
+            programs.push(program);
+        }
+        assert_eq!((text(&old(&folder, "1")), text(&old(&folder, "2"))), ("1".to_owned(), "2".to_owned()));
+        drop(programs.remove(0));
+        remove_unused(&folder).unwrap();
+        assert!(!old(&folder, "1").exists() && old(&folder, "2").exists());
+        // What an interrupted deletion left.
+        fs::create_dir_all(old(&folder, "7").join("tree/lib")).unwrap();
+        programs.clear();
+        remove_unused(&folder).unwrap();
+        assert!(!old(&folder, "2").exists() && !old(&folder, "7").exists());
+        assert!(other.exists() && folder.exists());
+    }
+
+    #[test]
+    fn a_root_that_cannot_replace_another_stays_where_it_is() {
+        let parent = tempfile::tempdir().unwrap();
+        let [folder, fresh] = ["sid", "sid.new"].map(|name| parent.path().join(name));
+        root(&folder, "1");
+        let error = replace(&folder, &fresh).unwrap_err();
+        assert!(error.to_string().contains("sid.new"), "{error}");
+        assert_eq!(fs::read_to_string(folder.join("tree/usr/text")).unwrap(), "1");
+    }
 }
