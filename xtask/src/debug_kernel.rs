@@ -189,11 +189,10 @@ impl Build {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new("make");
+        let mut command = command::outside_make(Command::new("make"));
         command.current_dir(&self.tree).arg("--no-print-directory");
         // An empty LOCALVERSION keeps the build from running git.
         command.env("LC_ALL", "C").env("LOCALVERSION", "");
-        command.env_remove("MAKEFLAGS").env_remove("MFLAGS").env_remove("MAKELEVEL");
         command
     }
 }

@@ -266,12 +266,8 @@ fn last_run<'a>(text: &'a str, part: &str) -> Option<&'a str> {
 
 /// The checked-out commit; with a plus if there are uncommitted changes.
 fn commit() -> Result<String> {
-    let git = |words: &[&str]| -> Result<String> {
-        let output = command::finish(Command::new("git").current_dir(paths::root()).args(words))?;
-        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let more = if git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty() { "" } else { "+" };
-    Ok(git(&["rev-parse", "--short", "HEAD"])? + more)
+    let more = if command::has_changes()? { "+" } else { "" };
+    Ok(command::git(&["rev-parse", "--short", "HEAD"])?.trim().to_owned() + more)
 }
 
 fn today() -> Result<String> {
