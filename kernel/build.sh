@@ -1,14 +1,15 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-only
 # Builds zosbd2.ko for one kernel, and prints where it is. `make -C kernel` and `cargo xtask kmod` call this; it needs
-# make, the kernel's headers and compiler, and no Rust. After an error no module is left. Builds in the same folder wait
-# for each other if the program flock is there. Variables, all set by the caller:
+# make, the kernel's headers and compiler, and no Rust. After an error or an interrupt no module is left. Builds in the
+# same folder wait for each other if the program flock is there. Variables, all set by the caller:
 #
-#   KDIR     headers of the kernel, an absolute path
+#   KDIR     headers of a configured kernel, an absolute path
 #   O        folder to build in, an absolute path; created
 #   VARIANT  release; for tests: faults (with steps that fail on demand), shim (compiles the C part only), or choose
-#            (prints the Rust object that would be taken, and builds nothing)
-#   RUST     the Rust object, or a folder of Rust objects from which the one for the kernel's configuration is taken
+#            (prints the Rust object that would be taken, and changes nothing)
+#   RUST     the Rust object, with its conditions beside it in a file .conf, or a folder of Rust objects from which the
+#            one for the kernel's configuration is taken
 #   SPARSE   1: run sparse on the C sources, too
 #   W        1: ask the compiler for more warnings, which takes perl with its modules; for gates
 #   SIGN_KEY, SIGN_CERT   sign the module with this key and certificate; both or none
@@ -28,7 +29,6 @@ say() {
 
 fail() {
 	printf 'zosbd2: %s\n' "$*" >&2
-	rm -f "$O/zosbd2.ko"
 	exit 1
 }
 
@@ -52,12 +52,20 @@ misfits() {
 	done <"$1"
 }
 
-# Refuses kernels that are not supported, by name.
+# Refuses kernels that are not supported, by name. Sets `architecture`.
 refuse() {
 	while read -r option reason; do
 		case $option in '' | '#'*) continue ;; esac
 		[ "$(value "$option")" = n ] || fail "the kernel of $KDIR is not supported: $reason (CONFIG_$option)"
 	done <"$here/refused.txt"
+	architecture=
+	known=
+	while read -r name option; do
+		case $name in '' | '#'*) continue ;; esac
+		known="$known $name"
+		[ "$(value "$option")" = n ] || architecture=$name
+	done <"$here/architectures.txt"
+	[ -n "$architecture" ] || fail "the kernel of $KDIR is not supported: it is for another architecture; supported:$known"
 }
 
 # Sets `object` to the Rust object for this kernel.
@@ -65,8 +73,11 @@ choose() {
 	object=$RUST
 	if [ ! -d "$RUST" ]; then
 		[ -e "$object" ] || fail "there is no Rust object $object"
-		[ -e "${object%.o}.conf" ] || return 0
-		missing=$(misfits "${object%.o}.conf")
+		check_file
+		conditions=${object%.o}.conf
+		[ -e "$conditions" ] || fail "there is no $conditions beside the Rust object, which says what kernels it is for:" \
+			"\`cargo xtask rust-object\` makes both"
+		missing=$(misfits "$conditions")
 		[ -z "$missing" ] || fail "$object does not fit the kernel of $KDIR:
 $missing"
 		return 0
@@ -89,17 +100,17 @@ Compile it for this kernel with ZOSBD2_RUST=source, which needs cargo and Rust 1
 }
 
 # The object must be the archive's own, have all entry points, and want only functions of the shim and symbols that
-# the kernel exports. What else the gates check was checked when it was made.
+# the kernel exports. The other gates ran when the archive was made.
 check_object() {
 	if [ -d "$RUST" ]; then
 		(cd "$RUST" && sha256sum -c --quiet SHA256SUMS) >&2 ||
 			fail "the files in $RUST are not what SHA256SUMS says: unpack the archive again"
 	fi
-	[ -d "$RUST" ] || check_file
 	command -v nm >/dev/null || fail "the program nm is missing, which checks the Rust object: install binutils"
 	checked='^$'
 	[ "$(value KASAN)" = n ] || checked='^__asan_'
-	wants=$(nm -u "$object" | sed 's/^ *U //' | grep -v -x -F -f "$here/imports.txt" | grep -v -E "^zosbd2_|$checked" || true)
+	wants=$(nm -u "$object" | sed 's/^ *U //' | grep -v -x -F -f "$here/imports-$architecture.txt" |
+		grep -v -E "^zosbd2_|$checked" || true)
 	[ -z "$wants" ] || fail "the Rust object wants $(echo "$wants" | tr '\n' ' '), which neither the shim nor the kernel has"
 	nm --defined-only --extern-only "$object" | sed -n 's/^[0-9a-f]* [Tt] //p' | sort >"$O/rust.exports"
 	cmp -s "$here/exports.txt" "$O/rust.exports" || fail "the Rust object's entry points are not those of" \
@@ -171,38 +182,50 @@ check_key() {
 	[ -x "$KDIR/scripts/sign-file" ] || fail "the headers in $KDIR have no scripts/sign-file, which signs modules"
 }
 
+# Signs a copy, so that the module in its place is never one without its signature.
 sign() {
 	[ -n "$SIGN_KEY" ] || return 0
 	hash=$(value MODULE_SIG_HASH)
 	[ "$hash" != n ] || hash=sha256
-	"$KDIR/scripts/sign-file" "$hash" "$SIGN_KEY" "$SIGN_CERT" "$O/zosbd2.ko" ||
+	mv "$O/zosbd2.ko" "$O/zosbd2.unsigned"
+	"$KDIR/scripts/sign-file" "$hash" "$SIGN_KEY" "$SIGN_CERT" "$O/zosbd2.unsigned" "$O/zosbd2.signed" ||
 		fail "cannot sign $O/zosbd2.ko with $SIGN_KEY"
+	mv "$O/zosbd2.signed" "$O/zosbd2.ko"
+	rm "$O/zosbd2.unsigned"
 }
 
-mkdir -p "$O/shim" "$O/compat" "$O/probes" || fail "cannot write into $O: name a folder of your own with O="
-if command -v flock >/dev/null; then
-	exec 9>"$O/lock"
-	if ! flock -n 9; then
-		say "waiting for another build in $O"
-		flock 9
+# Makes the folder, and waits for other builds there. From here on no module is left after an error or an interrupt.
+prepare() {
+	for folder in "$O" "$O/shim" "$O/compat" "$O/probes"; do
+		mkdir -p "$folder" && [ -w "$folder" ] || fail "cannot write into $folder: name a folder of your own with O="
+	done
+	if command -v flock >/dev/null; then
+		(: >>"$O/lock") || fail "cannot write $O/lock: name a folder of your own with O="
+		exec 9>>"$O/lock"
+		if ! flock -n 9; then
+			say "waiting for another build in $O"
+			flock 9
+		fi
 	fi
-fi
-rm -f "$O/zosbd2.ko"
-[ -r "$config" ] || fail "$KDIR has no include/config/auto.conf: these are no headers of a configured kernel (KDIR= is" \
-	"the folder of one flavour, such as /usr/src/linux-headers-6.12.117+deb12-cloud-amd64, not the one that ends with" \
-	"-common)"
+	trap 'rm -f "$O/zosbd2.ko" "$O/zosbd2.signed"' EXIT
+	trap 'exit 130' INT
+	trap 'exit 143' TERM
+	trap 'exit 129' HUP
+	rm -f "$O/zosbd2.ko"
+}
+
+case $VARIANT in
+release | choose | shim) faults= ;;
+faults) faults=ZOSBD2_FAULTS=1 ;;
+*) fail "VARIANT=$VARIANT is unknown: it is release, or for tests faults" ;;
+esac
+[ "$VARIANT" = choose ] || prepare
 refuse
 if [ "$VARIANT" = choose ]; then
 	choose
 	echo "$object"
 	exit 0
 fi
-case $VARIANT in
-release) faults= ;;
-faults) faults=ZOSBD2_FAULTS=1 ;;
-shim) ;;
-*) fail "VARIANT=$VARIANT is unknown: it is release, or for tests faults" ;;
-esac
 if [ "$VARIANT" != shim ]; then
 	choose
 	check_object
@@ -220,10 +243,12 @@ if [ "$VARIANT" = shim ]; then
 	objects=$(cd "$O" && for file in shim/*.c; do echo "${file%.c}.o"; done)
 	# shellcheck disable=SC2086 # lists of words
 	compile make --no-print-directory -C "$KDIR" M="$O" -j"$jobs" ${KCFLAGS:+KCFLAGS="$KCFLAGS"} $checks $objects
+	trap - EXIT
 	exit 0
 fi
 copy "$object" "$O/zosbd2_rust.o"
 # shellcheck disable=SC2086 # lists of words
 compile make --no-print-directory -C "$KDIR" M="$O" -j"$jobs" ${KCFLAGS:+KCFLAGS="$KCFLAGS"} $faults $checks modules
 sign
+trap - EXIT
 echo "$O/zosbd2.ko"

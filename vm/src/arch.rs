@@ -1,9 +1,18 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What depends on the processor architecture: one row for each.
 //!
-//! The build of the Rust object, the gates, the archive and the virtual machines read these rows. What else is for amd64
-//! only: the gates' patterns of branches and stack frames, the gate of ORC data, and the build of the debug kernel. A
-//! kernel without a row is refused, with the reason.
+//! The build of the Rust object, the gates, the release archive and the virtual machines read these rows. Each row has a
+//! line in `kernel/architectures.txt`, and a file `kernel/imports-NAME.txt` with the symbols that the Rust object may use.
+//! A kernel without a row is refused, with the reason.
+//!
+//! For amd64 only, besides the first row:
+//!
+//! * the gates' patterns of calls, branches and stack frames (`xtask/src/gates.rs`), and the gate of ORC data;
+//! * the build of the debug kernel, and its configuration;
+//! * the lines of kernels (`kernels/lines.rs`), all of which name amd64;
+//! * host packages that only amd64 has (`gcc-multilib`), and the path of nbdkit's plugins
+//!   (`xtask/src/bench/peers.rs`);
+//! * [`host`], and the time stamp counter (`sys.rs`).
 
 /// An architecture.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,6 +46,8 @@ pub struct Flags {
     pub with_host: &'static [&'static str],
     /// What the kernel's configuration asks for.
     pub hardening: &'static [Hardening],
+    /// The option with which functions are padded, and the one with the number of bytes.
+    pub padding: (&'static str, &'static str),
 }
 
 /// An option that a kernel's configuration asks for.
@@ -151,6 +162,7 @@ pub static AMD64: Arch = Arch {
                 needs_kernel: true,
             },
         ],
+        padding: ("CALL_PADDING", "FUNCTION_PADDING_BYTES"),
     },
     object: Object {
         relocations: &["R_X86_64_64", "R_X86_64_32", "R_X86_64_32S", "R_X86_64_PC32", "R_X86_64_PLT32"],
@@ -233,9 +245,16 @@ pub fn of_kernel(is_set: impl Fn(&str) -> bool) -> Result<&'static Arch, String>
 }
 
 /// The architecture of this program.
-#[must_use]
-pub fn host() -> &'static Arch {
+const HOST: &Arch = if cfg!(target_arch = "x86_64") {
     &AMD64
+} else {
+    panic!("the project's own commands run on amd64 only: vm/src/arch.rs has no row for this architecture")
+};
+
+/// The architecture of this program.
+#[must_use]
+pub const fn host() -> &'static Arch {
+    HOST
 }
 
 #[cfg(test)]
@@ -254,6 +273,18 @@ mod tests {
         ] {
             let error = of_kernel(|name| options.contains(&name)).unwrap_err();
             assert!(error.contains(reason), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_lists_of_the_shell_are_those_of_the_rows() {
+        let kernel = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("kernel");
+        let text = std::fs::read_to_string(kernel.join("architectures.txt")).unwrap();
+        let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(lines, ALL.map(|arch| format!("{} {}", arch.debian, arch.config)));
+        for arch in ALL {
+            let imports = kernel.join(format!("imports-{}.txt", arch.debian));
+            assert!(std::fs::read_to_string(imports).unwrap().lines().any(|name| name == "memcpy"));
         }
     }
 

@@ -13,8 +13,10 @@
 //! another folder and with a `core` of its own, and compares. A tree with uncommitted changes makes an archive whose
 //! name says so.
 
+#[cfg(test)]
+mod build_sh;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,7 +30,7 @@ use crate::root::{Root, RootKind};
 use crate::rust_flags::Config;
 use crate::rust_object::{self, Inputs};
 use crate::toolchain::Toolchain;
-use crate::{command, narrate, paths};
+use crate::{command, narrate, paths, rust_flags};
 
 /// Arguments of the command.
 #[derive(clap::Args)]
@@ -129,7 +131,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 
 /// Makes the archive of these sources below `folder`. The caller holds the lock of [`lock_archives`].
 fn make(toolchain: &Toolchain, sources: &Path, folder: &Path, cores: Option<&Path>) -> Result<PathBuf> {
-    let changed = !git_text(&["status", "--porcelain", "--untracked-files=no"])?.is_empty();
+    let changed = command::has_changes()?;
     let name = format!("zosbd2-{}{}", env!("CARGO_PKG_VERSION"), if changed { "-changed" } else { "" });
     let tree = folder.join(&name);
     clear(&tree)?;
@@ -137,7 +139,7 @@ fn make(toolchain: &Toolchain, sources: &Path, folder: &Path, cores: Option<&Pat
     objects(toolchain, sources, cores, &folder.join("objects"), &tree.join("kernel/rust"))?;
     let archive = folder.join(format!("{name}.tar.xz"));
     let tar = folder.join(format!("{name}.tar"));
-    let time = git_text(&["log", "-1", "--format=%ct"])?;
+    let time = command::git(&["log", "-1", "--format=%ct"])?;
     let mut packed = toolchain.program("tar");
     packed.args([
         "--sort=name",
@@ -161,17 +163,9 @@ fn clear(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))
 }
 
-fn git_text(words: &[&str]) -> Result<String> {
-    let mut git = Command::new("git");
-    git.arg("-C").arg(paths::root()).args(words);
-    let output = command::finish(&mut git)
-        .context("an archive is made of the files that git knows: run this in a clone of the repository")?;
-    String::from_utf8(output.stdout).context("git printed no text")
-}
-
 /// Copies the project's files, with their modes. Plans and what runs the tests are not for users.
 fn copy_files(from: &Path, to: &Path) -> Result<()> {
-    for name in git_text(&["ls-files", "-z"])?.split_terminator('\0') {
+    for name in command::git(&["ls-files", "-z"])?.split_terminator('\0') {
         if name.starts_with("docs/plans/") || name.starts_with(".ci/") {
             continue;
         }
@@ -226,13 +220,7 @@ fn config(arch: &Arch, prebuilt: &Prebuilt) -> Config {
 
 /// The conditions as `kernel/build.sh` reads them.
 fn conditions(prebuilt: &Prebuilt) -> String {
-    let mut text = String::from(
-        "# The kernels that the object beside this file is for: option=value, n if the option is not set.\n",
-    );
-    for (names, value) in prebuilt.conditions {
-        let _infallible = writeln!(text, "{names}={value}");
-    }
-    text
+    rust_flags::conditions_text(prebuilt.conditions.iter().copied())
 }
 
 #[cfg(test)]
@@ -250,6 +238,11 @@ mod tests {
                     }
                 }
                 assert!(std::ptr::eq(config.arch().unwrap(), arch));
+                // What the object asks for by its flags is among them.
+                for (names, value) in rust_flags::conditions(&config).unwrap() {
+                    let found = prebuilt.conditions.iter().any(|known| *known == (&names, &value));
+                    assert!(found, "{}: {names}={value}", prebuilt.name);
+                }
             }
         }
     }
@@ -269,87 +262,5 @@ mod tests {
             assert!(PACKAGES.lines().any(|line| line.starts_with(&format!("{package} "))), "{package}");
         }
         assert!(PACKAGES.lines().is_sorted());
-    }
-
-    /// What `kernel/build.sh` prints with these values of RUST and VARIANT, for a kernel with these options.
-    fn build_sh(options: &[&str], rust: &Path, variant: &str) -> Result<String, String> {
-        let folder = tempfile::tempdir().unwrap();
-        let (kdir, out) = (folder.path().join("kdir"), folder.path().join("out"));
-        fs::create_dir_all(kdir.join("include/config")).unwrap();
-        let lines: Vec<String> = options.iter().map(|option| format!("CONFIG_{option}")).collect();
-        fs::write(kdir.join("include/config/auto.conf"), lines.join("\n") + "\n").unwrap();
-        let mut build = Command::new("sh");
-        build.arg(paths::root().join("kernel/build.sh")).env("KDIR", &kdir).env("O", &out);
-        build.env("RUST", rust).env("VARIANT", variant);
-        for unset in ["SPARSE", "W", "SIGN_KEY", "SIGN_CERT", "QUIET"] {
-            build.env(unset, "");
-        }
-        let output = build.output().unwrap();
-        if !output.status.success() {
-            return Err(String::from_utf8_lossy(&output.stderr).into_owned());
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    }
-
-    /// The object that `kernel/build.sh` chooses for a kernel with these options.
-    fn choice(options: &[&str]) -> Result<String, String> {
-        let objects = tempfile::tempdir().unwrap();
-        for prebuilt in arch::ALL.iter().flat_map(|arch| arch.prebuilt) {
-            fs::write(objects.path().join(format!("{}.conf", prebuilt.name)), conditions(prebuilt)).unwrap();
-        }
-        let path = PathBuf::from(build_sh(options, objects.path(), "choose")?);
-        Ok(path.file_name().unwrap().to_string_lossy().into_owned())
-    }
-
-    #[test]
-    fn a_file_that_is_no_object_is_refused_as_such() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("file.o");
-        let refused = || build_sh(&["X86_64=y"], &file, "release").unwrap_err();
-        assert!(refused().contains("there is no Rust object"), "{}", refused());
-        let program = fs::read("/bin/sh").unwrap();
-        for bytes in [&b""[..], b"int main(void);\n", b"\x7fELF", &program] {
-            fs::write(&file, bytes).unwrap();
-            assert!(refused().contains("file.o is no object file"), "{}", refused());
-        }
-        // Bytes 16 and 17 are the type: 1 is a relocatable object. An object without the entry points is another error.
-        let status =
-            Command::new("ld").args(["-r", "-b", "binary", "-o"]).arg(&file).arg("/etc/passwd").status();
-        assert!(status.unwrap().success());
-        assert!(refused().contains("entry points are not those of"), "{}", refused());
-    }
-
-    #[test]
-    fn the_object_that_fits_is_chosen() {
-        let newer = ["X86_64=y", "MITIGATION_RETHUNK=y", "CALL_PADDING=y", "FUNCTION_PADDING_BYTES=16"];
-        assert_eq!(choice(&newer), Ok("amd64-padded.o".to_owned()));
-        assert_eq!(choice(&["X86_64=y", "RETHUNK=y", "X86_KERNEL_IBT=y"]), Ok("amd64-thunks.o".to_owned()));
-        assert_eq!(choice(&["X86_64=y"]), Ok("amd64-plain.o".to_owned()));
-    }
-
-    #[test]
-    fn a_kernel_that_no_object_fits_is_told_what_differs() {
-        let error =
-            choice(&["X86_64=y", "RETHUNK=y", "CALL_PADDING=y", "FUNCTION_PADDING_BYTES=11"]).unwrap_err();
-        assert!(
-            error.contains("CONFIG_FUNCTION_PADDING_BYTES: the object is for 16, the kernel has 11"),
-            "{error}"
-        );
-        assert!(error.contains("ZOSBD2_RUST=source"), "{error}");
-        let error = choice(&["ARM64=y"]).unwrap_err();
-        assert!(error.contains("CONFIG_X86_64: the object is for y, the kernel has n"), "{error}");
-    }
-
-    #[test]
-    fn a_kernel_that_is_not_supported_is_refused_by_name() {
-        for (options, reason) in [
-            (&["X86_64=y", "CFI=y"][..], "kCFI"),
-            (&["X86_64=y", "CFI_CLANG=y"], "kCFI"),
-            (&["ARM64=y", "CPU_BIG_ENDIAN=y"], "big-endian"),
-            (&["X86_32=y"], "i386"),
-        ] {
-            let error = choice(options).unwrap_err();
-            assert!(error.contains("is not supported") && error.contains(reason), "{error}");
-        }
     }
 }

@@ -80,8 +80,9 @@ const OBJECT_GATES: [(&str, Gate); 8] = [
 
 /// Every gate that the Rust object must pass before it is linked.
 pub(crate) fn object(path: &Path, root: &Path, config: &Config) -> Result<()> {
-    let (exports, imports) = (exports(root)?, names(root, "imports.txt")?);
-    let object = Object { path, exports: &exports, imports: &imports, config, arch: config.arch()? };
+    let arch = config.arch()?;
+    let (exports, imports) = (exports(root)?, imports(root, arch)?);
+    let object = Object { path, exports: &exports, imports: &imports, config, arch };
     for (name, gate) in OBJECT_GATES {
         gate(&object).with_context(|| format!("gate {name} stops the build"))?;
     }
@@ -107,6 +108,11 @@ pub(crate) fn linked(
 /// The entry points in `kernel/exports.txt`.
 fn exports(root: &Path) -> Result<Vec<String>> {
     names(root, "exports.txt")
+}
+
+/// The symbols that the object may use besides the shim's functions.
+fn imports(root: &Path, arch: &Arch) -> Result<Vec<String>> {
+    names(root, &format!("imports-{}.txt", arch.debian))
 }
 
 /// The names in a file of the folder `kernel`, one on each line.
@@ -148,7 +154,7 @@ fn kasan(object: &Object<'_>) -> Result<String> {
 }
 
 /// No code of `core` is linked, so a remaining call into `core` is an undefined symbol. Besides the shim's functions
-/// the object may use what `kernel/imports.txt` lists.
+/// the object may use what the list of its architecture has, such as `kernel/imports-amd64.txt`.
 fn undefined_symbols(object: &Object<'_>) -> Result<String> {
     let table = object.tool("nm", &["--undefined-only", "--format=just-symbols"])?;
     let checks = object.config.is_set("KASAN");
@@ -455,10 +461,10 @@ fn module(report: &mut Report, kdir: &Path, variant: Variant) -> Result<()> {
             return Ok(());
         }
     };
-    let (exports, imports) = (exports(&root)?, names(&root, "imports.txt")?);
+    let arch = config.arch()?;
+    let (exports, imports) = (exports(&root)?, imports(&root, arch)?);
     let path = module.with_file_name("zosbd2_rust.o");
-    let object =
-        Object { path: &path, exports: &exports, imports: &imports, config: &config, arch: config.arch()? };
+    let object = Object { path: &path, exports: &exports, imports: &imports, config: &config, arch };
     for (name, gate) in OBJECT_GATES {
         report.gate(&scope, name, gate(&object));
     }

@@ -12,6 +12,7 @@
 //! kernels keep it elsewhere, or in a variable that kernels do not have. A gate refuses an object with a stack protector.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
@@ -54,6 +55,7 @@ impl Config {
     pub(crate) fn arch(&self) -> Result<&'static Arch> {
         arch::of_kernel(|name| self.is_set(name)).map_err(anyhow::Error::msg)
     }
+
     /// A configuration of these options.
     pub(crate) fn of<'a>(options: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
         Self(options.map(|(name, value)| (format!("CONFIG_{name}"), value.to_owned())).collect())
@@ -125,9 +127,9 @@ pub(crate) fn flags(toolchain: &Toolchain, config: &Config, core: Core) -> Resul
         })?;
         flags.extend(chosen.iter().map(|&flag| flag.to_owned()));
     }
-    if config.is_set("CALL_PADDING") {
-        let bytes =
-            config.value("FUNCTION_PADDING_BYTES").context("CONFIG_FUNCTION_PADDING_BYTES is unset")?;
+    let (padding, length) = arch.flags.padding;
+    if config.is_set(padding) {
+        let bytes = config.value(length).with_context(|| format!("CONFIG_{length} is unset"))?;
         flags.push(format!("-Zpatchable-function-entry={bytes},{bytes}"));
     }
     if config.is_set("KASAN") {
@@ -137,6 +139,43 @@ pub(crate) fn flags(toolchain: &Toolchain, config: &Config, core: Core) -> Resul
         flags.extend(more);
     }
     Ok(flags)
+}
+
+/// The kernels for which an object with the flags of this configuration is: options (`NAME` or `NAME|OLDER_NAME`) and their
+/// values, `n` if the option must be unset.
+pub(crate) fn conditions(config: &Config) -> Result<Vec<(String, String)>> {
+    let arch = config.arch()?;
+    let value = |name: &str| (name.to_owned(), config.value(name).unwrap_or("n").to_owned());
+    let mut conditions = vec![value(arch.config)];
+    for option in arch.flags.hardening {
+        let is_set = config.any_set(option.wanted_by);
+        // An object with an option that does no harm elsewhere fits kernels that do not ask for it, too.
+        if !is_set || option.needs_kernel {
+            let value = if is_set { "y" } else { "n" };
+            conditions.push((option.wanted_by.join("|"), value.to_owned()));
+        }
+    }
+    let (padding, length) = arch.flags.padding;
+    conditions.push(value(padding));
+    if config.is_set(padding) {
+        conditions.push(value(length));
+    }
+    conditions.push(value("KASAN"));
+    if config.is_set("KASAN") {
+        conditions.extend(["KASAN_GENERIC", "KASAN_SHADOW_OFFSET", "KASAN_INLINE", "KASAN_STACK"].map(value));
+    }
+    Ok(conditions)
+}
+
+/// Conditions as `kernel/build.sh` reads them in the file beside an object.
+pub(crate) fn conditions_text<'a>(conditions: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let mut text = String::from(
+        "# The kernels that the object beside this file is for: option=value, n if the option is not set.\n",
+    );
+    for (names, value) in conditions {
+        let _infallible = writeln!(text, "{names}={value}");
+    }
+    text
 }
 
 /// The flags that instrument memory accesses, the same as in `scripts/Makefile.kasan` for the kernel's own
@@ -227,6 +266,44 @@ mod tests {
         assert!(!without.contains("asan"), "{without}");
         assert!(flags(&Toolchain::Host, &Config::parse(config), Core::Host).is_err());
         assert!(flags(&Toolchain::Host, &with(&["KASAN", "KASAN_SW_TAGS"]), Core::Source).is_err());
+    }
+
+    #[test]
+    fn an_object_is_for_the_kernels_whose_options_it_has() {
+        let text = |config: &Config| {
+            let conditions = conditions(config).unwrap();
+            conditions_text(conditions.iter().map(|(names, value)| (names.as_str(), value.as_str())))
+        };
+        let lines = |config: &Config| text(config).lines().skip(1).map(str::to_owned).collect::<Vec<_>>();
+        let bare = [
+            "X86_64=y",
+            "X86_KERNEL_IBT=n",
+            "X86_KERNEL_IBT|MITIGATION_RETPOLINE|RETPOLINE=n",
+            "MITIGATION_RETPOLINE|RETPOLINE=n",
+            "MITIGATION_RETHUNK|RETHUNK=n",
+            "MITIGATION_SLS|SLS=n",
+            "FRAME_POINTER=n",
+            "CALL_PADDING=n",
+            "KASAN=n",
+        ];
+        assert_eq!(lines(&with(&[])), bare);
+        let config = "CONFIG_X86_64=y\nCONFIG_X86_KERNEL_IBT=y\nCONFIG_RETPOLINE=y\nCONFIG_RETHUNK=y\nCONFIG_SLS=y\n\
+                      CONFIG_CALL_PADDING=y\nCONFIG_FUNCTION_PADDING_BYTES=11\nCONFIG_FRAME_POINTER=y\n\
+                      CONFIG_KASAN=y\nCONFIG_KASAN_GENERIC=y\nCONFIG_KASAN_SHADOW_OFFSET=0x7\n";
+        let full = [
+            "X86_64=y",
+            "MITIGATION_RETHUNK|RETHUNK=y",
+            "FRAME_POINTER=y",
+            "CALL_PADDING=y",
+            "FUNCTION_PADDING_BYTES=11",
+            "KASAN=y",
+            "KASAN_GENERIC=y",
+            "KASAN_SHADOW_OFFSET=0x7",
+            "KASAN_INLINE=n",
+            "KASAN_STACK=n",
+        ];
+        assert_eq!(lines(&Config::parse(config)), full);
+        assert!(conditions(&Config::parse("CONFIG_ARM64=y\n")).is_err());
     }
 
     #[test]

@@ -60,7 +60,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) more: &'a [&'a str],
 }
 
-/// Builds the object into `out/zosbd2_rust.o`, and leaves an unstripped copy beside it.
+/// Builds the object into `out/zosbd2_rust.o`. Leaves beside it the conditions that a kernel must meet
+/// (`zosbd2_rust.conf`), and an unstripped copy.
 pub(crate) fn build(inputs: &Inputs<'_>, out: &Path) -> Result<PathBuf> {
     let &Inputs { toolchain, config, faults, sources, cores, more } = inputs;
     let mut flags = match core_lib::source(toolchain) {
@@ -115,6 +116,11 @@ pub(crate) fn build(inputs: &Inputs<'_>, out: &Path) -> Result<PathBuf> {
     objcopy.arg(format!("--keep-global-symbols={}", sources.join("kernel/exports.txt").display()));
     run_quiet(objcopy.arg(&merged).arg(&unfinished))?;
     crate::gates::object(&unfinished, sources, config)?;
+    let conditions = rust_flags::conditions(config)?;
+    let conditions = conditions.iter().map(|(names, value)| (names.as_str(), value.as_str()));
+    let beside = object.with_extension("conf");
+    fs::write(&beside, rust_flags::conditions_text(conditions))
+        .with_context(|| format!("write {}", beside.display()))?;
     fs::rename(&unfinished, &object).with_context(|| format!("rename to {}", object.display()))?;
     Ok(object)
 }
