@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::lock::lock;
 use crate::narrate::{self, Doing};
-use crate::paths;
 use crate::rust_flags::Config;
 use crate::rust_object::{self, Inputs};
 use crate::toolchain::Toolchain;
+use crate::{command, paths};
 
 /// Which module to build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -91,35 +92,38 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 /// Builds the module for the kernel whose headers are in `kdir`, and returns the path of `zosbd2.ko`.
 pub(crate) fn build(kdir: &Path, how: &How<'_>) -> Result<PathBuf> {
-    let folder = format!("target/kmod/{}-{}", release(&headers(kdir)?)?, how.variant.name());
-    build_in(&paths::root(), kdir, how, &paths::root().join(folder))
+    let (root, variant) = (paths::root(), format!("VARIANT={}", how.variant.name()));
+    let folder = make(&Toolchain::Host, &root, &headers(kdir)?, &["where".to_owned(), variant])?;
+    build_in(&root, kdir, how, Path::new(&folder))
 }
 
-/// Like [`build`], from the sources below `root` in the folder `work`. After an error no module is left there.
+/// Like [`build`], from the sources below `root` in the folder `work`. After an error no module is left there. Waits while
+/// another command builds there.
 pub(crate) fn build_in(root: &Path, kdir: &Path, how: &How<'_>, work: &Path) -> Result<PathBuf> {
     let kdir = &headers(kdir)?;
     let module = work.join("zosbd2.ko");
     let name = work.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let doing = narrate::doing(format!("building zosbd2.ko in {name}"));
-    let built = steps(root, kdir, how, work, &doing);
-    if built.is_err() && module.exists() {
-        fs::remove_file(&module).with_context(|| format!("remove {}", module.display()))?;
-    }
-    built.map(|()| module)
+    let object = {
+        // `kernel/build.sh` takes the same lock for its half.
+        let _lock = lock(&work.join("lock"), "another build in this folder")?;
+        if module.exists() {
+            fs::remove_file(&module).with_context(|| format!("remove {}", module.display()))?;
+        }
+        object(root, kdir, how, work, &doing)?
+    };
+    doing.detail("C");
+    link(root, kdir, how, work, &object)?;
+    Ok(module)
 }
 
 /// The folder, if it exists.
 fn headers(kdir: &Path) -> Result<PathBuf> {
-    kdir.canonicalize().with_context(|| {
-        format!(
-            "there are no kernel headers at {}: install Debian's package linux-headers-amd64 (or the one of your \
-             kernel), or name others with KDIR=",
-            kdir.display()
-        )
-    })
+    kdir.canonicalize().with_context(|| format!("there are no kernel headers at {}", kdir.display()))
 }
 
-fn steps(root: &Path, kdir: &Path, how: &How<'_>, work: &Path, doing: &Doing) -> Result<()> {
+/// Makes the Rust object.
+fn object(root: &Path, kdir: &Path, how: &How<'_>, work: &Path, doing: &Doing) -> Result<PathBuf> {
     doing.detail("Rust");
     let inputs = Inputs {
         toolchain: &Toolchain::Host,
@@ -129,8 +133,11 @@ fn steps(root: &Path, kdir: &Path, how: &How<'_>, work: &Path, doing: &Doing) ->
         cores: None,
         more: &[],
     };
-    let object = rust_object::build(&inputs, work)?;
-    doing.detail("C");
+    rust_object::build(&inputs, work)
+}
+
+/// Makes the module with this object.
+fn link(root: &Path, kdir: &Path, how: &How<'_>, work: &Path, object: &Path) -> Result<()> {
     let toolchain = Toolchain::for_headers(kdir)?;
     let mut variables = vec![
         format!("O={}", work.display()),
@@ -151,12 +158,11 @@ fn steps(root: &Path, kdir: &Path, how: &How<'_>, work: &Path, doing: &Doing) ->
 }
 
 /// Runs `make -C kernel` in the sources below `root`, for the kernel whose headers are in `kdir`, with these variables
-/// (`NAME=value`). Returns what it printed, which is the path of the module. The error is what it said.
+/// (`NAME=value`) or goals. Returns what it printed, by default the path of the module. The error is what it said.
 pub(crate) fn make(toolchain: &Toolchain, root: &Path, kdir: &Path, variables: &[String]) -> Result<String> {
-    let mut command = toolchain.program("make");
+    let mut command = command::outside_make(toolchain.program("make"));
     command.arg("--no-print-directory").arg("-C").arg(root.join("kernel"));
     command.arg(format!("KDIR={}", kdir.display())).arg("ZOSBD2_QUIET=1").args(variables);
-    command.env_remove("MAKEFLAGS").env_remove("MFLAGS").env_remove("MAKELEVEL");
     let output = command.output().context("run make")?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
@@ -165,14 +171,7 @@ pub(crate) fn make(toolchain: &Toolchain, root: &Path, kdir: &Path, variables: &
 /// `uname -r` of that kernel. `kernel.release` lacks the flavour on some Debian kernels.
 pub(crate) fn release(kdir: &Path) -> Result<String> {
     let path = kdir.join("include/generated/utsrelease.h");
-    let text = fs::read_to_string(&path)
-        .with_context(|| {
-        format!(
-            "read {}: these are no headers of a configured kernel (KDIR= is the folder of one flavour, such as \
-             /usr/src/linux-headers-6.12.117+deb12-cloud-amd64, not the one that ends with -common)",
-            path.display()
-        )
-    })?;
+    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     let quoted = text.lines().find_map(|line| line.strip_prefix("#define UTS_RELEASE "));
     let release = quoted.with_context(|| format!("{} has no UTS_RELEASE", path.display()))?;
     Ok(release.trim().trim_matches('"').to_owned())
