@@ -109,7 +109,7 @@ pub(crate) fn boots() -> Result<Tally> {
 }
 
 /// What is run with the archive's module on every kernel.
-const BOOTS: [&str; 5] =
+pub(crate) const BOOTS: [&str; 5] =
     ["smoke_boot", "insmod_rmmod", "readme_walkthrough", "v2_ext4", "v2_killed_server_is_followed"];
 
 /// Runs `make -C kernel` in a root without Rust, for the kernel whose headers are at `kdir` there and at `headers` here,

@@ -67,6 +67,8 @@ const fn part(name: &'static str, what: &'static str, work: Work) -> Part {
     Part { name, what, work }
 }
 
+const BOTH: [&str; 4] = ["--kernel", "6.1", "--kernel", "6.12"];
+
 /// Name prefixes of the tests in the parts for the debug kernel. The last of these parts has all other tests.
 const DEBUG_LIFE: &[&str] = &["v2_t*", "v2_d*", "v2_c*", "v2_a*", "v2_b*"];
 const DEBUG_DEATHS: &[&str] = &["v2_k*", "v2_l*", "v2_fa*", "v2_fl*", "v2_s*"];
@@ -195,6 +197,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 impl Part {
+    /// The stock kernels that it boots.
+    fn kernels(&self) -> Vec<KernelName> {
+        let named = |words: &[&str]| {
+            let kernels = vm::arguments(words).kernels.into_iter();
+            kernels.filter(|name| !name.is_debug()).collect()
+        };
+        match self.work {
+            Work::Vm(words) | Work::Suite(words) | Work::Without(words, _) => named(words),
+            Work::Newer(name) => named(&["--kernel", name]),
+            Work::Also(_) => named(&BOTH),
+            Work::Archive => KernelName::all_stock().collect(),
+            Work::Debug(_) | Work::DebugRest | Work::DebugLong | Work::Sim(_) | Work::Fuzz(_) => Vec::new(),
+        }
+    }
+
     fn run(&self) -> Result<Tally> {
         match self.work {
             Work::Vm(words) => vm::results(words),
@@ -206,7 +223,7 @@ impl Part {
                 Ok(sum)
             }
             Work::Without(words, names) => without(words, names),
-            Work::Also(tests) => vm::results(&[&["--kernel", "6.1", "--kernel", "6.12"], tests].concat()),
+            Work::Also(tests) => vm::results(&[&BOTH, tests].concat()),
             Work::Debug(tests) => suite(&[&["--kernel", "debug"], tests].concat()),
             Work::DebugRest => {
                 let others = PARTS.iter().flat_map(|part| match part.work {
@@ -301,6 +318,58 @@ mod tests {
                     | `late` | x | y | z |\n";
         assert_eq!(last_run(text, "sid"), Some("abc | today | passed"));
         assert_eq!(last_run(text, "late"), None);
+    }
+
+    /// Each row of README's table with a run names a part that boots this kernel with a module from there, and has the
+    /// commit and the date that the table of last runs has.
+    #[test]
+    fn runs_in_readme_are_those_of_the_table_of_last_runs() {
+        let (readme, table) = (include_str!("../../README.md"), table().unwrap());
+        let start = readme.find("| kernel (Debian, amd64) |").expect("the table of kernels");
+        let rows = readme[start..].lines().skip(2).take_while(|line| line.starts_with('|'));
+        let mut runs = 0;
+        for row in rows {
+            let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+            let [kernel, from, _, tests, run] = cells[..] else { panic!("{row}") };
+            let archive = from == "release archive";
+            let tests_of_archive = format!("{} tests", from_archive::BOOTS.len());
+            assert_eq!(tests == tests_of_archive, archive, "{row}");
+            assert!(archive || tests.starts_with("whole suite"), "{row}");
+            if run == "not run yet" {
+                continue;
+            }
+            runs += 1;
+            let words: Vec<&str> = run.split([',', ';']).map(str::trim).collect();
+            let [name, commit, date, ..] = words[..] else { panic!("{row}") };
+            let part = PARTS.iter().find(|part| format!("`{}`", part.name) == name);
+            let part = part.unwrap_or_else(|| panic!("{row}: no such part"));
+            let last = last_run(&table, part.name).unwrap();
+            assert!(last.starts_with(&format!("{commit} | {date} | ")), "{row}\n  and {TABLE}: {last}");
+            let line = KernelName::all_stock().find(|name| name.row() == Some(kernel)).unwrap();
+            assert!(part.kernels().contains(&line), "{row}: the part does not boot it");
+            assert_eq!(matches!(part.work, Work::Archive), archive, "{row}");
+        }
+        assert!(runs > 0);
+    }
+
+    #[test]
+    fn every_test_in_a_list_exists() {
+        fn read(folder: &std::path::Path, text: &mut String) {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    read(&path, text);
+                } else {
+                    text.push_str(&fs::read_to_string(&path).unwrap());
+                }
+            }
+        }
+        let mut sources = String::new();
+        read(&paths::root().join("vm/guest/src/tests"), &mut sources);
+        let lists = crate::test::LISTS.into_iter().chain([&from_archive::BOOTS[..], LONG, DATA]);
+        for name in lists.flatten() {
+            assert!(sources.contains(&format!("\"{name}\"")), "{name}");
+        }
     }
 
     #[test]

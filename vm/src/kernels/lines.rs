@@ -61,7 +61,7 @@ struct Line {
     debian: RangeInclusive<u32>,
     /// `None`: modules are built by the host's compiler.
     root: Option<RootKind>,
-    /// The row of README's table that claims the line.
+    /// First column of the rows of README's table that claim the line.
     row: Option<&'static str>,
 }
 
@@ -195,7 +195,7 @@ impl KernelName {
         self.0.architecture
     }
 
-    /// First column of its row in README's table of kernels; `None` if README does not claim the line.
+    /// First column of its rows in README's table of kernels; `None` if README does not claim the line.
     #[must_use]
     pub fn row(self) -> Option<&'static str> {
         self.0.row
@@ -341,12 +341,19 @@ mod tests {
     }
 
     #[test]
-    fn the_claimed_lines_are_the_rows_of_the_table_in_readme() {
+    fn each_claimed_line_has_a_row_for_each_builder_in_readme() {
         let readme = include_str!("../../../README.md");
         let start = readme.find("| kernel (Debian, amd64) |").expect("the table of kernels");
         let rows = readme[start..].lines().skip(2).take_while(|line| line.starts_with('|'));
-        let mut rows: Vec<&str> = rows.filter_map(|line| line.split('|').nth(1)).map(str::trim).collect();
-        let mut claimed: Vec<&str> = KernelName::all_stock().filter_map(KernelName::row).collect();
+        let cells = |row: &str| {
+            let mut cells = row.split('|').skip(1).map(|cell| cell.trim().to_owned());
+            (cells.next().unwrap_or_default(), cells.next().unwrap_or_default())
+        };
+        let mut rows: Vec<_> = rows.map(cells).collect();
+        let claimed = KernelName::all_stock().filter_map(KernelName::row);
+        let pairs = claimed
+            .flat_map(|row| ["release archive", "source"].map(|from| (row.to_owned(), from.to_owned())));
+        let mut claimed: Vec<_> = pairs.collect();
         rows.sort_unstable();
         claimed.sort_unstable();
         assert_eq!(claimed, rows);
