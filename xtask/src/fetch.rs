@@ -61,9 +61,32 @@ pub(crate) fn to_test(name: KernelName) -> Result<Result<Kernel, String>> {
     }
 }
 
+/// Asks the archive for a newer release of a stock kernel. If the archive does not deliver, the cached one stays in use.
+pub(crate) fn renew(name: KernelName) -> Result<()> {
+    println!("{}", renewed(name, one(name, true).map(|kernel| kernel.release))?);
+    Ok(())
+}
+
+/// What to say about an attempt to renew a kernel.
+fn renewed(name: KernelName, result: Result<String>) -> Result<String> {
+    match result {
+        Ok(release) => Ok(format!("kernel {name}: the newest is {release}")),
+        Err(error) if is_absence(&error) => {
+            let reason = format!("{error:#}");
+            Ok(format!("kernel {name} is not renewed: {}", reason.lines().next().unwrap_or_default()))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the archive did not deliver.
+fn is_absence(error: &Error) -> bool {
+    error.downcast_ref().is_some_and(zosbd2_vm::Error::is_absence)
+}
+
 /// `row` is the kernel's row in README's table.
 fn reason_to_skip(row: Option<&str>, error: Error) -> Result<String> {
-    let absent = error.downcast_ref().is_some_and(zosbd2_vm::Error::is_absence);
+    let absent = is_absence(&error);
     match row {
         None if absent => Ok(format!("{error:#}").lines().next().unwrap_or_default().to_owned()),
         Some(row) if absent => Err(error.context(format!("README claims {row}, and the cache has no copy"))),
@@ -74,6 +97,17 @@ fn reason_to_skip(row: Option<&str>, error: Error) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_that_cannot_be_renewed_is_used_as_it_is() {
+        let name = KernelName::NEWEST;
+        assert_eq!(renewed(name, Ok("7.4".to_owned())).unwrap(), "kernel backports: the newest is 7.4");
+        let absent = Error::from(zosbd2_vm::Error::NoVersion { kernel: "x".into(), suites: "y".into() });
+        let line = renewed(name, Err(absent.context("fetch kernel x"))).unwrap();
+        assert!(line.starts_with("kernel backports is not renewed: fetch kernel x: no release"), "{line}");
+        let full = zosbd2_vm::Error::DiskSpace { path: "/".into(), free: 1, need: 2 };
+        assert!(renewed(name, Err(full.into())).is_err());
+    }
 
     #[test]
     fn only_kernels_that_readme_does_not_claim_are_skipped() {
