@@ -2,15 +2,15 @@
 //! Compiles the C part against headers that are made to look like those of kernels that cannot be had.
 //!
 //! Each [`ChangedHeaders`] changes a few lines of a header of a kernel that is there, and has the compiler include the
-//! changed copy first. The gate checks that the probes notice the change, and that the C part compiles without a warning. It
-//! shows that those branches of `kernel/compat` compile, and no more: no such kernel was booted.
+//! changed copy first. The gate checks that the probes notice the change, and that the C part compiles without a
+//! warning. It shows that those branches of `kernel/compat` compile, and no more: no such kernel was booted.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use zosbd2_vm::kernels;
+use zosbd2_vm::kernels::{self, Kernel};
 
 use super::Report;
 use crate::toolchain::Toolchain;
@@ -70,17 +70,20 @@ const CHANGED: [ChangedHeaders; 2] = [
     },
 ];
 
-/// Compiles against each set of changed headers.
+/// Compiles against each set of changed headers whose base is in the cache. The others are reported.
 pub(super) fn run(report: &mut Report) {
     for changed in &CHANGED {
-        report.gate("older headers", changed.kernels, compile(changed));
+        let base = changed.base.parse().and_then(kernels::find);
+        match base {
+            Ok(kernel) => report.gate("older headers", changed.kernels, compile(changed, &kernel)),
+            Err(error) => report.skip("older headers", changed.kernels, error),
+        }
     }
 }
 
-fn compile(set: &ChangedHeaders) -> Result<String> {
+fn compile(set: &ChangedHeaders, kernel: &Kernel) -> Result<String> {
     let _doing =
         narrate::doing(format!("compiling the C part against headers like those of {}", set.kernels));
-    let kernel = kernels::find(set.base.parse()?)?;
     let name = set.kernels.replace(' ', "-");
     let folder = paths::root().join("target/older").join(name);
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
@@ -134,4 +137,17 @@ fn common(headers: &Path) -> Result<PathBuf> {
         }
     }
     bail!("there are no common headers beside {}", headers.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zosbd2_vm::kernels::KernelName;
+
+    #[test]
+    fn each_base_is_a_line_that_make_test_fetches() {
+        for changed in &CHANGED {
+            assert!(KernelName::STOCK.contains(&changed.base.parse().unwrap()), "{}", changed.base);
+        }
+    }
 }
