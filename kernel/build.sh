@@ -82,10 +82,10 @@ choose() {
 $missing"
 		return 0
 	fi
-	[ "$VARIANT" != faults ] || fail "the archive's Rust objects are for VARIANT=release: set ZOSBD2_RUST=source"
+	[ "$VARIANT" != faults ] || fail "the release archive's Rust objects are for VARIANT=release: set ZOSBD2_RUST=source"
 	tried=
 	for conditions in "$RUST"/*.conf; do
-		[ -e "$conditions" ] || fail "there is no Rust object in $RUST: take the release's archive, or set" \
+		[ -e "$conditions" ] || fail "there is no Rust object in $RUST: take a release archive, or set" \
 			"ZOSBD2_RUST=source to compile it, which needs Rust"
 		missing=$(misfits "$conditions")
 		object=${conditions%.conf}.o
@@ -94,17 +94,17 @@ $missing"
   $(basename "$object")
 $(echo "$missing" | sed 's/^/    /')"
 	done
-	fail "no Rust object of the archive fits the kernel of $KDIR. What differs:$tried
+	fail "no Rust object of the release archive fits the kernel of $KDIR. What differs:$tried
 Compile it for this kernel with ZOSBD2_RUST=source, which needs cargo and Rust 1.95; docs/building.md says which" \
 		"options are supported."
 }
 
-# The object must be the archive's own, have all entry points, and want only functions of the shim and symbols that
-# the kernel exports. The other gates ran when the archive was made.
+# The object must be the release archive's own, have all entry points, and want only functions of the shim and symbols that
+# the kernel exports. The other gates ran when that archive was made.
 check_object() {
 	if [ -d "$RUST" ]; then
 		(cd "$RUST" && sha256sum -c --quiet SHA256SUMS) >&2 ||
-			fail "the files in $RUST are not what SHA256SUMS says: unpack the archive again"
+			fail "the files in $RUST are not what SHA256SUMS says: unpack the release archive again"
 	fi
 	command -v nm >/dev/null || fail "the program nm is missing, which checks the Rust object: install binutils"
 	checked='^$'
@@ -207,7 +207,7 @@ prepare() {
 			flock 9
 		fi
 	fi
-	trap 'rm -f "$O/zosbd2.ko" "$O/zosbd2.signed"' EXIT
+	trap 'rm -f "$O/zosbd2.ko" "$O/zosbd2.signed" "$O/zosbd2.unsigned"' EXIT
 	trap 'exit 130' INT
 	trap 'exit 143' TERM
 	trap 'exit 129' HUP

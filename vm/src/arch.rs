@@ -29,7 +29,7 @@ pub struct Arch {
     pub flags: Flags,
     /// What the gates look for in the object.
     pub object: Object,
-    /// The objects that an archive has.
+    /// The objects that a release archive has.
     pub prebuilt: &'static [Prebuilt],
     /// The virtual machine.
     pub machine: Machine,
@@ -78,7 +78,7 @@ pub struct Object {
     pub plain_return: (&'static str, &'static [&'static str]),
 }
 
-/// An object of an archive, and the kernels that it is for.
+/// An object of a release archive, and the kernels that it is for.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Prebuilt {
     /// Name of the file, without its ending.

@@ -58,7 +58,7 @@ pub enum Error {
     /// The archive does not have a full set of packages.
     #[error(
         "no release of kernel {kernel} has image, headers and kbuild packages in one version (looked in {suites}): \
-         the archive may be changing, so try again later"
+         Debian's archive may be changing, so try again later"
     )]
     NoVersion {
         /// The kernel.
@@ -135,7 +135,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the archive does not deliver: the kernel or package is not there, or the archive cannot be reached.
+    /// Whether Debian's archive does not deliver: the kernel or package is not there, or it cannot be reached.
     #[must_use]
     pub fn is_absence(&self) -> bool {
         matches!(self, Self::NoVersion { .. } | Self::Archive { .. } | Self::Download(_))

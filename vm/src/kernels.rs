@@ -4,8 +4,8 @@
 //! [`lines`] has the table of names. [`fetch`] downloads image, modules and headers of the newest version that has
 //! all three and unpacks them side by side, never onto the host. [`find`] only looks. The cache is shared: a file
 //! lock serialises runs, and a kernel appears by a rename, complete or not at all. Cached kernels are used offline,
-//! do not expire, and are never removed, because the archive drops the headers of superseded series; `update` asks
-//! the archive for a newer version. `cargo xtask debug-kernel` builds the debug kernel, which [`find`] accepts only
+//! do not expire, and are never removed, because Debian's archive drops the headers of superseded series; `update` asks
+//! Debian's archive for a newer version. `cargo xtask debug-kernel` builds the debug kernel, which [`find`] accepts only
 //! if it was built with the current configuration.
 
 mod cache;

@@ -7,9 +7,9 @@
 /// A suite.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Suite {
-    /// Its name in the archive.
+    /// Its name in Debian's archive.
     pub name: &'static str,
-    /// Address of the archive.
+    /// Address of that archive.
     pub address: &'static str,
     /// Whether an index past its date is refused. Off where mirrors keep old indexes; signatures are always checked.
     pub check_date: bool,

@@ -36,7 +36,7 @@ const HOST: [(&str, &str); 4] = [
 /// Arguments of the command.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Ask the archive for a newer source than what is in the cache
+    /// Ask Debian's archive for a newer source than what is in the cache
     #[arg(long)]
     update: bool,
 }

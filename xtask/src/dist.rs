@@ -101,13 +101,13 @@ pub(crate) fn archive() -> Result<PathBuf> {
     Ok(archive)
 }
 
-/// Makes the archive, and makes it again in another folder.
+/// Makes the release archive, and makes it again in another folder.
 pub(crate) fn reproducible() -> Result<String> {
     same_elsewhere(&toolchain()?, &archive()?)
 }
 
-/// Makes the archive again in the same root, from a copy of its own sources in another folder and with a `core` that is
-/// compiled for it. An error if the two differ.
+/// Makes the release archive again in the same root, from a copy of its own sources in another folder and with a `core`
+/// that is compiled for it. An error if the two differ.
 fn same_elsewhere(toolchain: &Toolchain, archive: &Path) -> Result<String> {
     let folder = paths::root().join("target/dist-elsewhere/in-another-folder");
     let sources = folder.join("sources");
@@ -129,7 +129,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("read {}", path.display()))
 }
 
-/// Makes the archive of these sources below `folder`. The caller holds the lock of [`lock_archives`].
+/// Makes the release archive of these sources below `folder`. The caller holds the lock of [`lock_archives`].
 fn make(toolchain: &Toolchain, sources: &Path, folder: &Path, cores: Option<&Path>) -> Result<PathBuf> {
     let changed = command::has_changes()?;
     let name = format!("zosbd2-{}{}", env!("CARGO_PKG_VERSION"), if changed { "-changed" } else { "" });

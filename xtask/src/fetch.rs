@@ -15,7 +15,7 @@ pub(crate) struct Arguments {
     /// Kernels: 6.1, 6.12, 6.12-trixie, backports or newest, sid (cloud flavour), 6.1-generic, 6.12-generic, debug
     #[arg(default_values = ["6.1", "6.12"])]
     kernels: Vec<KernelName>,
-    /// Ask the archive for newer versions of what is in the cache
+    /// Ask Debian's archive for newer versions of what is in the cache
     #[arg(long)]
     update: bool,
 }
@@ -52,7 +52,7 @@ pub(crate) fn one(name: KernelName, update: bool) -> Result<Kernel> {
     Ok(kernel)
 }
 
-/// A kernel to test, or the reason why its tests are skipped: the cache has none, and the archive does not deliver
+/// A kernel to test, or the reason why its tests are skipped: the cache has none, and Debian's archive does not deliver
 /// one. That is an error for a kernel that README claims.
 pub(crate) fn to_test(name: KernelName) -> Result<Result<Kernel, String>> {
     match one(name, false) {
@@ -61,7 +61,7 @@ pub(crate) fn to_test(name: KernelName) -> Result<Result<Kernel, String>> {
     }
 }
 
-/// Asks the archive for a newer release of a stock kernel. If the archive does not deliver, the cached one stays in use.
+/// Asks Debian's archive for a newer release of a stock kernel. If it does not deliver, the cached one stays in use.
 pub(crate) fn renew(name: KernelName) -> Result<()> {
     println!("{}", renewed(name, one(name, true).map(|kernel| kernel.release))?);
     Ok(())
@@ -79,7 +79,7 @@ fn renewed(name: KernelName, result: Result<String>) -> Result<String> {
     }
 }
 
-/// Whether the archive did not deliver.
+/// Whether Debian's archive did not deliver.
 fn is_absence(error: &Error) -> bool {
     error.downcast_ref().is_some_and(zosbd2_vm::Error::is_absence)
 }

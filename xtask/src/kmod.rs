@@ -97,8 +97,8 @@ pub(crate) fn build(kdir: &Path, how: &How<'_>) -> Result<PathBuf> {
     build_in(&root, kdir, how, Path::new(&folder))
 }
 
-/// Like [`build`], from the sources below `root` in the folder `work`. After an error no module is left there. Waits while
-/// another command builds there.
+/// Like [`build`], from the sources below `root` in the folder `work`. After an error no module is left there. Waits
+/// while another command builds there.
 pub(crate) fn build_in(root: &Path, kdir: &Path, how: &How<'_>, work: &Path) -> Result<PathBuf> {
     let kdir = &headers(kdir)?;
     let module = work.join("zosbd2.ko");

@@ -64,7 +64,7 @@ enum Command {
     Kmod(kmod::Arguments),
     /// Make the source archive of a release, with Rust objects that are ready made
     Dist(dist::Arguments),
-    /// Build modules from the archive, in roots without Rust
+    /// Build modules from the release archive, in roots without Rust
     FromArchive(from_archive::Arguments),
     /// Compile the kernel part's Rust into one object
     RustObject(rust_object::Arguments),

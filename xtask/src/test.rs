@@ -50,7 +50,7 @@ const STEPS: [&[Lane]; 5] = [
         ],
     ],
     &[
-        &[("VM harness", harness), ("modules from the archive", from_archive)],
+        &[("VM harness", harness), ("modules from the release archive", from_archive)],
         &[("VM tests, generic kernels", vm_tests_generic)],
     ],
     &[&[("VM tests, newest kernel", vm_tests_newest)]],
@@ -248,7 +248,7 @@ fn from_archive() -> Result<Tally> {
     Ok(Tally::passed(passed))
 }
 
-/// Tests on the newest kernel, with the archive's module.
+/// Tests on the newest kernel, with the release archive's module.
 const NEWEST: [&str; 25] = [
     "smoke_boot",
     "smoke_tools",

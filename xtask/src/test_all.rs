@@ -2,7 +2,7 @@
 //! `cargo xtask test-all`, behind `make test-all`: the tests that are too long for each run of `make test`,
 //! in parts.
 //!
-//! A part takes at most 40 minutes on two idle processors. It first asks the archive for newer releases of its stock
+//! A part takes at most 40 minutes on two idle processors. It first asks Debian's archive for newer releases of its stock
 //! kernels, which `make test` does not. Each part ends with its row for the table of last
 //! runs in docs/testing.md.
 
@@ -56,7 +56,7 @@ enum Work {
     DebugRest,
     /// [`LONG`] and [`DATA`] on the debug kernel.
     DebugLong,
-    /// Some tests with the archive's module, on every kernel.
+    /// Some tests with the release archive's module, on every kernel.
     Archive,
     /// The simulator, for this many steps.
     Sim(u64),
@@ -129,7 +129,7 @@ const PARTS: [Part; 16] = [
         Work::Newer("backports"),
     ),
     part("sid", "gates and VM tests on the newest kernel of Debian's development", Work::Newer("sid")),
-    part("archive", "the archive's module, built without Rust, on every kernel", Work::Archive),
+    part("archive", "the release archive's module, built without Rust, on every kernel", Work::Archive),
     part(
         "debug-life",
         "debug kernel: devices made, attached to, torn down; data; crashes",

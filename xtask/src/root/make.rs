@@ -65,8 +65,8 @@ pub(super) fn make(recipe: &Recipe, folder: &Path, renew: bool, doing: &Doing) -
 fn replace(folder: &Path, fresh: &Path) -> Result<()> {
     if folder.exists() {
         kernels::exchange(fresh, folder)?;
-        let aside = (1..).map(|number| old(folder, &number.to_string())).find(|path| !path.exists());
-        let aside = aside.context("there are always more numbers")?;
+        let aside = (1..u32::MAX).map(|number| old(folder, &number.to_string())).find(|path| !path.exists());
+        let aside = aside.context("too many old roots")?;
         return fs::rename(fresh, &aside).with_context(|| format!("rename {}", fresh.display()));
     }
     fs::rename(fresh, folder).with_context(|| format!("rename {}", fresh.display()))
