@@ -75,7 +75,7 @@ fn native(trees: &[PathBuf]) -> Result<()> {
     let folder = sample.parent().context("a program is in a folder")?;
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap_or_default());
     let status =
-        Command::new(&programs.init).arg("--demo").arg(&module).args(trees).env("PATH", path).status();
+        Command::new(&programs.init).arg("--demo").arg(module.path()).args(trees).env("PATH", path).status();
     ensure!(status.context("run the demo")?.success(), "the demo failed");
     println!("demo passed");
     Ok(())

@@ -302,7 +302,7 @@ fn signed(kdir: &Path) -> Result<String> {
     command::finish(&mut openssl).context("make a key (Debian: package openssl)")?;
     let how = How { signed: Some((&key, &certificate)), ..How::plain(Variant::Release) };
     let module = kmod::build_in(&paths::root(), kdir, &how, &folder)?;
-    let signer = run_tool("/sbin/modinfo", &["--field", "signer"], &module)?.trim().to_owned();
+    let signer = run_tool("/sbin/modinfo", &["--field", "signer"], module.path())?.trim().to_owned();
     ensure!(signer == "zosbd2 gate", "the module names {signer:?} as its signer");
     Ok(format!("by {signer}"))
 }
@@ -463,12 +463,12 @@ fn module(report: &mut Report, kdir: &Path, variant: Variant) -> Result<()> {
     };
     let arch = config.arch()?;
     let (exports, imports) = (exports(&root)?, imports(&root, arch)?);
-    let path = module.with_file_name("zosbd2_rust.o");
+    let path = module.path().with_file_name("zosbd2_rust.o");
     let object = Object { path: &path, exports: &exports, imports: &imports, config: &config, arch };
     for (name, gate) in OBJECT_GATES {
         report.gate(&scope, name, gate(&object));
     }
-    for (name, result) in linked(&module, &root, kdir)? {
+    for (name, result) in linked(module.path(), &root, kdir)? {
         report.gate(&scope, name, result);
     }
     if Toolchain::for_headers(kdir)?.has("sparse")? {

@@ -4,7 +4,7 @@
 //! Works in a separate folder (`target/kmod/RELEASE-VARIANT`), so several kernels can be built side by side. This
 //! command makes the Rust object; `kernel/build.sh`, which needs no Rust, does all else.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -86,26 +86,41 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
         None => build(kdir, &how)?,
     };
-    println!("{}", module.display());
+    println!("{}", module.path().display());
     Ok(())
 }
 
-/// Builds the module for the kernel whose headers are in `kdir`, and returns the path of `zosbd2.ko`.
-pub(crate) fn build(kdir: &Path, how: &How<'_>) -> Result<PathBuf> {
+/// A module. No other command builds in its folder before the value is dropped.
+#[derive(Debug)]
+pub(crate) struct Module {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Module {
+    /// The path of `zosbd2.ko`.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Builds the module for the kernel whose headers are in `kdir`.
+pub(crate) fn build(kdir: &Path, how: &How<'_>) -> Result<Module> {
     let (root, variant) = (paths::root(), format!("VARIANT={}", how.variant.name()));
     let folder = make(&Toolchain::Host, &root, &headers(kdir)?, &["where".to_owned(), variant])?;
     build_in(&root, kdir, how, Path::new(&folder))
 }
 
 /// Like [`build`], from the sources below `root` in the folder `work`. After an error no module is left there. Waits
-/// while another command builds there.
-pub(crate) fn build_in(root: &Path, kdir: &Path, how: &How<'_>, work: &Path) -> Result<PathBuf> {
+/// while another command builds there, or uses a module from there.
+pub(crate) fn build_in(root: &Path, kdir: &Path, how: &How<'_>, work: &Path) -> Result<Module> {
     let kdir = &headers(kdir)?;
+    let in_use = lock(&work.join("in-use"), "another command that builds in this folder")?;
     let module = work.join("zosbd2.ko");
     let name = work.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let doing = narrate::doing(format!("building zosbd2.ko in {name}"));
     let object = {
-        // `kernel/build.sh` takes the same lock for its half.
+        // `kernel/build.sh` takes the same lock for its half, also if people call `make -C kernel`.
         let _lock = lock(&work.join("lock"), "another build in this folder")?;
         if module.exists() {
             fs::remove_file(&module).with_context(|| format!("remove {}", module.display()))?;
@@ -114,7 +129,7 @@ pub(crate) fn build_in(root: &Path, kdir: &Path, how: &How<'_>, work: &Path) -> 
     };
     doing.detail("C");
     link(root, kdir, how, work, &object)?;
-    Ok(module)
+    Ok(Module { path: module, _lock: in_use })
 }
 
 /// The folder, if it exists.

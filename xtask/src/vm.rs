@@ -372,10 +372,10 @@ fn prepare(
     group: Group,
 ) -> Result<Job> {
     let Group { variant, hardware, tests } = group;
-    let module = match &arguments.module {
-        Some(module) => Some(module.clone()),
-        None if arguments.no_module => None,
-        None => Some(kmod::build(&kernel.headers, &kmod::How::plain(variant))?),
+    let built = if arguments.module.is_none() && !arguments.no_module {
+        Some(kmod::build(&kernel.headers, &kmod::How::plain(variant))?)
+    } else {
+        None
     };
     let variant = format!("{variant:?}").to_lowercase();
     let special = if variant == RELEASE { Vec::new() } else { vec![variant.clone()] };
@@ -393,7 +393,9 @@ fn prepare(
     let words: Vec<String> = words.into_iter().filter(|word| !word.is_empty()).collect();
     let (folder, lock) = own_folder(&words.join("-"))?;
     // The next build may replace the files while this run waits for its turn.
-    let module = module.map(|built| copy(&built, &folder)).transpose()?;
+    let module = arguments.module.as_deref().or(built.as_ref().map(kmod::Module::path));
+    let module = module.map(|module| copy(module, &folder)).transpose()?;
+    drop(built);
     let init = copy(&programs.init, &folder)?;
     let own = programs.programs.iter().map(|program| copy(program, &folder)).collect::<Result<_>>()?;
     // Counting instructions runs all processors on one host thread, and the guest sees more time pass. The debug

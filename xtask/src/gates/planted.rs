@@ -51,12 +51,12 @@ fn blind(kdir: &Path) -> Result<String> {
     let folder = paths::root().join("target/planted/unwind");
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     let (states, module) = (folder.join("states"), folder.join("zosbd2.ko"));
-    let elf = Elf::read(&built)?;
+    let elf = Elf::read(built.path())?;
     let size = elf.contents(elf.section(".orc_unwind").context("the module has no .orc_unwind")?)?.len();
     fs::write(&states, vec![0; size]).with_context(|| format!("write {}", states.display()))?;
     let arch = Config::read(kdir)?.arch()?;
     let mut objcopy = Command::new(format!("{}objcopy", arch.binutils));
-    objcopy.arg(format!("--update-section=.orc_unwind={}", states.display())).arg(&built).arg(&module);
+    objcopy.arg(format!("--update-section=.orc_unwind={}", states.display())).arg(built.path()).arg(&module);
     command::finish(&mut objcopy)?;
     let Err(error) = orc::gate(&module, arch, &exports(&paths::root())?) else {
         bail!("the gate finds nothing");
