@@ -3,9 +3,9 @@
 //! being installed on the host. `cargo xtask root NAME -- PROGRAM...` runs a program there by hand.
 //!
 //! A root is `roots/NAME` in the kernels' cache: `tree` has the unpacked packages, and `packages` a line with name
-//! and version for each. It appears by a rename, complete or not at all. [`Root::command`] enters it with a mount
-//! namespace and chroot, which needs root or user namespaces. `/usr` and `/etc` are read-only inside; files outside
-//! the bound folders vanish with the program.
+//! and version for each. It appears by a rename, complete or not at all. An update leaves the old root beside it while
+//! programs run there. [`Root::command`] enters it with a mount namespace and chroot, which needs root or user
+//! namespaces. `/usr` and `/etc` are read-only inside; files outside the bound folders vanish with the program.
 
 mod check;
 mod make;
