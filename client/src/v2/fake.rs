@@ -6,7 +6,7 @@
 //! consists of its fill byte.
 
 use super::serve::Channel;
-use super::{Batch, Entered, Fetch, Request, ServerId, Status};
+use super::{Batch, Entered, Fetch, Fetched, ServerId, Status};
 use crate::{Errno, Result};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -310,7 +310,7 @@ impl State {
                 used += place.len();
                 given = true;
             }
-            fetch.requests[count] = Request::forge(raw, id);
+            fetch.requests[count] = Fetched::forge(raw, id);
             self.held.insert(handle, Held { spec, given });
             self.fetched += 1;
             count += 1;

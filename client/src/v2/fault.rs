@@ -10,7 +10,7 @@
 
 mod text;
 
-use super::{Backend, Capabilities, Region, Request, Zero};
+use super::{Backend, Capabilities, Fetched, Region, Zero};
 use crate::Errno;
 use std::ops::{Bound, RangeBounds};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -369,7 +369,7 @@ impl FaultPlan {
     }
 
     /// What goes wrong with this request. Call it once per request, because it counts.
-    pub(super) fn judge(&self, request: &Request) -> Verdict {
+    pub(super) fn judge(&self, request: &Fetched) -> Verdict {
         let mut verdict = Verdict::default();
         if !self.armed.load(Ordering::Acquire) {
             return verdict;
@@ -420,9 +420,9 @@ mod tests {
     use super::*;
     use crate::ServerId;
 
-    fn request(op: u32, offset: u64, length: u64) -> Request {
+    fn request(op: u32, offset: u64, length: u64) -> Fetched {
         let raw = v2::Request { op, offset, length, ..v2::Request::default() };
-        Request::forge(raw, ServerId::next())
+        Fetched::forge(raw, ServerId::next())
     }
 
     /// The numbers, counted from 1, of the requests that the plan hits among `count` reads of the first

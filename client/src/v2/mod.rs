@@ -13,17 +13,17 @@ mod control;
 #[cfg(test)]
 mod fake;
 mod fault;
+mod geometry;
 mod inspect;
 mod name;
 mod report;
-mod request;
 mod serve;
 mod server;
 #[cfg(test)]
 mod tests;
 mod which;
 
-pub use crate::sys::enter::{Answers, Batch, Entered, Fetch, Request, ServerId};
+pub use crate::sys::enter::{Answers, Batch, Entered, Fetch, Fetched, ServerId};
 pub use crate::sys::memory::{Buffer, Region};
 pub use backend::{Backend, Capabilities, ThreadModel, Zero};
 pub use builder::{Builder, UNLIMITED};

@@ -9,9 +9,9 @@
 mod inject;
 
 use self::inject::Places;
-use super::request::{Geometry, Wanted, operation_name};
+use super::geometry::{Geometry, Wanted, operation_name};
 use super::{
-    Answers, Backend, Batch, Buffer, Capabilities, Entered, FaultPlan, Fetch, Region, Request, ServerId,
+    Answers, Backend, Batch, Buffer, Capabilities, Entered, FaultPlan, Fetch, Fetched, Region, ServerId,
     Status, ThreadModel, Zero,
 };
 use crate::serving::{Decision, Running, prepare_thread, warn_of_limits};
@@ -587,7 +587,7 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
 
 /// The memory of one thread.
 struct Memory {
-    requests: Vec<Request>,
+    requests: Vec<Fetched>,
     answers: Answers,
     /// Results of reads. The kernel uses it until the answers are given.
     reads: Buffer,
@@ -603,7 +603,7 @@ impl Memory {
                 .map_err(|source| Error::Buffers { device: status.name.clone(), source })
         };
         Ok(Self {
-            requests: vec![Request::EMPTY; options.batch],
+            requests: vec![Fetched::EMPTY; options.batch],
             answers: Answers::with_capacity(options.batch),
             reads: buffer()?,
             arena: buffer()?,
@@ -728,7 +728,7 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
     #[inline]
     fn round<'b>(
         &mut self,
-        requests: &mut [Request],
+        requests: &mut [Fetched],
         arena: &[u8],
         room: &mut Room<'b>,
         batch: &mut Batch<'b>,
@@ -766,7 +766,7 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
 
     /// Lets the backend carry out one request.
     #[inline]
-    fn take<'b>(&self, request: &Request, wanted: Wanted, arena: &[u8], room: &mut Room<'b>) -> Taken<'b>
+    fn take<'b>(&self, request: &Fetched, wanted: Wanted, arena: &[u8], room: &mut Room<'b>) -> Taken<'b>
     where
         's: 'b,
     {
@@ -813,7 +813,7 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
 
     /// Checks an invalid request again, because the device may have grown meanwhile.
     #[cold]
-    fn look_again(&mut self, request: &Request, bad: BadRequest) -> Result<Wanted, Errno> {
+    fn look_again(&mut self, request: &Fetched, bad: BadRequest) -> Result<Wanted, Errno> {
         let device = self.session.device();
         if !matches!(bad, BadRequest::OutOfDevice { .. }) {
             let error = if matches!(bad, BadRequest::Opcode(_)) { Errno::OPNOTSUPP } else { Errno::IO };
@@ -902,7 +902,7 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
     /// Fails the requests whose answers were refused, unless they are stale. With `kept` set, those requests
     /// may be among `pending`, and are removed from it. Returns the number of remaining requests.
     #[cold]
-    fn refused(&mut self, batch: &mut Batch<'_>, pending: &mut [Request], kept: bool) -> Result<usize> {
+    fn refused(&mut self, batch: &mut Batch<'_>, pending: &mut [Fetched], kept: bool) -> Result<usize> {
         let mut left = pending.len();
         if kept {
             left = 0;
@@ -948,7 +948,7 @@ impl<C: Channel, B: Backend + ?Sized> Session<'_, C, B> {
 }
 
 /// Requests the data of as many writes as fit into the arena.
-fn ask_for_data<'b>(requests: &mut [Request], arena: &'b mut [u8], batch: &mut Batch<'b>) {
+fn ask_for_data<'b>(requests: &mut [Fetched], arena: &'b mut [u8], batch: &mut Batch<'b>) {
     let mut room = Room { free: arena };
     let mut at = 0;
     for request in requests {

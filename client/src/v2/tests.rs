@@ -2,10 +2,10 @@
 //! The serve loop against a fake kernel, and the checks of builder and options.
 
 use super::fake::{Answer, Fake, Spec, Step};
-use super::request::{Geometry, Wanted};
+use super::geometry::{Geometry, Wanted};
 use super::serve::serve_with;
 use super::{
-    Answers, Backend, Builder, Capabilities, End, Info, Region, Request, ServeOptions, ServerId, ThreadModel,
+    Answers, Backend, Builder, Capabilities, End, Fetched, Info, Region, ServeOptions, ServerId, ThreadModel,
     UNLIMITED, Zero,
 };
 use crate::{BadRequest, Errno, Error, Result, SparseMemory, StopToken};
@@ -614,7 +614,7 @@ fn answers_are_bound_to_server_and_length() {
     let mut answers = Answers::with_capacity(4);
     let give = |answers: &mut Answers, server, length| {
         let data = vec![0; length];
-        let request = Request::forge(raw, server);
+        let request = Fetched::forge(raw, server);
         let mut batch = answers.begin(ours);
         batch.read(&request, &data);
         batch.len()
@@ -923,7 +923,7 @@ proptest! {
     ) {
         let geometry = Geometry { size: SIZE, block: 512, max_io: MAX_IO.into() };
         let raw = v2::Request { op, offset, length, data, flags, ..v2::Request::default() };
-        let Ok(wanted) = geometry.look(&Request::forge(raw, ServerId::next())) else {
+        let Ok(wanted) = geometry.look(&Fetched::forge(raw, ServerId::next())) else {
             return Ok(());
         };
         if wanted == Wanted::Flush {

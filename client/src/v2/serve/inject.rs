@@ -7,8 +7,8 @@
 //! in part, or without telling the submitter. Backends without a plan never get here.
 
 use super::{Channel, Worker};
-use crate::v2::request::{Wanted, operation_name};
-use crate::v2::{Action, Answers, Backend, Batch, FaultPlan, Fetch, Moment, Request, Zero};
+use crate::v2::geometry::{Wanted, operation_name};
+use crate::v2::{Action, Answers, Backend, Batch, FaultPlan, Fetch, Fetched, Moment, Zero};
 use crate::{Errno, Result};
 use rustix::process::{Signal, getpid, kill_process};
 use zosbd2_abi::v2;
@@ -28,7 +28,7 @@ impl<C: Channel, B: Backend + ?Sized> Worker<'_, C, B> {
     pub(super) fn inject(
         &mut self,
         plan: &FaultPlan,
-        requests: &mut [Request],
+        requests: &mut [Fetched],
         places: &mut Places<'_>,
         answers: &mut Answers,
     ) -> Result<usize> {
@@ -52,7 +52,7 @@ impl<C: Channel, B: Backend + ?Sized> Worker<'_, C, B> {
     fn go_wrong(
         &mut self,
         action: Action,
-        request: &Request,
+        request: &Fetched,
         places: &mut Places<'_>,
         answers: &mut Answers,
     ) -> Result<()> {
@@ -84,7 +84,7 @@ impl<C: Channel, B: Backend + ?Sized> Worker<'_, C, B> {
     /// Carries a request out and answers it `times` times.
     fn serve_apart(
         &mut self,
-        request: &Request,
+        request: &Fetched,
         times: usize,
         places: &mut Places<'_>,
         answers: &mut Answers,
@@ -106,7 +106,7 @@ impl<C: Channel, B: Backend + ?Sized> Worker<'_, C, B> {
     /// buffer afterwards.
     fn carry_out(
         &mut self,
-        request: &Request,
+        request: &Fetched,
         length: u64,
         places: &mut Places<'_>,
         answers: &mut Answers,

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use zosbd2::v2::abi;
 use zosbd2::{
-    Answers, Backend, Batch, Builder, Capabilities, Control, End, Entered, Errno, Error, Fetch, MemoryLock,
-    Region, Request, ServeOptions, Server, StopToken, TakeOver, Zero,
+    Answers, Backend, Batch, Builder, Capabilities, Control, End, Entered, Errno, Error, Fetch, Fetched,
+    MemoryLock, Region, ServeOptions, Server, StopToken, TakeOver, Zero,
 };
 use zosbd2_backends::{FileOptions, Null, Ram};
 
@@ -314,7 +314,7 @@ impl Manual {
     }
 
     /// Fetches up to `most` requests of a queue, waiting for `minimum` at most 20 s.
-    pub(crate) fn fetch(&mut self, queue: u32, most: usize, minimum: u32) -> Result<Vec<Request>, Errno> {
+    pub(crate) fn fetch(&mut self, queue: u32, most: usize, minimum: u32) -> Result<Vec<Fetched>, Errno> {
         let (requests, entered) = self.try_fetch(queue, most, minimum, 20_000);
         match entered.error {
             Some(error) => Err(error),
@@ -328,8 +328,8 @@ impl Manual {
         most: usize,
         minimum: u32,
         timeout_ms: u32,
-    ) -> (Vec<Request>, Entered) {
-        let mut requests = vec![Request::EMPTY; most];
+    ) -> (Vec<Fetched>, Entered) {
+        let mut requests = vec![Fetched::EMPTY; most];
         let mut batch = self.server.batch(&mut self.answers);
         let fetch = Fetch {
             requests: &mut requests,
@@ -345,7 +345,7 @@ impl Manual {
     }
 
     /// Fetches one request of queue 0.
-    pub(crate) fn fetch_one(&mut self) -> Request {
+    pub(crate) fn fetch_one(&mut self) -> Fetched {
         let requests = self.fetch(0, 1, 1).expect("fetch");
         assert_eq!(requests.len(), 1, "no request came");
         requests[0]
@@ -361,7 +361,7 @@ impl Manual {
     }
 
     /// Answers a read with zeros, anything else with success.
-    pub(crate) fn complete(&mut self, request: &Request) {
+    pub(crate) fn complete(&mut self, request: &Fetched) {
         static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
         let length = usize::try_from(request.length()).expect("a length");
         let refused = self.answer(|batch| {

@@ -3,7 +3,7 @@
 //!
 //! Pure. The geometry is that of the created device; only the size may change later.
 
-use super::Request;
+use super::Fetched;
 use crate::BadRequest;
 use zosbd2_abi::v2;
 
@@ -35,7 +35,7 @@ pub(super) enum Wanted {
 impl Geometry {
     /// Checks `request`.
     #[inline]
-    pub(super) fn look(&self, request: &Request) -> Result<Wanted, BadRequest> {
+    pub(super) fn look(&self, request: &Fetched) -> Result<Wanted, BadRequest> {
         let wanted = match request.op() {
             v2::OP_READ => Wanted::Read,
             v2::OP_WRITE => Wanted::WriteWithoutData,
