@@ -5,8 +5,8 @@
 //! data as the kernel does, checks every answer against the interface, and records it. The data of a write
 //! consists of its fill byte.
 
-use super::serve::Channel;
-use super::{Batch, Entered, Fetch, Fetched, ServerId, Status};
+use super::channel::Keeper;
+use super::{Batch, Channel, Entered, Fetch, Fetched, ServerId, Status};
 use crate::{Errno, Result};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -403,9 +403,7 @@ impl Channel for Fake {
         Ok(())
     }
 
-    type Placeholder = Placeholder;
-
-    fn leave(&self) -> Result<Option<Placeholder>> {
+    fn leave(&self) -> Result<Option<Keeper>> {
         let stuck = self.stuck.load(Ordering::Relaxed);
         if stuck > 0 {
             self.stuck.store(stuck - 1, Ordering::Relaxed);
@@ -415,7 +413,7 @@ impl Channel for Fake {
         state.left += 1;
         state.kept.store(true, Ordering::Relaxed);
         self.changed.notify_all();
-        Ok(Some(Placeholder(state.kept.clone())))
+        Ok(Some(Box::new(Placeholder(state.kept.clone()))))
     }
 }
 

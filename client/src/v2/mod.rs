@@ -9,6 +9,7 @@
 
 mod backend;
 mod builder;
+mod channel;
 mod control;
 #[cfg(test)]
 mod fake;
@@ -27,6 +28,7 @@ pub use crate::sys::enter::{Answers, Batch, Entered, Fetch, Fetched, ServerId};
 pub use crate::sys::memory::{Buffer, Region};
 pub use backend::{Backend, Capabilities, ThreadModel, Zero};
 pub use builder::{Builder, UNLIMITED};
+pub use channel::{Channel, Keeper};
 pub use control::{Control, TakeOver};
 pub use fault::{Action, Fault, FaultCounts, FaultPlan, Faulty, Moment, Operation, ParseFaultError};
 pub use inspect::Observer;

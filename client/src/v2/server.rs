@@ -6,12 +6,13 @@
 //! descriptor is closed, the server is dead: the next server gets its requests, and I/O waits for that server
 //! until the device's grace ends.
 
+use super::channel::Keeper;
 use super::control::failed;
 use super::report::node_path;
-use super::serve::{Channel, serve_with};
+use super::serve::serve_with;
 use super::{
-    Answers, Backend, Batch, Control, End, Entered, Fetch, Latency, Outstanding, ServeOptions, ServerId,
-    State, Stats, Status, Which, inspect,
+    Answers, Backend, Batch, Channel, Control, End, Entered, Fetch, Latency, Outstanding, ServeOptions,
+    ServerId, State, Stats, Status, Which, inspect,
 };
 use crate::sys::enter::ServerFd;
 use crate::sys::ioctl2;
@@ -232,15 +233,13 @@ impl Channel for Server {
         Server::resize(self, size_bytes)
     }
 
-    type Placeholder = Server;
-
     /// Takes over from this server, the only way to end its sleeping calls without destroying the device.
-    fn leave(&self) -> Result<Option<Server>> {
+    fn leave(&self) -> Result<Option<Keeper>> {
         // Attaching on the server's own descriptor needs neither rights nor the control node, and fails if
         // another server has taken over. The cache still exists; the next server says whether it survived.
         let flags = v2::ATTACH_TAKE_OVER | v2::ATTACH_CACHE_SURVIVED;
         match ioctl2::attach(self.as_fd(), &mut v2::Attach { flags, ..v2::Attach::default() }) {
-            Ok(fd) => Server::from_fd(fd).map(Some),
+            Ok(fd) => Ok(Some(Box::new(Server::from_fd(fd)?))),
             // Taken over, declared dead, or being destroyed: each of these sends the threads away by itself.
             Err(Errno::SHUTDOWN | Errno::NODEV) => Ok(None),
             Err(source) => Err(failed("leave device", self.name(), source)),

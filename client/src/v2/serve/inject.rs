@@ -6,9 +6,9 @@
 //! reads, which is empty at that time. Regions are not used: the functions of the backend carry out a request
 //! in part, or without telling the submitter. Backends without a plan never get here.
 
-use super::{Channel, Worker};
+use super::blocking::Worker;
 use crate::v2::geometry::{Wanted, operation_name};
-use crate::v2::{Action, Answers, Backend, Batch, FaultPlan, Fetch, Fetched, Moment, Zero};
+use crate::v2::{Action, Answers, Backend, Batch, Channel, FaultPlan, Fetch, Fetched, Moment, Zero};
 use crate::{Errno, Result};
 use rustix::process::{Signal, getpid, kill_process};
 use zosbd2_abi::v2;
@@ -132,7 +132,7 @@ impl<C: Channel, B: Backend + ?Sized> Worker<'_, C, B> {
             return Ok(Ok(()));
         }
         let session = self.session;
-        let backend = session.backend;
+        let backend = self.backend;
         let offset = request.offset();
         let flag = |flag| request.flags() & flag != 0;
         let fua = flag(v2::REQUEST_FUA);
