@@ -193,6 +193,16 @@ impl Fake {
         assert!(!waited.timed_out(), "the device did not get the size {size}");
     }
 
+    /// Waits, for at most a minute, until this many requests were answered.
+    pub(super) fn wait_answers(&self, count: usize) {
+        let state = self.state.lock().expect("state");
+        let limit = Duration::from_secs(60);
+        let fewer = |state: &mut State| state.answers.len() < count;
+        let (state, waited) = self.changed.wait_timeout_while(state, limit, fewer).expect("state");
+        drop(state);
+        assert!(!waited.timed_out(), "fewer than {count} answers");
+    }
+
     /// The answers, in the order of the script.
     pub(super) fn answers(&self) -> Vec<Answer> {
         let mut answers = self.state.lock().expect("state").answers.clone();
@@ -225,6 +235,15 @@ impl Fake {
 }
 
 impl State {
+    /// Why nothing more will come.
+    fn over(&self) -> Option<Errno> {
+        match self {
+            Self { destroyed: true, .. } => Some(Errno::NODEV),
+            Self { left: 1.., .. } => Some(Errno::SHUTDOWN),
+            _ => None,
+        }
+    }
+
     /// Processes up to `most` answers.
     fn process(&mut self, batch: &mut Batch<'_>, most: usize, short: bool) -> Entered {
         let mut entered = Entered::default();
@@ -285,7 +304,6 @@ impl State {
 
     #[expect(clippy::needless_pass_by_value, reason = "mirrors the signature of the real call")]
     fn fetch(&mut self, specs: &mut VecDeque<Spec>, id: ServerId, fetch: Fetch<'_>) -> usize {
-        assert_eq!(fetch.minimum, 1);
         self.arenas.push(fetch.arena.len());
         let mut used = 0_usize;
         let mut count = 0;
@@ -323,6 +341,7 @@ impl Channel for Fake {
     fn enter(&self, batch: &mut Batch<'_>, fetch: Fetch<'_>) -> Entered {
         let mut state = self.state.lock().expect("state");
         let fetches = !fetch.requests.is_empty();
+        let fetch_minimum = fetch.minimum;
         if fetches && self.broken_queue == Some(fetch.queue) {
             return Entered { error: Some(Errno::NOMEM), ..Entered::default() };
         }
@@ -339,6 +358,7 @@ impl Channel for Fake {
         let mut entered = state.process(batch, usize::MAX, self.short);
         if entered.processed > 0 {
             state.calls.push((entered.processed, fetches));
+            self.changed.notify_all();
         }
         match step {
             Some(Step::Requests(specs)) => {
@@ -350,6 +370,9 @@ impl Channel for Fake {
             }
             Some(Step::FailAfterAnswers(errno)) => entered.error = Some(errno),
             _ if !fetches => {}
+            _ if self.sleeps && fetch_minimum == 0 => {
+                entered.error = state.over();
+            }
             _ if self.sleeps => {
                 state.asleep += 1;
                 self.changed.notify_all();
@@ -359,7 +382,7 @@ impl Channel for Fake {
                     self.changed.wait_timeout_while(state, limit, asleep).expect("state");
                 assert!(!waited.timed_out(), "nothing will end this call");
                 state.asleep -= 1;
-                entered.error = Some(if state.destroyed { Errno::NODEV } else { Errno::SHUTDOWN });
+                entered.error = state.over();
                 assert!(
                     state.destroyed || state.kept.load(Ordering::Relaxed),
                     "the next server attached while threads were still running"

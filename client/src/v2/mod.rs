@@ -15,9 +15,14 @@ mod control;
 mod fake;
 mod fault;
 mod geometry;
+mod handler;
 mod inspect;
+mod link;
 mod name;
+mod outbox;
+mod pool;
 mod report;
+mod request;
 mod serve;
 mod server;
 #[cfg(test)]
@@ -30,12 +35,14 @@ pub use backend::{Backend, Capabilities, ThreadModel, Zero};
 pub use builder::{Builder, UNLIMITED};
 pub use channel::{Channel, Keeper};
 pub use control::{Control, TakeOver};
-pub use fault::{Action, Fault, FaultCounts, FaultPlan, Faulty, Moment, Operation, ParseFaultError};
+pub use fault::{Action, Fault, FaultCounts, FaultPlan, Faulty, Moment, ParseFaultError};
+pub use handler::{Blocking, Handler};
 pub use inspect::Observer;
 pub use report::{
     DeadlinePolicy, Holder, Info, Latency, Listed, OperationCounts, Outstanding, RequestState, State, Stats,
     Status,
 };
+pub use request::{Operation, Request};
 pub use serve::{End, MemoryLock, ServeOptions};
 pub use server::Server;
 pub use which::Which;

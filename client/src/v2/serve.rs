@@ -8,6 +8,10 @@
 //! | `course` | what the watch decides: a pure state machine |
 //! | `blocking` | the lane of a [`Backend`]: answers a batch of requests and fetches the next one in one call |
 //! | `memory` | the buffers of that lane |
+//! | `owned` | the lane of a [`Handler`]: hands out requests that are answered anywhere |
+//! | `exchange` | what all lanes with owned requests do |
+//! | `limits` | checks requests |
+//! | `start` | serving with owned requests, as functions of `Builder` and `Server` |
 //! | `calls` | repeats interrupted calls, and gives refused answers again |
 //! | `notes` | the errors of one serve |
 //! | `inject` | faults, for tests |
@@ -16,17 +20,22 @@
 //! is destroyed while the threads still serve, so that the kernel can write out dirty data.
 
 mod blocking;
-mod calls;
+pub(super) mod calls;
 mod course;
+mod exchange;
 mod inject;
+mod limits;
 mod memory;
-mod notes;
+pub(super) mod notes;
 mod options;
+mod owned;
 mod session;
+mod start;
 
 use self::blocking::Blocking;
+use self::owned::Owned;
 use self::session::Session;
-use super::{Backend, Capabilities, Channel, Status};
+use super::{Backend, Capabilities, Channel, Handler, Status};
 use crate::serving::warn_of_limits;
 use crate::{Error, Result, StopToken};
 pub use options::{MemoryLock, ServeOptions};
@@ -58,6 +67,25 @@ where
     check(channel.status(), &backend.capabilities(), options)?;
     let session = Session::new(channel, stop);
     session::run(&session, &Blocking::new(&session, backend, options), options, start, destroy)
+}
+
+/// Like [`serve_with`], with a handler of owned requests.
+pub(super) fn serve_requests_with<C, H>(
+    channel: &C,
+    handler: &H,
+    options: &ServeOptions,
+    stop: &StopToken,
+    start: impl FnOnce() -> Result<()>,
+    destroy: impl Fn(bool) -> Result<()> + Sync,
+) -> Result<End>
+where
+    C: Channel + Clone + 'static,
+    H: Handler + ?Sized,
+{
+    check(channel.status(), &handler.capabilities(), options)?;
+    let session = Session::new(channel.clone(), stop);
+    let lanes = Owned { session: &session, handler, options };
+    session::run(&session, &lanes, options, start, destroy)
 }
 
 /// Checks options and backend against the device, and prepares the process.

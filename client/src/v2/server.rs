@@ -188,17 +188,21 @@ impl Server {
         stop: &StopToken,
         ready: impl FnOnce(),
     ) -> Result<End> {
-        let start = || {
-            if self.status()?.device_number.is_none() {
-                self.start()?;
-            }
-            ready();
-            Ok(())
-        };
-        // Not the next device of this name, nor one that another server has.
-        let own = Which::from(self).with_epoch(self.created.epoch);
-        let destroy = |force| Control::open()?.destroy(own, force);
-        serve_with(self, backend, options, stop, start, destroy)
+        serve_with(self, backend, options, stop, || self.begin(ready), |force| self.destroy(force))
+    }
+
+    /// Creates the block node unless it exists, and calls `ready`.
+    pub(super) fn begin(&self, ready: impl FnOnce()) -> Result<()> {
+        if self.status()?.device_number.is_none() {
+            self.start()?;
+        }
+        ready();
+        Ok(())
+    }
+
+    /// Destroys the device of this server: not the next device of its name, nor one that another server has.
+    pub(super) fn destroy(&self, force: bool) -> Result<()> {
+        Control::open()?.destroy(Which::from(self).with_epoch(self.created.epoch), force)
     }
 }
 

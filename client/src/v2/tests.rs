@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The serve loop against a fake kernel, and the checks of builder and options.
 
+mod owned;
+
 use super::fake::{Answer, Fake, Spec, Step};
 use super::geometry::{Geometry, Wanted};
 use super::serve::serve_with;
@@ -10,8 +12,8 @@ use super::{
 };
 use crate::{BadRequest, Errno, Error, Result, SparseMemory, StopToken};
 use proptest::prelude::*;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use zosbd2_abi::v2;
 
@@ -853,9 +855,17 @@ fn model(steps: &[Step]) -> (Vec<Expected>, Vec<Option<u8>>) {
 }
 
 fn check_against_model(steps: Vec<Step>, backend: &impl Backend, batch: usize) -> Result<(), TestCaseError> {
+    check(steps, backend, |fake| serve_in_batches(fake, backend, batch))
+}
+
+fn check(
+    steps: Vec<Step>,
+    backend: &impl Backend,
+    serve: impl FnOnce(&Arc<Fake>) -> Result<End>,
+) -> Result<(), TestCaseError> {
     let (expected, bytes) = model(&steps);
-    let fake = Fake::new(SIZE, MAX_IO, steps);
-    let served = serve_in_batches(&fake, backend, batch);
+    let fake = Arc::new(Fake::new(SIZE, MAX_IO, steps));
+    let served = serve(&fake);
     prop_assert!(matches!(served, Ok(End::Gone) | Err(Error::Refused { .. })), "{served:?}");
     let answers = fake.answers();
     prop_assert_eq!(answers.len(), expected.len());

@@ -7,12 +7,13 @@
 
 use super::calls::{Calls, Given, retain_accepted};
 use super::inject::Places;
-use super::memory::{FreeSpace, Memory};
+use super::limits::Limits;
+use super::memory::{FreeSpace, Memory, ask_for_data};
 use super::session::{Lanes, Session};
 use super::{End, ServeOptions};
-use crate::v2::geometry::{Geometry, Wanted, operation_name};
+use crate::v2::geometry::{Wanted, operation_name};
 use crate::v2::{Backend, Batch, Channel, FaultPlan, Fetch, Fetched, Region, Zero};
-use crate::{BadRequest, Errno, Error, Result};
+use crate::{Errno, Error, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use zosbd2_abi::v2;
 
@@ -38,12 +39,6 @@ impl<'s, C: Channel, B: Backend + ?Sized> Blocking<'s, C, B> {
             tracing::warn!(device, seed, "serving with injected faults");
         }
         Self { session, backend, options, regions, faults }
-    }
-
-    /// The size up to which requests are valid for both the backend and the kernel, if the kernel's size is
-    /// `size`.
-    fn agreed_size(&self, size: u64) -> u64 {
-        self.session.guard("size", || self.backend.size()).map_or(0, |own| own.min(size))
     }
 }
 
@@ -84,24 +79,16 @@ pub(super) struct Worker<'s, C, B: ?Sized> {
     calls: Calls<'s, &'s C>,
     queue: u32,
     spin_us: u32,
-    pub(super) geometry: Geometry,
-    /// Size of the channel when `geometry.size` was set.
-    told_size: u64,
+    pub(super) limits: Limits<'s, &'s C>,
 }
 
 impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
     fn new(lanes: &Blocking<'s, C, B>, queue: u32) -> Self {
         let Blocking { session, backend, options, regions, faults } = *lanes;
-        let status = session.channel.status();
-        let told_size = session.channel.size();
-        let geometry = Geometry {
-            size: lanes.agreed_size(told_size),
-            block: u64::from(status.logical_block_size).max(1),
-            max_io: u64::from(status.max_io_bytes),
-        };
+        let limits = Limits::new(&session.channel, &session.notes, || backend.size());
         let calls = Calls::new(&session.channel, &session.stop, &session.notes);
         let spin_us = options.spin_us();
-        Self { session, backend, regions, faults, calls, queue, spin_us, geometry, told_size }
+        Self { session, backend, regions, faults, calls, queue, spin_us, limits }
     }
 
     /// Serves until the device is gone or taken over.
@@ -135,7 +122,7 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
                 pending = given.fetched;
                 given
             } else {
-                super::memory::ask_for_data(&mut requests[..kept], &mut arena, &mut batch);
+                ask_for_data(&mut requests[..kept], &mut arena, &mut batch);
                 pending = kept;
                 self.give(&mut batch, Fetch::nothing())?
             };
@@ -149,9 +136,7 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
             if self.calls.taken_over && pending == 0 {
                 return Ok(End::TakenOver);
             }
-            if self.session.channel.size() != self.told_size {
-                self.resized(self.session.channel.size());
-            }
+            self.limits.renew(|| self.backend.size());
         }
     }
 
@@ -170,15 +155,12 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
         let mut kept = 0;
         for at in 0..requests.len() {
             let request = requests[at];
-            let wanted = match self.geometry.look(&request) {
+            let wanted = match self.limits.check(&request, || self.backend.size()) {
                 Ok(wanted) => wanted,
-                Err(bad) => match self.look_again(&request, bad) {
-                    Ok(wanted) => wanted,
-                    Err(error) => {
-                        batch.fail(&request, error);
-                        continue;
-                    }
-                },
+                Err(error) => {
+                    batch.fail(&request, error);
+                    continue;
+                }
             };
             match self.take(&request, wanted, arena, space) {
                 Outcome::Done => batch.done(&request),
@@ -245,33 +227,6 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
         };
         catch_unwind(AssertUnwindSafe(run))
             .unwrap_or_else(|_| Outcome::Failed(self.session.notes.panicked(operation_name(request.op()))))
-    }
-
-    /// Checks an invalid request again, because the device may have grown meanwhile.
-    #[cold]
-    pub(super) fn look_again(&mut self, request: &Fetched, bad: BadRequest) -> Result<Wanted, Errno> {
-        let device = self.session.notes.device();
-        if !matches!(bad, BadRequest::OutOfDevice { .. }) {
-            let error = if matches!(bad, BadRequest::Opcode(_)) { Errno::OPNOTSUPP } else { Errno::IO };
-            self.session.notes.note(Error::Request { device, op_id: request.handle(), source: bad });
-            return Err(error);
-        }
-        match self.session.channel.refresh_size() {
-            Ok(size) => self.resized(size),
-            Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "while serving"),
-        }
-        self.geometry.look(request).map_err(|bad| {
-            // The request may have been submitted before the device shrank.
-            tracing::debug!(device, %bad, "request failed");
-            Errno::IO
-        })
-    }
-
-    #[cold]
-    fn resized(&mut self, size: u64) {
-        self.told_size = size;
-        let own = self.session.guard("size", || self.backend.size());
-        self.geometry.size = own.map_or(0, |own| own.min(size));
     }
 
     #[inline]

@@ -50,6 +50,12 @@ impl<'s, C: Channel> Calls<'s, C> {
         self.give_rest(batch, fetch, entered)
     }
 
+    /// Gives all answers, the refused ones as errors, and fetches nothing. If the device is gone, nothing is left to do.
+    pub(in crate::v2) fn give_all(&mut self, batch: &mut Batch<'_>) -> Result<()> {
+        let given = self.give(batch, Fetch::nothing())?;
+        if given.refused != 0 && !given.gone { self.fail_refused(batch) } else { Ok(()) }
+    }
+
     /// Continues after a call that failed or was incomplete.
     #[cold]
     fn give_rest(

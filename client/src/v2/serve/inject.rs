@@ -57,7 +57,7 @@ impl<C: Channel, B: Backend + ?Sized> Worker<'_, C, B> {
         answers: &mut Answers,
     ) -> Result<()> {
         let all = request.length();
-        let half = (all / 2) & !(self.geometry.block - 1);
+        let half = (all / 2) & !(self.limits.geometry.block - 1);
         match action {
             Action::Errno(error) => self.tell(answers, |batch| batch.fail(request, error)),
             Action::Drop(Moment::Before) => Ok(()),
@@ -111,12 +111,9 @@ impl<C: Channel, B: Backend + ?Sized> Worker<'_, C, B> {
         places: &mut Places<'_>,
         answers: &mut Answers,
     ) -> Result<Result<(), Errno>> {
-        let wanted = match self.geometry.look(request) {
+        let wanted = match self.limits.check(request, || self.backend.size()) {
             Ok(wanted) => wanted,
-            Err(bad) => match self.look_again(request, bad) {
-                Ok(wanted) => wanted,
-                Err(error) => return Ok(Err(error)),
-            },
+            Err(error) => return Ok(Err(error)),
         };
         let bytes = |length| usize::try_from(length).unwrap_or(usize::MAX);
         if wanted == Wanted::WriteWithoutData {

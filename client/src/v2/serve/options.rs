@@ -141,6 +141,11 @@ impl ServeOptions {
         self.batch
     }
 
+    /// Whether memory of the process is locked.
+    pub(super) fn locks_memory(&self) -> bool {
+        self.memory_lock != MemoryLock::None
+    }
+
     pub(super) fn spin_us(&self) -> u32 {
         u32::try_from(self.spin.as_micros()).unwrap_or(v2::MAX_SPIN_US)
     }

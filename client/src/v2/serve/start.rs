@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Serving with owned requests: what [`Builder`] and [`Server`] offer for a [`Handler`].
+//!
+//! These functions block the calling thread like those for a [`Backend`](crate::Backend), and the serving threads
+//! have ended when they return. Requests may live on; completing them then does nothing.
+
+use super::{End, ServeOptions, serve_requests_with};
+use crate::v2::{Builder, Handler, Server};
+use crate::{Result, StopToken};
+use std::path::Path;
+use std::sync::Arc;
+
+impl Builder {
+    /// Like [`serve`](Self::serve), for a backend that answers requests later and elsewhere.
+    pub fn serve_requests<H: Handler + ?Sized>(self, handler: &H) -> Result<()> {
+        self.serve_requests_then(handler, |_| {})
+    }
+
+    /// Like [`serve_requests`](Self::serve_requests). Calls `ready` with the path of the block node when the node
+    /// exists.
+    pub fn serve_requests_then<H: Handler + ?Sized>(
+        self,
+        handler: &H,
+        ready: impl FnOnce(&Path),
+    ) -> Result<()> {
+        Self::with_signals(|stop| self.serve_requests_until(handler, stop, ready))
+    }
+
+    /// Like [`serve_requests_then`](Self::serve_requests_then), but catches no signals: `stop` takes their
+    /// place.
+    pub fn serve_requests_until<H: Handler + ?Sized>(
+        self,
+        handler: &H,
+        stop: &StopToken,
+        ready: impl FnOnce(&Path),
+    ) -> Result<()> {
+        self.serve_by(handler.size(), handler.capabilities(), |server, options| {
+            server.serve_requests(handler, options, stop, || ready(&server.path()))
+        })
+    }
+}
+
+impl Server {
+    /// Like [`serve_then`](Self::serve_then), for a backend that answers requests later and elsewhere.
+    ///
+    /// The requests keep the `Server`, and so its descriptor, only until this function returns. Requests that are
+    /// not answered by then go to the next server when the last descriptor is closed.
+    pub fn serve_requests<H: Handler + ?Sized>(
+        self: &Arc<Self>,
+        handler: &H,
+        options: &ServeOptions,
+        stop: &StopToken,
+        ready: impl FnOnce(),
+    ) -> Result<End> {
+        let destroy = |force| self.destroy(force);
+        serve_requests_with(self, handler, options, stop, || self.begin(ready), destroy)
+    }
+}
