@@ -119,6 +119,7 @@ impl Fake {
             logical_block_size: 512,
             max_io_bytes: max_io,
             queues: 1,
+            create_flags: v2::CREATE_VOLATILE_CACHE,
             version: 2,
             name: super::name::field("fake").expect("a name"),
             ..v2::Status::default()
@@ -142,6 +143,12 @@ impl Fake {
     pub(super) fn sleeping(mut self, queues: u32) -> Self {
         self.sleeps = true;
         self.status.queues = queues;
+        self
+    }
+
+    /// The device was created without a volatile cache.
+    pub(super) fn without_cache(mut self) -> Self {
+        self.status.create_flags = 0;
         self
     }
 

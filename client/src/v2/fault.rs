@@ -86,7 +86,7 @@ impl<B: Backend> Backend for Faulty<B> {
         self.backend.read(offset, buffer)
     }
 
-    fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno> {
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool) -> Result<(), Errno> {
         self.backend.write(offset, data, fua)
     }
 

@@ -8,6 +8,7 @@
 //! | `course` | what the watch decides: a pure state machine |
 //! | `blocking` | the lane of a [`Backend`]: answers a batch of requests and fetches the next one in one call |
 //! | `memory` | the buffers of that lane |
+//! | `pace` | how many requests that lane takes at a time |
 //! | `owned` | the lane of a [`Handler`]: hands out requests that are answered anywhere |
 //! | `exchange` | what all lanes with owned requests do |
 //! | `limits` | checks requests |
@@ -29,15 +30,17 @@ mod memory;
 pub(super) mod notes;
 mod options;
 mod owned;
+mod pace;
 mod session;
 mod start;
 
 use self::blocking::Blocking;
 use self::owned::Owned;
 use self::session::Session;
+use super::backend::is_default;
 use super::{Backend, Capabilities, Channel, Handler, Status};
 use crate::serving::warn_of_limits;
-use crate::{Error, Result, StopToken};
+use crate::{Errno, Error, Result, StopToken};
 pub use options::{MemoryLock, ServeOptions};
 use zosbd2_abi::v2;
 
@@ -64,7 +67,9 @@ where
     C: Channel,
     B: Backend + ?Sized,
 {
-    check(channel.status(), &backend.capabilities(), options)?;
+    let capabilities = backend.capabilities();
+    check(channel.status(), &capabilities, options)?;
+    check_flush(channel.status(), &capabilities, || backend.flush())?;
     let session = Session::new(channel, stop);
     session::run(&session, &Blocking::new(&session, backend, options), options, start, destroy)
 }
@@ -100,6 +105,30 @@ fn check(status: &Status, capabilities: &Capabilities, options: &ServeOptions) -
 /// Why a device without the volatile-cache flag is not for a backend with such a cache.
 pub(super) const NO_FLUSHES: &str = "is not possible with a backend that has one: \
                                      the kernel would send no flushes, and fsync would be a lie";
+
+/// Why a backend with a flush of its own must say when the flush is needed.
+const NO_CALLS: &str = "means that the kernel sends no flushes, but the backend has a flush of its own: \
+                        declare `volatile_cache`, or `write_through` if no flush is needed";
+
+/// Checks that a backend with a flush of its own gets flushes, or has said that it needs none. Calls `flush`, which makes
+/// data durable that an earlier server has written, at worst.
+fn check_flush(
+    status: &Status,
+    capabilities: &Capabilities,
+    flush: impl FnOnce() -> Result<(), Errno>,
+) -> Result<()> {
+    if status.create_flags & v2::CREATE_VOLATILE_CACHE != 0 || capabilities.write_through || is_default(flush)
+    {
+        return Ok(());
+    }
+    Err(Error::Option {
+        operation: "serve",
+        name: status.name.clone(),
+        option: "volatile cache",
+        value: "no".to_owned(),
+        problem: NO_CALLS.to_owned(),
+    })
+}
 
 /// Checks that the backend can carry out the requests of the device, which may have been created for another
 /// backend.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The serve loop against a fake kernel, and the checks of builder and options.
 
+mod declared;
 mod owned;
 
 use super::fake::{Answer, Fake, Spec, Step};
@@ -70,7 +71,7 @@ impl Backend for Plain {
         Ok(())
     }
 
-    fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno> {
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool) -> Result<(), Errno> {
         self.note(format!("write {offset} {} {fua}", data.len()));
         self.bytes.lock().expect("bytes")[Self::range(offset, data.len())].copy_from_slice(data);
         Ok(())
@@ -192,7 +193,7 @@ impl Backend for Half {
         self.memory.read_at(offset, buffer).map_err(|_| Errno::IO)
     }
 
-    fn write(&self, offset: u64, data: &[u8], _: bool) -> Result<(), Errno> {
+    fn write(&self, offset: u64, data: &mut [u8], _: bool) -> Result<(), Errno> {
         self.writes.fetch_add(1, Ordering::Relaxed);
         self.memory.write_at(offset, data).map_err(|_| Errno::IO)
     }
@@ -232,7 +233,7 @@ impl Backend for Broken {
         panic!("planted");
     }
 
-    fn write(&self, _: u64, _: &[u8], _: bool) -> Result<(), Errno> {
+    fn write(&self, _: u64, _: &mut [u8], _: bool) -> Result<(), Errno> {
         Ok(())
     }
 
@@ -293,7 +294,7 @@ impl Backend for Growing {
         self.1.read_at(offset, buffer).map_err(|_| Errno::IO)
     }
 
-    fn write(&self, _: u64, _: &[u8], _: bool) -> Result<(), Errno> {
+    fn write(&self, _: u64, _: &mut [u8], _: bool) -> Result<(), Errno> {
         Err(Errno::NOSPC)
     }
 }
@@ -586,7 +587,7 @@ fn thread_models_are_kept() {
         fn read(&self, _: u64, _: &mut [u8]) -> Result<(), Errno> {
             Ok(())
         }
-        fn write(&self, _: u64, _: &[u8], _: bool) -> Result<(), Errno> {
+        fn write(&self, _: u64, _: &mut [u8], _: bool) -> Result<(), Errno> {
             Ok(())
         }
     }
@@ -699,7 +700,7 @@ impl Backend for Fixed {
         Ok(())
     }
 
-    fn write(&self, _: u64, _: &[u8], _: bool) -> Result<(), Errno> {
+    fn write(&self, _: u64, _: &mut [u8], _: bool) -> Result<(), Errno> {
         Err(Errno::ROFS)
     }
 }
@@ -894,7 +895,7 @@ impl Backend for Honest {
         self.0.read(offset, buffer)
     }
 
-    fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno> {
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool) -> Result<(), Errno> {
         self.0.write(offset, data, fua)
     }
 

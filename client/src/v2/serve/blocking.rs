@@ -9,6 +9,7 @@ use super::calls::{Calls, Given, retain_accepted};
 use super::inject::Places;
 use super::limits::Limits;
 use super::memory::{FreeSpace, Memory, ask_for_data};
+use super::pace::Pace;
 use super::session::{Lanes, Session};
 use super::{End, ServeOptions};
 use crate::v2::geometry::{Wanted, operation_name};
@@ -79,6 +80,7 @@ pub(super) struct Worker<'s, C, B: ?Sized> {
     calls: Calls<'s, &'s C>,
     queue: u32,
     spin_us: u32,
+    pace: Pace,
     pub(super) limits: Limits<'s, &'s C>,
 }
 
@@ -88,7 +90,8 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
         let limits = Limits::new(&session.channel, &session.notes, || backend.size());
         let calls = Calls::new(&session.channel, &session.stop, &session.notes);
         let spin_us = options.spin_us();
-        Self { session, backend, regions, faults, calls, queue, spin_us, limits }
+        let pace = Pace::new(options.most_requests(), options.adapts());
+        Self { session, backend, regions, faults, calls, queue, spin_us, pace, limits }
     }
 
     /// Serves until the device is gone or taken over.
@@ -102,16 +105,18 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
         let mut fresh = false;
         loop {
             if let (true, Some(plan)) = (fresh, self.faults) {
-                let mut places = Places { arena: &arena, scratch: &mut reads };
+                let mut places = Places { arena: &mut arena, scratch: &mut reads };
                 pending = self.inject(plan, &mut requests[..pending], &mut places, &mut answers)?;
             }
+            let began = self.pace.begin(pending);
             let mut batch = answers.begin(self.session.channel.id());
             let mut space = FreeSpace { free: &mut reads };
-            let kept = self.round(&mut requests[..pending], &arena, &mut space, &mut batch);
+            let kept = self.round(&mut requests[..pending], &mut arena, &mut space, &mut batch);
+            self.pace.end(began, pending);
             fresh = kept == 0 && !self.calls.taken_over;
             let given = if fresh {
                 let fetch = Fetch {
-                    requests: &mut requests,
+                    requests: &mut requests[..self.pace.limit()],
                     arena: if self.regions { &mut [] } else { &mut arena },
                     queue: self.queue,
                     minimum: 1,
@@ -145,7 +150,7 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
     fn round<'b>(
         &mut self,
         requests: &mut [Fetched],
-        arena: &[u8],
+        arena: &mut [u8],
         space: &mut FreeSpace<'b>,
         batch: &mut Batch<'b>,
     ) -> usize
@@ -183,7 +188,7 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
         &self,
         request: &Fetched,
         wanted: Wanted,
-        arena: &[u8],
+        arena: &mut [u8],
         space: &mut FreeSpace<'b>,
     ) -> Outcome<'b>
     where
@@ -209,7 +214,9 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
                     None => Outcome::Kept,
                 },
             },
-            Wanted::Write(at) => done(backend.write(offset, &arena[at..at + length], flag(v2::REQUEST_FUA))),
+            Wanted::Write(at) => {
+                done(backend.write(offset, &mut arena[at..at + length], flag(v2::REQUEST_FUA)))
+            }
             Wanted::WriteWithoutData if flag(v2::REQUEST_FUA) => Outcome::Kept,
             Wanted::WriteWithoutData => match backend.region(offset, length) {
                 Some(region) => {

@@ -16,7 +16,7 @@ use zosbd2_abi::v2;
 /// Memory for the data of requests.
 pub(super) struct Places<'a> {
     /// The data that came with the requests.
-    pub(super) arena: &'a [u8],
+    pub(super) arena: &'a mut [u8],
     /// Room for one request.
     pub(super) scratch: &'a mut [u8],
 }
@@ -135,8 +135,8 @@ impl<C: Channel, B: Backend + ?Sized> Worker<'_, C, B> {
         let fua = flag(v2::REQUEST_FUA);
         let run = || match wanted {
             Wanted::Read => backend.read(offset, &mut places.scratch[..bytes(length)]),
-            Wanted::Write(at) => backend.write(offset, &places.arena[at..][..bytes(length)], fua),
-            Wanted::WriteWithoutData => backend.write(offset, &places.scratch[..bytes(length)], fua),
+            Wanted::Write(at) => backend.write(offset, &mut places.arena[at..][..bytes(length)], fua),
+            Wanted::WriteWithoutData => backend.write(offset, &mut places.scratch[..bytes(length)], fua),
             Wanted::Discard => backend.discard(offset, length),
             Wanted::Flush => backend.flush(),
             Wanted::WriteZeroes => {
@@ -207,7 +207,7 @@ mod tests {
             Backend::read(&self.memory, offset, buffer)
         }
 
-        fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno> {
+        fn write(&self, offset: u64, data: &mut [u8], fua: bool) -> Result<(), Errno> {
             Backend::write(&self.memory, offset, data, fua)
         }
 

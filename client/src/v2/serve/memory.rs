@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The memory of a blocking lane: mapped before serving, used up and freed in each round.
+//!
+//! Only pages that were used are in memory, unless the memory of the process is locked.
 
 use super::ServeOptions;
 use crate::v2::{Answers, Batch, Buffer, Fetched, Status};
@@ -18,9 +20,10 @@ pub(super) struct Memory {
 
 impl Memory {
     pub(super) fn new(status: &Status, options: &ServeOptions, regions: bool) -> Result<Self> {
-        // With regions the buffers are rarely used, so their pages are allocated on first use.
+        // With regions the buffers are rarely used.
+        let populated = options.locks_memory() && !regions;
         let buffer = || {
-            Buffer::new(status.max_io_bytes as usize, !regions)
+            Buffer::new(status.max_io_bytes as usize, populated)
                 .map_err(|source| Error::Buffers { device: status.name.clone(), source })
         };
         Ok(Self {

@@ -8,13 +8,17 @@ use rustix::thread::CpuSet;
 use std::time::Duration;
 use zosbd2_abi::v2;
 
+/// Most requests that a lane takes at a time by default.
+const BATCH: usize = 32;
+
 /// How a device is served.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
     threads_per_queue: usize,
     cpus: Vec<Vec<usize>>,
     memory_lock: MemoryLock,
-    batch: usize,
+    /// `None`: adapts itself.
+    batch: Option<usize>,
     spin: Duration,
 }
 
@@ -35,13 +39,13 @@ pub enum MemoryLock {
 }
 
 impl Default for ServeOptions {
-    /// One thread per queue, on any CPU, up to 32 requests at a time, no polling.
+    /// One thread per queue, on any CPU, up to 32 quick requests at a time, no polling.
     fn default() -> Self {
         Self {
             threads_per_queue: 1,
             cpus: Vec::new(),
             memory_lock: MemoryLock::None,
-            batch: 32,
+            batch: None,
             spin: Duration::ZERO,
         }
     }
@@ -72,10 +76,11 @@ impl ServeOptions {
     }
 
     /// Most requests that a thread takes at a time, 1 to 1024. The thread answers them together when the last
-    /// one is done: a backend that waits for something needs small batches and many threads.
+    /// one is done. By default it takes up to 32 if they are done within milliseconds, and one at a time
+    /// otherwise.
     #[must_use]
     pub fn batch(mut self, batch: usize) -> Self {
-        self.batch = batch;
+        self.batch = Some(batch);
         self
     }
 
@@ -100,7 +105,7 @@ impl ServeOptions {
             Err(Error::Option { operation: "serve", name, option, value, problem })
         };
         range("threads per queue", self.threads_per_queue as u64, 1, 1024)?;
-        range("batch", self.batch as u64, 1, v2::MAX_BATCH.into())?;
+        range("batch", self.most_requests() as u64, 1, v2::MAX_BATCH.into())?;
         let spin = u64::try_from(self.spin.as_micros()).unwrap_or(u64::MAX);
         range("spin in microseconds", spin, 0, v2::MAX_SPIN_US.into())?;
         for cpus in &self.cpus {
@@ -138,7 +143,12 @@ impl ServeOptions {
 
     /// Most requests that a lane takes at a time.
     pub(super) fn most_requests(&self) -> usize {
-        self.batch
+        self.batch.unwrap_or(BATCH)
+    }
+
+    /// Whether a lane finds out how many requests to take at a time.
+    pub(super) fn adapts(&self) -> bool {
+        self.batch.is_none()
     }
 
     /// Whether memory of the process is locked.

@@ -288,7 +288,7 @@ impl Backend for Gated {
         self.0.read(offset, buffer)
     }
 
-    fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno> {
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool) -> Result<(), Errno> {
         while offset == GATED && !Path::new(GATE).exists() {
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -581,7 +581,7 @@ fn name_of_a_partition(context: &mut Context) {
     table[446 + 8..446 + 12].copy_from_slice(&8_u32.to_le_bytes());
     table[446 + 12..446 + 16].copy_from_slice(&64_u32.to_le_bytes());
     table[510..].copy_from_slice(&[0x55, 0xaa]);
-    ram.write(0, &table, false).expect("write");
+    ram.write(0, &mut table, false).expect("write");
     let early = Disk::create(&plain("part1"));
     let (disk, serving) = Disk::serve(&Builder::new("part"), &ram, threads(1));
     disk.wait_for_partition("/dev/zosbd2/part1");

@@ -348,7 +348,7 @@ pub(crate) fn passed_role() -> Result<(), Box<dyn std::error::Error>> {
     let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     let server = Server::from_fd(descriptor::receive(&stream, &mut [0])?)?;
     let ram = Ram::new(server.size_bytes())?;
-    ram.write(4096, &[3; 4096], false).map_err(|error| format!("write: {error}"))?;
+    ram.write(4096, &mut [3; 4096], false).map_err(|error| format!("write: {error}"))?;
     server.serve(&ram, &threads(1), &zosbd2::StopToken::new())?;
     Ok(())
 }

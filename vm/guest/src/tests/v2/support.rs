@@ -200,7 +200,7 @@ pub(crate) struct Recorder {
 
 impl Recorder {
     pub(crate) fn new(bytes: u64, change: impl FnOnce(&mut Capabilities)) -> Arc<Self> {
-        let mut capabilities = Capabilities::default();
+        let mut capabilities = Capabilities::default().write_through(true);
         change(&mut capabilities);
         Arc::new(Self { ram: Ram::new(bytes).expect("memory"), capabilities, seen: Mutex::default() })
     }
@@ -234,7 +234,7 @@ impl Backend for Recorder {
         self.ram.read(offset, buffer)
     }
 
-    fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno> {
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool) -> Result<(), Errno> {
         self.list().push(Seen::Write { offset, length: data.len() as u64, fua });
         self.ram.write(offset, data, fua)
     }
@@ -278,7 +278,7 @@ impl Backend for Buffered {
         self.0.read(offset, buffer)
     }
 
-    fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno> {
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool) -> Result<(), Errno> {
         self.0.write(offset, data, fua)
     }
 
