@@ -6,11 +6,15 @@
 //! consists of its fill byte.
 
 use super::channel::Keeper;
+use super::serve::ready::{Readiness, Sleeper};
 use super::{Batch, Channel, Entered, Fetch, Fetched, ServerId, Status};
+use crate::sys::counting::uncounted;
 use crate::{Errno, Result};
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 use zosbd2_abi::v2;
@@ -119,6 +123,7 @@ impl Fake {
             logical_block_size: 512,
             max_io_bytes: max_io,
             queues: 1,
+            depth: 128,
             create_flags: v2::CREATE_VOLATILE_CACHE,
             version: 2,
             name: super::name::field("fake").expect("a name"),
@@ -344,8 +349,8 @@ impl State {
     }
 }
 
-impl Channel for Fake {
-    fn enter(&self, batch: &mut Batch<'_>, fetch: Fetch<'_>) -> Entered {
+impl Fake {
+    fn carry_out(&self, batch: &mut Batch<'_>, fetch: Fetch<'_>) -> Entered {
         let mut state = self.state.lock().expect("state");
         let fetches = !fetch.requests.is_empty();
         let fetch_minimum = fetch.minimum;
@@ -401,6 +406,12 @@ impl Channel for Fake {
         }
         entered
     }
+}
+
+impl Channel for Fake {
+    fn enter(&self, batch: &mut Batch<'_>, fetch: Fetch<'_>) -> Entered {
+        uncounted(|| self.carry_out(batch, fetch))
+    }
 
     fn id(&self) -> ServerId {
         self.id
@@ -444,6 +455,64 @@ impl Channel for Fake {
         state.kept.store(true, Ordering::Relaxed);
         self.changed.notify_all();
         Ok(Some(Box::new(Placeholder(state.kept.clone()))))
+    }
+}
+
+/// Sleeps until the fake has something to say, or the waker was called.
+pub(super) struct FakeSleeper {
+    fake: Arc<Fake>,
+    woken: Arc<FakeWaker>,
+    wanted: bool,
+}
+
+struct FakeWaker {
+    fake: Arc<Fake>,
+    woken: AtomicBool,
+}
+
+impl Wake for FakeWaker {
+    fn wake(self: Arc<Self>) {
+        self.woken.store(true, Ordering::Relaxed);
+        let _state = self.fake.state.lock().expect("state");
+        self.fake.changed.notify_all();
+    }
+}
+
+impl FakeSleeper {
+    pub(super) fn new(fake: &Arc<Fake>) -> Self {
+        let woken = FakeWaker { fake: fake.clone(), woken: AtomicBool::new(false) };
+        Self { fake: fake.clone(), woken: Arc::new(woken), wanted: false }
+    }
+}
+
+impl Readiness for FakeSleeper {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let state = self.fake.state.lock().expect("state");
+        let ready = !state.steps.is_empty() || state.over().is_some() || !self.fake.sleeps;
+        self.wanted = !ready;
+        if ready { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+}
+
+impl Sleeper for FakeSleeper {
+    fn waker(&self) -> Waker {
+        self.woken.clone().into()
+    }
+
+    fn sleep(&mut self) {
+        let Self { fake, woken, wanted } = self;
+        let mut state = fake.state.lock().expect("state");
+        state.asleep += 1;
+        fake.changed.notify_all();
+        let asleep = |state: &mut State| {
+            let news = !state.steps.is_empty() || state.over().is_some();
+            !woken.woken.load(Ordering::Relaxed) && !(*wanted && news)
+        };
+        let limit = Duration::from_secs(60);
+        let (mut state, waited) = fake.changed.wait_timeout_while(state, limit, asleep).expect("state");
+        assert!(!waited.timed_out(), "nothing will end this sleep");
+        state.asleep -= 1;
+        woken.woken.store(false, Ordering::Relaxed);
     }
 }
 

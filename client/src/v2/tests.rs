@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The serve loop against a fake kernel, and the checks of builder and options.
 
+mod allocations;
+mod asynchronous;
 mod declared;
 mod owned;
 
