@@ -12,5 +12,7 @@ pub(crate) mod enter;
 pub(crate) mod ioctl;
 pub(crate) mod ioctl2;
 pub(crate) mod memory;
+#[cfg(feature = "tokio")]
+pub(crate) mod reactor;
 pub(crate) mod schedule;
 pub(crate) mod signal;

@@ -6,7 +6,7 @@
 //! default.
 
 use super::serve::NO_FLUSHES;
-use super::{Backend, Capabilities, Control, DeadlinePolicy, End, Info, ServeOptions, Server, Which, name};
+use super::{Backend, Capabilities, Control, DeadlinePolicy, End, Info, ServeOptions, Server, name};
 use crate::{Error, Result, StopToken};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -206,26 +206,36 @@ impl Builder {
         capabilities: Capabilities,
         serve: impl FnOnce(&Arc<Server>, &ServeOptions) -> Result<End>,
     ) -> Result<()> {
-        let mut builder = self;
-        builder.backend.get_or_insert((size, capabilities));
-        builder.serving.check(&builder.name, builder.queues, capabilities.threads)?;
-        let control = Control::open()?;
-        let server = Arc::new(control.create(&builder)?);
-        let result = serve(&server, &builder.serving);
-        if result.is_err() && server.status().is_ok_and(|status| status.device_number.is_none()) {
-            // The device was never used and never will be. The first error is the one to report.
-            let _ = control.destroy(Which::from(&*server).with_epoch(server.created().epoch), true);
+        let (server, options) = self.create_for(size, capabilities)?;
+        let result = serve(&server, &options);
+        if result.is_err() {
+            server.forget_unused();
         }
         result.map(drop)
+    }
+
+    /// Creates the device for a backend of this size.
+    pub(super) fn create_for(
+        mut self,
+        size: u64,
+        capabilities: Capabilities,
+    ) -> Result<(Arc<Server>, ServeOptions)> {
+        self.backend.get_or_insert((size, capabilities));
+        self.serving.check(&self.name, self.queues, capabilities.threads)?;
+        let server = Control::open()?.create(&self)?;
+        Ok((Arc::new(server), self.serving))
     }
 
     /// Calls `serve` with a token that SIGINT and SIGTERM request to stop.
     pub(super) fn with_signals<T>(serve: impl FnOnce(&StopToken) -> Result<T>) -> Result<T> {
         let stop = StopToken::new();
-        let signals = SignalWatch::new(&stop)?;
-        let served = serve(&stop);
-        drop(signals);
-        served
+        let _signals = Self::watch_signals(&stop)?;
+        serve(&stop)
+    }
+
+    /// SIGINT and SIGTERM request a stop until the result is dropped.
+    pub(super) fn watch_signals(stop: &StopToken) -> Result<SignalWatch> {
+        SignalWatch::new(stop)
     }
 
     /// The kernel's struct, or an error that names the invalid option.
@@ -406,7 +416,7 @@ impl Builder {
 }
 
 /// Turns SIGINT and SIGTERM into stop requests until it is dropped.
-struct SignalWatch {
+pub(super) struct SignalWatch {
     handle: signal_hook::iterator::Handle,
     thread: Option<std::thread::JoinHandle<()>>,
 }

@@ -89,6 +89,10 @@ struct State {
     kept: Arc<AtomicBool>,
     asleep: usize,
     stale: usize,
+    /// Tasks that wait for news.
+    wakers: Vec<Waker>,
+    /// A request that is submitted again for each answer, and how often.
+    again: Option<(Spec, usize)>,
 }
 
 pub(super) struct Fake {
@@ -157,6 +161,15 @@ impl Fake {
         self
     }
 
+    /// This many readers submit a request each, and the next one when it is answered, until there were `requests`.
+    pub(super) fn with_readers(self, readers: usize, requests: usize, spec: Spec) -> Self {
+        let mut state = self.state.lock().expect("state");
+        state.steps.push_back(Step::Requests(vec![spec; readers]));
+        state.again = Some((spec, requests - readers));
+        drop(state);
+        self
+    }
+
     /// Makes calls fail that fetch from this queue.
     pub(super) fn without_fetches_from(mut self, queue: u32) -> Self {
         self.broken_queue = Some(queue);
@@ -181,7 +194,10 @@ impl Fake {
     }
 
     pub(super) fn destroy(&self) {
-        self.state.lock().expect("state").destroyed = true;
+        let mut state = self.state.lock().expect("state");
+        state.destroyed = true;
+        state.wake();
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -247,6 +263,23 @@ impl Fake {
 }
 
 impl State {
+    /// Wakes the tasks that wait for news.
+    fn wake(&mut self) {
+        self.wakers.drain(..).for_each(Waker::wake);
+    }
+
+    /// Submits a request for each answer, as long as there are some.
+    fn submit_again(&mut self, answers: usize) {
+        let Some((spec, left)) = &mut self.again else { return };
+        let count = answers.min(*left);
+        *left -= count;
+        if count > 0 {
+            let step = Step::Requests(vec![*spec; count]);
+            self.steps.push_back(step);
+            self.wake();
+        }
+    }
+
     /// Why nothing more will come.
     fn over(&self) -> Option<Errno> {
         match self {
@@ -370,6 +403,7 @@ impl Fake {
         let mut entered = state.process(batch, usize::MAX, self.short);
         if entered.processed > 0 {
             state.calls.push((entered.processed, fetches));
+            state.submit_again(entered.processed);
             self.changed.notify_all();
         }
         match step {
@@ -455,6 +489,26 @@ impl Channel for Fake {
         state.kept.store(true, Ordering::Relaxed);
         self.changed.notify_all();
         Ok(Some(Box::new(Placeholder(state.kept.clone()))))
+    }
+}
+
+/// Wakes a task when the fake has something to say.
+pub(super) struct FakeReady(Arc<Fake>);
+
+impl FakeReady {
+    pub(super) fn new(fake: &Arc<Fake>) -> Self {
+        Self(fake.clone())
+    }
+}
+
+impl Readiness for FakeReady {
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.0.state.lock().expect("state");
+        if !state.steps.is_empty() || state.over().is_some() || !self.0.sleeps {
+            return Poll::Ready(Ok(()));
+        }
+        state.wakers.push(context.waker().clone());
+        Poll::Pending
     }
 }
 

@@ -12,6 +12,7 @@
 //! | `owned` | the lane of a [`Handler`]: hands out requests that are answered anywhere |
 //! | `asynchronous` | the lane of an [`AsyncBackend`]: a future |
 //! | `slots`, `ready` | the futures of that lane, and its sleep |
+//! | `executor` | that lane in a task of an executor |
 //! | `exchange` | what all lanes with owned requests do |
 //! | `limits` | checks requests |
 //! | `start` | serving with owned requests, as functions of `Builder` and `Server` |
@@ -27,6 +28,8 @@ mod blocking;
 pub(super) mod calls;
 mod course;
 mod exchange;
+#[cfg(feature = "tokio")]
+pub(super) mod executor;
 mod inject;
 mod limits;
 mod memory;

@@ -200,6 +200,14 @@ impl Server {
         Ok(())
     }
 
+    /// After serving failed: destroys the device if it was never started, because nobody ever will. Errors are
+    /// dropped: the first one is the one to report.
+    pub(super) fn forget_unused(&self) {
+        if self.status().is_ok_and(|status| status.device_number.is_none()) {
+            let _ = self.destroy(true);
+        }
+    }
+
     /// Destroys the device of this server: not the next device of its name, nor one that another server has.
     pub(super) fn destroy(&self, force: bool) -> Result<()> {
         Control::open()?.destroy(Which::from(self).with_epoch(self.created.epoch), force)

@@ -4,6 +4,8 @@
 mod allocations;
 mod asynchronous;
 mod declared;
+#[cfg(feature = "tokio")]
+mod executor;
 mod owned;
 
 use super::fake::{Answer, Fake, Spec, Step};
