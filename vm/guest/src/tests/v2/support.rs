@@ -17,6 +17,7 @@ use zosbd2::{
 use zosbd2_backends::{FileOptions, Null, Ram};
 
 use super::super::support::open_direct;
+use super::owned::{NullRequests, serve_in_tokio};
 use crate::guest::wait_until;
 
 /// Every call of version 2 on the control node.
@@ -382,7 +383,10 @@ const SIZE: u64 = 256 << 20;
 /// Prints `serving` when the node exists.
 pub(crate) fn serve_role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
     let [kind, name, queues, threads, rest @ ..] = arguments else {
-        return Err("usage: --serve-v2 null|ram|file|direct|locked NAME QUEUES THREADS [FILE]".into());
+        return Err(
+            "usage: --serve-v2 null|owned|async|tokio|ram|file|direct|locked NAME QUEUES THREADS [FILE]"
+                .into(),
+        );
     };
     let options = ServeOptions::default().threads_per_queue(threads.parse()?);
     let builder =
@@ -390,6 +394,9 @@ pub(crate) fn serve_role(arguments: &[&str]) -> Result<(), Box<dyn std::error::E
     let ready = |_: &Path| println!("serving");
     match (*kind, rest) {
         ("null", []) => builder.serve_then(&Null::new(SIZE), ready)?,
+        ("owned", []) => builder.serve_requests_then(&NullRequests(SIZE), ready)?,
+        ("async", []) => builder.serve_async_then(&NullRequests(SIZE), ready)?,
+        ("tokio", []) => serve_in_tokio(builder, SIZE)?,
         ("ram", []) => builder.serve_then(&Ram::new(SIZE)?, ready)?,
         ("file", [file]) => builder.serve_then(&FileOptions::default().open(Path::new(file))?, ready)?,
         ("direct", [file]) => {
