@@ -41,7 +41,7 @@ impl Backend for Null {
         Ok(())
     }
 
-    fn write(&self, _: u64, _: &[u8], _: bool) -> Result<(), Errno> {
+    fn write(&self, _: u64, _: &mut [u8], _: bool) -> Result<(), Errno> {
         Ok(())
     }
 

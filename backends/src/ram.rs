@@ -56,7 +56,7 @@ impl Backend for Ram {
         Backend::read(&self.0, offset, buffer)
     }
 
-    fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno> {
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool) -> Result<(), Errno> {
         Backend::write(&self.0, offset, data, fua)
     }
 

@@ -45,7 +45,7 @@ fn shared_ram_conforms_and_outlives_its_server() {
     let path = folder.path().join("disk");
     let ram = Ram::shared(&path, SIZE).expect("memory");
     assert_eq!(skipped(&check(&ram)), [""; 0]);
-    ram.write(4096, &[7; 4096], false).expect("write");
+    ram.write(4096, &mut [7; 4096], false).expect("write");
     let next = Ram::shared(&path, SIZE).expect("the same memory");
     drop(ram);
     let mut buffer = [0; 4096];
@@ -64,7 +64,7 @@ fn a_successor_has_the_file_next() {
     let old = file(folder.path(), SIZE, FileOptions::default());
     let path = folder.path().join("disk");
     let next = FileOptions::default().successor(true).open(&path).expect("beside the old one");
-    old.write(0, &[7; 512], false).expect("write");
+    old.write(0, &mut [7; 512], false).expect("write");
     let mut buffer = [0; 512];
     next.read(0, &mut buffer).expect("read");
     assert_eq!(buffer, [7; 512]);
@@ -124,7 +124,7 @@ fn discard_gives_the_space_back() {
     let folder = tempfile::tempdir().expect("folder");
     let disk = file(folder.path(), SIZE, FileOptions::default());
     let blocks = || std::fs::metadata(folder.path().join("disk")).expect("metadata").blocks();
-    disk.write(0, &vec![1; 1 << 20], false).expect("write");
+    disk.write(0, &mut vec![1; 1 << 20], false).expect("write");
     disk.flush().expect("flush");
     let full = blocks();
     disk.discard(0, 1 << 20).expect("discard");
@@ -202,13 +202,13 @@ impl Backend for Faulty {
         }
     }
 
-    fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno> {
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool) -> Result<(), Errno> {
         let mut writes = self.writes.lock().expect("lock");
         *writes += 1;
         match self.fault {
             Fault::LosesOneWrite if *writes == 100 => Ok(()),
             Fault::WritesOneBlockFurther if data.len() == 1536 => {
-                self.inner.write(offset, &[data, &[0; 512]].concat(), fua)
+                self.inner.write(offset, &mut [&*data, &[0; 512]].concat(), fua)
             }
             Fault::AcceptsTheOutside => self.inner.write(offset, data, fua).or(Ok(())),
             _ => self.inner.write(offset, data, fua),

@@ -264,7 +264,8 @@ pub(crate) fn guest_programs() -> Result<Programs> {
     let status = cargo.status().context("run cargo")?;
     ensure!(status.success(), "building the guest's programs failed");
     let folder = target.join(arch::host().guest_target).join("release");
-    let mut programs = vec![folder.join("zosbd2_sample_ramdisk"), folder.join("hello_disk")];
+    let mut programs =
+        vec![folder.join("zosbd2_sample_ramdisk"), folder.join("hello_disk"), folder.join("slow_disk")];
     programs.extend(c_programs(&target)?);
     Ok(Programs { init: folder.join("zosbd2-vm-guest"), programs })
 }

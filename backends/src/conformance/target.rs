@@ -87,7 +87,8 @@ impl<B: Backend + ?Sized> Target for Direct<'_, B> {
 
     fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno> {
         let own_fua = fua && self.capabilities.fua;
-        self.backend.write(offset, data, own_fua)?;
+        // The backend may change the data.
+        self.backend.write(offset, &mut data.to_vec(), own_fua)?;
         // The kernel does the same for devices without FUA.
         if fua && !own_fua { self.flush() } else { Ok(()) }
     }

@@ -119,6 +119,7 @@ impl Backend for FileDisk {
         let store = &self.store;
         let mut capabilities = Capabilities::default();
         capabilities.volatile_cache = store.volatile_cache;
+        capabilities.write_through = !store.volatile_cache;
         // The cache is that of the kernel, or of the disk below.
         capabilities.cache_survives = true;
         capabilities.fua = store.volatile_cache;
@@ -146,12 +147,12 @@ impl Backend for FileDisk {
         self.file.read_exact_at(buffer, offset).map_err(|error| errno(&error))
     }
 
-    fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno> {
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool) -> Result<(), Errno> {
         self.check(offset, data.len() as u64)?;
         if !fua {
             return self.file.write_all_at(data, offset).map_err(|error| errno(&error));
         }
-        let (mut offset, mut data) = (offset, data);
+        let (mut offset, mut data) = (offset, &*data);
         while !data.is_empty() {
             match pwritev2(&self.file, &[IoSlice::new(data)], offset, ReadWriteFlags::DSYNC) {
                 Ok(0) => return Err(Errno::IO),

@@ -3,7 +3,7 @@
 //!
 //! The kernel copies data from and to the addresses in the answers, as many bytes as the request has. Two
 //! rules make that safe. The memory of an answer is borrowed until the call is over ([`Batch`]). The length
-//! comes from a [`Request`], which only the kernel can make and which records its server. A request that was
+//! comes from a [`Fetched`], which only the kernel can make and which records its server. A request that was
 //! answered before has a stale handle, which the kernel refuses.
 
 use crate::Errno;
@@ -30,9 +30,9 @@ impl ServerId {
 /// The server holds it until the kernel accepts an answer, from any thread.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug)]
-pub struct Request(v2::Request);
+pub struct Fetched(v2::Request);
 
-impl Request {
+impl Fetched {
     /// An empty entry for [`Fetch::requests`].
     pub const EMPTY: Self = Self(v2::Request {
         handle: 0,
@@ -161,33 +161,33 @@ impl<'a> Batch<'a> {
     /// Completes a request that moves no data: a write whose data is in the arena, or an operation without
     /// data.
     #[inline]
-    pub fn done(&mut self, request: &Request) {
+    pub fn done(&mut self, request: &Fetched) {
         self.push(request, bytes(request.0.length), 0, 0);
     }
 
     /// Fails the request.
     #[inline]
-    pub fn fail(&mut self, request: &Request, error: Errno) {
+    pub fn fail(&mut self, request: &Fetched, error: Errno) {
         self.push(request, i64::from(-error.raw_os_error()), 0, 0);
     }
 
     /// Completes a read with `data`.
     #[inline]
-    pub fn read(&mut self, request: &Request, data: &'a [u8]) {
+    pub fn read(&mut self, request: &Fetched, data: &'a [u8]) {
         self.check(request, data.len());
         self.push(request, bytes(request.0.length), data.as_ptr().expose_provenance(), 0);
     }
 
     /// Completes a read with the bytes of `region`.
     #[inline]
-    pub fn read_region(&mut self, request: &Request, region: Region<'a>) {
+    pub fn read_region(&mut self, request: &Fetched, region: Region<'a>) {
         self.check(request, region.length());
         self.push(request, bytes(request.0.length), region.address().expose_provenance(), 0);
     }
 
     /// Answers that only `done` bytes of the request are done; a read has them in `data`. The kernel fails
     /// the request if `done` is less than its length.
-    pub(crate) fn short(&mut self, request: &Request, done: u64, data: Option<&'a [u8]>) {
+    pub(crate) fn short(&mut self, request: &Fetched, done: u64, data: Option<&'a [u8]>) {
         let address = data.filter(|_| done != 0).map_or(0, |data| {
             self.check(request, data.len());
             data.as_ptr().expose_provenance()
@@ -197,21 +197,21 @@ impl<'a> Batch<'a> {
 
     /// Copies the data of the write to `target` and completes the write.
     #[inline]
-    pub fn write(&mut self, request: &Request, target: &'a mut [u8]) {
+    pub fn write(&mut self, request: &Fetched, target: &'a mut [u8]) {
         self.check(request, target.len());
         self.push(request, bytes(request.0.length), target.as_mut_ptr().expose_provenance(), 0);
     }
 
     /// Copies the data of the write to `target` and completes the write.
     #[inline]
-    pub fn write_region(&mut self, request: &Request, target: Region<'a>) {
+    pub fn write_region(&mut self, request: &Fetched, target: Region<'a>) {
         self.check(request, target.length());
         self.push(request, bytes(request.0.length), target.address().expose_provenance(), 0);
     }
 
     /// Copies the data of the write to `target`. The request still needs an answer.
     #[inline]
-    pub fn copy(&mut self, request: &Request, target: &'a mut [u8]) {
+    pub fn copy(&mut self, request: &Fetched, target: &'a mut [u8]) {
         self.check(request, target.len());
         let address = target.as_mut_ptr().expose_provenance();
         self.push(request, bytes(request.0.length), address, v2::COMMIT_COPY_ONLY);
@@ -236,13 +236,13 @@ impl<'a> Batch<'a> {
     }
 
     #[inline]
-    fn check(&self, request: &Request, length: usize) {
+    fn check(&self, request: &Fetched, length: usize) {
         assert!(length as u64 >= request.0.length, "the memory is shorter than the request");
         assert!(self.server.0 == request.0.reserved, "the request belongs to another server");
     }
 
     #[inline]
-    fn push(&mut self, request: &Request, result: i64, address: usize, flags: u32) {
+    fn push(&mut self, request: &Fetched, result: i64, address: usize, flags: u32) {
         let (handle, address) = (request.0.handle, address as u64);
         self.entries.push(v2::Commit { handle, result, address, flags, ..v2::Commit::default() });
     }
@@ -290,7 +290,7 @@ fn status(entry: &v2::Commit) -> Errno {
 #[derive(Debug, Default)]
 pub struct Fetch<'a> {
     /// Receives the requests; empty: fetch nothing.
-    pub requests: &'a mut [Request],
+    pub requests: &'a mut [Fetched],
     /// Receives the data of writes; empty: writes come without data.
     pub arena: &'a mut [u8],
     /// Queue to fetch from.

@@ -4,6 +4,9 @@
 use super::FaultPlan;
 use crate::sys::memory::Region;
 use crate::{Errno, SparseMemory};
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 /// Storage behind a device. The serving threads of [`serve`](super::Server::serve) call it.
 ///
@@ -37,14 +40,19 @@ pub trait Backend: Sync {
     /// Fills all of `buffer` with the bytes from `offset` on. The buffer holds unrelated older data at first.
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Errno>;
 
-    /// Stores `data` at `offset`. With `fua` the data must be durable on return. `fua` is only set if
+    /// Stores `data` at `offset`. The buffer is the backend's until the call returns: it may change the bytes, for
+    /// example encrypt them in place. With `fua` the data must be durable on return. `fua` is only set if
     /// [`Capabilities::fua`] is declared.
-    fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno>;
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool) -> Result<(), Errno>;
 
     /// Makes durable every write, discard and write-zeroes whose call returned before this call began. Only
     /// called if [`Capabilities::volatile_cache`] is declared.
+    ///
+    /// A backend with a `flush` of its own that declares neither `volatile_cache` nor
+    /// [`Capabilities::write_through`] is refused when serving begins, because it would lose data silently. To
+    /// find out, the library calls `flush` once before the first request.
     fn flush(&self) -> Result<(), Errno> {
-        Err(Errno::OPNOTSUPP)
+        default_flush()
     }
 
     /// Discards bytes that are no longer needed. The backend decides what later reads return. Only called if
@@ -114,6 +122,9 @@ pub struct Capabilities {
     /// answered writes that no flush covered, the next flush fails
     /// ([`Control::attach_for`](super::Control::attach_for)).
     pub cache_survives: bool,
+    /// [`Backend::flush`] exists, but no flush is needed: a write is durable when its call returns, for example
+    /// because of how a file was opened. Without meaning if `volatile_cache` is set.
+    pub write_through: bool,
     /// [`Backend::write`] can make one write durable. Without this flag the kernel sends a flush after such a
     /// write.
     pub fua: bool,
@@ -146,6 +157,7 @@ impl Default for Capabilities {
         Self {
             volatile_cache: false,
             cache_survives: false,
+            write_through: false,
             fua: false,
             discard: false,
             write_zeroes: false,
@@ -160,6 +172,117 @@ impl Default for Capabilities {
         }
     }
 }
+
+macro_rules! setters {
+    ($($name:ident: $type:ty),*) => {
+        /// Setters, because other crates cannot write the struct.
+        ///
+        /// ```
+        /// let capabilities = zosbd2::Capabilities::default().volatile_cache(true).logical_block_size(4096);
+        /// assert!(capabilities.volatile_cache);
+        /// ```
+        impl Capabilities {
+            $(#[doc = concat!("Sets `", stringify!($name), "`.")]
+            #[must_use]
+            pub const fn $name(mut self, $name: $type) -> Self {
+                self.$name = $name;
+                self
+            })*
+        }
+    };
+}
+
+setters!(
+    volatile_cache: bool,
+    cache_survives: bool,
+    write_through: bool,
+    fua: bool,
+    discard: bool,
+    write_zeroes: bool,
+    secure_erase: bool,
+    read_only: bool,
+    rotational: bool,
+    logical_block_size: u32,
+    physical_block_size: u32,
+    io_opt: u32,
+    discard_granularity: u32,
+    threads: ThreadModel
+);
+
+thread_local! {
+    static DEFAULT_FLUSH: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What a flush does that no backend has overridden. Notes that it was called: a backend that only forwards to
+/// another one has no flush of its own either.
+pub(super) fn default_flush() -> Result<(), Errno> {
+    DEFAULT_FLUSH.set(true);
+    Err(Errno::OPNOTSUPP)
+}
+
+/// Whether `flush` is the default one. Calls it; a panic counts as a flush of its own.
+pub(super) fn is_default<T>(flush: impl FnOnce() -> T) -> bool {
+    DEFAULT_FLUSH.set(false);
+    // The result does not matter: the device is not started yet, or its data was written by others.
+    drop(catch_unwind(AssertUnwindSafe(flush)));
+    DEFAULT_FLUSH.get()
+}
+
+macro_rules! forward {
+    ($($type:ty: $also:ident),*) => {
+        $(impl<B: Backend + $also + ?Sized> Backend for $type {
+            fn size(&self) -> u64 {
+                (**self).size()
+            }
+
+            fn capabilities(&self) -> Capabilities {
+                (**self).capabilities()
+            }
+
+            #[inline]
+            fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Errno> {
+                (**self).read(offset, buffer)
+            }
+
+            #[inline]
+            fn write(&self, offset: u64, data: &mut [u8], fua: bool) -> Result<(), Errno> {
+                (**self).write(offset, data, fua)
+            }
+
+            fn flush(&self) -> Result<(), Errno> {
+                (**self).flush()
+            }
+
+            fn discard(&self, offset: u64, length: u64) -> Result<(), Errno> {
+                (**self).discard(offset, length)
+            }
+
+            fn write_zeroes(&self, offset: u64, length: u64, zero: Zero) -> Result<(), Errno> {
+                (**self).write_zeroes(offset, length, zero)
+            }
+
+            fn secure_erase(&self, offset: u64, length: u64) -> Result<(), Errno> {
+                (**self).secure_erase(offset, length)
+            }
+
+            #[inline]
+            fn region(&self, offset: u64, length: usize) -> Option<Region<'_>> {
+                (**self).region(offset, length)
+            }
+
+            #[inline]
+            fn read_region(&self, offset: u64, length: usize) -> Option<Region<'_>> {
+                (**self).read_region(offset, length)
+            }
+
+            fn faults(&self) -> Option<&FaultPlan> {
+                (**self).faults()
+            }
+        })*
+    };
+}
+
+forward!(&B: Sync, Box<B>: Sync, Arc<B>: Send);
 
 /// Which threads may call a backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -192,7 +315,7 @@ impl Backend for SparseMemory {
         self.read_at(offset, buffer).map_err(|error| error.errno())
     }
 
-    fn write(&self, offset: u64, data: &[u8], _: bool) -> Result<(), Errno> {
+    fn write(&self, offset: u64, data: &mut [u8], _: bool) -> Result<(), Errno> {
         self.write_at(offset, data).map_err(|error| error.errno())
     }
 

@@ -6,11 +6,12 @@
 //! default.
 
 use super::serve::NO_FLUSHES;
-use super::{Backend, Capabilities, Control, DeadlinePolicy, Info, ServeOptions, Which, name};
+use super::{Backend, Capabilities, Control, DeadlinePolicy, End, Info, ServeOptions, Server, name};
 use crate::{Error, Result, StopToken};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use zosbd2_abi::v2;
 
@@ -183,11 +184,7 @@ impl Builder {
 
     /// Like [`serve`](Self::serve). Calls `ready` with the path of the block node when the node exists.
     pub fn serve_then<B: Backend + ?Sized>(self, backend: &B, ready: impl FnOnce(&Path)) -> Result<()> {
-        let stop = StopToken::new();
-        let signals = SignalWatch::new(&stop)?;
-        let served = self.serve_until(backend, &stop, ready);
-        drop(signals);
-        served
+        Self::with_signals(|stop| self.serve_until(backend, stop, ready))
     }
 
     /// Like [`serve_then`](Self::serve_then), but catches no signals: `stop` takes their place.
@@ -197,17 +194,48 @@ impl Builder {
         stop: &StopToken,
         ready: impl FnOnce(&Path),
     ) -> Result<()> {
-        let builder = if self.backend.is_none() { self.for_backend(backend) } else { self };
-        builder.serving.check(&builder.name, builder.queues, backend.capabilities().threads)?;
-        let control = Control::open()?;
-        let server = control.create(&builder)?;
-        let path = server.path();
-        let result = server.serve_then(backend, &builder.serving, stop, || ready(&path));
-        if result.is_err() && server.status().is_ok_and(|status| status.device_number.is_none()) {
-            // The device was never used and never will be. The first error is the one to report.
-            let _ = control.destroy(Which::from(&server).with_epoch(server.created().epoch), true);
+        self.serve_by(backend.size(), backend.capabilities(), |server, options| {
+            server.serve_then(backend, options, stop, || ready(&server.path()))
+        })
+    }
+
+    /// Creates the device for a backend of this size, and serves it with `serve`.
+    pub(super) fn serve_by(
+        self,
+        size: u64,
+        capabilities: Capabilities,
+        serve: impl FnOnce(&Arc<Server>, &ServeOptions) -> Result<End>,
+    ) -> Result<()> {
+        let (server, options) = self.create_for(size, capabilities)?;
+        let result = serve(&server, &options);
+        if result.is_err() {
+            server.forget_unused();
         }
         result.map(drop)
+    }
+
+    /// Creates the device for a backend of this size.
+    pub(super) fn create_for(
+        mut self,
+        size: u64,
+        capabilities: Capabilities,
+    ) -> Result<(Arc<Server>, ServeOptions)> {
+        self.backend.get_or_insert((size, capabilities));
+        self.serving.check(&self.name, self.queues, capabilities.threads)?;
+        let server = Control::open()?.create(&self)?;
+        Ok((Arc::new(server), self.serving))
+    }
+
+    /// Calls `serve` with a token that SIGINT and SIGTERM request to stop.
+    pub(super) fn with_signals<T>(serve: impl FnOnce(&StopToken) -> Result<T>) -> Result<T> {
+        let stop = StopToken::new();
+        let _signals = Self::watch_signals(&stop)?;
+        serve(&stop)
+    }
+
+    /// SIGINT and SIGTERM request a stop until the result is dropped.
+    pub(super) fn watch_signals(stop: &StopToken) -> Result<SignalWatch> {
+        SignalWatch::new(stop)
     }
 
     /// The kernel's struct, or an error that names the invalid option.
@@ -388,7 +416,7 @@ impl Builder {
 }
 
 /// Turns SIGINT and SIGTERM into stop requests until it is dropped.
-struct SignalWatch {
+pub(super) struct SignalWatch {
     handle: signal_hook::iterator::Handle,
     thread: Option<std::thread::JoinHandle<()>>,
 }

@@ -5,12 +5,16 @@
 //! data as the kernel does, checks every answer against the interface, and records it. The data of a write
 //! consists of its fill byte.
 
-use super::serve::Channel;
-use super::{Batch, Entered, Fetch, Request, ServerId, Status};
+use super::channel::Keeper;
+use super::serve::ready::{Readiness, Sleeper};
+use super::{Batch, Channel, Entered, Fetch, Fetched, ServerId, Status};
+use crate::sys::counting::uncounted;
 use crate::{Errno, Result};
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 use zosbd2_abi::v2;
@@ -85,6 +89,10 @@ struct State {
     kept: Arc<AtomicBool>,
     asleep: usize,
     stale: usize,
+    /// Tasks that wait for news.
+    wakers: Vec<Waker>,
+    /// A request that is submitted again for each answer, and how often.
+    again: Option<(Spec, usize)>,
 }
 
 pub(super) struct Fake {
@@ -119,6 +127,8 @@ impl Fake {
             logical_block_size: 512,
             max_io_bytes: max_io,
             queues: 1,
+            depth: 128,
+            create_flags: v2::CREATE_VOLATILE_CACHE,
             version: 2,
             name: super::name::field("fake").expect("a name"),
             ..v2::Status::default()
@@ -142,6 +152,21 @@ impl Fake {
     pub(super) fn sleeping(mut self, queues: u32) -> Self {
         self.sleeps = true;
         self.status.queues = queues;
+        self
+    }
+
+    /// The device was created without a volatile cache.
+    pub(super) fn without_cache(mut self) -> Self {
+        self.status.create_flags = 0;
+        self
+    }
+
+    /// This many readers submit a request each, and the next one when it is answered, until there were `requests`.
+    pub(super) fn with_readers(self, readers: usize, requests: usize, spec: Spec) -> Self {
+        let mut state = self.state.lock().expect("state");
+        state.steps.push_back(Step::Requests(vec![spec; readers]));
+        state.again = Some((spec, requests - readers));
+        drop(state);
         self
     }
 
@@ -169,7 +194,10 @@ impl Fake {
     }
 
     pub(super) fn destroy(&self) {
-        self.state.lock().expect("state").destroyed = true;
+        let mut state = self.state.lock().expect("state");
+        state.destroyed = true;
+        state.wake();
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -191,6 +219,16 @@ impl Fake {
         let (state, waited) = self.changed.wait_timeout_while(state, limit, other).expect("state");
         drop(state);
         assert!(!waited.timed_out(), "the device did not get the size {size}");
+    }
+
+    /// Waits, for at most a minute, until this many requests were answered.
+    pub(super) fn wait_answers(&self, count: usize) {
+        let state = self.state.lock().expect("state");
+        let limit = Duration::from_secs(60);
+        let fewer = |state: &mut State| state.answers.len() < count;
+        let (state, waited) = self.changed.wait_timeout_while(state, limit, fewer).expect("state");
+        drop(state);
+        assert!(!waited.timed_out(), "fewer than {count} answers");
     }
 
     /// The answers, in the order of the script.
@@ -225,6 +263,32 @@ impl Fake {
 }
 
 impl State {
+    /// Wakes the tasks that wait for news.
+    fn wake(&mut self) {
+        self.wakers.drain(..).for_each(Waker::wake);
+    }
+
+    /// Submits a request for each answer, as long as there are some.
+    fn submit_again(&mut self, answers: usize) {
+        let Some((spec, left)) = &mut self.again else { return };
+        let count = answers.min(*left);
+        *left -= count;
+        if count > 0 {
+            let step = Step::Requests(vec![*spec; count]);
+            self.steps.push_back(step);
+            self.wake();
+        }
+    }
+
+    /// Why nothing more will come.
+    fn over(&self) -> Option<Errno> {
+        match self {
+            Self { destroyed: true, .. } => Some(Errno::NODEV),
+            Self { left: 1.., .. } => Some(Errno::SHUTDOWN),
+            _ => None,
+        }
+    }
+
     /// Processes up to `most` answers.
     fn process(&mut self, batch: &mut Batch<'_>, most: usize, short: bool) -> Entered {
         let mut entered = Entered::default();
@@ -285,7 +349,6 @@ impl State {
 
     #[expect(clippy::needless_pass_by_value, reason = "mirrors the signature of the real call")]
     fn fetch(&mut self, specs: &mut VecDeque<Spec>, id: ServerId, fetch: Fetch<'_>) -> usize {
-        assert_eq!(fetch.minimum, 1);
         self.arenas.push(fetch.arena.len());
         let mut used = 0_usize;
         let mut count = 0;
@@ -310,7 +373,7 @@ impl State {
                 used += place.len();
                 given = true;
             }
-            fetch.requests[count] = Request::forge(raw, id);
+            fetch.requests[count] = Fetched::forge(raw, id);
             self.held.insert(handle, Held { spec, given });
             self.fetched += 1;
             count += 1;
@@ -319,10 +382,11 @@ impl State {
     }
 }
 
-impl Channel for Fake {
-    fn enter(&self, batch: &mut Batch<'_>, fetch: Fetch<'_>) -> Entered {
+impl Fake {
+    fn carry_out(&self, batch: &mut Batch<'_>, fetch: Fetch<'_>) -> Entered {
         let mut state = self.state.lock().expect("state");
         let fetches = !fetch.requests.is_empty();
+        let fetch_minimum = fetch.minimum;
         if fetches && self.broken_queue == Some(fetch.queue) {
             return Entered { error: Some(Errno::NOMEM), ..Entered::default() };
         }
@@ -339,6 +403,8 @@ impl Channel for Fake {
         let mut entered = state.process(batch, usize::MAX, self.short);
         if entered.processed > 0 {
             state.calls.push((entered.processed, fetches));
+            state.submit_again(entered.processed);
+            self.changed.notify_all();
         }
         match step {
             Some(Step::Requests(specs)) => {
@@ -350,6 +416,9 @@ impl Channel for Fake {
             }
             Some(Step::FailAfterAnswers(errno)) => entered.error = Some(errno),
             _ if !fetches => {}
+            _ if self.sleeps && fetch_minimum == 0 => {
+                entered.error = state.over();
+            }
             _ if self.sleeps => {
                 state.asleep += 1;
                 self.changed.notify_all();
@@ -359,7 +428,7 @@ impl Channel for Fake {
                     self.changed.wait_timeout_while(state, limit, asleep).expect("state");
                 assert!(!waited.timed_out(), "nothing will end this call");
                 state.asleep -= 1;
-                entered.error = Some(if state.destroyed { Errno::NODEV } else { Errno::SHUTDOWN });
+                entered.error = state.over();
                 assert!(
                     state.destroyed || state.kept.load(Ordering::Relaxed),
                     "the next server attached while threads were still running"
@@ -370,6 +439,12 @@ impl Channel for Fake {
             _ => entered.error = Some(Errno::NODEV),
         }
         entered
+    }
+}
+
+impl Channel for Fake {
+    fn enter(&self, batch: &mut Batch<'_>, fetch: Fetch<'_>) -> Entered {
+        uncounted(|| self.carry_out(batch, fetch))
     }
 
     fn id(&self) -> ServerId {
@@ -403,9 +478,7 @@ impl Channel for Fake {
         Ok(())
     }
 
-    type Placeholder = Placeholder;
-
-    fn leave(&self) -> Result<Option<Placeholder>> {
+    fn leave(&self) -> Result<Option<Keeper>> {
         let stuck = self.stuck.load(Ordering::Relaxed);
         if stuck > 0 {
             self.stuck.store(stuck - 1, Ordering::Relaxed);
@@ -415,7 +488,85 @@ impl Channel for Fake {
         state.left += 1;
         state.kept.store(true, Ordering::Relaxed);
         self.changed.notify_all();
-        Ok(Some(Placeholder(state.kept.clone())))
+        Ok(Some(Box::new(Placeholder(state.kept.clone()))))
+    }
+}
+
+/// Wakes a task when the fake has something to say.
+pub(super) struct FakeReady(Arc<Fake>);
+
+impl FakeReady {
+    pub(super) fn new(fake: &Arc<Fake>) -> Self {
+        Self(fake.clone())
+    }
+}
+
+impl Readiness for FakeReady {
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.0.state.lock().expect("state");
+        if !state.steps.is_empty() || state.over().is_some() || !self.0.sleeps {
+            return Poll::Ready(Ok(()));
+        }
+        state.wakers.push(context.waker().clone());
+        Poll::Pending
+    }
+}
+
+/// Sleeps until the fake has something to say, or the waker was called.
+pub(super) struct FakeSleeper {
+    fake: Arc<Fake>,
+    woken: Arc<FakeWaker>,
+    wanted: bool,
+}
+
+struct FakeWaker {
+    fake: Arc<Fake>,
+    woken: AtomicBool,
+}
+
+impl Wake for FakeWaker {
+    fn wake(self: Arc<Self>) {
+        self.woken.store(true, Ordering::Relaxed);
+        let _state = self.fake.state.lock().expect("state");
+        self.fake.changed.notify_all();
+    }
+}
+
+impl FakeSleeper {
+    pub(super) fn new(fake: &Arc<Fake>) -> Self {
+        let woken = FakeWaker { fake: fake.clone(), woken: AtomicBool::new(false) };
+        Self { fake: fake.clone(), woken: Arc::new(woken), wanted: false }
+    }
+}
+
+impl Readiness for FakeSleeper {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let state = self.fake.state.lock().expect("state");
+        let ready = !state.steps.is_empty() || state.over().is_some() || !self.fake.sleeps;
+        self.wanted = !ready;
+        if ready { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+}
+
+impl Sleeper for FakeSleeper {
+    fn waker(&self) -> Waker {
+        self.woken.clone().into()
+    }
+
+    fn sleep(&mut self) {
+        let Self { fake, woken, wanted } = self;
+        let mut state = fake.state.lock().expect("state");
+        state.asleep += 1;
+        fake.changed.notify_all();
+        let asleep = |state: &mut State| {
+            let news = !state.steps.is_empty() || state.over().is_some();
+            !woken.woken.load(Ordering::Relaxed) && !(*wanted && news)
+        };
+        let limit = Duration::from_secs(60);
+        let (mut state, waited) = fake.changed.wait_timeout_while(state, limit, asleep).expect("state");
+        assert!(!waited.timed_out(), "nothing will end this sleep");
+        state.asleep -= 1;
+        woken.woken.store(false, Ordering::Relaxed);
     }
 }
 

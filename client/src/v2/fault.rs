@@ -10,13 +10,12 @@
 
 mod text;
 
-use super::{Backend, Capabilities, Region, Request, Zero};
+use super::{Backend, Capabilities, Fetched, Operation, Region, Zero};
 use crate::Errno;
 use std::ops::{Bound, RangeBounds};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 pub use text::ParseFaultError;
-use zosbd2_abi::v2;
 
 /// A backend that injects planned faults into its requests, to test the code above the disk: the file system and
 /// the application.
@@ -87,7 +86,7 @@ impl<B: Backend> Backend for Faulty<B> {
         self.backend.read(offset, buffer)
     }
 
-    fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno> {
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool) -> Result<(), Errno> {
         self.backend.write(offset, data, fua)
     }
 
@@ -120,38 +119,9 @@ impl<B: Backend> Backend for Faulty<B> {
     }
 }
 
-/// An operation that a fault can hit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Operation {
-    /// [`Backend::read`].
-    Read,
-    /// [`Backend::write`].
-    Write,
-    /// [`Backend::discard`].
-    Discard,
-    /// [`Backend::flush`].
-    Flush,
-    /// [`Backend::write_zeroes`].
-    WriteZeroes,
-    /// [`Backend::secure_erase`].
-    SecureErase,
-}
-
 impl Operation {
-    /// All operations, ordered by number.
-    const ALL: [Self; v2::OPERATIONS] =
-        [Self::Read, Self::Write, Self::Discard, Self::Flush, Self::WriteZeroes, Self::SecureErase];
-
     const fn bit(self) -> u32 {
-        1 << match self {
-            Self::Read => v2::OP_READ,
-            Self::Write => v2::OP_WRITE,
-            Self::Discard => v2::OP_DISCARD,
-            Self::Flush => v2::OP_FLUSH,
-            Self::WriteZeroes => v2::OP_WRITE_ZEROES,
-            Self::SecureErase => v2::OP_SECURE_ERASE,
-        }
+        1 << self.number()
     }
 }
 
@@ -369,7 +339,7 @@ impl FaultPlan {
     }
 
     /// What goes wrong with this request. Call it once per request, because it counts.
-    pub(super) fn judge(&self, request: &Request) -> Verdict {
+    pub(super) fn judge(&self, request: &Fetched) -> Verdict {
         let mut verdict = Verdict::default();
         if !self.armed.load(Ordering::Acquire) {
             return verdict;
@@ -419,10 +389,11 @@ const fn scramble(mut word: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::ServerId;
+    use zosbd2_abi::v2;
 
-    fn request(op: u32, offset: u64, length: u64) -> Request {
+    fn request(op: u32, offset: u64, length: u64) -> Fetched {
         let raw = v2::Request { op, offset, length, ..v2::Request::default() };
-        Request::forge(raw, ServerId::next())
+        Fetched::forge(raw, ServerId::next())
     }
 
     /// The numbers, counted from 1, of the requests that the plan hits among `count` reads of the first

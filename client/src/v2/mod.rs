@@ -7,14 +7,21 @@
 //!
 //! The root of the crate exports all of it, too.
 
+mod async_backend;
 mod backend;
 mod builder;
+mod channel;
 mod control;
 #[cfg(test)]
 mod fake;
 mod fault;
+mod geometry;
+mod handler;
 mod inspect;
+mod link;
 mod name;
+mod outbox;
+mod pool;
 mod report;
 mod request;
 mod serve;
@@ -23,18 +30,22 @@ mod server;
 mod tests;
 mod which;
 
-pub use crate::sys::enter::{Answers, Batch, Entered, Fetch, Request, ServerId};
+pub use crate::sys::enter::{Answers, Batch, Entered, Fetch, Fetched, ServerId};
 pub use crate::sys::memory::{Buffer, Region};
+pub use async_backend::AsyncBackend;
 pub use backend::{Backend, Capabilities, ThreadModel, Zero};
 pub use builder::{Builder, UNLIMITED};
+pub use channel::{Channel, Keeper};
 pub use control::{Control, TakeOver};
-pub use fault::{Action, Fault, FaultCounts, FaultPlan, Faulty, Moment, Operation, ParseFaultError};
+pub use fault::{Action, Fault, FaultCounts, FaultPlan, Faulty, Moment, ParseFaultError};
+pub use handler::{Blocking, Handler};
 pub use inspect::Observer;
 pub use report::{
     DeadlinePolicy, Holder, Info, Latency, Listed, OperationCounts, Outstanding, RequestState, State, Stats,
     Status,
 };
-pub use serve::{End, MemoryLock, ServeOptions};
+pub use request::{Operation, Request};
+pub use serve::{End, MemoryLock, Readiness, ServeOptions};
 pub use server::Server;
 pub use which::Which;
 pub use zosbd2_abi::v2 as abi;

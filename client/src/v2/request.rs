@@ -1,91 +1,223 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Checks a request from the kernel before a backend sees it.
+//! A request that the backend owns.
 //!
-//! Pure. The geometry is that of the created device; only the size may change later.
+//! ```text
+//! lane: Handler::handle(request) --> any thread, any time: request.complete(result)
+//!                                                           or dropped: EIO
+//! ```
+//!
+//! The server holds the request until it is completed; its submitter waits meanwhile. Completing it inside of
+//! [`Handler::handle`](super::Handler::handle) costs no call of the kernel, because the lane gives the answer with its
+//! next one. Elsewhere the first completer gives all answers of that moment to the kernel in one call, on its
+//! own thread; the call copies the data of reads, and does not sleep.
+//!
+//! A request may outlive its device and the lane. Completing it then does nothing.
 
-use super::Request;
-use crate::BadRequest;
+use super::geometry::operation_name;
+use super::link::{Answer, Link, OWN};
+use super::{Buffer, Fetched};
+use crate::Errno;
+use std::sync::Arc;
 use zosbd2_abi::v2;
 
-/// The limits that requests must fit.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Geometry {
-    /// Size of the device in bytes.
-    pub(super) size: u64,
-    /// Logical block size in bytes: a power of two.
-    pub(super) block: u64,
-    /// Most data of one request, and size of the arena, in bytes.
-    pub(super) max_io: u64,
-}
-
-/// A checked request. Its range is inside the device and consists of whole blocks.
+/// What a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wanted {
+#[non_exhaustive]
+pub enum Operation {
+    /// Fill [`Request::data_mut`].
     Read,
-    /// The data is at this offset of the arena.
-    Write(usize),
-    /// The data is still in the kernel.
-    WriteWithoutData,
+    /// Store [`Request::data`].
+    Write,
+    /// The bytes are no longer needed.
     Discard,
+    /// Make durable what was answered before the flush was handed out.
     Flush,
+    /// Make the bytes read as zeros.
     WriteZeroes,
+    /// Make the bytes unrecoverable.
     SecureErase,
 }
 
-impl Geometry {
-    /// Checks `request`.
+impl Operation {
+    /// All operations, ordered by number.
+    pub(super) const ALL: [Self; v2::OPERATIONS] =
+        [Self::Read, Self::Write, Self::Discard, Self::Flush, Self::WriteZeroes, Self::SecureErase];
+
+    /// Its number.
+    pub(super) const fn number(self) -> u32 {
+        match self {
+            Self::Read => v2::OP_READ,
+            Self::Write => v2::OP_WRITE,
+            Self::Discard => v2::OP_DISCARD,
+            Self::Flush => v2::OP_FLUSH,
+            Self::WriteZeroes => v2::OP_WRITE_ZEROES,
+            Self::SecureErase => v2::OP_SECURE_ERASE,
+        }
+    }
+
+    /// Its name in messages.
+    pub(super) fn name(self) -> &'static str {
+        operation_name(self.number())
+    }
+}
+
+/// A request and its data. It can be sent to any thread, and is answered once: by [`complete`](Self::complete), or
+/// with `EIO` when it is dropped.
+///
+/// Its range is inside the device and consists of whole blocks. Moving a request moves no data.
+#[must_use = "a dropped request fails"]
+pub struct Request {
+    // `None` only after completion.
+    inner: Option<Inner>,
+}
+
+struct Inner {
+    fetched: Fetched,
+    operation: Operation,
+    /// Of a read or write.
+    buffer: Option<Buffer>,
+    link: Arc<dyn Link>,
+}
+
+impl Request {
+    /// The parts were checked: a read or write has a buffer that is long enough.
     #[inline]
-    pub(super) fn look(&self, request: &Request) -> Result<Wanted, BadRequest> {
-        let wanted = match request.op() {
-            v2::OP_READ => Wanted::Read,
-            v2::OP_WRITE => Wanted::WriteWithoutData,
-            v2::OP_FLUSH => return Ok(Wanted::Flush),
-            v2::OP_DISCARD => Wanted::Discard,
-            v2::OP_WRITE_ZEROES => Wanted::WriteZeroes,
-            v2::OP_SECURE_ERASE => Wanted::SecureErase,
-            other => return Err(BadRequest::Opcode(other)),
-        };
-        let (start, length) = (request.offset(), request.length());
-        if length == 0 || (start | length) & (self.block - 1) != 0 {
-            return Err(BadRequest::NotBlocks { start, length, block: self.block });
+    pub(super) fn new(
+        fetched: Fetched,
+        operation: Operation,
+        buffer: Option<Buffer>,
+        link: Arc<dyn Link>,
+    ) -> Self {
+        Self { inner: Some(Inner { fetched, operation, buffer, link }) }
+    }
+
+    #[inline]
+    fn inner(&self) -> &Inner {
+        self.inner.as_ref().expect("present until the request is completed")
+    }
+
+    /// What to do.
+    #[must_use]
+    #[inline]
+    pub fn operation(&self) -> Operation {
+        self.inner().operation
+    }
+
+    /// First byte on the device.
+    #[must_use]
+    #[inline]
+    pub fn offset(&self) -> u64 {
+        self.inner().fetched.offset()
+    }
+
+    /// Length in bytes; 0 for a flush.
+    #[must_use]
+    #[inline]
+    pub fn length(&self) -> u64 {
+        self.inner().fetched.length()
+    }
+
+    /// Queue that the request came from.
+    #[must_use]
+    pub fn queue(&self) -> u32 {
+        self.inner().fetched.queue()
+    }
+
+    /// Whether the write, or the zeros, must be durable before the request is completed.
+    #[must_use]
+    #[inline]
+    pub fn fua(&self) -> bool {
+        self.inner().fetched.flags() & v2::REQUEST_FUA != 0
+    }
+
+    /// Of a [`Operation::WriteZeroes`]: whether the space may be freed.
+    #[must_use]
+    #[inline]
+    pub fn unmap(&self) -> bool {
+        self.inner().fetched.flags() & v2::REQUEST_NO_UNMAP == 0
+    }
+
+    /// Whether an earlier server, or a late thread, may have carried the request out already. Carry it out
+    /// again.
+    #[must_use]
+    pub fn maybe_executed(&self) -> bool {
+        self.inner().fetched.flags() & v2::REQUEST_MAYBE_EXECUTED != 0
+    }
+
+    /// The data of a write, or the buffer of a read, which holds unrelated older data until it is filled. Empty
+    /// for other operations.
+    #[must_use]
+    #[inline]
+    pub fn data(&self) -> &[u8] {
+        let inner = self.inner();
+        match &inner.buffer {
+            Some(buffer) => &buffer[..inner.bytes()],
+            None => &[],
         }
-        if start > self.size || length > self.size - start {
-            return Err(BadRequest::OutOfDevice {
-                start,
-                end: start.saturating_add(length),
-                size: self.size,
-            });
+    }
+
+    /// Like [`data`](Self::data), to fill the buffer of a read, or to change the data of a write in place, for
+    /// example to encrypt it.
+    #[must_use]
+    #[inline]
+    pub fn data_mut(&mut self) -> &mut [u8] {
+        match &mut self.inner {
+            Some(Inner { fetched, buffer: Some(buffer), .. }) => &mut buffer[..bytes(fetched)],
+            _ => &mut [],
         }
-        match wanted {
-            Wanted::Read | Wanted::WriteWithoutData if length > self.max_io => {
-                Err(BadRequest::TooLong { length, max: self.max_io })
-            }
-            Wanted::WriteWithoutData if request.flags() & v2::REQUEST_DATA != 0 => {
-                let (at, arena) = (request.data(), self.max_io);
-                if at > arena || length > arena - at {
-                    return Err(BadRequest::OutOfArena { at, length, arena });
-                }
-                // The arena is in memory, so the offset fits a `usize`.
-                usize::try_from(at).map(Wanted::Write).map_err(|_| BadRequest::OutOfArena {
-                    at,
-                    length,
-                    arena,
-                })
-            }
-            other => Ok(other),
+    }
+
+    /// Answers the request. For a successful read, the submitter gets [`data`](Self::data). An error reaches the
+    /// submitter as an I/O error.
+    #[inline]
+    pub fn complete(mut self, result: Result<(), Errno>) {
+        if let Some(inner) = self.inner.take() {
+            inner.complete(result);
         }
     }
 }
 
-/// Name of the operation in messages.
-pub(super) fn operation_name(op: u32) -> &'static str {
-    match op {
-        v2::OP_READ => "read",
-        v2::OP_WRITE => "write",
-        v2::OP_DISCARD => "discard",
-        v2::OP_FLUSH => "flush",
-        v2::OP_WRITE_ZEROES => "write of zeros",
-        v2::OP_SECURE_ERASE => "secure erase",
-        _ => "request",
+impl Inner {
+    #[inline]
+    fn bytes(&self) -> usize {
+        bytes(&self.fetched)
+    }
+
+    #[inline]
+    fn complete(self, result: Result<(), Errno>) {
+        let answer = Answer { fetched: self.fetched, result, buffer: self.buffer };
+        let lane = Arc::as_ptr(&self.link).cast::<()>() as usize;
+        let mut elsewhere = Some(answer);
+        // While the thread itself is being destroyed, the value is gone.
+        let _ = OWN.try_with(|own| own.borrow_mut().push(lane, &mut elsewhere));
+        if let Some(answer) = elsewhere {
+            self.link.deliver(answer);
+        }
+    }
+}
+
+/// The length of a read or write, which was compared with that of a buffer.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "see above")]
+fn bytes(fetched: &Fetched) -> usize {
+    fetched.length() as usize
+}
+
+impl Drop for Request {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(inner) = self.inner.take() {
+            inner.complete(Err(Errno::IO));
+        }
+    }
+}
+
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Request")
+            .field("operation", &self.operation())
+            .field("offset", &self.offset())
+            .field("length", &self.length())
+            .finish_non_exhaustive()
     }
 }

@@ -6,12 +6,13 @@
 //! descriptor is closed, the server is dead: the next server gets its requests, and I/O waits for that server
 //! until the device's grace ends.
 
+use super::channel::Keeper;
 use super::control::failed;
 use super::report::node_path;
-use super::serve::{Channel, serve_with};
+use super::serve::serve_with;
 use super::{
-    Answers, Backend, Batch, Control, End, Entered, Fetch, Latency, Outstanding, ServeOptions, ServerId,
-    State, Stats, Status, Which, inspect,
+    Answers, Backend, Batch, Channel, Control, End, Entered, Fetch, Latency, Outstanding, ServeOptions,
+    ServerId, State, Stats, Status, Which, inspect,
 };
 use crate::sys::enter::ServerFd;
 use crate::sys::ioctl2;
@@ -187,17 +188,29 @@ impl Server {
         stop: &StopToken,
         ready: impl FnOnce(),
     ) -> Result<End> {
-        let start = || {
-            if self.status()?.device_number.is_none() {
-                self.start()?;
-            }
-            ready();
-            Ok(())
-        };
-        // Not the next device of this name, nor one that another server has.
-        let own = Which::from(self).with_epoch(self.created.epoch);
-        let destroy = |force| Control::open()?.destroy(own, force);
-        serve_with(self, backend, options, stop, start, destroy)
+        serve_with(self, backend, options, stop, || self.begin(ready), |force| self.destroy(force))
+    }
+
+    /// Creates the block node unless it exists, and calls `ready`.
+    pub(super) fn begin(&self, ready: impl FnOnce()) -> Result<()> {
+        if self.status()?.device_number.is_none() {
+            self.start()?;
+        }
+        ready();
+        Ok(())
+    }
+
+    /// After serving failed: destroys the device if it was never started, because nobody ever will. Errors are
+    /// dropped: the first one is the one to report.
+    pub(super) fn forget_unused(&self) {
+        if self.status().is_ok_and(|status| status.device_number.is_none()) {
+            let _ = self.destroy(true);
+        }
+    }
+
+    /// Destroys the device of this server: not the next device of its name, nor one that another server has.
+    pub(super) fn destroy(&self, force: bool) -> Result<()> {
+        Control::open()?.destroy(Which::from(self).with_epoch(self.created.epoch), force)
     }
 }
 
@@ -232,15 +245,13 @@ impl Channel for Server {
         Server::resize(self, size_bytes)
     }
 
-    type Placeholder = Server;
-
     /// Takes over from this server, the only way to end its sleeping calls without destroying the device.
-    fn leave(&self) -> Result<Option<Server>> {
+    fn leave(&self) -> Result<Option<Keeper>> {
         // Attaching on the server's own descriptor needs neither rights nor the control node, and fails if
         // another server has taken over. The cache still exists; the next server says whether it survived.
         let flags = v2::ATTACH_TAKE_OVER | v2::ATTACH_CACHE_SURVIVED;
         match ioctl2::attach(self.as_fd(), &mut v2::Attach { flags, ..v2::Attach::default() }) {
-            Ok(fd) => Server::from_fd(fd).map(Some),
+            Ok(fd) => Ok(Some(Box::new(Server::from_fd(fd)?))),
             // Taken over, declared dead, or being destroyed: each of these sends the threads away by itself.
             Err(Errno::SHUTDOWN | Errno::NODEV) => Ok(None),
             Err(source) => Err(failed("leave device", self.name(), source)),

@@ -1,17 +1,24 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The serve loop against a fake kernel, and the checks of builder and options.
 
+mod allocations;
+mod asynchronous;
+mod declared;
+#[cfg(feature = "tokio")]
+mod executor;
+mod owned;
+
 use super::fake::{Answer, Fake, Spec, Step};
-use super::request::{Geometry, Wanted};
+use super::geometry::{Geometry, Wanted};
 use super::serve::serve_with;
 use super::{
-    Answers, Backend, Builder, Capabilities, End, Info, Region, Request, ServeOptions, ServerId, ThreadModel,
+    Answers, Backend, Builder, Capabilities, End, Fetched, Info, Region, ServeOptions, ServerId, ThreadModel,
     UNLIMITED, Zero,
 };
 use crate::{BadRequest, Errno, Error, Result, SparseMemory, StopToken};
 use proptest::prelude::*;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use zosbd2_abi::v2;
 
@@ -68,7 +75,7 @@ impl Backend for Plain {
         Ok(())
     }
 
-    fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno> {
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool) -> Result<(), Errno> {
         self.note(format!("write {offset} {} {fua}", data.len()));
         self.bytes.lock().expect("bytes")[Self::range(offset, data.len())].copy_from_slice(data);
         Ok(())
@@ -190,7 +197,7 @@ impl Backend for Half {
         self.memory.read_at(offset, buffer).map_err(|_| Errno::IO)
     }
 
-    fn write(&self, offset: u64, data: &[u8], _: bool) -> Result<(), Errno> {
+    fn write(&self, offset: u64, data: &mut [u8], _: bool) -> Result<(), Errno> {
         self.writes.fetch_add(1, Ordering::Relaxed);
         self.memory.write_at(offset, data).map_err(|_| Errno::IO)
     }
@@ -230,7 +237,7 @@ impl Backend for Broken {
         panic!("planted");
     }
 
-    fn write(&self, _: u64, _: &[u8], _: bool) -> Result<(), Errno> {
+    fn write(&self, _: u64, _: &mut [u8], _: bool) -> Result<(), Errno> {
         Ok(())
     }
 
@@ -291,7 +298,7 @@ impl Backend for Growing {
         self.1.read_at(offset, buffer).map_err(|_| Errno::IO)
     }
 
-    fn write(&self, _: u64, _: &[u8], _: bool) -> Result<(), Errno> {
+    fn write(&self, _: u64, _: &mut [u8], _: bool) -> Result<(), Errno> {
         Err(Errno::NOSPC)
     }
 }
@@ -584,7 +591,7 @@ fn thread_models_are_kept() {
         fn read(&self, _: u64, _: &mut [u8]) -> Result<(), Errno> {
             Ok(())
         }
-        fn write(&self, _: u64, _: &[u8], _: bool) -> Result<(), Errno> {
+        fn write(&self, _: u64, _: &mut [u8], _: bool) -> Result<(), Errno> {
             Ok(())
         }
     }
@@ -614,7 +621,7 @@ fn answers_are_bound_to_server_and_length() {
     let mut answers = Answers::with_capacity(4);
     let give = |answers: &mut Answers, server, length| {
         let data = vec![0; length];
-        let request = Request::forge(raw, server);
+        let request = Fetched::forge(raw, server);
         let mut batch = answers.begin(ours);
         batch.read(&request, &data);
         batch.len()
@@ -697,7 +704,7 @@ impl Backend for Fixed {
         Ok(())
     }
 
-    fn write(&self, _: u64, _: &[u8], _: bool) -> Result<(), Errno> {
+    fn write(&self, _: u64, _: &mut [u8], _: bool) -> Result<(), Errno> {
         Err(Errno::ROFS)
     }
 }
@@ -853,9 +860,17 @@ fn model(steps: &[Step]) -> (Vec<Expected>, Vec<Option<u8>>) {
 }
 
 fn check_against_model(steps: Vec<Step>, backend: &impl Backend, batch: usize) -> Result<(), TestCaseError> {
+    check(steps, backend, |fake| serve_in_batches(fake, backend, batch))
+}
+
+fn check(
+    steps: Vec<Step>,
+    backend: &impl Backend,
+    serve: impl FnOnce(&Arc<Fake>) -> Result<End>,
+) -> Result<(), TestCaseError> {
     let (expected, bytes) = model(&steps);
-    let fake = Fake::new(SIZE, MAX_IO, steps);
-    let served = serve_in_batches(&fake, backend, batch);
+    let fake = Arc::new(Fake::new(SIZE, MAX_IO, steps));
+    let served = serve(&fake);
     prop_assert!(matches!(served, Ok(End::Gone) | Err(Error::Refused { .. })), "{served:?}");
     let answers = fake.answers();
     prop_assert_eq!(answers.len(), expected.len());
@@ -884,7 +899,7 @@ impl Backend for Honest {
         self.0.read(offset, buffer)
     }
 
-    fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno> {
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool) -> Result<(), Errno> {
         self.0.write(offset, data, fua)
     }
 
@@ -923,7 +938,7 @@ proptest! {
     ) {
         let geometry = Geometry { size: SIZE, block: 512, max_io: MAX_IO.into() };
         let raw = v2::Request { op, offset, length, data, flags, ..v2::Request::default() };
-        let Ok(wanted) = geometry.look(&Request::forge(raw, ServerId::next())) else {
+        let Ok(wanted) = geometry.look(&Fetched::forge(raw, ServerId::next())) else {
             return Ok(());
         };
         if wanted == Wanted::Flush {

@@ -18,7 +18,7 @@ impl Backend for Memory {
         Ok(())
     }
 
-    fn write(&self, offset: u64, data: &[u8], _fua: bool) -> Result<(), Errno> {
+    fn write(&self, offset: u64, data: &mut [u8], _fua: bool) -> Result<(), Errno> {
         let start = usize::try_from(offset).map_err(|_| Errno::IO)?;
         let mut memory = self.0.write().map_err(|_| Errno::IO)?;
         memory[start..start + data.len()].copy_from_slice(data);

@@ -6,9 +6,9 @@
 //! reads, which is empty at that time. Regions are not used: the functions of the backend carry out a request
 //! in part, or without telling the submitter. Backends without a plan never get here.
 
-use super::{Channel, Worker};
-use crate::v2::request::{Wanted, operation_name};
-use crate::v2::{Action, Answers, Backend, Batch, FaultPlan, Fetch, Moment, Request, Zero};
+use super::blocking::Worker;
+use crate::v2::geometry::{Wanted, operation_name};
+use crate::v2::{Action, Answers, Backend, Batch, Channel, FaultPlan, Fetch, Fetched, Moment, Zero};
 use crate::{Errno, Result};
 use rustix::process::{Signal, getpid, kill_process};
 use zosbd2_abi::v2;
@@ -16,7 +16,7 @@ use zosbd2_abi::v2;
 /// Memory for the data of requests.
 pub(super) struct Places<'a> {
     /// The data that came with the requests.
-    pub(super) arena: &'a [u8],
+    pub(super) arena: &'a mut [u8],
     /// Room for one request.
     pub(super) scratch: &'a mut [u8],
 }
@@ -28,7 +28,7 @@ impl<C: Channel, B: Backend + ?Sized> Worker<'_, C, B> {
     pub(super) fn inject(
         &mut self,
         plan: &FaultPlan,
-        requests: &mut [Request],
+        requests: &mut [Fetched],
         places: &mut Places<'_>,
         answers: &mut Answers,
     ) -> Result<usize> {
@@ -52,12 +52,12 @@ impl<C: Channel, B: Backend + ?Sized> Worker<'_, C, B> {
     fn go_wrong(
         &mut self,
         action: Action,
-        request: &Request,
+        request: &Fetched,
         places: &mut Places<'_>,
         answers: &mut Answers,
     ) -> Result<()> {
         let all = request.length();
-        let half = (all / 2) & !(self.geometry.block - 1);
+        let half = (all / 2) & !(self.limits.geometry.block - 1);
         match action {
             Action::Errno(error) => self.tell(answers, |batch| batch.fail(request, error)),
             Action::Drop(Moment::Before) => Ok(()),
@@ -84,7 +84,7 @@ impl<C: Channel, B: Backend + ?Sized> Worker<'_, C, B> {
     /// Carries a request out and answers it `times` times.
     fn serve_apart(
         &mut self,
-        request: &Request,
+        request: &Fetched,
         times: usize,
         places: &mut Places<'_>,
         answers: &mut Answers,
@@ -106,17 +106,14 @@ impl<C: Channel, B: Backend + ?Sized> Worker<'_, C, B> {
     /// buffer afterwards.
     fn carry_out(
         &mut self,
-        request: &Request,
+        request: &Fetched,
         length: u64,
         places: &mut Places<'_>,
         answers: &mut Answers,
     ) -> Result<Result<(), Errno>> {
-        let wanted = match self.geometry.look(request) {
+        let wanted = match self.limits.check(request, || self.backend.size()) {
             Ok(wanted) => wanted,
-            Err(bad) => match self.look_again(request, bad) {
-                Ok(wanted) => wanted,
-                Err(error) => return Ok(Err(error)),
-            },
+            Err(error) => return Ok(Err(error)),
         };
         let bytes = |length| usize::try_from(length).unwrap_or(usize::MAX);
         if wanted == Wanted::WriteWithoutData {
@@ -132,14 +129,14 @@ impl<C: Channel, B: Backend + ?Sized> Worker<'_, C, B> {
             return Ok(Ok(()));
         }
         let session = self.session;
-        let backend = session.backend;
+        let backend = self.backend;
         let offset = request.offset();
         let flag = |flag| request.flags() & flag != 0;
         let fua = flag(v2::REQUEST_FUA);
         let run = || match wanted {
             Wanted::Read => backend.read(offset, &mut places.scratch[..bytes(length)]),
-            Wanted::Write(at) => backend.write(offset, &places.arena[at..][..bytes(length)], fua),
-            Wanted::WriteWithoutData => backend.write(offset, &places.scratch[..bytes(length)], fua),
+            Wanted::Write(at) => backend.write(offset, &mut places.arena[at..][..bytes(length)], fua),
+            Wanted::WriteWithoutData => backend.write(offset, &mut places.scratch[..bytes(length)], fua),
             Wanted::Discard => backend.discard(offset, length),
             Wanted::Flush => backend.flush(),
             Wanted::WriteZeroes => {
@@ -210,7 +207,7 @@ mod tests {
             Backend::read(&self.memory, offset, buffer)
         }
 
-        fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno> {
+        fn write(&self, offset: u64, data: &mut [u8], fua: bool) -> Result<(), Errno> {
             Backend::write(&self.memory, offset, data, fua)
         }
 

@@ -183,8 +183,11 @@ const PEERS: [(&str, Go, &[Need]); 3] = [
 ];
 
 /// Devices of this project: the backend, the number of queues, and the number of threads of each queue.
-const OURS: [(&str, &str, &str, &str); 6] = [
+const OURS: [(&str, &str, &str, &str); 9] = [
     ("null", "null", "1", "1"),
+    ("null-owned", "owned", "1", "1"),
+    ("null-async", "async", "1", "1"),
+    ("null-tokio", "tokio", "1", "1"),
     ("ram", "ram", "1", "1"),
     ("file", "file", "1", "1"),
     ("ram-4", "ram", "1", "4"),

@@ -22,6 +22,7 @@ pub(crate) mod limits;
 mod memory;
 mod operations;
 mod order;
+mod owned;
 mod partitions;
 mod patience;
 pub(crate) mod pressure;
@@ -40,6 +41,7 @@ use crate::guest::Test;
 pub(super) const TABLES: &[&[Test]] = &[
     operations::TESTS,
     order::TESTS,
+    owned::TESTS,
     partitions::TESTS,
     bounds::TESTS,
     commits::TESTS,

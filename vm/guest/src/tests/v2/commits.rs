@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, pwrite};
 use rustix::process::Signal;
 use zosbd2::v2::abi;
-use zosbd2::{Request, TakeOver};
+use zosbd2::{Fetched, TakeOver};
 
 use super::super::support::{Aligned, open_direct, write_in_thread};
 use super::hostile::commit_raw;
@@ -26,12 +26,12 @@ pub(super) const TESTS: &[Test] = &[
 ];
 
 /// An entry that copies the data of a write and leaves the request with the server.
-fn copy_only(request: &Request, address: usize) -> abi::Commit {
+fn copy_only(request: &Fetched, address: usize) -> abi::Commit {
     abi::Commit { flags: abi::COMMIT_COPY_ONLY, ..answer(request, address) }
 }
 
 /// An entry that ends a write, and copies its data if `address` is not 0.
-fn answer(request: &Request, address: usize) -> abi::Commit {
+fn answer(request: &Fetched, address: usize) -> abi::Commit {
     abi::Commit {
         handle: request.handle(),
         result: i64::try_from(request.length()).expect("a length"),

@@ -77,7 +77,7 @@ impl Backend for Deserter {
         self.ram.read(offset, buffer)
     }
 
-    fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno> {
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool) -> Result<(), Errno> {
         self.ram.write(offset, data, fua)
     }
 
@@ -91,7 +91,7 @@ impl Backend for Deserter {
 fn queue_loses_its_last_thread(context: &mut Context) {
     context.load_module("");
     let ram = Arc::new(Ram::new(16 * MIB).expect("memory"));
-    ram.write(CUE, &[3; 4096], false).expect("in memory");
+    ram.write(CUE, &mut [3; 4096], false).expect("in memory");
     let deserter = Arc::new(Deserter { ram: Arc::clone(&ram), ends: true });
     let builder = Builder::new("left").queues(2).partition_scan(false).grace(Duration::from_secs(60));
     let (disk, serving) = Disk::serve(&builder, &deserter, threads(1));

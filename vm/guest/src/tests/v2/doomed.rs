@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use zosbd2::v2::abi;
-use zosbd2::{Builder, DeadlinePolicy, Request, RequestState};
+use zosbd2::{Builder, DeadlinePolicy, Fetched, RequestState};
 
 use super::super::support::{Aligned, open_direct};
 use super::hostile::{commit_raw, enter};
@@ -216,7 +216,7 @@ fn late_copy_is_stale(context: &mut Context) {
             continue;
         };
         let requests = server.fetch(0, 16, 1).expect("fetch");
-        let entry = |request: &Request| abi::Commit {
+        let entry = |request: &Fetched| abi::Commit {
             handle: request.handle(),
             result: i64::try_from(request.length()).expect("a length"),
             address: from as u64,

@@ -14,7 +14,7 @@ use std::time::Duration;
 use rustix::fs::fdatasync;
 use rustix::io::{Errno, IoSlice, ReadWriteFlags, pwritev2};
 use zosbd2::v2::abi;
-use zosbd2::{Builder, Control, Request, TakeOver};
+use zosbd2::{Builder, Control, Fetched, TakeOver};
 
 use super::super::support::{Aligned, open_direct, read_in_thread, sleeps_in_ioctl, write_in_thread};
 use super::hostile::commit_raw;
@@ -60,7 +60,7 @@ fn flush(path: PathBuf) -> JoinHandle<Result<(), Errno>> {
 }
 
 /// Serves until the thread has ended; returns its result, and the requests that came.
-fn serve<T>(server: &mut Manual, done: JoinHandle<T>) -> (T, Vec<Request>) {
+fn serve<T>(server: &mut Manual, done: JoinHandle<T>) -> (T, Vec<Fetched>) {
     let mut seen = Vec::new();
     wait_until(20, "a submitter", || {
         let (requests, entered) = server.try_fetch(0, 8, 1, 20);

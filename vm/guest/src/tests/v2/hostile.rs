@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::process::Signal;
 use zosbd2::v2::abi;
-use zosbd2::{Builder, Request, Server};
+use zosbd2::{Builder, Fetched, Server};
 
 use super::super::support::{Aligned, read_in_thread, write_in_thread};
 use super::support::{CONTROL_CALLS, Disk, SERVER_CALLS, control, plain_by_hand};
@@ -338,7 +338,7 @@ fn enter_extremes(context: &mut Context) {
     let requests = server.fetch(0, 2, 2).expect("fetch");
     let pages = Pages::new(4096);
     let data = pages.at_end(4096) as u64;
-    let entry = |request: &Request| abi::Commit {
+    let entry = |request: &Fetched| abi::Commit {
         handle: request.handle(),
         result: 4096,
         address: data,

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 use zosbd2::v2::abi;
 use zosbd2::{
-    Backend, Builder, DeadlinePolicy, End, Error, Latency, Outstanding, Request, RequestState, State,
+    Backend, Builder, DeadlinePolicy, End, Error, Fetched, Latency, Outstanding, RequestState, State,
     TakeOver,
 };
 use zosbd2_backends::Ram;
@@ -47,7 +47,7 @@ fn builder(name: &str, policy: DeadlinePolicy) -> Builder {
 }
 
 /// Checks that answers are refused as stale.
-fn too_late(server: &mut Manual, request: &Request) {
+fn too_late(server: &mut Manual, request: &Fetched) {
     let refused = server.answer(|batch| match request.op() {
         abi::OP_READ => batch.read(request, &[0; 4096]),
         _ => batch.done(request),
@@ -288,7 +288,7 @@ impl Backend for Gated {
         self.0.read(offset, buffer)
     }
 
-    fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno> {
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool) -> Result<(), Errno> {
         while offset == GATED && !Path::new(GATE).exists() {
             std::thread::sleep(Duration::from_millis(5));
         }

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::Uid;
 use rustix::io::Errno;
 use zosbd2::v2::abi;
-use zosbd2::{Backend as _, Builder, Control, Request, Server, State, TakeOver, v1};
+use zosbd2::{Backend as _, Builder, Control, Fetched, Server, State, TakeOver, v1};
 use zosbd2_backends::Ram;
 
 use super::super::support::{Aligned, Disk as Disk1, open_direct, read_in_thread, sleeps_in_ioctl};
@@ -56,14 +56,14 @@ fn state(name: &str) -> State {
 
 const MAYBE: u32 = abi::REQUEST_MAYBE_EXECUTED;
 
-fn answer(manual: &mut Manual, request: &Request, byte: u8) -> Vec<(u64, Errno)> {
+fn answer(manual: &mut Manual, request: &Fetched, byte: u8) -> Vec<(u64, Errno)> {
     manual.answer(|batch| batch.read(request, &[[1; 4096], [2; 4096], [3; 4096]][usize::from(byte - 1)]))
 }
 
 /// Asserts that the kernel refuses this server's answer. The raw call is used, because the library refuses
 /// requests of other servers.
 #[track_caller]
-fn assert_stale(server: &Server, request: &Request) {
+fn assert_stale(server: &Server, request: &Fetched) {
     let pages = raw::Pages::new(4096);
     let entry = abi::Commit {
         handle: request.handle(),
@@ -581,7 +581,7 @@ fn name_of_a_partition(context: &mut Context) {
     table[446 + 8..446 + 12].copy_from_slice(&8_u32.to_le_bytes());
     table[446 + 12..446 + 16].copy_from_slice(&64_u32.to_le_bytes());
     table[510..].copy_from_slice(&[0x55, 0xaa]);
-    ram.write(0, &table, false).expect("write");
+    ram.write(0, &mut table, false).expect("write");
     let early = Disk::create(&plain("part1"));
     let (disk, serving) = Disk::serve(&Builder::new("part"), &ram, threads(1));
     disk.wait_for_partition("/dev/zosbd2/part1");

@@ -54,7 +54,7 @@ impl Backend for Piped {
         Ok(())
     }
 
-    fn write(&self, _: u64, data: &[u8], _: bool) -> Result<(), Errno> {
+    fn write(&self, _: u64, data: &mut [u8], _: bool) -> Result<(), Errno> {
         (&self.0).write_all(data).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
     }
 }

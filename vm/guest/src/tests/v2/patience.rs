@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
-use zosbd2::{Request, State, TakeOver};
+use zosbd2::{Fetched, State, TakeOver};
 use zosbd2_abi::v1::OP_ANSWER_WRITE;
 
 use super::super::support::{
@@ -36,7 +36,7 @@ pub(super) const TESTS: &[Test] = &[
 struct Yardstick {
     disk: Disk,
     server: Manual,
-    request: Request,
+    request: Fetched,
     destroyer: JoinHandle<zosbd2::Result<()>>,
     reader: JoinHandle<Result<Vec<u8>, Errno>>,
 }

@@ -14,7 +14,7 @@ use rustix::fs::Uid;
 use rustix::io::{Errno, pread, pwrite};
 use rustix::process::Signal;
 use zosbd2::v2::abi;
-use zosbd2::{Backend as _, Builder, Control, End, Request, Server, State, TakeOver};
+use zosbd2::{Backend as _, Builder, Control, End, Fetched, Server, State, TakeOver};
 use zosbd2_backends::Ram;
 
 use super::super::support::{Aligned, Disk as Disk1, TICK, open_direct, read_in_thread, write_in_thread};
@@ -47,7 +47,7 @@ struct Store(BTreeMap<u64, Vec<u8>>);
 impl Store {
     /// Carries a request out and answers it. Requests are at most one block long, except for partition scans of
     /// the empty disk.
-    fn carry_out(&mut self, server: &mut Manual, request: &Request) {
+    fn carry_out(&mut self, server: &mut Manual, request: &Fetched) {
         match request.op() {
             abi::OP_WRITE => {
                 assert_ne!(request.flags() & abi::REQUEST_DATA, 0, "no data: {request:?}");
@@ -114,7 +114,7 @@ fn killed(context: &mut Context) {
     let marked = requests.iter().filter(|request| request.flags() & MAYBE != 0).count();
     assert!(marked >= executed, "{marked} of {} are marked, {executed} were executed", requests.len());
     assert_eq!(marked as u64, heir.server.stats(0).expect("stats").requeued);
-    let mut offsets: Vec<u64> = requests.iter().map(Request::offset).collect();
+    let mut offsets: Vec<u64> = requests.iter().map(Fetched::offset).collect();
     offsets.sort_unstable();
     assert!(offsets.into_iter().eq((0..WRITES).map(|index| index * 8192)), "each once: {requests:?}");
     for request in &requests {

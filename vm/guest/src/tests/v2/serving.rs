@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
 use zosbd2::v2::abi;
-use zosbd2::{Answers, Backend as _, Builder, Fetch, Request, Server, State};
+use zosbd2::{Answers, Backend as _, Builder, Fetch, Fetched, Server, State};
 use zosbd2_backends::Ram;
 
 use super::super::support::{read_in_thread, sleeps_in_ioctl, write_in_thread};
@@ -140,10 +140,10 @@ fn arena_and_room(context: &mut Context) {
         (0..3).map(|index| write_in_thread(disk.path(), index * 8192, index + 1, 8192)).collect();
     let requests = server.fetch(0, 8, 3).expect("fetch");
     assert_eq!(requests.len(), 3);
-    let with_data = |request: &&Request| request.flags() & abi::REQUEST_DATA != 0;
-    let (here, there): (Vec<&Request>, Vec<&Request>) = requests.iter().partition(with_data);
+    let with_data = |request: &&Fetched| request.flags() & abi::REQUEST_DATA != 0;
+    let (here, there): (Vec<&Fetched>, Vec<&Fetched>) = requests.iter().partition(with_data);
     assert_eq!((here.len(), there.len()), (1, 2), "one fits into 12 KiB: {requests:?}");
-    let wanted = |request: &Request| {
+    let wanted = |request: &Fetched| {
         let mut wanted = super::super::support::Aligned::new(8192, 0);
         wanted.fill(request.offset() / 8192 + 1);
         wanted.bytes().to_vec()
@@ -348,7 +348,7 @@ pub(crate) fn passed_role() -> Result<(), Box<dyn std::error::Error>> {
     let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     let server = Server::from_fd(descriptor::receive(&stream, &mut [0])?)?;
     let ram = Ram::new(server.size_bytes())?;
-    ram.write(4096, &[3; 4096], false).map_err(|error| format!("write: {error}"))?;
+    ram.write(4096, &mut [3; 4096], false).map_err(|error| format!("write: {error}"))?;
     server.serve(&ram, &threads(1), &zosbd2::StopToken::new())?;
     Ok(())
 }
@@ -419,7 +419,7 @@ fn spin(context: &mut Context) {
     let (disk, server) = plain_by_hand("spin");
     let mut answers = Answers::with_capacity(1);
     let read = read_in_thread(disk.path(), 0, 4096);
-    let mut requests = [Request::EMPTY];
+    let mut requests = [Fetched::EMPTY];
     let mut fetched = 0;
     while fetched == 0 {
         let mut batch = disk.server.batch(&mut answers);

@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use zosbd2::v2::abi;
 use zosbd2::{
-    Answers, Backend, Batch, Builder, Capabilities, Control, End, Entered, Errno, Error, Fetch, MemoryLock,
-    Region, Request, ServeOptions, Server, StopToken, TakeOver, Zero,
+    Answers, Backend, Batch, Builder, Capabilities, Control, End, Entered, Errno, Error, Fetch, Fetched,
+    MemoryLock, Region, ServeOptions, Server, StopToken, TakeOver, Zero,
 };
 use zosbd2_backends::{FileOptions, Null, Ram};
 
 use super::super::support::open_direct;
+use super::owned::{NullRequests, serve_in_tokio};
 use crate::guest::wait_until;
 
 /// Every call of version 2 on the control node.
@@ -200,7 +201,7 @@ pub(crate) struct Recorder {
 
 impl Recorder {
     pub(crate) fn new(bytes: u64, change: impl FnOnce(&mut Capabilities)) -> Arc<Self> {
-        let mut capabilities = Capabilities::default();
+        let mut capabilities = Capabilities::default().write_through(true);
         change(&mut capabilities);
         Arc::new(Self { ram: Ram::new(bytes).expect("memory"), capabilities, seen: Mutex::default() })
     }
@@ -234,7 +235,7 @@ impl Backend for Recorder {
         self.ram.read(offset, buffer)
     }
 
-    fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno> {
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool) -> Result<(), Errno> {
         self.list().push(Seen::Write { offset, length: data.len() as u64, fua });
         self.ram.write(offset, data, fua)
     }
@@ -278,7 +279,7 @@ impl Backend for Buffered {
         self.0.read(offset, buffer)
     }
 
-    fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno> {
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool) -> Result<(), Errno> {
         self.0.write(offset, data, fua)
     }
 
@@ -314,7 +315,7 @@ impl Manual {
     }
 
     /// Fetches up to `most` requests of a queue, waiting for `minimum` at most 20 s.
-    pub(crate) fn fetch(&mut self, queue: u32, most: usize, minimum: u32) -> Result<Vec<Request>, Errno> {
+    pub(crate) fn fetch(&mut self, queue: u32, most: usize, minimum: u32) -> Result<Vec<Fetched>, Errno> {
         let (requests, entered) = self.try_fetch(queue, most, minimum, 20_000);
         match entered.error {
             Some(error) => Err(error),
@@ -328,8 +329,8 @@ impl Manual {
         most: usize,
         minimum: u32,
         timeout_ms: u32,
-    ) -> (Vec<Request>, Entered) {
-        let mut requests = vec![Request::EMPTY; most];
+    ) -> (Vec<Fetched>, Entered) {
+        let mut requests = vec![Fetched::EMPTY; most];
         let mut batch = self.server.batch(&mut self.answers);
         let fetch = Fetch {
             requests: &mut requests,
@@ -345,7 +346,7 @@ impl Manual {
     }
 
     /// Fetches one request of queue 0.
-    pub(crate) fn fetch_one(&mut self) -> Request {
+    pub(crate) fn fetch_one(&mut self) -> Fetched {
         let requests = self.fetch(0, 1, 1).expect("fetch");
         assert_eq!(requests.len(), 1, "no request came");
         requests[0]
@@ -361,7 +362,7 @@ impl Manual {
     }
 
     /// Answers a read with zeros, anything else with success.
-    pub(crate) fn complete(&mut self, request: &Request) {
+    pub(crate) fn complete(&mut self, request: &Fetched) {
         static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
         let length = usize::try_from(request.length()).expect("a length");
         let refused = self.answer(|batch| {
@@ -382,7 +383,10 @@ const SIZE: u64 = 256 << 20;
 /// Prints `serving` when the node exists.
 pub(crate) fn serve_role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
     let [kind, name, queues, threads, rest @ ..] = arguments else {
-        return Err("usage: --serve-v2 null|ram|file|direct|locked NAME QUEUES THREADS [FILE]".into());
+        return Err(
+            "usage: --serve-v2 null|owned|async|tokio|ram|file|direct|locked NAME QUEUES THREADS [FILE]"
+                .into(),
+        );
     };
     let options = ServeOptions::default().threads_per_queue(threads.parse()?);
     let builder =
@@ -390,6 +394,9 @@ pub(crate) fn serve_role(arguments: &[&str]) -> Result<(), Box<dyn std::error::E
     let ready = |_: &Path| println!("serving");
     match (*kind, rest) {
         ("null", []) => builder.serve_then(&Null::new(SIZE), ready)?,
+        ("owned", []) => builder.serve_requests_then(&NullRequests(SIZE), ready)?,
+        ("async", []) => builder.serve_async_then(&NullRequests(SIZE), ready)?,
+        ("tokio", []) => serve_in_tokio(builder, SIZE)?,
         ("ram", []) => builder.serve_then(&Ram::new(SIZE)?, ready)?,
         ("file", [file]) => builder.serve_then(&FileOptions::default().open(Path::new(file))?, ready)?,
         ("direct", [file]) => {

@@ -42,7 +42,7 @@ struct Fetcher {
     number: Arc<AtomicI32>,
     back: Arc<AtomicBool>,
     thread: JoinHandle<Manual>,
-    result: mpsc::Receiver<Result<Option<zosbd2::Request>, Errno>>,
+    result: mpsc::Receiver<Result<Option<zosbd2::Fetched>, Errno>>,
 }
 
 impl Fetcher {

@@ -115,6 +115,7 @@ impl Backend for Mortal {
         capabilities.logical_block_size = u32::try_from(BLOCK).expect("small");
         capabilities.volatile_cache = self.kind != Kind::WriteThrough;
         capabilities.cache_survives = self.kind != Kind::OwnCache;
+        capabilities.write_through = !capabilities.volatile_cache;
         capabilities.fua = capabilities.volatile_cache;
         capabilities
     }
@@ -131,7 +132,7 @@ impl Backend for Mortal {
         Ok(())
     }
 
-    fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), Errno> {
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool) -> Result<(), Errno> {
         self.step();
         let mut state = self.state();
         let (cache, random) = &mut *state;
