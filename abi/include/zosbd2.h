@@ -506,14 +506,17 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
  */
 #define ZOSBD2_V2_NAME_BYTES 32
 
-/* Longest name: the disk is called zosbd2!NAME in 31 bytes. */
+/* Longest name: the disk is called zosbd2-NAME in 31 bytes. */
 #define ZOSBD2_V2_MAX_NAME_BYTES 24
 
 /* Bytes of a serial number field, NUL padded. */
 #define ZOSBD2_V2_SERIAL_BYTES 32
 
-/* Folder of the block nodes. */
-#define ZOSBD2_V2_NODE_FOLDER "/dev/zosbd2"
+/*
+ * What precedes the name of a device in the path of its block node. The disk's
+ * name in sysfs is the same without /dev/.
+ */
+#define ZOSBD2_V2_NODE_PREFIX "/dev/zosbd2-"
 
 /*
  * Smallest logical block, in bytes; also the granularity of sizes and offsets.

@@ -15,12 +15,13 @@
 
 /// Bytes of a name field; names are at most [`MAX_NAME_BYTES`] long, and the rest is NUL.
 pub const NAME_BYTES: usize = 32;
-/// Longest name: the disk is called `zosbd2!NAME` in 31 bytes.
+/// Longest name: the disk is called `zosbd2-NAME` in 31 bytes.
 pub const MAX_NAME_BYTES: usize = 24;
 /// Bytes of a serial number field, NUL padded.
 pub const SERIAL_BYTES: usize = 32;
-/// Folder of the block nodes.
-pub const NODE_FOLDER: &str = "/dev/zosbd2";
+/// What precedes the name of a device in the path of its block node. The disk's name in sysfs is the same without
+/// `/dev/`.
+pub const NODE_PREFIX: &str = "/dev/zosbd2-";
 
 /// Smallest logical block, in bytes; also the granularity of sizes and offsets.
 pub const MIN_BLOCK_SIZE: u32 = 512;

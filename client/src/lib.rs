@@ -16,7 +16,7 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let memory = SparseMemory::new(1 << 30)?; // or your own `Backend`
-//! Builder::new("mydisk").serve(&memory)?; // /dev/zosbd2/mydisk, until SIGINT, SIGTERM or a destroy
+//! Builder::new("mydisk").serve(&memory)?; // /dev/zosbd2-mydisk, until SIGINT, SIGTERM or a destroy
 //! # Ok(())
 //! # }
 //! ```

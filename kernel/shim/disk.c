@@ -588,10 +588,9 @@ static bool first_root(struct path *root)
 
 /*
  * Looks a path up in the first process's root. The caller may have built its
- * own mount namespace, whose file systems may never answer. @separator stands
- * for the '!' in a disk's name.
+ * own mount namespace, whose file systems may never answer.
  */
-static bool path_exists(const char *folder, const u8 *name, char separator)
+static bool path_exists(const char *folder, const u8 *name)
 {
 	struct file *file;
 	struct path root;
@@ -604,7 +603,6 @@ static bool path_exists(const char *folder, const u8 *name, char separator)
 		path_put(&root);
 		return false;
 	}
-	strreplace(full, '!', separator);
 	file = file_open_root(&root, full, O_PATH | O_NOFOLLOW, 0);
 	path_put(&root);
 	kfree(full);
@@ -623,7 +621,7 @@ static bool path_exists(const char *folder, const u8 *name, char separator)
 bool zosbd2_node_exists(const u8 *name)
 {
 	might_sleep();
-	return path_exists("dev/", name, '/') || path_exists("sys/class/block/", name, '!');
+	return path_exists("dev/", name) || path_exists("sys/class/block/", name);
 }
 
 /* Prints the stack of the caller. Only the faults variant calls it. */

@@ -65,10 +65,7 @@ enum zosbd2_op {
 #define ZOSBD2_FUA 8
 #define ZOSBD2_NO_PARTITION_SCAN 16
 
-/*
- * Parameters for the creation of a device; filled by Rust. A '!' in @disk_name
- * is a '/' in the path of the node.
- */
+/* Parameters for the creation of a device; filled by Rust. */
 struct zosbd2_params {
 	u8 disk_name[ZOSBD2_NAME_BYTES];
 	u8 serial[ZOSBD2_SERIAL_BYTES];

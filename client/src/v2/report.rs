@@ -166,8 +166,8 @@ impl Status {
 
 /// Path of the block node of a device of this interface version.
 pub(super) fn node_path(name: &str, version: u32) -> PathBuf {
-    let folder = if version == 1 { "/dev" } else { v2::NODE_FOLDER };
-    PathBuf::from(format!("{folder}/{name}"))
+    let prefix = if version == 1 { "/dev/" } else { v2::NODE_PREFIX };
+    PathBuf::from(format!("{prefix}{name}"))
 }
 
 impl From<&v2::Status> for Status {

@@ -10,6 +10,7 @@ use core::mem::{size_of, size_of_val};
 use zosbd2_abi::v1::NAME_BYTES;
 use zosbd2_abi::v2;
 use zosbd2_engine::Errno;
+use zosbd2_engine::name::DISK_PREFIX;
 use zosbd2_engine::queue::Moment;
 use zosbd2_engine::v2::Machine;
 
@@ -150,16 +151,13 @@ impl Params {
     #[must_use]
     pub fn name(&self) -> [u8; NAME_BYTES] {
         let mut name = [0; NAME_BYTES];
-        let folder = if self.version == 1 { 0 } else { FOLDER_BYTES };
-        for (to, &from) in name.iter_mut().zip(self.disk_name.iter().skip(folder)) {
+        let prefix = if self.version == 1 { 0 } else { DISK_PREFIX.len() };
+        for (to, &from) in name.iter_mut().zip(self.disk_name.iter().skip(prefix)) {
             *to = from;
         }
         name
     }
 }
-
-/// Bytes of `zosbd2!`.
-const FOLDER_BYTES: usize = 7;
 
 unsafe extern "C" {
     pub(crate) fn zosbd2_queue_lock(queue: *mut Queue);

@@ -59,7 +59,7 @@ fn create(devices: Devices, user: u64) -> Result<i32, Errno> {
     let asked: abi::Create = argument::read(user)?;
     let (name, create) = check_create(&asked, shim::machine())?;
     let params = shim::Params {
-        disk_name: name.disk_name(),
+        disk_name: name.disk_name(2),
         serial: create.serial,
         size_bytes: create.size_bytes,
         flags: create.flags,

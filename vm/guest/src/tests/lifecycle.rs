@@ -510,12 +510,24 @@ fn name_clash(context: &mut Context) {
         .expect("make a FIFO");
     assert_eq!(create("pipe"), (Err(Errno::EXIST), -17));
     std::fs::remove_file("/dev/pipe").expect("remove");
+    // A device of version 2 has the name of its disk from its creation on, before there is a node.
+    let node = zosbd2::Control::open().expect("control");
+    let other = node.create(&zosbd2::Builder::new("flat").size_bytes(1 << 20)).expect("create");
+    assert_eq!(create("zosbd2-flat"), (Err(Errno::EXIST), -17));
+    node.destroy("flat", true).expect("destroy");
+    drop(other);
     assert_eq!(control.list().expect("list"), [disk.handle]);
     disk.destroy();
     // The failed creates used no handles.
     let next = Disk::create("taken", 1024);
-    assert_eq!(next.handle.raw(), disk.handle.raw() + 1);
+    assert_eq!(next.handle.raw(), disk.handle.raw() + 2);
     next.destroy();
+    let first = Disk::create("zosbd2-flat", 1024);
+    let refused = node
+        .create(&zosbd2::Builder::new("flat").size_bytes(1 << 20))
+        .expect_err("its disk has the name of another");
+    assert!(refused.to_string().contains("a device of that name exists"), "{refused}");
+    first.destroy();
     drop_caches();
 }
 

@@ -44,7 +44,7 @@ pub(crate) const SERVER_CALLS: [u32; 9] = [
 
 /// The processors whose submissions go to this queue. The kernel assigns them, in 7.3 in another order than before.
 pub(crate) fn processors_of(disk: &str, queue: u32) -> Vec<usize> {
-    let list = crate::guest::read_trimmed(&format!("/sys/block/zosbd2!{disk}/mq/{queue}/cpu_list"));
+    let list = crate::guest::read_trimmed(&format!("/sys/block/zosbd2-{disk}/mq/{queue}/cpu_list"));
     list.split(", ").map(|number| number.parse().expect("the number of a processor")).collect()
 }
 
@@ -94,7 +94,7 @@ impl Disk {
     }
 
     pub(crate) fn sysfs(&self) -> PathBuf {
-        Path::new("/sys/block").join(format!("zosbd2!{}", self.name))
+        Path::new("/sys/block").join(format!("zosbd2-{}", self.name))
     }
 
     /// A processor whose submissions go to this queue.
