@@ -1057,3 +1057,30 @@ fn enters_are_checked() {
         assert_eq!(check_enter(&enter), Err(Errno::EINVAL), "wrong {index}");
     }
 }
+
+#[test]
+fn settings_are_checked() {
+    use zosbd2_abi::v2::{self, Settings};
+    let all = Settings {
+        flags: v2::SETTINGS_FLAGS,
+        deadline_ms: v2::MAX_MILLISECONDS,
+        deadline_policy: v2::DEADLINE_DECLARE_DEAD,
+        grace_ms: v2::MAX_MILLISECONDS,
+        ..Settings::default()
+    };
+    for (settings, wanted) in [
+        (Settings::default(), Ok(())),
+        (all, Ok(())),
+        (Settings { flags: v2::SETTINGS_FLAGS, ..Settings::default() }, Ok(())),
+        (Settings { flags: 8, ..Settings::default() }, Err(Errno::EINVAL)),
+        (Settings { reserved: 1, ..all }, Err(Errno::EINVAL)),
+        (Settings { deadline_policy: 3, ..all }, Err(Errno::EINVAL)),
+        (Settings { deadline_ms: v2::MAX_MILLISECONDS + 1, ..all }, Err(Errno::ERANGE)),
+        (Settings { grace_ms: v2::MAX_MILLISECONDS + 1, ..all }, Err(Errno::ERANGE)),
+        (Settings { flags: v2::SETTINGS_DEADLINE | v2::SETTINGS_POLICY, ..all }, Err(Errno::EINVAL)),
+        (Settings { flags: v2::SETTINGS_GRACE | v2::SETTINGS_POLICY, ..all }, Err(Errno::EINVAL)),
+        (Settings { flags: v2::SETTINGS_GRACE | v2::SETTINGS_DEADLINE, ..all }, Err(Errno::EINVAL)),
+    ] {
+        assert_eq!(zosbd2_engine::v2::check_settings(&settings), wanted, "{settings:?}");
+    }
+}

@@ -467,7 +467,7 @@ fn create_unwinds(context: &mut Context) {
 
 /// Whichever step of a load fails, nothing is left, and the next load succeeds.
 fn load_unwinds(context: &mut Context) {
-    let no_memory = [11, 12, 13, 15].map(|step| (step, Errno::NOMEM));
+    let no_memory = [11, 12, 13, 15, 18].map(|step| (step, Errno::NOMEM));
     for (step, errno) in no_memory.into_iter().chain([(14, Errno::BUSY)]) {
         let refused = context.try_load_module(&format!("fail_step={step}")).expect_err("a refused load");
         assert_eq!(refused.raw_os_error(), Some(errno.raw_os_error()), "step {step}: {refused}");

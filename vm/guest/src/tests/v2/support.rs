@@ -20,17 +20,18 @@ use super::super::support::open_direct;
 use crate::guest::wait_until;
 
 /// Every call of version 2 on the control node.
-pub(crate) const CONTROL_CALLS: [u32; 6] = [
+pub(crate) const CONTROL_CALLS: [u32; 7] = [
     abi::IOCTL_INFO,
     abi::IOCTL_CREATE,
     abi::IOCTL_ATTACH,
     abi::IOCTL_DESTROY,
     abi::IOCTL_LIST,
     abi::IOCTL_STATUS,
+    abi::IOCTL_SETTINGS,
 ];
 
 /// Every call on a server descriptor.
-pub(crate) const SERVER_CALLS: [u32; 9] = [
+pub(crate) const SERVER_CALLS: [u32; 10] = [
     abi::IOCTL_START,
     abi::IOCTL_RESIZE,
     abi::IOCTL_STATS,
@@ -40,6 +41,7 @@ pub(crate) const SERVER_CALLS: [u32; 9] = [
     abi::IOCTL_LATENCY,
     abi::IOCTL_REQUESTS,
     abi::IOCTL_BLOB,
+    abi::IOCTL_SETTINGS,
 ];
 
 /// The processors whose submissions go to this queue. The kernel assigns them, in 7.3 in another order than before.
