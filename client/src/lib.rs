@@ -42,7 +42,8 @@ pub use v2::{
     Action, Answers, Backend, Batch, Buffer, Builder, Capabilities, Control, DeadlinePolicy, End, Entered,
     Fault, FaultCounts, FaultPlan, Faulty, Fetch, Holder, Info, Latency, Listed, MemoryLock, Moment,
     Observer, Operation, OperationCounts, Outstanding, ParseFaultError, Region, Request, RequestState,
-    ServeOptions, Server, ServerId, State, Stats, Status, TakeOver, ThreadModel, UNLIMITED, Which, Zero,
+    ServeOptions, Server, ServerId, Settings, State, Stats, Status, TakeOver, ThreadModel, UNLIMITED, Which,
+    Zero, events,
 };
 
 /// What the functions of this crate return.

@@ -10,6 +10,7 @@
 mod backend;
 mod builder;
 mod control;
+pub mod events;
 #[cfg(test)]
 mod fake;
 mod fault;
@@ -19,6 +20,7 @@ mod report;
 mod request;
 mod serve;
 mod server;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod which;
@@ -36,5 +38,6 @@ pub use report::{
 };
 pub use serve::{End, MemoryLock, ServeOptions};
 pub use server::Server;
+pub use settings::Settings;
 pub use which::Which;
 pub use zosbd2_abi::v2 as abi;
