@@ -506,14 +506,20 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
  */
 #define ZOSBD2_V2_NAME_BYTES 32
 
-/* Longest name: the disk is called zosbd2!NAME in 31 bytes. */
+/* Longest name: the disk is called zosbd2-NAME in 31 bytes. */
 #define ZOSBD2_V2_MAX_NAME_BYTES 24
 
 /* Bytes of a serial number field, NUL padded. */
 #define ZOSBD2_V2_SERIAL_BYTES 32
 
-/* Folder of the block nodes. */
-#define ZOSBD2_V2_NODE_FOLDER "/dev/zosbd2"
+/* Bytes of the name of a program, NUL padded. */
+#define ZOSBD2_V2_PROGRAM_BYTES 16
+
+/*
+ * What precedes the name of a device in the path of its block node. The disk's
+ * name in sysfs is the same without /dev/.
+ */
+#define ZOSBD2_V2_NODE_PREFIX "/dev/zosbd2-"
 
 /*
  * Smallest logical block, in bytes; also the granularity of sizes and offsets.
@@ -721,6 +727,18 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 /* All flags of struct zosbd2_v2_enter. */
 #define ZOSBD2_V2_ENTER_FLAGS 1U
 
+/* Change the grace. */
+#define ZOSBD2_V2_SETTINGS_GRACE 1U
+
+/* Change the deadline. */
+#define ZOSBD2_V2_SETTINGS_DEADLINE 2U
+
+/* Change the policy for late requests. */
+#define ZOSBD2_V2_SETTINGS_POLICY 4U
+
+/* All flags of struct zosbd2_v2_settings. */
+#define ZOSBD2_V2_SETTINGS_FLAGS 7U
+
 /* Replace the blob by the bytes of the argument. */
 #define ZOSBD2_V2_BLOB_WRITE 1U
 
@@ -776,7 +794,16 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 #define ZOSBD2_V2_LIST_BYTES 32U
 
 /* Bytes of struct zosbd2_v2_status. */
-#define ZOSBD2_V2_STATUS_BYTES 176U
+#define ZOSBD2_V2_STATUS_BYTES 208U
+
+/*
+ * Bytes of the first version of struct zosbd2_v2_status, up to lost: the size
+ * in the number of the call.
+ */
+#define ZOSBD2_V2_STATUS_FIRST_BYTES 176U
+
+/* Bytes of struct zosbd2_v2_settings. */
+#define ZOSBD2_V2_SETTINGS_BYTES 64U
 
 /* Bytes of struct zosbd2_v2_start. */
 #define ZOSBD2_V2_START_BYTES 8U
@@ -841,6 +868,13 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
  * own device; the name must be empty or that of the device.
  */
 #define ZOSBD2_V2_IOCTL_STATUS 3232808197U
+
+/*
+ * Control node: change settings of a device in use (struct zosbd2_v2_settings,
+ * in), by name. Server descriptor: the same for its own device; the name must
+ * be empty or that of the device.
+ */
+#define ZOSBD2_V2_IOCTL_SETTINGS 3225468166U
 
 /*
  * Server descriptor: create the block node (struct zosbd2_v2_start, in). The
@@ -1213,6 +1247,18 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_list_entry, name) == 8,
  * @deadline_policy: Out: as in struct zosbd2_v2_create.
  * @lost: Out: 1 if the next flush will fail because answered writes were lost
  *   with a server's cache, else 0.
+ * @pid: Out: the serving process, in the PID namespace of the caller: the
+ *   process of the newest server that called ENTER last, or that attached if
+ *   none did. 0 if the device has no server, and if that process has ended or
+ *   is in another namespace.
+ * @opens: Out: how often the block node and its partitions are open now; a
+ *   mount counts as one.
+ * @threads: Out: threads that wait for requests in ENTER now.
+ * @unserved_ms: Out: for how long requests have waited while no thread waited
+ *   in or called ENTER, in milliseconds. The kernel looks every 2 s, so it is 0
+ *   for at least that long.
+ * @program: Out: name of that process, even if it has ended, NUL padded; empty
+ *   if the device has no server.
  */
 struct zosbd2_v2_status {
 	__u32 size;
@@ -1244,9 +1290,14 @@ struct zosbd2_v2_status {
 	__u32 minor;
 	__u32 deadline_policy;
 	__u32 lost;
+	__u32 pid;
+	__u32 opens;
+	__u32 threads;
+	__u32 unserved_ms;
+	__u8 program[ZOSBD2_V2_PROGRAM_BYTES];
 };
 
-ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_status) == 176,
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_status) == 208,
 	      "size of zosbd2_v2_status");
 ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, size) == 0,
 	      "offset of zosbd2_v2_status.size");
@@ -1306,6 +1357,65 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, deadline_policy) == 16
 	      "offset of zosbd2_v2_status.deadline_policy");
 ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, lost) == 172,
 	      "offset of zosbd2_v2_status.lost");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, pid) == 176,
+	      "offset of zosbd2_v2_status.pid");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, opens) == 180,
+	      "offset of zosbd2_v2_status.opens");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, threads) == 184,
+	      "offset of zosbd2_v2_status.threads");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, unserved_ms) == 188,
+	      "offset of zosbd2_v2_status.unserved_ms");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, program) == 192,
+	      "offset of zosbd2_v2_status.program");
+
+/**
+ * struct zosbd2_v2_settings - Argument of ZOSBD2_V2_IOCTL_SETTINGS. The flags
+ * say which settings change; the fields of the others must be 0. The new grace
+ * also counts for a grace that has begun. A new deadline counts for requests
+ * that are sent from then on; the others keep theirs. The new policy counts for
+ * all requests.
+ * @size: Bytes of this argument.
+ * @flags: SETTINGS_ flags.
+ * @name: Name of the device.
+ * @handle: Handle that the device must have; 0: any.
+ * @epoch: Epoch that the device's newest server must have; 0: any.
+ * @deadline_ms: New deadline, as in struct zosbd2_v2_create.
+ * @deadline_policy: New policy, as in struct zosbd2_v2_create.
+ * @grace_ms: New grace, as in struct zosbd2_v2_create.
+ * @reserved: Must be 0.
+ */
+struct zosbd2_v2_settings {
+	__u32 size;
+	__u32 flags;
+	__u8 name[ZOSBD2_V2_NAME_BYTES];
+	__u32 handle;
+	__u32 epoch;
+	__u32 deadline_ms;
+	__u32 deadline_policy;
+	__u32 grace_ms;
+	__u32 reserved;
+};
+
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_settings) == 64,
+	      "size of zosbd2_v2_settings");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_settings, size) == 0,
+	      "offset of zosbd2_v2_settings.size");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_settings, flags) == 4,
+	      "offset of zosbd2_v2_settings.flags");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_settings, name) == 8,
+	      "offset of zosbd2_v2_settings.name");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_settings, handle) == 40,
+	      "offset of zosbd2_v2_settings.handle");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_settings, epoch) == 44,
+	      "offset of zosbd2_v2_settings.epoch");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_settings, deadline_ms) == 48,
+	      "offset of zosbd2_v2_settings.deadline_ms");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_settings, deadline_policy) == 52,
+	      "offset of zosbd2_v2_settings.deadline_policy");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_settings, grace_ms) == 56,
+	      "offset of zosbd2_v2_settings.grace_ms");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_settings, reserved) == 60,
+	      "offset of zosbd2_v2_settings.reserved");
 
 /**
  * struct zosbd2_v2_start - Argument of ZOSBD2_V2_IOCTL_START.

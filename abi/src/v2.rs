@@ -15,12 +15,15 @@
 
 /// Bytes of a name field; names are at most [`MAX_NAME_BYTES`] long, and the rest is NUL.
 pub const NAME_BYTES: usize = 32;
-/// Longest name: the disk is called `zosbd2!NAME` in 31 bytes.
+/// Longest name: the disk is called `zosbd2-NAME` in 31 bytes.
 pub const MAX_NAME_BYTES: usize = 24;
 /// Bytes of a serial number field, NUL padded.
 pub const SERIAL_BYTES: usize = 32;
-/// Folder of the block nodes.
-pub const NODE_FOLDER: &str = "/dev/zosbd2";
+/// Bytes of the name of a program, NUL padded.
+pub const PROGRAM_BYTES: usize = 16;
+/// What precedes the name of a device in the path of its block node. The disk's name in sysfs is the same without
+/// `/dev/`.
+pub const NODE_PREFIX: &str = "/dev/zosbd2-";
 
 /// Smallest logical block, in bytes; also the granularity of sizes and offsets.
 pub const MIN_BLOCK_SIZE: u32 = 512;
@@ -139,6 +142,15 @@ pub const ENTER_TIMEOUT: u32 = 1;
 /// All flags of [`Enter`].
 pub const ENTER_FLAGS: u32 = 1;
 
+/// Change the grace.
+pub const SETTINGS_GRACE: u32 = 1;
+/// Change the deadline.
+pub const SETTINGS_DEADLINE: u32 = 2;
+/// Change the policy for late requests.
+pub const SETTINGS_POLICY: u32 = 4;
+/// All flags of [`Settings`].
+pub const SETTINGS_FLAGS: u32 = 7;
+
 /// Replace the blob by the bytes of the argument.
 pub const BLOB_WRITE: u32 = 1;
 /// All flags of [`Blob`].
@@ -177,7 +189,11 @@ pub const DESTROY_BYTES: u32 = 48;
 /// Bytes of [`List`].
 pub const LIST_BYTES: u32 = 32;
 /// Bytes of [`Status`].
-pub const STATUS_BYTES: u32 = 176;
+pub const STATUS_BYTES: u32 = 208;
+/// Bytes of the first version of [`Status`], up to `lost`: the size in the number of the call.
+pub const STATUS_FIRST_BYTES: u32 = 176;
+/// Bytes of [`Settings`].
+pub const SETTINGS_BYTES: u32 = 64;
 /// Bytes of [`Start`].
 pub const START_BYTES: u32 = 8;
 /// Bytes of [`Resize`].
@@ -208,7 +224,10 @@ pub const IOCTL_DESTROY: u32 = (3 << 30) | (DESTROY_BYTES << 16) | (IOCTL_TYPE <
 pub const IOCTL_LIST: u32 = (3 << 30) | (LIST_BYTES << 16) | (IOCTL_TYPE << 8) | 4;
 /// Control node: get the properties and the state of a device ([`Status`], in and out), by name. Server
 /// descriptor: the same for its own device; the name must be empty or that of the device.
-pub const IOCTL_STATUS: u32 = (3 << 30) | (STATUS_BYTES << 16) | (IOCTL_TYPE << 8) | 5;
+pub const IOCTL_STATUS: u32 = (3 << 30) | (STATUS_FIRST_BYTES << 16) | (IOCTL_TYPE << 8) | 5;
+/// Control node: change settings of a device in use ([`Settings`], in), by name. Server descriptor: the same for its
+/// own device; the name must be empty or that of the device.
+pub const IOCTL_SETTINGS: u32 = (3 << 30) | (SETTINGS_BYTES << 16) | (IOCTL_TYPE << 8) | 6;
 /// Server descriptor: create the block node ([`Start`], in). The call does no I/O on the device, so the only
 /// serving thread may make it.
 pub const IOCTL_START: u32 = (3 << 30) | (START_BYTES << 16) | (IOCTL_TYPE << 8) | 0x10;
@@ -441,6 +460,45 @@ pub struct Status {
     pub deadline_policy: u32,
     /// Out: 1 if the next flush will fail because answered writes were lost with a server's cache, else 0.
     pub lost: u32,
+    /// Out: the serving process, in the PID namespace of the caller: the process of the newest server that called
+    /// ENTER last, or that attached if none did. 0 if the device has no server, and if that process has ended or is in
+    /// another namespace.
+    pub pid: u32,
+    /// Out: how often the block node and its partitions are open now; a mount counts as one.
+    pub opens: u32,
+    /// Out: threads that wait for requests in ENTER now.
+    pub threads: u32,
+    /// Out: for how long requests have waited while no thread waited in or called ENTER, in milliseconds. The kernel
+    /// looks every 2 s, so it is 0 for at least that long.
+    pub unserved_ms: u32,
+    /// Out: name of that process, even if it has ended, NUL padded; empty if the device has no server.
+    pub program: [u8; PROGRAM_BYTES],
+}
+
+/// Argument of [`IOCTL_SETTINGS`]. The flags say which settings change; the fields of the others must be 0. The new
+/// grace also counts for a grace that has begun. A new deadline counts for requests that are sent from then on; the
+/// others keep theirs. The new policy counts for all requests.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Bytes of this argument.
+    pub size: u32,
+    /// `SETTINGS_` flags.
+    pub flags: u32,
+    /// Name of the device.
+    pub name: [u8; NAME_BYTES],
+    /// Handle that the device must have; 0: any.
+    pub handle: u32,
+    /// Epoch that the device's newest server must have; 0: any.
+    pub epoch: u32,
+    /// New deadline, as in [`Create`].
+    pub deadline_ms: u32,
+    /// New policy, as in [`Create`].
+    pub deadline_policy: u32,
+    /// New grace, as in [`Create`].
+    pub grace_ms: u32,
+    /// Must be 0.
+    pub reserved: u32,
 }
 
 /// Argument of [`IOCTL_START`].
@@ -720,6 +778,10 @@ const _: () = {
     assert!(size_of::<Status>() == STATUS_BYTES as usize);
     assert!(offset_of!(Status, size_bytes) == 72);
     assert!(offset_of!(Status, minor) == 164);
+    assert!(offset_of!(Status, pid) == STATUS_FIRST_BYTES as usize);
+    assert!(offset_of!(Status, program) == 192);
+    assert!(size_of::<Settings>() == SETTINGS_BYTES as usize);
+    assert!(offset_of!(Settings, deadline_ms) == 48);
     assert!(size_of::<Start>() == START_BYTES as usize);
     assert!(size_of::<Resize>() == RESIZE_BYTES as usize);
     assert!(size_of::<Stats>() == STATS_BYTES as usize);

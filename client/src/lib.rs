@@ -16,7 +16,7 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let memory = SparseMemory::new(1 << 30)?; // or your own `Backend`
-//! Builder::new("mydisk").serve(&memory)?; // /dev/zosbd2/mydisk, until SIGINT, SIGTERM or a destroy
+//! Builder::new("mydisk").serve(&memory)?; // /dev/zosbd2-mydisk, until SIGINT, SIGTERM or a destroy
 //! # Ok(())
 //! # }
 //! ```
@@ -42,8 +42,8 @@ pub use v2::{
     Action, Answers, AsyncBackend, Backend, Batch, Blocking, Buffer, Builder, Capabilities, Channel, Control,
     DeadlinePolicy, End, Entered, Fault, FaultCounts, FaultPlan, Faulty, Fetch, Fetched, Handler, Holder,
     Info, Keeper, Latency, Listed, MemoryLock, Moment, Observer, Operation, OperationCounts, Outstanding,
-    ParseFaultError, Readiness, Region, Request, RequestState, ServeOptions, Server, ServerId, State, Stats,
-    Status, TakeOver, ThreadModel, UNLIMITED, Which, Zero,
+    ParseFaultError, Readiness, Region, Request, RequestState, ServeOptions, Server, ServerId, Settings,
+    State, Stats, Status, TakeOver, ThreadModel, UNLIMITED, Which, Zero, events,
 };
 
 /// What the functions of this crate return.

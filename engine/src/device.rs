@@ -25,6 +25,7 @@
 //! * GONE: no request exists or can come; servers get the goodbye.
 
 use crate::errno::Errno;
+use crate::event::{Kind, News};
 
 /// Phase of a device's life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -124,8 +125,11 @@ pub struct Life {
     serving: bool,
     /// Open servers, the newest and older ones.
     servers: u32,
-    /// When the newest grace ends.
+    /// When the newest grace began, and when it ends.
+    orphaned_ms: u64,
     grace_ends_ms: u64,
+    /// What operators have not been told yet.
+    news: News,
     drain: Option<Drain>,
 }
 
@@ -140,7 +144,9 @@ impl Life {
             epoch: 0,
             serving: false,
             servers: 0,
+            orphaned_ms: 0,
             grace_ends_ms: 0,
+            news: News::NONE,
             drain: None,
         };
         life.serving = !terms.attached;
@@ -172,6 +178,36 @@ impl Life {
     /// `ESTALE` if it is another one.
     pub const fn meant(&self, epoch: u32) -> Result<(), Errno> {
         if epoch == 0 || epoch == self.epoch { Ok(()) } else { Err(Errno::ESTALE) }
+    }
+
+    /// Whether the newest server is attached.
+    #[must_use]
+    pub const fn serving(&self) -> bool {
+        self.serving
+    }
+
+    /// How long I/O waits for a server, in milliseconds.
+    #[must_use]
+    pub const fn grace_ms(&self) -> u32 {
+        self.terms.grace_ms
+    }
+
+    /// For how long there has been no server, in milliseconds, once it has died.
+    #[must_use]
+    pub const fn orphaned_for_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.orphaned_ms)
+    }
+
+    /// What operators must be told since the last call. Nothing about devices that no one could use yet, and nothing
+    /// about version 1, whose servers are unknown.
+    pub const fn take_news(&mut self) -> News {
+        core::mem::replace(&mut self.news, News::NONE)
+    }
+
+    const fn tell(&mut self, kind: Kind) {
+        if self.terms.attached && self.started {
+            self.news = self.news.with(kind);
+        }
     }
 
     /// Number of open servers.
@@ -249,6 +285,9 @@ impl Life {
         self.epoch = epoch;
         self.serving = true;
         self.servers = self.servers.wrapping_add(1);
+        if matches!(self.phase, Phase::Orphaned | Phase::Failed) {
+            self.tell(Kind::Recovered);
+        }
         self.phase = Phase::Live;
         Ok(epoch)
     }
@@ -266,6 +305,10 @@ impl Life {
             return Change::None;
         }
         self.serving = false;
+        if matches!(self.phase, Phase::Live | Phase::Draining) {
+            self.tell(Kind::Died);
+            self.orphaned_ms = now_ms;
+        }
         match self.phase {
             // A device that was never started has no user that could wait.
             Phase::Live if self.started && self.terms.grace_ms > 0 => {
@@ -300,8 +343,18 @@ impl Life {
         }
     }
 
+    /// Changes the grace, the present one too, which then ends as if it had begun with this length.
+    pub const fn set_grace(&mut self, grace_ms: u32, now_ms: u64) -> Change {
+        self.terms.grace_ms = grace_ms;
+        if matches!(self.phase, Phase::Orphaned) {
+            self.grace_ends_ms = self.orphaned_ms.saturating_add(grace_ms as u64);
+        }
+        self.grace_over(now_ms)
+    }
+
     const fn fail(&mut self) -> Change {
         self.phase = Phase::Failed;
+        self.tell(Kind::Failed);
         if self.unwanted() { Change::Destroy } else { Change::Fail }
     }
 
@@ -318,6 +371,7 @@ impl Life {
             return Change::None;
         }
         self.drain = Some(Drain::begin(now_ms, answers));
+        self.tell(Kind::Destroyed);
         if self.serving && served {
             self.phase = Phase::Draining;
             Change::None

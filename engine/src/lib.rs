@@ -41,6 +41,7 @@
 pub mod cache;
 pub mod device;
 pub mod errno;
+pub mod event;
 pub mod failure;
 pub mod latency;
 pub mod loss;

@@ -11,6 +11,9 @@ use zosbd2_abi::v2;
 
 use crate::errno::Errno;
 
+/// What precedes the name of a version 2 device in the name of its disk.
+pub const DISK_PREFIX: &[u8] = b"zosbd2-";
+
 /// A valid name, NUL padded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Name([u8; NAME_BYTES]);
@@ -70,17 +73,15 @@ impl Name {
         Ok(Self(*field))
     }
 
-    /// Whether it is the name of the folder in `/dev` where version 2 has its devices.
+    /// The name of the disk of a device with this name and interface version, in `/dev` and in sysfs:
+    /// `zosbd2-NAME` for version 2, `NAME` for version 1.
     #[must_use]
-    pub fn is_folder(&self) -> bool {
-        self.0.iter().zip(b"zosbd2\0").all(|(own, folder)| own == folder)
-    }
-
-    /// The name of a version 2 device's disk: `zosbd2!NAME`, which is `zosbd2/NAME` in `/dev`.
-    #[must_use]
-    pub fn disk_name(&self) -> [u8; NAME_BYTES] {
+    pub fn disk_name(&self, version: u32) -> [u8; NAME_BYTES] {
+        if version == 1 {
+            return self.0;
+        }
         let mut disk = [0; NAME_BYTES];
-        for (to, &from) in disk.iter_mut().zip(b"zosbd2!".iter().chain(&self.0)) {
+        for (to, &from) in disk.iter_mut().zip(DISK_PREFIX.iter().chain(&self.0)) {
             *to = from;
         }
         disk

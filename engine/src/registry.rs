@@ -76,18 +76,20 @@ impl<'a> Registry<'a> {
         Self { state, places }
     }
 
-    /// Reserves a place and a name for a device. Both versions share the names.
+    /// Reserves a place and a name for a device. Both versions share the names, and the names of the disks: a device
+    /// `zosbd2-a` of version 1 would have the node of the device `a` of version 2.
     ///
     /// # Errors
     ///
-    /// `ENOSPC` if all places are in use, `EEXIST` if the name is in use.
+    /// `ENOSPC` if all places are in use, `EEXIST` if the name of the device or of its disk is in use.
     pub fn reserve(&mut self, name: Name, version: u32) -> Result<PlaceId, Errno> {
         let free = self.places.iter().position(|place| place.0.is_none()).ok_or(Errno::ENOSPC)?;
-        if self
-            .places
-            .iter()
-            .any(|place| place.0.is_some_and(|entry| entry.stage != Stage::Vacated && entry.name == name))
-        {
+        let disk = name.disk_name(version);
+        let clashes = |entry: Entry| {
+            entry.stage != Stage::Vacated
+                && (entry.name == name || entry.name.disk_name(entry.version) == disk)
+        };
+        if self.places.iter().any(|place| place.0.is_some_and(clashes)) {
             return Err(Errno::EEXIST);
         }
         let place = self.places.get_mut(free).ok_or(Errno::ENOSPC)?;

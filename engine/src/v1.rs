@@ -46,9 +46,6 @@ impl Params {
             return Err(Errno::ERANGE);
         }
         let name = Name::from_field(&create.name)?;
-        if name.is_folder() {
-            return Err(Errno::EEXIST);
-        }
         let max_segments = match create.max_segments {
             0 => abi::MAX_SEGMENTS,
             asked => asked.min(abi::MAX_SEGMENTS),

@@ -86,6 +86,23 @@ pub const fn deadline_policy(number: u32) -> Option<Policy> {
     }
 }
 
+/// Checks new settings.
+///
+/// # Errors
+///
+/// `EINVAL` for an unknown flag or policy and for a field that is set without its flag, `ERANGE` for a time that is too
+/// long.
+pub fn check_settings(asked: &abi::Settings) -> Result<(), Errno> {
+    holds(asked.flags & !abi::SETTINGS_FLAGS == 0 && asked.reserved == 0)?;
+    let unused = |flag, value| holds(asked.flags & flag != 0 || value == 0);
+    unused(abi::SETTINGS_GRACE, asked.grace_ms)?;
+    unused(abi::SETTINGS_DEADLINE, asked.deadline_ms)?;
+    unused(abi::SETTINGS_POLICY, asked.deadline_policy)?;
+    within(asked.deadline_ms, 0, abi::MAX_MILLISECONDS)?;
+    within(asked.grace_ms, 0, abi::MAX_MILLISECONDS)?;
+    holds(deadline_policy(asked.deadline_policy).is_some())
+}
+
 /// Checks a create and replaces 0 by the defaults. Does not touch the device's handle.
 ///
 /// # Errors

@@ -6,6 +6,7 @@ mod effect;
 
 use zosbd2_engine::Errno;
 use zosbd2_engine::device::{self, Change, DRAIN_TOTAL_MS, Life, Phase, Policy, Terms};
+use zosbd2_engine::event::{BURST, Board, Event, Kind, News, Next, PERIOD_MS, Seen, UNSERVED_MS, Watch};
 use zosbd2_engine::queue::{
     Answer, Deadline, End, Moment, Overdue, Queue, QueueState, Refused, Surroundings, Wake, Work,
 };
@@ -510,4 +511,169 @@ fn the_drawings_name_every_state() {
     for name in ["LIVE", "ORPHANED", "FAILED", "DRAINING", "FAILING", "GONE"] {
         assert!(device.contains(name), "{name} is not drawn");
     }
+}
+
+/// Which edges are told, and as what.
+#[test]
+fn operators_are_told_of_the_right_edges() {
+    type Case = (Phase, fn(&mut Life) -> Change, Phase, &'static [Kind]);
+    let cases: &[Case] = &[
+        (Phase::Live, |life| life.detach(1, 0), Phase::Orphaned, &[Kind::Died]),
+        (Phase::Live, |life| life.declare_dead(1, 0), Phase::Orphaned, &[Kind::Died]),
+        (Phase::Live, |life| life.drain(0, 0, true), Phase::Draining, &[Kind::Destroyed]),
+        (Phase::Live, |life| life.drain(0, 0, false), Phase::Failing, &[Kind::Destroyed]),
+        (Phase::Orphaned, |life| life.grace_over(1000), Phase::Failed, &[Kind::Failed]),
+        (Phase::Orphaned, |life| life.grace_over(999), Phase::Orphaned, &[]),
+        (Phase::Orphaned, |life| life.set_grace(0, 0), Phase::Failed, &[Kind::Failed]),
+        (Phase::Orphaned, |life| life.drain(0, 0, true), Phase::Failing, &[Kind::Destroyed]),
+        (Phase::Failed, |life| life.drain(0, 0, true), Phase::Failing, &[Kind::Destroyed]),
+        (Phase::Draining, |life| life.detach(1, 0), Phase::Failing, &[Kind::Died]),
+        (Phase::Draining, |life| life.tick(DRAIN_TOTAL_MS, 0, 1), Phase::Failing, &[]),
+        (Phase::Draining, |life| life.drain(0, 0, true), Phase::Draining, &[]),
+        (Phase::Gone, |life| life.detach(1, 0), Phase::Gone, &[]),
+    ];
+    for (from, take, to, wanted) in cases {
+        let mut life = in_phase(*from);
+        let _before = life.take_news();
+        let _change = take(&mut life);
+        assert_eq!(life.phase(), *to, "from {from:?}");
+        assert_eq!(life.take_news().kinds().collect::<Vec<_>>(), *wanted, "{from:?} to {to:?}");
+        assert_eq!(life.take_news(), News::NONE, "told once");
+    }
+    for phase in [Phase::Orphaned, Phase::Failed] {
+        let mut life = in_phase(phase);
+        let _before = life.take_news();
+        assert_eq!(life.attach(false), Ok(2));
+        assert_eq!(life.take_news().kinds().collect::<Vec<_>>(), [Kind::Recovered]);
+    }
+    let mut life = served(NO_GRACE);
+    assert_eq!(life.detach(1, 0), Change::Fail);
+    assert_eq!(life.take_news().kinds().collect::<Vec<_>>(), [Kind::Died, Kind::Failed]);
+}
+
+#[test]
+fn nobody_is_told_of_what_changes_nothing() {
+    // A take-over, and the end of the server that was followed.
+    let mut life = served(TERMS);
+    assert_eq!((life.attach(true), life.detach(1, 5)), (Ok(2), Change::None));
+    assert_eq!(life.take_news(), News::NONE);
+    // A device that was never started, one of version 1, and one that is gone.
+    let mut life = Life::new(TERMS);
+    assert_eq!((life.attach(false), life.detach(1, 0)), (Ok(1), Change::Destroy));
+    let _change = life.drain(0, 0, false);
+    assert_eq!(life.take_news(), News::NONE);
+    let mut life = Life::new(Terms::default());
+    life.set_started();
+    assert_eq!(life.drain(0, 0, true), Change::None);
+    assert_eq!(life.declare_dead(0, 1), Change::Fail);
+    assert_eq!(life.take_news(), News::NONE);
+    let mut life = in_phase(Phase::Gone);
+    let _before = life.take_news();
+    assert_eq!((life.detach(1, 0), life.take_news()), (Change::None, News::NONE));
+}
+
+#[test]
+fn a_grace_can_be_changed() {
+    // Before it begins.
+    let mut life = served(TERMS);
+    assert_eq!((life.set_grace(50, 7), life.grace_ms()), (Change::None, 50));
+    assert_eq!(life.detach(1, 10), Change::Grace(50));
+    // While it runs: as if it had begun with that length.
+    assert_eq!(life.set_grace(500, 20), Change::Grace(490));
+    assert_eq!(life.grace_over(60), Change::Grace(450), "the timer of the old grace");
+    assert_eq!(life.set_grace(200, 100), Change::Grace(110));
+    let mut over = life;
+    assert_eq!((over.set_grace(90, 100), over.phase()), (Change::Fail, Phase::Failed));
+    assert_eq!((life.set_grace(0, 100), life.phase()), (Change::Fail, Phase::Failed));
+    assert_eq!(life.set_grace(1000, 100), Change::None, "too late");
+    assert_eq!((life.attach(false), life.phase()), (Ok(2), Phase::Live));
+    let mut life = served(Terms { auto_destroy: true, ..TERMS });
+    assert_eq!((life.detach(1, 0), life.set_grace(0, 0)), (Change::Grace(1000), Change::Destroy));
+}
+
+fn event(kind: Kind, requests: u32) -> Event {
+    Event { kind, epoch: 1, process: 2, program: *b"server\0\0\0\0\0\0\0\0\0\0", requests, ms: 0 }
+}
+
+#[test]
+fn events_are_told_in_their_order_and_not_too_often() {
+    let mut board = Board::new();
+    assert_eq!(board.next(0, false), Next::Nothing);
+    for kind in [Kind::Recovered, Kind::Died, Kind::Failed] {
+        board.note(event(kind, 0));
+    }
+    // A newer one of the same kind comes in the newer one's place.
+    board.note(event(Kind::Recovered, 9));
+    for wanted in [event(Kind::Died, 0), event(Kind::Failed, 0), event(Kind::Recovered, 9)] {
+        assert_eq!(board.next(1_000_000, false), Next::Tell(wanted));
+    }
+    assert_eq!(board.next(1_000_000, false), Next::Nothing);
+    for number in 3..BURST {
+        board.note(event(Kind::Died, number));
+        assert_eq!(board.next(1_000_001, false), Next::Tell(event(Kind::Died, number)));
+    }
+    board.note(event(Kind::Died, 77));
+    assert_eq!(board.next(1_000_002, false), Next::Wait(4998));
+    board.note(event(Kind::Died, 78));
+    let mut urgent = board;
+    assert_eq!(urgent.next(1_000_003, true), Next::Tell(event(Kind::Died, 78)));
+    assert_eq!(board.next(1_000_000 + PERIOD_MS, false), Next::Tell(event(Kind::Died, 78)));
+    assert_eq!(board.next(1_000_000 + PERIOD_MS, false), Next::Nothing);
+    // A clock that goes back does not hold events up for longer.
+    board.note(event(Kind::Late, 1));
+    assert_eq!(board.next(5, false), Next::Tell(event(Kind::Late, 1)));
+}
+
+#[test]
+fn kinds_have_their_numbers() {
+    for (number, kind) in (0..).zip(Kind::ALL) {
+        assert_eq!(kind.number(), number);
+        assert!(News::NONE.with(kind).has(kind) && !News::NONE.has(kind));
+        assert_eq!(News::NONE.with(kind).kinds().collect::<Vec<_>>(), [kind]);
+    }
+}
+
+#[test]
+fn requests_without_a_thread_are_noticed() {
+    let none = News::NONE;
+    let waits = Seen { queued: 3, waiting: 0, calls: 7, lost_flushes: 0 };
+    let look = |watch: &mut Watch, now_ms: u64, seen: Seen| watch.look(now_ms, &seen, true, true, false);
+    let mut watch = Watch::new();
+    assert_eq!(watch.unserved_ms(50, &waits), 0, "no look yet");
+    assert_eq!(look(&mut watch, 100, waits), none);
+    assert_eq!(look(&mut watch, 100 + UNSERVED_MS - 1, waits), none);
+    assert_eq!(watch.unserved_ms(600, &waits), 500);
+    let told = none.with(Kind::Unserved);
+    let mut other = watch;
+    assert_eq!(look(&mut other, 100 + UNSERVED_MS, waits), told);
+    assert_eq!(look(&mut other, 1_000_000, waits), none, "once");
+    // A thread that called, one that waits, no request, no server.
+    for seen in [Seen { calls: 8, ..waits }, Seen { waiting: 1, ..waits }, Seen { queued: 0, ..waits }] {
+        let mut watch = watch;
+        assert_eq!(watch.unserved_ms(9000, &seen), 0);
+        assert_eq!(look(&mut watch, 9000, seen), none);
+        assert_eq!(look(&mut watch, 9001, Seen { calls: 8, ..waits }), none, "it begins anew");
+    }
+    assert_eq!(watch.look(9000, &waits, false, false, false), none);
+    assert_eq!(look(&mut watch, 9001, waits), none);
+    // Told again after a thread has called.
+    assert_eq!(look(&mut other, 2_000_000, Seen { calls: 9, ..waits }), none);
+    assert_eq!(look(&mut other, 2_000_000 + UNSERVED_MS, Seen { calls: 9, ..waits }), told);
+}
+
+#[test]
+fn a_lost_cache_is_noticed() {
+    let (none, told) = (News::NONE, News::NONE.with(Kind::CacheLost));
+    let mut watch = Watch::new();
+    let mut look = |served: bool, lost: bool, lost_flushes: u64| {
+        watch.look(0, &Seen { lost_flushes, ..Seen::default() }, true, served, lost)
+    };
+    assert_eq!(look(true, false, 0), none);
+    assert_eq!(look(false, true, 0), none, "the server may have the cache");
+    assert_eq!(look(true, true, 0), told);
+    assert_eq!((look(true, true, 0), look(true, true, 1), look(true, false, 2)), (none, none, none), "once");
+    assert_eq!(look(true, false, 2), none);
+    assert_eq!(look(true, true, 2), told, "another loss");
+    assert_eq!(look(true, false, 2), none);
+    assert_eq!(look(true, false, 4), told, "over before it was seen");
 }

@@ -55,8 +55,8 @@ fn names_of_version_2_of_every_length_and_byte() {
             continue;
         };
         assert_eq!(name.bytes(), &field(&vec![b'a'; length]));
-        assert_eq!(name.disk_name(), field(&[b"zosbd2!".to_vec(), vec![b'a'; length]].concat()));
-        assert_eq!(name.disk_name()[31], 0);
+        assert_eq!(name.disk_name(2), field(&[b"zosbd2-".to_vec(), vec![b'a'; length]].concat()));
+        assert_eq!(name.disk_name(2)[31], 0);
         assert_eq!(Name::from_field(name.bytes()), Ok(name), "a name of version 1 too");
     }
     for byte in 0..=255_u8 {
@@ -158,6 +158,23 @@ fn the_registry_knows_versions_and_counts() {
             "both versions share the names"
         );
     }
+    for (text, version) in [("zosbd2-two", 1), ("two", 1)] {
+        assert_eq!(
+            registry.reserve(name(text), version),
+            Err(Errno::EEXIST),
+            "{text}: the disk's name is in use"
+        );
+    }
+    for (text, version) in [("zosbd2-two", 2), ("zosbd2-one", 1)] {
+        let id = registry.reserve(name(text), version).expect("no disk has that name");
+        registry.remove(id);
+    }
+    let own = registry.reserve(name("zosbd2-three"), 1).expect("room");
+    assert_eq!(registry.reserve(name("three"), 2), Err(Errno::EEXIST), "version 1 has the disk's name");
+    registry.vacate(own);
+    let three = registry.reserve(name("three"), 2).expect("free again");
+    registry.remove(three);
+    registry.remove(own);
     assert_eq!(registry.count(), 0, "nothing is there yet");
     for (count, id) in [(1, one), (2, two)] {
         registry.number(id);
@@ -467,10 +484,6 @@ fn creates_are_checked_in_order() {
             change(&mut spoiled);
         }
         assert_eq!(Params::check(&spoiled), Err(*wanted), "the first of the mistakes from {index} on");
-    }
-    for (text, refused) in [("zosbd2", true), ("zosbd", false), ("zosbd20", false), ("Zosbd2", false)] {
-        let checked = Params::check(&abi::Create { name: field(text.as_bytes()), ..create() });
-        assert_eq!(checked.err(), refused.then_some(Errno::EEXIST), "{text}: version 2 has a folder");
     }
     for (seconds, valid) in [(0, false), (1, true), (1200, true), (1201, false), (4_294_969, false)] {
         let checked = Params::check(&abi::Create { timeout_s: seconds, ..create() });
@@ -1042,5 +1055,32 @@ fn enters_are_checked() {
         let mut enter = abi2::Enter::default();
         alter(&mut enter);
         assert_eq!(check_enter(&enter), Err(Errno::EINVAL), "wrong {index}");
+    }
+}
+
+#[test]
+fn settings_are_checked() {
+    use zosbd2_abi::v2::{self, Settings};
+    let all = Settings {
+        flags: v2::SETTINGS_FLAGS,
+        deadline_ms: v2::MAX_MILLISECONDS,
+        deadline_policy: v2::DEADLINE_DECLARE_DEAD,
+        grace_ms: v2::MAX_MILLISECONDS,
+        ..Settings::default()
+    };
+    for (settings, wanted) in [
+        (Settings::default(), Ok(())),
+        (all, Ok(())),
+        (Settings { flags: v2::SETTINGS_FLAGS, ..Settings::default() }, Ok(())),
+        (Settings { flags: 8, ..Settings::default() }, Err(Errno::EINVAL)),
+        (Settings { reserved: 1, ..all }, Err(Errno::EINVAL)),
+        (Settings { deadline_policy: 3, ..all }, Err(Errno::EINVAL)),
+        (Settings { deadline_ms: v2::MAX_MILLISECONDS + 1, ..all }, Err(Errno::ERANGE)),
+        (Settings { grace_ms: v2::MAX_MILLISECONDS + 1, ..all }, Err(Errno::ERANGE)),
+        (Settings { flags: v2::SETTINGS_DEADLINE | v2::SETTINGS_POLICY, ..all }, Err(Errno::EINVAL)),
+        (Settings { flags: v2::SETTINGS_GRACE | v2::SETTINGS_POLICY, ..all }, Err(Errno::EINVAL)),
+        (Settings { flags: v2::SETTINGS_GRACE | v2::SETTINGS_DEADLINE, ..all }, Err(Errno::EINVAL)),
+    ] {
+        assert_eq!(zosbd2_engine::v2::check_settings(&settings), wanted, "{settings:?}");
     }
 }

@@ -28,7 +28,7 @@
 #include <zosbd2.h>
 
 #define NAME "abi32"
-#define NODE ZOSBD2_V2_NODE_FOLDER "/" NAME
+#define NODE ZOSBD2_V2_NODE_PREFIX NAME
 #define MIB (1U << 20)
 #define BLOCK 4096
 /*

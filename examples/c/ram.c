@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 /*
  * RAM disk in C, on interface version 2: `ram NAME SIZE_MIB [QUEUES [DEPTH]]` creates and serves
- * /dev/zosbd2/NAME, one thread per queue. It exits with 0 when the device is destroyed. SIGINT and
+ * /dev/zosbd2-NAME, one thread per queue. It exits with 0 when the device is destroyed. SIGINT and
  * SIGTERM destroy it unless it is in use, and so does the death of this process.
  *
  * cc -std=c11 -pedantic -Wall -Wextra -Werror -O2 -pthread -I abi/include -o ram examples/c/ram.c
@@ -139,7 +139,7 @@ int main(int argc, char **argv)
 	}
 	if (ioctl(server, ZOSBD2_V2_IOCTL_START, &start) != 0)
 		fail("start");
-	printf("serving " ZOSBD2_V2_NODE_FOLDER "/%s\n", argv[1]);
+	printf("serving " ZOSBD2_V2_NODE_PREFIX "%s\n", argv[1]);
 	fflush(stdout);
 	while (serving != 0) {
 		errno = sigwait(&signals, &number);

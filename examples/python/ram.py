@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT OR Apache-2.0
 """RAM disk in Python, on interface version 2: `ram.py NAME SIZE_MIB [QUEUES [DEPTH]]` makes
-/dev/zosbd2/NAME and serves it with one thread until it is destroyed: by SIGINT or SIGTERM, unless it is in
+/dev/zosbd2-NAME and serves it with one thread until it is destroyed: by SIGINT or SIGTERM, unless it is in
 use, or by anyone. Exits with 0 then. The kernel destroys it if this process dies. Memory is taken as it is
 written. Numbers and structures are those of abi/include/zosbd2.h; a test compares them."""
 
@@ -134,7 +134,7 @@ def main(name, mib, queues="1", depth="0"):
     ram = Ram(name.encode(), int(mib) << 20, max(int(queues), 1), int(depth))
     threading.Thread(target=ram.serve, daemon=True).start()
     fcntl.ioctl(ram.server, IOCTL_START, make(Start))
-    print(f"serving /dev/zosbd2/{name}", flush=True)
+    print(f"serving /dev/zosbd2-{name}", flush=True)
     while ram.serving:
         if signal.sigwait(signals) != signal.SIGUSR1:
             try:

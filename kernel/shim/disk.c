@@ -129,6 +129,7 @@ static void device_free(struct kref *kref)
 	zosbd2_rs_registry_remove(zosbd2_registry, device->place);
 	zosbd2_queue_teardown(device);
 	kvfree(device->engine);
+	put_pid(device->process);
 	kfree(device);
 	module_put(THIS_MODULE);
 }
@@ -258,7 +259,9 @@ static void teardown_work(struct work_struct *work)
 	started = device->started;
 	mutex_unlock(&device->lock);
 	cancel_delayed_work_sync(&device->grace);
+	cancel_delayed_work_sync(&device->watch);
 	if (started) {
+		zosbd2_device_tell_last(device);
 		cancel_work_sync(&device->scan);
 		del_gendisk(device->disk);
 		/* No request is left, so no request can be late. */
@@ -268,6 +271,8 @@ static void teardown_work(struct work_struct *work)
 	}
 	cancel_delayed_work_sync(&device->drain);
 	zosbd2_rs_device_gone(device->engine);
+	/* Nothing happens to a device that is gone, so no event can follow. */
+	flush_delayed_work(&device->tell);
 	zosbd2_device_hang_up(device);
 	zosbd2_debug_remove(device);
 	zosbd2_rs_registry_vacate(zosbd2_registry, device->place);
@@ -325,6 +330,7 @@ int zosbd2_device_create(const struct zosbd2_params *params, struct zosbd2_devic
 	INIT_DELAYED_WORK(&device->drain, drain_work);
 	INIT_DELAYED_WORK(&device->grace, grace_work);
 	INIT_WORK(&device->bury, bury_work);
+	zosbd2_event_setup(device);
 	device->version = params->version;
 	device->flags = params->flags;
 	device->place = params->place;
@@ -423,6 +429,8 @@ int zosbd2_device_start(struct zosbd2_device *device)
 		clear_bit(GD_SUPPRESS_PART_SCAN, &disk->state);
 		queue_work(scan_queue, &device->scan);
 	}
+	if (device->version != 1)
+		zosbd2_device_watch(device, 0);
 	return 0;
 }
 
@@ -461,6 +469,25 @@ u32 zosbd2_device_deadline(struct zosbd2_device *device, u32 ms)
 	lockdep_assert_held(&device->lock);
 	/* The block layer counts in jiffies. */
 	return timeout == msecs_to_jiffies(ms) ? ms : jiffies_to_msecs(timeout);
+}
+
+/*
+ * Changes the deadline of the requests that start from now on; 0 for none. The
+ * block layer keeps the timeout of a request that has started. A device without
+ * a deadline has the block layer's default, as after its creation. The device is
+ * not being destroyed. The caller holds the device's lock.
+ */
+void zosbd2_device_set_deadline(struct zosbd2_device *device, u32 ms)
+{
+	lockdep_assert_held(&device->lock);
+	blk_queue_rq_timeout(device->disk->queue, ms ? msecs_to_jiffies(ms) : 30 * HZ);
+}
+
+/* How often the disk and its partitions are open. The caller holds the device's lock. */
+u32 zosbd2_device_opens(struct zosbd2_device *device)
+{
+	lockdep_assert_held(&device->lock);
+	return disk_openers(device->disk);
 }
 
 /* Starts the grace, because the last server is gone. The caller holds the device's lock. */
@@ -588,10 +615,9 @@ static bool first_root(struct path *root)
 
 /*
  * Looks a path up in the first process's root. The caller may have built its
- * own mount namespace, whose file systems may never answer. @separator stands
- * for the '!' in a disk's name.
+ * own mount namespace, whose file systems may never answer.
  */
-static bool path_exists(const char *folder, const u8 *name, char separator)
+static bool path_exists(const char *folder, const u8 *name)
 {
 	struct file *file;
 	struct path root;
@@ -604,7 +630,6 @@ static bool path_exists(const char *folder, const u8 *name, char separator)
 		path_put(&root);
 		return false;
 	}
-	strreplace(full, '!', separator);
 	file = file_open_root(&root, full, O_PATH | O_NOFOLLOW, 0);
 	path_put(&root);
 	kfree(full);
@@ -623,7 +648,7 @@ static bool path_exists(const char *folder, const u8 *name, char separator)
 bool zosbd2_node_exists(const u8 *name)
 {
 	might_sleep();
-	return path_exists("dev/", name, '/') || path_exists("sys/class/block/", name, '!');
+	return path_exists("dev/", name) || path_exists("sys/class/block/", name);
 }
 
 /* Prints the stack of the caller. Only the faults variant calls it. */

@@ -143,9 +143,12 @@ static int __init zosbd2_init(void)
 	error = zosbd2_queue_init();
 	if (error)
 		goto free_registry;
-	error = zosbd2_disk_init();
+	error = zosbd2_event_init();
 	if (error)
 		goto exit_queue;
+	error = zosbd2_disk_init();
+	if (error)
+		goto exit_event;
 	zosbd2_debug_init();
 	error = zosbd2_fault(ZOSBD2_FAULT_CONTROL) ? -EBUSY : misc_register(&control);
 	if (error)
@@ -155,6 +158,8 @@ static int __init zosbd2_init(void)
 exit_debug:
 	zosbd2_debug_exit();
 	zosbd2_disk_exit();
+exit_event:
+	zosbd2_event_exit();
 exit_queue:
 	zosbd2_queue_exit();
 free_registry:
@@ -167,6 +172,7 @@ static void __exit zosbd2_exit(void)
 	misc_deregister(&control);
 	zosbd2_debug_exit();
 	zosbd2_disk_exit();
+	zosbd2_event_exit();
 	zosbd2_queue_exit();
 	kvfree(zosbd2_registry);
 	/*

@@ -314,8 +314,11 @@ static enum blk_eh_timer_return zosbd2_queue_timeout(struct request *request)
 
 	over = zosbd2_rs_queue_expire(queue->engine, tag, jiffies_to_msecs(request->timeout),
 				      &late);
-	if (late.action != ZOSBD2_LATE_OVER)
+	if (late.action != ZOSBD2_LATE_OVER) {
 		log_late(queue, tag, &late);
+		if (queue->device->version != 1)
+			zosbd2_device_tell_late(queue->device);
+	}
 	if (late.dead)
 		zosbd2_device_declare_dead(queue->device, late.dead);
 	return over ? BLK_EH_DONE : BLK_EH_RESET_TIMER;

@@ -11,6 +11,7 @@
 #ifndef ZOSBD2_H
 #define ZOSBD2_H
 
+#include <linux/atomic.h>
 #include <linux/blk-mq.h>
 #include <linux/build_bug.h>
 #include <linux/bvec.h>
@@ -25,8 +26,14 @@
 #include <linux/wait.h>
 #include <linux/workqueue.h>
 
+struct pid;
+
 #define ZOSBD2_NAME_BYTES 32
 #define ZOSBD2_SERIAL_BYTES 32
+#define ZOSBD2_PROGRAM_BYTES 16
+
+/* What precedes the name of a version 2 device in the name of its disk. */
+#define ZOSBD2_DISK_PREFIX "zosbd2-"
 
 /* Alignment of the engine's block and of the queues: no two queues share a cache line. */
 #define ZOSBD2_BLOCK_ALIGN 64
@@ -65,10 +72,7 @@ enum zosbd2_op {
 #define ZOSBD2_FUA 8
 #define ZOSBD2_NO_PARTITION_SCAN 16
 
-/*
- * Parameters for the creation of a device; filled by Rust. A '!' in @disk_name
- * is a '/' in the path of the node.
- */
+/* Parameters for the creation of a device; filled by Rust. */
 struct zosbd2_params {
 	u8 disk_name[ZOSBD2_NAME_BYTES];
 	u8 serial[ZOSBD2_SERIAL_BYTES];
@@ -121,6 +125,40 @@ struct zosbd2_late {
 	u32 dead;
 };
 
+/* Kinds of events, as engine/src/event.rs numbers them. */
+enum zosbd2_event_kind {
+	ZOSBD2_EVENT_DIED,
+	ZOSBD2_EVENT_RECOVERED,
+	ZOSBD2_EVENT_FAILED,
+	ZOSBD2_EVENT_LATE,
+	ZOSBD2_EVENT_CACHE_LOST,
+	ZOSBD2_EVENT_UNSERVED,
+	ZOSBD2_EVENT_DESTROYED,
+};
+
+/* An event of a device of version 2; the fields as in engine/src/event.rs. */
+struct zosbd2_event {
+	u32 kind;
+	u32 epoch;
+	u32 process;
+	u32 requests;
+	u32 ms;
+	u8 program[ZOSBD2_PROGRAM_BYTES];
+};
+
+/* Result of zosbd2_rs_device_next_event(): an event is to be told. */
+#define ZOSBD2_TELL U32_MAX
+
+/*
+ * The process that serves a device. @first is its ID in the initial PID
+ * namespace, @own in that of the caller; @own is 0 if it has ended.
+ */
+struct zosbd2_process {
+	u32 first;
+	u32 own;
+	u8 program[ZOSBD2_PROGRAM_BYTES];
+};
+
 /* Kinds of reports about a queue. */
 enum zosbd2_shown {
 	ZOSBD2_SHOWN_STATS,
@@ -167,6 +205,10 @@ static_assert(sizeof(struct zosbd2_queue) % ZOSBD2_BLOCK_ALIGN == 0);
  * @started: the disk was added. Changes under @lock, false to true.
  * @start_error: why it could not be added. Changes under @lock, once.
  * @late_limit: of the lines in the log about late requests.
+ * @process: the process that serves, or that did so last, and @program its name.
+ *	Under @servers_lock.
+ * @late: late requests that no event has told of yet.
+ * @unseen: the disk is being deleted, and sends no more uevents.
  */
 struct zosbd2_device {
 	struct kref kref;
@@ -184,6 +226,7 @@ struct zosbd2_device {
 	u32 dead;
 	bool started;
 	bool sealed;
+	bool unseen;
 	int start_error;
 	struct ratelimit_state late_limit;
 	spinlock_t servers_lock; /* see above */
@@ -194,6 +237,11 @@ struct zosbd2_device {
 	struct delayed_work drain;
 	struct delayed_work grace;
 	struct work_struct bury;
+	struct delayed_work tell;
+	struct delayed_work watch;
+	atomic_t late;
+	struct pid *process;
+	u8 program[ZOSBD2_PROGRAM_BYTES];
 	struct completion gone;
 	struct dentry *debug;
 	u8 serial[ZOSBD2_SERIAL_BYTES];
@@ -246,6 +294,7 @@ enum zosbd2_fault {
 	ZOSBD2_FAULT_SCAN_QUEUE,
 	ZOSBD2_FAULT_OVERRUN,
 	ZOSBD2_FAULT_LOOK_QUEUE,
+	ZOSBD2_FAULT_EVENT_QUEUE,
 };
 
 #ifdef ZOSBD2_FAULTS
@@ -260,6 +309,14 @@ static inline bool zosbd2_fault(enum zosbd2_fault step)
 /* disk.c */
 int zosbd2_disk_init(void);
 void zosbd2_disk_exit(void);
+
+/* event.c */
+int zosbd2_event_init(void);
+void zosbd2_event_exit(void);
+void zosbd2_event_setup(struct zosbd2_device *device);
+void zosbd2_device_tell_late(struct zosbd2_device *device);
+void zosbd2_device_tell_last(struct zosbd2_device *device);
+void zosbd2_device_watch(struct zosbd2_device *device, u32 ms);
 
 /* debug.c */
 void zosbd2_debug_init(void);
@@ -345,6 +402,11 @@ void zosbd2_device_hang_up(struct zosbd2_device *device);
 u64 zosbd2_device_number(struct zosbd2_device *device);
 u32 zosbd2_device_deadline(struct zosbd2_device *device, u32 ms);
 void zosbd2_device_begin_grace(struct zosbd2_device *device, u32 ms);
+void zosbd2_device_set_deadline(struct zosbd2_device *device, u32 ms);
+u32 zosbd2_device_opens(struct zosbd2_device *device);
+void zosbd2_device_note_process(struct zosbd2_device *device);
+void zosbd2_device_process(struct zosbd2_device *device, struct zosbd2_process *process);
+void zosbd2_device_tell(struct zosbd2_device *device);
 bool zosbd2_device_seal(struct zosbd2_device *device, bool force);
 void zosbd2_device_destroy(struct zosbd2_device *device);
 int zosbd2_device_wait_gone(struct zosbd2_device *device);
@@ -372,6 +434,8 @@ void zosbd2_rs_queue_init(void *engine, void *device, u32 index, struct zosbd2_q
 u32 zosbd2_rs_device_drain(void *engine, u64 now_ms);
 void zosbd2_rs_device_gone(void *engine);
 void zosbd2_rs_device_grace_over(void *engine, void *registry);
+u32 zosbd2_rs_device_next_event(void *engine, u64 now_ms, u32 late, struct zosbd2_event *event);
+u32 zosbd2_rs_device_watch(void *engine, u64 now_ms);
 
 /*
  * Called with the queue's lock held. Returns how many servers to wake when it

@@ -121,7 +121,7 @@ pub struct Disk {
 const ALIGNMENT: usize = 4096;
 
 impl Disk {
-    /// Opens a block node. Reads the limits from its folder in sysfs, such as `/sys/block/zosbd2!NAME`.
+    /// Opens a block node. Reads the limits from its folder in sysfs, such as `/sys/block/zosbd2-NAME`.
     ///
     /// # Errors
     ///

@@ -41,6 +41,10 @@ updating!(
     status, IOCTL_STATUS, Status, STATUS_BYTES
 );
 updating!(
+    /// Changes settings of a device.
+    settings, IOCTL_SETTINGS, Settings, SETTINGS_BYTES
+);
+updating!(
     /// Creates the block node.
     start, IOCTL_START, Start, START_BYTES
 );

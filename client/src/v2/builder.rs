@@ -65,7 +65,7 @@ macro_rules! setters {
 }
 
 impl Builder {
-    /// Describes a device `/dev/zosbd2/NAME`. A name has 1 to 24 letters, digits and `._-+:`, and begins with
+    /// Describes a device `/dev/zosbd2-NAME`. A name has 1 to 24 letters, digits and `._-+:`, and begins with
     /// a letter or digit.
     #[must_use]
     pub fn new(name: &str) -> Self {

@@ -4,7 +4,7 @@
 //! Any thread may call any function; calls are independent of each other. Devices belong to the system, not
 //! to the `Control`: they outlive it and the process.
 
-use super::{Backend, Builder, Info, Listed, Observer, Server, Status, Which, name};
+use super::{Backend, Builder, Info, Listed, Observer, Server, Settings, Status, Which, name};
 use crate::node;
 use crate::sys::{ioctl, ioctl2};
 use crate::{Errno, Error, Result};
@@ -153,6 +153,14 @@ impl Control {
         ioctl2::status(self.fd(), &mut raw)
             .map_err(|source| failed("get the status of device", name, source))?;
         Ok(Status::from(&raw))
+    }
+
+    /// Changes settings of a device in use. As for an attach, the caller must own the device or have `CAP_SYS_ADMIN`.
+    pub fn set<'a>(&self, device: impl Into<Which<'a>>, settings: &Settings) -> Result<()> {
+        let device = device.into();
+        let mut raw = device.settings(settings.to_raw(device.name())?)?;
+        ioctl2::settings(self.fd(), &mut raw)
+            .map_err(|source| failed("change settings of device", device.name(), source))
     }
 
     fn fd(&self) -> BorrowedFd<'_> {

@@ -12,6 +12,7 @@ mod backend;
 mod builder;
 mod channel;
 mod control;
+pub mod events;
 #[cfg(test)]
 mod fake;
 mod fault;
@@ -26,6 +27,7 @@ mod report;
 mod request;
 mod serve;
 mod server;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod which;
@@ -47,5 +49,6 @@ pub use report::{
 pub use request::{Operation, Request};
 pub use serve::{End, MemoryLock, Readiness, ServeOptions};
 pub use server::Server;
+pub use settings::Settings;
 pub use which::Which;
 pub use zosbd2_abi::v2 as abi;

@@ -154,6 +154,18 @@ pub struct Status {
     pub create_flags: u32,
     /// Major and minor device number of the block node; `None` before it is started.
     pub device_number: Option<(u32, u32)>,
+    /// The serving process: that of the newest server which made the last call, or which attached. `None` if the
+    /// device has no server, and if that process has ended or is in another PID namespace.
+    pub process: Option<u32>,
+    /// Name of that process, even if it has ended; empty if the device has no server, or if the module is too old.
+    pub program: String,
+    /// How often the block node and its partitions are open now; a mount counts as one.
+    pub opens: u32,
+    /// Threads that wait for requests now.
+    pub threads: u32,
+    /// For how long requests have waited while no thread waited for them or called. The kernel looks every 2 s, so this
+    /// is `None` for at least that long.
+    pub unserved: Option<Duration>,
 }
 
 impl Status {
@@ -166,8 +178,8 @@ impl Status {
 
 /// Path of the block node of a device of this interface version.
 pub(super) fn node_path(name: &str, version: u32) -> PathBuf {
-    let folder = if version == 1 { "/dev" } else { v2::NODE_FOLDER };
-    PathBuf::from(format!("{folder}/{name}"))
+    let prefix = if version == 1 { "/dev/" } else { v2::NODE_PREFIX };
+    PathBuf::from(format!("{prefix}{name}"))
 }
 
 impl From<&v2::Status> for Status {
@@ -201,6 +213,11 @@ impl From<&v2::Status> for Status {
             grace: Duration::from_millis(raw.grace_ms.into()),
             create_flags: raw.create_flags,
             device_number: started.then_some((raw.major, raw.minor)),
+            process: (raw.pid != 0).then_some(raw.pid),
+            program: name::text(&raw.program),
+            opens: raw.opens,
+            threads: raw.threads,
+            unserved: (raw.unserved_ms != 0).then(|| Duration::from_millis(raw.unserved_ms.into())),
         }
     }
 }

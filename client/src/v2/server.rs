@@ -12,7 +12,7 @@ use super::report::node_path;
 use super::serve::serve_with;
 use super::{
     Answers, Backend, Batch, Channel, Control, End, Entered, Fetch, Latency, Outstanding, ServeOptions,
-    ServerId, State, Stats, Status, Which, inspect,
+    ServerId, Settings, State, Stats, Status, Which, inspect,
 };
 use crate::sys::enter::ServerFd;
 use crate::sys::ioctl2;
@@ -110,6 +110,13 @@ impl Server {
         // Ask the kernel for the current size: other servers may resize too, and this resize may have failed.
         let _ = self.refresh_size();
         resized.map_err(|source| failed("resize device", self.name(), source))
+    }
+
+    /// Changes settings of the device. Only the newest server may.
+    pub fn set(&self, settings: &Settings) -> Result<()> {
+        let mut raw = settings.to_raw(self.name())?;
+        ioctl2::settings(self.as_fd(), &mut raw)
+            .map_err(|source| failed("change settings of device", self.name(), source))
     }
 
     /// Properties and state of the device.

@@ -58,6 +58,11 @@ impl<'a> Which<'a> {
         Ok(v2::Destroy { flags, name: name::field(self.name)?, handle, epoch, ..v2::Destroy::default() })
     }
 
+    pub(super) fn settings(self, settings: v2::Settings) -> Result<v2::Settings> {
+        let Self { handle, epoch, .. } = self;
+        Ok(v2::Settings { name: name::field(self.name)?, handle, epoch, ..settings })
+    }
+
     pub(super) fn attach(self, flags: u32) -> Result<v2::Attach> {
         let Self { handle, epoch, .. } = self;
         Ok(v2::Attach { flags, name: name::field(self.name)?, handle, epoch, ..v2::Attach::default() })

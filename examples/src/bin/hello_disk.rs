@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The disk /dev/zosbd2/hello: 64 MiB of memory, until Ctrl-C.
+//! The disk /dev/zosbd2-hello: 64 MiB of memory, until Ctrl-C.
 
 use std::sync::RwLock;
 use zosbd2::{Backend, Builder, Errno};

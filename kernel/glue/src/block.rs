@@ -20,7 +20,8 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
 use zosbd2_engine::cache::Cache;
-use zosbd2_engine::device::{Change, Life, Policy, Terms};
+use zosbd2_engine::device::{Change, Life, Phase, Terms};
+use zosbd2_engine::event::{Board, Event, Kind, News, Next, Seen, WATCH_MS, Watch};
 use zosbd2_engine::latency::{Histograms, Latencies};
 use zosbd2_engine::queue::{Deadline, End, Moment, Queue, QueueState, Surroundings, Wake};
 use zosbd2_engine::request::{Handle, Slot, State};
@@ -48,16 +49,28 @@ pub struct Device {
     present: AtomicU32,
     /// Whether the device is gone, for readers without a lock.
     gone: AtomicBool,
-    /// What happens to late requests, if the device has a deadline.
-    policy: Policy,
+    /// The deadline of requests, 0 for none, and what happens to late ones (`DEADLINE_` numbers). Changed under the
+    /// device's lock.
+    deadline_ms: AtomicU32,
+    policy: AtomicU32,
     /// Epoch of the newest server that ever fetched or answered; 0: none did.
     served: AtomicU32,
-    /// The process that did so last, for a device of version 1.
+    /// The process that called last; in version 2, that of the present server.
     caller: Apart<AtomicU32>,
     /// `Some` if servers may have a volatile cache.
     cache: Option<Cache>,
     life: Apart<UnsafeCell<Life>>,
+    voice: UnsafeCell<Voice>,
     blob: UnsafeCell<Blob>,
+}
+
+/// What operators are told; behind the device's lock.
+#[derive(Debug)]
+struct Voice {
+    board: Board,
+    watch: Watch,
+    /// Requests that the newest dead server held.
+    held: u32,
 }
 
 /// The blob; behind the device's lock.
@@ -117,11 +130,13 @@ impl Device {
             size_bytes: AtomicU64::new(params.size_bytes),
             present: AtomicU32::new(0),
             gone: AtomicBool::new(false),
-            policy: deadline_policy(params.deadline_policy).unwrap_or_default(),
+            deadline_ms: AtomicU32::new(params.deadline_ms),
+            policy: AtomicU32::new(params.deadline_policy),
             served: AtomicU32::new(0),
             caller: Apart(AtomicU32::new(0)),
             cache: (params.flags & abi::CREATE_VOLATILE_CACHE != 0).then(Cache::new),
             life: Apart(UnsafeCell::new(Life::new(terms))),
+            voice: UnsafeCell::new(Voice { board: Board::new(), watch: Watch::new(), held: 0 }),
             blob: UnsafeCell::new(Blob { length: 0, bytes: [0; abi::BLOB_BYTES] }),
         };
         // SAFETY: the caller's promise; the header is at the start of the block.
@@ -211,11 +226,17 @@ impl Device {
 
     /// Deadline of `ms` and its policy; without effect on devices without a deadline.
     #[must_use]
-    pub const fn deadline(&self, ms: u32) -> Option<Deadline> {
-        if self.params.deadline_ms == 0 {
+    pub fn deadline(&self, ms: u32) -> Option<Deadline> {
+        if self.deadline_ms.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        Some(Deadline { policy: self.policy, ns: deadline_ns(ms) })
+        Some(Deadline { policy: deadline_policy(self.policy()).unwrap_or_default(), ns: deadline_ns(ms) })
+    }
+
+    /// What happens to late requests: a `DEADLINE_` number.
+    #[must_use]
+    pub fn policy(&self) -> u32 {
+        self.policy.load(Ordering::Relaxed)
     }
 
     /// Whether the next flush will fail because writes were lost.
@@ -312,13 +333,55 @@ impl Device {
         if self.served.load(Ordering::Relaxed) < epoch {
             self.served.fetch_max(epoch, Ordering::Relaxed);
         }
+        // So is this one, unless several processes serve.
+        let process = shim::process();
+        if self.caller.0.load(Ordering::Relaxed) != process && self.present.load(Ordering::Relaxed) == epoch {
+            self.note_process(process);
+        }
+    }
+
+    /// Records that the calling process, of this number, serves the device.
+    #[cold]
+    pub fn note_process(&self, process: u32) {
+        self.caller.0.store(process, Ordering::Relaxed);
+        // SAFETY: the device lives as long as its block.
+        unsafe { shim::zosbd2_device_note_process(self.shim) };
+    }
+
+    /// The process that serves the device, or that did so last.
+    #[must_use]
+    pub fn process(&self) -> shim::Process {
+        let mut process = shim::Process::default();
+        // SAFETY: the device lives as long as its block; `process` is writable.
+        unsafe { shim::zosbd2_device_process(self.shim, &raw mut process) };
+        process
+    }
+
+    /// What the queues look like. The lock of no queue is held.
+    #[must_use]
+    pub fn seen(&self) -> Seen {
+        self.queues().fold(Seen::default(), |seen, block| {
+            let mut locked = block.lock();
+            let queue = locked.queue();
+            let counters = queue.counters();
+            let fetched = counters.fetched.iter().fold(0_u64, |sum, count| sum.wrapping_add(*count));
+            let calls = fetched.wrapping_add(counters.sleeps).wrapping_add(queue.answers());
+            Seen {
+                queued: seen.queued.saturating_add(queue.queued()),
+                waiting: seen.waiting.saturating_add(queue.waiting()),
+                calls: seen.calls.wrapping_add(calls),
+                lost_flushes: seen.lost_flushes.wrapping_add(counters.lost_flushes),
+            }
+        })
     }
 
     /// Like [`note_served`](Self::note_served), for a device whose servers are unknown: records the calling
     /// process.
     pub fn note_caller(&self) {
         self.caller.0.store(shim::process(), Ordering::Relaxed);
-        self.note_served(1);
+        if self.served.load(Ordering::Relaxed) == 0 {
+            self.served.store(1, Ordering::Relaxed);
+        }
     }
 
     /// Whether the server that gets the requests has ever called, and, if servers are unknown, whether one of
@@ -412,7 +475,134 @@ impl LockedDevice<'_> {
             }
             Change::Fail | Change::Destroy => self.device.fail_requests(),
         }
+        self.tell_news();
         change == Change::Destroy
+    }
+
+    fn voice(&mut self) -> &mut Voice {
+        // SAFETY: the lock is held, and `&mut self` makes this the only reference under it.
+        unsafe { &mut *self.device.voice.get() }
+    }
+
+    /// The newest server has died, and held this many requests.
+    pub fn note_held(&mut self, requests: u32) {
+        self.voice().held = requests;
+    }
+
+    /// Passes on what the engine wants operators to know about the device's life. A worker tells it.
+    pub fn tell_news(&mut self) {
+        let news = self.life().take_news();
+        if news != News::NONE {
+            self.note_news(news);
+        }
+    }
+
+    #[cold]
+    fn note_news(&mut self, news: News) {
+        for kind in news.kinds() {
+            let (requests, ms) = self.facts(kind);
+            self.note(kind, requests, ms);
+        }
+        // SAFETY: the device lives as long as its block, and its worker as long as it is not gone.
+        unsafe { shim::zosbd2_device_tell(self.device.shim) };
+    }
+
+    /// How many requests an event concerns, and its time.
+    fn facts(&mut self, kind: Kind) -> (u32, u64) {
+        let now_ms = shim::now_ms();
+        let life = *self.life();
+        match kind {
+            Kind::Died => {
+                let waits = matches!(life.phase(), Phase::Orphaned);
+                (self.voice().held, if waits { life.grace_ms().into() } else { 0 })
+            }
+            Kind::Recovered => (self.device.progress().1, life.orphaned_for_ms(now_ms)),
+            Kind::Failed => (0, life.grace_ms().into()),
+            Kind::Unserved => {
+                let seen = self.device.seen();
+                (seen.queued, self.voice().watch.unserved_ms(now_ms, &seen))
+            }
+            // SAFETY: the device's lock is held, and the teardown, which deletes the disk, takes it first.
+            Kind::Destroyed => (unsafe { shim::zosbd2_device_opens(self.device.shim) }, 0),
+            Kind::Late | Kind::CacheLost => (0, 0),
+        }
+    }
+
+    fn note(&mut self, kind: Kind, requests: u32, ms: u64) {
+        let process = self.device.process();
+        let ms = u32::try_from(ms).unwrap_or(u32::MAX);
+        let (epoch, process, program) = (self.life().epoch(), process.first, process.program);
+        self.voice().board.note(Event { kind, epoch, process, program, requests, ms });
+    }
+
+    /// The next event to be told, after `late` more requests were late.
+    pub fn next_event(&mut self, now_ms: u64, late: u32) -> Next {
+        if late > 0 && self.device.params.version != 1 {
+            self.note(Kind::Late, late, 0);
+        }
+        // What a destruction tells is little, and there is no later.
+        let urgent = !self.life().phase().is_there();
+        self.voice().board.next(now_ms, urgent)
+    }
+
+    /// Looks for what no call reports. Returns in how many milliseconds to look again, 0 for never.
+    pub fn watch(&mut self, now_ms: u64) -> u32 {
+        let life = *self.life();
+        if !life.phase().is_there() {
+            return 0;
+        }
+        let device = self.device;
+        let busy = device.has_cache() || device.queues().any(QueueBlock::seems_busy);
+        let seen = if busy { device.seen() } else { Seen::default() };
+        let served = life.serving() && device.served.load(Ordering::Relaxed) >= life.epoch();
+        let news = self.voice().watch.look(now_ms, &seen, life.serving(), served, device.lost());
+        if news != News::NONE {
+            self.note_news(news);
+        }
+        WATCH_MS
+    }
+
+    /// For how long requests have waited while no thread was in ENTER, in milliseconds.
+    pub fn unserved_ms(&mut self, seen: &Seen) -> u32 {
+        if !self.life().serving() {
+            return 0;
+        }
+        let ms = self.voice().watch.unserved_ms(shim::now_ms(), seen);
+        u32::try_from(ms).unwrap_or(u32::MAX)
+    }
+
+    /// How often the node is open; 0 once the device is being destroyed.
+    pub fn opens(&mut self) -> u32 {
+        if !self.life().phase().is_there() {
+            return 0;
+        }
+        // SAFETY: the device's lock is held, and it is not being destroyed, so its disk is there.
+        unsafe { shim::zosbd2_device_opens(self.device.shim) }
+    }
+
+    /// Changes settings, which were checked. Returns whether the caller must destroy the device after dropping the
+    /// lock.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if the device is being destroyed.
+    pub fn set(&mut self, asked: &abi::Settings) -> Result<bool, Errno> {
+        if !self.life().phase().is_there() {
+            return Err(Errno::ENODEV);
+        }
+        if asked.flags & abi::SETTINGS_POLICY != 0 {
+            self.device.policy.store(asked.deadline_policy, Ordering::Relaxed);
+        }
+        if asked.flags & abi::SETTINGS_DEADLINE != 0 {
+            self.device.deadline_ms.store(asked.deadline_ms, Ordering::Relaxed);
+            // SAFETY: the device's lock is held, and it is not being destroyed, so its disk is there.
+            unsafe { shim::zosbd2_device_set_deadline(self.device.shim, asked.deadline_ms) };
+        }
+        if asked.flags & abi::SETTINGS_GRACE == 0 {
+            return Ok(false);
+        }
+        let change = self.life().set_grace(asked.grace_ms, shim::now_ms());
+        Ok(change != Change::None && self.carry_out(change))
     }
 
     /// Begins the destruction, or continues it: the server is asked to write out dirty data. When the server
@@ -467,7 +657,7 @@ impl LockedDevice<'_> {
 
     /// The deadline of requests in milliseconds, as an operator may have changed it; 0 without a deadline.
     pub fn deadline_ms(&mut self) -> u32 {
-        let ms = self.device.params.deadline_ms;
+        let ms = self.device.deadline_ms.load(Ordering::Relaxed);
         if ms == 0 || !self.life().phase().is_there() {
             return ms;
         }
@@ -807,10 +997,12 @@ impl Locked<'_> {
     }
 
     /// Requeues the requests that a server holds, by [`Queue::requeue`], or, if the server was `declared`
-    /// dead, by [`Queue::declare_dead`].
-    pub fn take_back(&mut self, epoch: u32, declared: bool) {
+    /// dead, by [`Queue::declare_dead`]. Returns their number.
+    pub fn take_back(&mut self, epoch: u32, declared: bool) -> u32 {
         let (block, tracing) = (self.block, trace::on());
+        let mut count = 0_u32;
         let each = |tag| {
+            count = count.saturating_add(1);
             if tracing {
                 trace::requeue(block, tag);
             }
@@ -821,6 +1013,7 @@ impl Locked<'_> {
             let wake = self.queue().requeue(epoch, each);
             self.wake(wake);
         }
+        count
     }
 
     /// Checks the wake-ups under way, by [`Queue::look_after`].

@@ -9,6 +9,7 @@ use core::ffi::c_void;
 use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
 use zosbd2_engine::device::{Change, DRAIN_TICK_MS, Phase, Terms};
+use zosbd2_engine::event::{Event, Next};
 use zosbd2_engine::queue::{MOST_WAKES, Overdue, Wake};
 use zosbd2_engine::registry::PlaceId;
 use zosbd2_engine::request::{Op, Request};
@@ -203,6 +204,45 @@ pub unsafe extern "C" fn zosbd2_rs_device_grace_over(engine: *mut c_void, regist
     if destroy {
         devices.destroy_unwanted(device.params().handle);
     }
+}
+
+/// The next event of a device, after `late` more requests were late. Returns `ZOSBD2_TELL` if it is in `event`, otherwise
+/// in how many milliseconds to call again, 0 for when there is news. May sleep.
+///
+/// # Safety
+///
+/// `engine` is initialised; `event` is writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn zosbd2_rs_device_next_event(
+    engine: *mut c_void,
+    now_ms: u64,
+    late: u32,
+    event: *mut shim::Event,
+) -> u32 {
+    // SAFETY: the caller's promise.
+    let device = unsafe { Device::from_memory(&engine) };
+    let Event { kind, epoch, process, program, requests, ms } =
+        match device.lock_always().next_event(now_ms, late) {
+            Next::Tell(event) => event,
+            Next::Wait(ms) => return ms,
+            Next::Nothing => return 0,
+        };
+    let told = shim::Event { kind: kind.number(), epoch, process, requests, ms, program };
+    // SAFETY: the caller's promise.
+    unsafe { event.write(told) };
+    shim::TELL
+}
+
+/// Looks for what no call reports. Returns in how many milliseconds to call it again, 0 for never. May sleep.
+///
+/// # Safety
+///
+/// `engine` is initialised.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn zosbd2_rs_device_watch(engine: *mut c_void, now_ms: u64) -> u32 {
+    // SAFETY: the caller's promise.
+    let device = unsafe { Device::from_memory(&engine) };
+    device.lock_always().watch(now_ms)
 }
 
 /// Declares the server of `epoch`, and all earlier ones, dead. May sleep.

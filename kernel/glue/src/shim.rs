@@ -10,6 +10,8 @@ use core::mem::{size_of, size_of_val};
 use zosbd2_abi::v1::NAME_BYTES;
 use zosbd2_abi::v2;
 use zosbd2_engine::Errno;
+use zosbd2_engine::event::PROGRAM_BYTES;
+use zosbd2_engine::name::DISK_PREFIX;
 use zosbd2_engine::queue::Moment;
 use zosbd2_engine::v2::Machine;
 
@@ -119,6 +121,39 @@ pub struct Late {
     pub dead: u32,
 }
 
+/// `struct zosbd2_event`: an event for the log and for a uevent.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Event {
+    /// `enum zosbd2_event_kind`.
+    pub kind: u32,
+    /// Epoch of the newest server.
+    pub epoch: u32,
+    /// The serving process, in the first PID namespace.
+    pub process: u32,
+    /// Number of requests concerned.
+    pub requests: u32,
+    /// A time.
+    pub ms: u32,
+    /// Name of the serving process, NUL padded.
+    pub program: [u8; PROGRAM_BYTES],
+}
+
+/// `ZOSBD2_TELL`: an event is to be told.
+pub const TELL: u32 = u32::MAX;
+
+/// `struct zosbd2_process`: the process that serves a device.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Process {
+    /// Its number in the first PID namespace.
+    pub first: u32,
+    /// Its number in the caller's PID namespace; 0 if it has ended, or is not in that namespace.
+    pub own: u32,
+    /// Its name, NUL padded.
+    pub program: [u8; PROGRAM_BYTES],
+}
+
 /// `enum zosbd2_shown`.
 pub mod shown {
     /// Counters.
@@ -150,16 +185,13 @@ impl Params {
     #[must_use]
     pub fn name(&self) -> [u8; NAME_BYTES] {
         let mut name = [0; NAME_BYTES];
-        let folder = if self.version == 1 { 0 } else { FOLDER_BYTES };
-        for (to, &from) in name.iter_mut().zip(self.disk_name.iter().skip(folder)) {
+        let prefix = if self.version == 1 { 0 } else { DISK_PREFIX.len() };
+        for (to, &from) in name.iter_mut().zip(self.disk_name.iter().skip(prefix)) {
             *to = from;
         }
         name
     }
 }
-
-/// Bytes of `zosbd2!`.
-const FOLDER_BYTES: usize = 7;
 
 unsafe extern "C" {
     pub(crate) fn zosbd2_queue_lock(queue: *mut Queue);
@@ -204,6 +236,11 @@ unsafe extern "C" {
     pub(crate) fn zosbd2_device_number(device: *mut Device) -> u64;
     pub(crate) fn zosbd2_device_deadline(device: *mut Device, ms: u32) -> u32;
     pub(crate) fn zosbd2_device_begin_grace(device: *mut Device, ms: u32);
+    pub(crate) fn zosbd2_device_set_deadline(device: *mut Device, ms: u32);
+    pub(crate) fn zosbd2_device_opens(device: *mut Device) -> u32;
+    pub(crate) fn zosbd2_device_note_process(device: *mut Device);
+    pub(crate) fn zosbd2_device_process(device: *mut Device, process: *mut Process);
+    pub(crate) fn zosbd2_device_tell(device: *mut Device);
     pub(crate) fn zosbd2_device_seal(device: *mut Device, force: bool) -> bool;
     pub(crate) fn zosbd2_device_destroy(device: *mut Device);
     pub(crate) fn zosbd2_device_wait_gone(device: *mut Device) -> i32;
@@ -308,6 +345,8 @@ unsafe impl Plain for v2::ListEntry {}
 // SAFETY: integers only, no padding (size asserted in abi).
 unsafe impl Plain for v2::Status {}
 // SAFETY: integers only, no padding (size asserted in abi).
+unsafe impl Plain for v2::Settings {}
+// SAFETY: integers only, no padding (size asserted in abi).
 unsafe impl Plain for v2::Start {}
 // SAFETY: integers only, no padding (size asserted in abi).
 unsafe impl Plain for v2::Resize {}
@@ -361,8 +400,18 @@ pub fn user_read_front<T: Plain>(user: u64, bytes: usize) -> Result<T, Errno> {
 /// `EFAULT` if the target is not completely writable; a part may have been written.
 #[inline]
 pub fn user_write<T: Plain>(user: u64, value: &T) -> Result<(), Errno> {
-    let bytes = u32::try_from(size_of::<T>()).unwrap_or(0);
-    // SAFETY: `value` is `bytes` long and has no padding (`Plain`).
+    user_write_front(user, value, size_of::<T>())
+}
+
+/// Writes the first `bytes` of a value to user memory.
+///
+/// # Errors
+///
+/// Like [`user_write`].
+#[inline]
+pub fn user_write_front<T: Plain>(user: u64, value: &T, bytes: usize) -> Result<(), Errno> {
+    let bytes = u32::try_from(bytes.min(size_of::<T>())).unwrap_or(0);
+    // SAFETY: `value` is at least `bytes` long and has no padding (`Plain`).
     result(unsafe { zosbd2_user_write(user, (&raw const *value).cast(), bytes) })
 }
 

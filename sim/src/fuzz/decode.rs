@@ -43,8 +43,8 @@ fn names(bytes: &mut Bytes<'_>) {
     }
     if let Ok(name) = Name::from_v2_field(&field) {
         assert_eq!(Name::from_field(&field), Ok(name), "stricter than version 1");
-        let disk = name.disk_name();
-        assert!(disk.starts_with(b"zosbd2!") && disk[v2::NAME_BYTES - 1] == 0);
+        let disk = name.disk_name(2);
+        assert!(disk.starts_with(b"zosbd2-") && disk[v2::NAME_BYTES - 1] == 0);
     }
 }
 

@@ -99,6 +99,9 @@ fn main() -> ExitCode {
             tests::demo::native(module, trees);
             ExitCode::SUCCESS
         }
+        ["--keep"] => loop {
+            std::thread::park();
+        },
         ["--read", path] => {
             let mut buffer = [0; 4096];
             let read = std::fs::File::open(path)

@@ -84,7 +84,7 @@ impl Control {
 
     fn make(self, params: &Params) -> Result<u32, Errno> {
         let wanted = shim::Params {
-            disk_name: *params.name.bytes(),
+            disk_name: params.name.disk_name(1),
             serial: [0; v2::SERIAL_BYTES],
             size_bytes: params.block_count.wrapping_mul(u64::from(abi::BLOCK_SIZE)),
             flags: 0,

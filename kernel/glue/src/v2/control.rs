@@ -7,7 +7,7 @@
 use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
 use zosbd2_engine::name::Name;
-use zosbd2_engine::v2::check_create;
+use zosbd2_engine::v2::{check_create, check_settings};
 
 use super::argument::{self, holds};
 use super::server;
@@ -31,6 +31,7 @@ pub fn run(devices: Devices, command: u32, user: u64) -> Result<i32, Errno> {
         abi::IOCTL_DESTROY => destroy(devices, user).map(|()| 0),
         abi::IOCTL_LIST => list(devices, user).map(|()| 0),
         abi::IOCTL_STATUS => status(devices, user).map(|()| 0),
+        abi::IOCTL_SETTINGS => settings(devices, user).map(|()| 0),
         _ => Err(Errno::ENOTTY),
     }
 }
@@ -59,7 +60,7 @@ fn create(devices: Devices, user: u64) -> Result<i32, Errno> {
     let asked: abi::Create = argument::read(user)?;
     let (name, create) = check_create(&asked, shim::machine())?;
     let params = shim::Params {
-        disk_name: name.disk_name(),
+        disk_name: name.disk_name(2),
         serial: create.serial,
         size_bytes: create.size_bytes,
         flags: create.flags,
@@ -141,10 +142,32 @@ fn list(devices: Devices, user: u64) -> Result<(), Errno> {
     shim::user_write(user, &abi::List { count, total, ..asked })
 }
 
+#[inline(never)]
 fn status(devices: Devices, user: u64) -> Result<(), Errno> {
     let asked: abi::Status = argument::read(user)?;
     holds(asked.flags == 0)?;
     let device = find(devices, &asked.name, 0)?;
     let status = server::status(device.block(), asked.size)?;
-    shim::user_write(user, &status)
+    argument::write(user, &status)
+}
+
+#[inline(never)]
+fn settings(devices: Devices, user: u64) -> Result<(), Errno> {
+    let asked: abi::Settings = argument::read(user)?;
+    check_settings(&asked)?;
+    let device = find(devices, &asked.name, asked.handle)?;
+    let block = device.block();
+    // The deadline of version 1 is a part of its interface, and it has no grace.
+    holds(block.params().version != 1)?;
+    if !shim::may_serve(block.params().owner_uid) {
+        return Err(Errno::EPERM);
+    }
+    let mut locked = block.lock()?;
+    locked.life().meant(asked.epoch)?;
+    let destroy = locked.set(&asked)?;
+    drop(locked);
+    if destroy {
+        devices.destroy_unwanted(block.params().handle);
+    }
+    Ok(())
 }

@@ -9,7 +9,7 @@ use core::cell::Cell;
 use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
 use zosbd2_engine::device::{Life, Phase};
-use zosbd2_engine::v2::check_size;
+use zosbd2_engine::v2::{check_settings, check_size};
 
 use super::argument::{self, holds};
 use super::opened::Opened;
@@ -39,12 +39,15 @@ fn others(device: &Device, epoch: u32, command: u32, user: u64) -> Result<i32, E
         abi::IOCTL_REQUESTS => report::requests(device, user),
         abi::IOCTL_STATUS => own_status(device, epoch, user),
         abi::IOCTL_BLOB => blob(device, epoch, user),
-        abi::IOCTL_ENTER | abi::IOCTL_START | abi::IOCTL_RESIZE | abi::IOCTL_ATTACH if epoch == 0 => {
+        abi::IOCTL_ENTER | abi::IOCTL_START | abi::IOCTL_RESIZE | abi::IOCTL_ATTACH | abi::IOCTL_SETTINGS
+            if epoch == 0 =>
+        {
             Err(Errno::EPERM)
         }
         abi::IOCTL_ATTACH => return succeed(device, epoch, user),
         abi::IOCTL_START => start(device, epoch, user),
         abi::IOCTL_RESIZE => resize(device, epoch, user),
+        abi::IOCTL_SETTINGS => settings(device, epoch, user),
         _ => Err(Errno::ENOTTY),
     };
     done.map(|()| 0)
@@ -136,12 +139,14 @@ fn attach(
     // First, because a submitter wakes the server's pollers once a queue knows the server.
     opened.appoint(epoch);
     locked.set_present(epoch);
+    device.note_process(shim::process());
     for block in device.queues() {
         let mut queue = block.lock_at(shim::now());
         queue.queue().set_phase(phase);
         queue.queue().attach(epoch, cache_survived);
         queue.wake_all();
     }
+    locked.tell_news();
     device.hang_up();
     Ok(())
 }
@@ -167,12 +172,14 @@ fn names_own(device: &Device, name: &[u8; abi::NAME_BYTES]) -> Result<(), Errno>
 /// the device.
 fn detach(device: &Device, epoch: u32) -> bool {
     let mut locked = device.lock_always();
+    let mut held = 0_u32;
     for block in device.queues() {
         let mut queue = block.lock();
-        queue.take_back(epoch, false);
+        held = held.saturating_add(queue.take_back(epoch, false));
         drop(queue);
         block.wake_pollers();
     }
+    locked.note_held(held);
     let change = locked.life().detach(epoch, shim::now_ms());
     locked.carry_out(change)
 }
@@ -181,11 +188,13 @@ fn detach(device: &Device, epoch: u32) -> bool {
 pub fn declare_dead(device: &Device, devices: Devices, epoch: u32) {
     let mut locked = device.lock_always();
     locked.declare_dead(epoch);
+    let mut held = 0_u32;
     for block in device.queues() {
         let mut queue = block.lock();
-        queue.take_back(epoch, true);
+        held = held.saturating_add(queue.take_back(epoch, true));
         queue.wake_all();
     }
+    locked.note_held(held);
     device.hang_up();
     let change = locked.life().declare_dead(epoch, shim::now_ms());
     let destroy = locked.carry_out(change);
@@ -241,6 +250,20 @@ fn resize(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
     lock_to_change(device, epoch)?.resize(asked.size_bytes)
 }
 
+#[inline(never)]
+fn settings(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
+    let asked: abi::Settings = argument::read(user)?;
+    check_settings(&asked)?;
+    names_own(device, &asked.name)?;
+    if asked.handle != 0 && asked.handle != device.params().handle {
+        return Err(Errno::ESTALE);
+    }
+    let mut locked = lock_to_change(device, epoch)?;
+    locked.life().meant(asked.epoch)?;
+    // A device with a server has no grace that could end now.
+    locked.set(&asked).map(|_| ())
+}
+
 /// Reads or replaces the blob.
 fn blob(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
     let mut asked: abi::Blob = argument::read(user)?;
@@ -262,6 +285,7 @@ fn blob(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
 }
 
 /// The status, with the epoch of the descriptor's own server, or of the newest one for an observer.
+#[inline(never)]
 fn own_status(device: &Device, own_epoch: u32, user: u64) -> Result<(), Errno> {
     let asked: abi::Status = argument::read(user)?;
     let status = status(device, asked.size)?;
@@ -269,7 +293,7 @@ fn own_status(device: &Device, own_epoch: u32, user: u64) -> Result<(), Errno> {
     let status = abi::Status { epoch, ..status };
     names_own(device, &asked.name)?;
     holds(asked.flags == 0)?;
-    shim::user_write(user, &status)
+    argument::write(user, &status)
 }
 
 /// The answer of STATUS to an argument of `size`.
@@ -283,7 +307,10 @@ pub fn status(device: &Device, size: u32) -> Result<abi::Status, Errno> {
     let (major, minor) = locked.number();
     let deadline_ms = locked.deadline_ms();
     let life = *locked.life();
+    let (opens, seen) = (locked.opens(), device.seen());
+    let unserved_ms = locked.unserved_ms(&seen);
     drop(locked);
+    let process = if life.serving() { device.process() } else { shim::Process::default() };
     let state = match life.phase() {
         Phase::Live if !life.started() => abi::STATE_CREATED,
         Phase::Live => abi::STATE_LIVE,
@@ -309,8 +336,8 @@ pub fn status(device: &Device, size: u32) -> Result<abi::Status, Errno> {
         max_write_zeroes_bytes: params.max_write_zeroes_bytes,
         max_secure_erase_bytes: params.max_secure_erase_bytes,
         deadline_ms,
-        grace_ms: params.grace_ms,
-        deadline_policy: params.deadline_policy,
+        grace_ms: life.grace_ms(),
+        deadline_policy: device.policy(),
         lost: device.lost().into(),
         handle: params.handle,
         create_flags: params.flags,
@@ -321,5 +348,10 @@ pub fn status(device: &Device, size: u32) -> Result<abi::Status, Errno> {
         version: params.version,
         major,
         minor,
+        pid: process.own,
+        opens,
+        threads: seen.waiting,
+        unserved_ms,
+        program: process.program,
     })
 }

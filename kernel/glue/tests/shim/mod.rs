@@ -441,6 +441,32 @@ extern "C" fn zosbd2_device_begin_grace(device: *mut Device, _ms: u32) {
 }
 
 #[unsafe(no_mangle)]
+extern "C" fn zosbd2_device_set_deadline(device: *mut Device, _ms: u32) {
+    assert!(disk(&device).lock.is_held());
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn zosbd2_device_opens(device: *mut Device) -> u32 {
+    assert!(disk(&device).lock.is_held());
+    0
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn zosbd2_device_note_process(_device: *mut Device) {}
+
+#[unsafe(no_mangle)]
+extern "C" fn zosbd2_device_process(_device: *mut Device, process: *mut zosbd2_glue::shim::Process) {
+    let program = *b"fake\0\0\0\0\0\0\0\0\0\0\0\0";
+    // SAFETY: the glue's promise.
+    unsafe { process.write(zosbd2_glue::shim::Process { first: 1, own: 1, program }) };
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn zosbd2_device_tell(device: *mut Device) {
+    assert!(disk(&device).lock.is_held());
+}
+
+#[unsafe(no_mangle)]
 extern "C" fn zosbd2_device_seal(device: *mut Device, _force: bool) -> bool {
     assert!(REGISTRY_LOCKED.get());
     disk(&device).sealed.set(true);

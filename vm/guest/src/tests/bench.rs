@@ -308,7 +308,7 @@ fn ours(context: &mut Context, form: &Form, device: &str, [backend, queues, thre
         assert!(server.running() || says(&server), "{} has ended: {}", words.join(" "), server.stderr());
         says(&server)
     });
-    form.measure(context, device, &format!("/dev/zosbd2/{name}"));
+    form.measure(context, device, &format!("/dev/zosbd2-{name}"));
     run(20, "/proc/self/exe", &["--destroy-v2", &name]);
     assert!(server.wait(20).success(), "{}: {}", words.join(" "), server.stderr());
 }

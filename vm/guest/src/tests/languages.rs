@@ -38,12 +38,12 @@ const LINES: usize = 231;
 
 /// The program that README.md shows.
 fn smallest(context: &mut Context) {
-    const NODE: &str = "/dev/zosbd2/hello";
+    const NODE: &str = "/dev/zosbd2-hello";
     context.load_module("");
     context.load_kernel_module("ext4", "");
     let mut server = context.spawn("hello_disk", &[]);
     wait_until(30, "the server to serve", || {
-        let serving = server.stdout().contains("serving /dev/zosbd2/hello\n");
+        let serving = server.stdout().contains("serving /dev/zosbd2-hello\n");
         assert!(serving || server.running(), "it ended: {}", server.stderr());
         serving
     });
@@ -83,10 +83,10 @@ fn ram(context: &mut Context, program: &str, before: &[&str]) {
 }
 
 fn serve(context: &Context, program: &str, arguments: &[&str]) {
-    const NODE: &str = "/dev/zosbd2/ram";
+    const NODE: &str = "/dev/zosbd2-ram";
     let mut server = context.spawn(program, arguments);
     wait_until(30, "the server to serve", || {
-        let serving = server.stdout().contains("serving /dev/zosbd2/ram\n");
+        let serving = server.stdout().contains("serving /dev/zosbd2-ram\n");
         assert!(serving || server.running(), "it ended: {}", server.stderr());
         serving
     });

@@ -467,7 +467,7 @@ fn create_unwinds(context: &mut Context) {
 
 /// Whichever step of a load fails, nothing is left, and the next load succeeds.
 fn load_unwinds(context: &mut Context) {
-    let no_memory = [11, 12, 13, 15].map(|step| (step, Errno::NOMEM));
+    let no_memory = [11, 12, 13, 15, 18].map(|step| (step, Errno::NOMEM));
     for (step, errno) in no_memory.into_iter().chain([(14, Errno::BUSY)]) {
         let refused = context.try_load_module(&format!("fail_step={step}")).expect_err("a refused load");
         assert_eq!(refused.raw_os_error(), Some(errno.raw_os_error()), "step {step}: {refused}");
@@ -510,12 +510,24 @@ fn name_clash(context: &mut Context) {
         .expect("make a FIFO");
     assert_eq!(create("pipe"), (Err(Errno::EXIST), -17));
     std::fs::remove_file("/dev/pipe").expect("remove");
+    // A device of version 2 has the name of its disk from its creation on, before there is a node.
+    let node = zosbd2::Control::open().expect("control");
+    let other = node.create(&zosbd2::Builder::new("flat").size_bytes(1 << 20)).expect("create");
+    assert_eq!(create("zosbd2-flat"), (Err(Errno::EXIST), -17));
+    node.destroy("flat", true).expect("destroy");
+    drop(other);
     assert_eq!(control.list().expect("list"), [disk.handle]);
     disk.destroy();
     // The failed creates used no handles.
     let next = Disk::create("taken", 1024);
-    assert_eq!(next.handle.raw(), disk.handle.raw() + 1);
+    assert_eq!(next.handle.raw(), disk.handle.raw() + 2);
     next.destroy();
+    let first = Disk::create("zosbd2-flat", 1024);
+    let refused = node
+        .create(&zosbd2::Builder::new("flat").size_bytes(1 << 20))
+        .expect_err("its disk has the name of another");
+    assert!(refused.to_string().contains("a device of that name exists"), "{refused}");
+    first.destroy();
     drop_caches();
 }
 

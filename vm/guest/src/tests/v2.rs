@@ -33,6 +33,7 @@ mod settings;
 mod store;
 pub(crate) mod support;
 pub(crate) mod teardown;
+mod voice;
 mod wakeups;
 mod which;
 
@@ -60,6 +61,7 @@ pub(super) const TABLES: &[&[Test]] = &[
     honest::TESTS,
     recovery::TESTS,
     late::TESTS,
+    voice::TESTS,
     doomed::TESTS,
     patience::TESTS,
     copies::TESTS,

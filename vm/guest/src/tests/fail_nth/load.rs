@@ -57,7 +57,7 @@ fn debugfs(context: &mut Context) {
     let faults = FailNth::new(context);
     let disk = started("shown");
     for file in ["stats", "latency", "requests"] {
-        let path = format!("{ROOT}/zosbd2!shown/{file}");
+        let path = format!("{ROOT}/zosbd2-shown/{file}");
         let text = std::fs::read(&path).expect("readable");
         let node = std::ffi::CString::new(path).expect("a path");
         let mut buffer = vec![0; 65536];
@@ -77,5 +77,5 @@ fn debugfs(context: &mut Context) {
     }
     // The failure to show a device does not harm the device.
     disk.destroy(true);
-    assert!(!Path::new(ROOT).join("zosbd2!shown").exists());
+    assert!(!Path::new(ROOT).join("zosbd2-shown").exists());
 }

@@ -14,6 +14,7 @@ pub(super) enum Call {
     Destroy,
     List,
     Status,
+    Settings,
     Start,
     Resize,
     Stats,
@@ -22,6 +23,7 @@ pub(super) enum Call {
     Requests,
     Blob,
     OwnStatus,
+    OwnSettings,
     Succeed,
     /// One entry of an ENTER.
     Commit,
@@ -82,7 +84,7 @@ const PERM: Errno = Errno::PERM;
 const BUSY: Errno = Errno::BUSY;
 
 /// One row per call, in the order of their numbers. Errors as in `docs/abi-v2.md` and `docs/abi-v1.md`.
-pub(super) const ROWS: [Row; 44] = [
+pub(super) const ROWS: [Row; 46] = [
     row(Call::Info, "info", &[INVAL, TOOBIG, FAULT]),
     row(
         Call::Create,
@@ -95,6 +97,7 @@ pub(super) const ROWS: [Row; 44] = [
     row(Call::Destroy, "destroy", &[INVAL, TOOBIG, FAULT, NOENT, STALE, BUSY]),
     row(Call::List, "list", &[INVAL, TOOBIG, FAULT]),
     row(Call::Status, "status", &[INVAL, TOOBIG, FAULT, NOENT]),
+    row(Call::Settings, "settings", &[INVAL, TOOBIG, FAULT, Errno::RANGE, NOENT, STALE, NODEV]),
     row(
         Call::Start,
         "start",
@@ -107,6 +110,11 @@ pub(super) const ROWS: [Row; 44] = [
     row(Call::Requests, "requests", &[INVAL, TOOBIG, FAULT]),
     row(Call::Blob, "blob", &[INVAL, TOOBIG, FAULT, NODEV, Errno::SHUTDOWN, PERM]),
     row(Call::OwnStatus, "own status", &[INVAL, TOOBIG, FAULT]),
+    row(
+        Call::OwnSettings,
+        "own settings",
+        &[INVAL, TOOBIG, FAULT, Errno::RANGE, STALE, NODEV, Errno::SHUTDOWN, PERM],
+    ),
     row(
         Call::Succeed,
         "attach from a server",
@@ -240,6 +248,8 @@ pub(super) const ESSENTIAL: &[(Call, Result<(), Errno>)] = &[
     (Call::Blob, Err(INVAL)),
     (Call::Blob, Err(PERM)),
     (Call::OwnStatus, Ok(())),
+    (Call::Settings, Ok(())),
+    (Call::OwnSettings, Ok(())),
     (Call::Succeed, Ok(())),
     (Call::Commit, Ok(())),
     (Call::Commit, Err(Errno::STALE)),

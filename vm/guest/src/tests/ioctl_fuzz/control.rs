@@ -26,6 +26,15 @@ const LIST: Shape =
 const STATUS: Shape =
     Shape { call: Call::Status, command: abi::IOCTL_STATUS, reserved: &[], addresses: &[], results: None };
 
+const SETTINGS: Shape = Shape {
+    call: Call::Settings,
+    command: abi::IOCTL_SETTINGS,
+    reserved: &[60],
+    addresses: &[],
+    results: None,
+};
+const OWN_SETTINGS: Shape = Shape { call: Call::OwnSettings, ..SETTINGS };
+
 const KIB: u32 = 1 << 10;
 
 impl Thread<'_> {
@@ -174,6 +183,29 @@ impl Thread<'_> {
         if ended.well() {
             check_status(&ended.after);
         }
+    }
+
+    /// Changes settings of a device by name, or of this descriptor's.
+    pub(super) fn settings(&mut self, held: Option<&Held>) {
+        let node = Node::any(&mut self.random);
+        let (handle, epoch) = if held.is_some() { (0, 0) } else { self.meant(&node) };
+        let name = if held.is_some() { [0; abi::NAME_BYTES] } else { node.field() };
+        let flags = self.random.pick(&[0, 1, 2, 3, 4, 5, 6, 7]);
+        let if_set = |flag, value| if flags & flag == 0 { 0 } else { value };
+        let settings = abi::Settings {
+            flags,
+            name,
+            handle,
+            epoch,
+            deadline_ms: if_set(abi::SETTINGS_DEADLINE, self.random.pick(&[0, 20, 300, 1000, 2000])),
+            deadline_policy: if_set(abi::SETTINGS_POLICY, self.random.pick(&[0, 1, 2])),
+            grace_ms: if_set(abi::SETTINGS_GRACE, self.random.pick(&[0, 20, 200, 1000])),
+            ..abi::Settings::default()
+        };
+        match held {
+            Some(held) => self.issue(held.as_fd(), &OWN_SETTINGS, &settings),
+            None => self.issue(self.process.control.as_fd(), &SETTINGS, &settings),
+        };
     }
 
     /// A number that no descriptor knows, or that belongs to another kind of descriptor, with valid memory.

@@ -51,8 +51,8 @@ impl Node {
     }
 
     pub(super) fn path(&self) -> PathBuf {
-        let folder = if self.version == 2 { abi::NODE_FOLDER } else { "/dev" };
-        Path::new(folder).join(self.name)
+        let prefix = if self.version == 2 { abi::NODE_PREFIX } else { "/dev/" };
+        PathBuf::from(format!("{prefix}{}", self.name))
     }
 
     pub(super) fn field(&self) -> [u8; abi::NAME_BYTES] {

@@ -50,7 +50,8 @@ impl Thread<'_> {
             2 => self.stats(&held),
             3 => self.latency(&held),
             4 => self.requests(&held),
-            5 | 6 => self.blob(&held),
+            5 => self.blob(&held),
+            6 => self.settings(Some(&held)),
             7 => {
                 self.own_status(&held);
             }

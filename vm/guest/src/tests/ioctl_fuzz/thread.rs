@@ -179,10 +179,16 @@ impl<'a> Thread<'a> {
         let set_size = |bytes: &mut Vec<u8>, size: usize| {
             bytes[..4].copy_from_slice(&u32::try_from(size).expect("a size").to_ne_bytes());
         };
+        let first = usize::try_from(shape.command >> 16 & 0x3fff).expect("a size");
         match self.random.below(5) {
             0 => {
-                set_size(bytes, self.random.pick(&[0, 1, 4, known - 1]));
+                set_size(bytes, self.random.pick(&[0, 1, 4, first - 1]));
                 Spoilt::Must(Errno::INVAL)
+            }
+            // A shorter one, of an older program.
+            1 if first < known && self.random.chance(50) => {
+                set_size(bytes, self.random.pick(&[first, first + 4, known - 1]));
+                Spoilt::No
             }
             // A longer argument that is still valid.
             1 => {

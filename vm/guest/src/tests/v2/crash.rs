@@ -53,7 +53,7 @@ fn new_disk(bytes: u64) {
 }
 
 fn node(name: &str) -> PathBuf {
-    Path::new("/dev/zosbd2").join(name)
+    PathBuf::from(format!("/dev/zosbd2-{name}"))
 }
 
 /// Starts a server. Returns when it serves, or has served and is dead.

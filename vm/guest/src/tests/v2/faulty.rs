@@ -296,7 +296,7 @@ fn death(context: &mut Context) {
     for (fault, done) in [("write:nth=2:die", false), ("write:nth=2:die=after", true)] {
         File::create(FILE).expect("create").set_len(SIZE).expect("size");
         let mut server = start(context, &[fault]);
-        let path = Path::new("/dev/zosbd2/faulty");
+        let path = Path::new("/dev/zosbd2-faulty");
         assert_eq!(write(path, 0, 4096), Ok(4096));
         let writer = write_in_thread(path.to_owned(), 8192, 8192, 4096);
         let status = server.wait(60);

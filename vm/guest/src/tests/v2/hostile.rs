@@ -40,7 +40,7 @@ const MIB: u64 = 1 << 20;
 /// Makes one field invalid.
 type Change<T> = fn(&mut T);
 
-fn control_node() -> File {
+pub(super) fn control_node() -> File {
     File::open(zosbd2_abi::CONTROL_PATH).expect("open the control node")
 }
 
@@ -93,7 +93,9 @@ fn sizes<T: Plain>(fd: BorrowedFd<'_>, command: u32, good: &T, what: &str) {
         bytes[..4].copy_from_slice(&u32::try_from(size).expect("a size").to_ne_bytes());
         bytes
     };
-    for size in [0, 1, 4, known - 1] {
+    // The number has the size of the first version.
+    let first = usize::try_from(command >> 16 & 0x3fff).expect("a size");
+    for size in [0, 1, 4, first - 1] {
         // Only as much memory as the size field states, or as the field itself needs.
         let bytes = with_size(size);
         let bytes = &bytes[..size.max(4)];
@@ -161,6 +163,11 @@ fn sizes_and_flags(context: &mut Context) {
     must_be_zero(fd, abi::IOCTL_STATUS, &status, &[4], "STATUS");
     let other = abi::Status { name: name("other"), ..status };
     assert_eq!(call(fd, abi::IOCTL_STATUS, &other).0, Err(Errno::INVAL), "STATUS of another's device");
+    let settings =
+        abi::Settings { size: abi::SETTINGS_BYTES, name: name("sizes"), ..abi::Settings::default() };
+    sizes(node.as_fd(), abi::IOCTL_SETTINGS, &settings, "SETTINGS");
+    sizes(fd, abi::IOCTL_SETTINGS, &settings, "SETTINGS of a server");
+    must_be_zero(fd, abi::IOCTL_SETTINGS, &settings, &[4, 48, 52, 56, 60], "SETTINGS");
     let attach = abi::Attach { size: abi::ATTACH_BYTES, name: name("sizes"), ..abi::Attach::default() };
     must_be_zero(node.as_fd(), abi::IOCTL_ATTACH, &attach, &[4], "ATTACH");
     assert_eq!(call(node.as_fd(), abi::IOCTL_ATTACH, &attach).0, Err(Errno::BUSY));

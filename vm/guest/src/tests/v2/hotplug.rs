@@ -118,7 +118,7 @@ fn stopped(context: &mut Context) {
     let _groups = Mounted::new("cgroup", GROUPS, "cgroup2", "");
     let (mut child, observer) = spawn(context, "stopped");
     child.stop();
-    let read = read_there(Path::new("/dev/zosbd2/stopped"));
+    let read = read_there(Path::new("/dev/zosbd2-stopped"));
     outstanding(&observer, "stopped", 1);
     let _back = Back;
     switch(ONLINE, "0", || child.signal(Signal::CONT));
@@ -219,7 +219,7 @@ fn often(context: &mut Context) {
     let _back = Back;
     let mut reads = Vec::new();
     for _ in 0..ROUNDS {
-        reads.push(read_there(Path::new("/dev/zosbd2/often")));
+        reads.push(read_there(Path::new("/dev/zosbd2-often")));
         outstanding(&observer, "often", reads.len());
         switch(ONLINE, "0", || child.signal(Signal::CONT));
         switch(ONLINE, "1", || child.signal(Signal::CONT));

@@ -62,7 +62,7 @@ fn tells_the_same(context: &mut Context) {
     let disk = Disk::create(&plain("text").queues(2));
     disk.server.start().expect("start");
     let mut server = Manual::new(&disk);
-    let name = "zosbd2!text";
+    let name = "zosbd2-text";
     assert_eq!(lines(name, "requests"), Vec::<Words>::new());
     let submitters: Vec<_> =
         (0..12_u64).map(|index| write_in_thread(disk.path(), index * 8192, index, 4096)).collect();

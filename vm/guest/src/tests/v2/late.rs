@@ -2,7 +2,7 @@
 //! Late requests: what each policy does with them, and how an operator can inspect a stuck device.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -78,7 +78,7 @@ fn requeued(context: &mut Context) {
     assert_eq!((stats.expired, stats.requeued, stats.stale, stats.failed), (2, 2, 2, 0));
     let thread = raw::thread_id();
     let told = |line: &&String| {
-        line.contains("zosbd2!again: late read, 4096 bytes at 8192, tag")
+        line.contains("zosbd2-again: late read, 4096 bytes at 8192, tag")
             && line.contains(&format!("with thread {thread} of server 1"))
             && line.ends_with("requeued")
     };
@@ -136,7 +136,7 @@ fn limited_lines(context: &mut Context) {
     let periods = begin.elapsed().as_secs() / SECONDS + 1;
     assert_eq!(disk.server.stats(0).expect("stats").expired, READS);
     let lines = log.lines();
-    let late = lines.iter().filter(|line| line.contains("zosbd2!limit: late read")).count() as u64;
+    let late = lines.iter().filter(|line| line.contains("zosbd2-limit: late read")).count() as u64;
     assert!((1..=LINES * periods).contains(&late), "{late} lines in {periods} periods: {lines:?}");
     disk.destroy(true);
     drop(server);
@@ -210,7 +210,7 @@ fn stopped_round(context: &Context, policy: DeadlinePolicy) {
     let mut child =
         context.spawn("/proc/self/exe", &["--serve-late", name, u32::from(policy).to_string().as_str()]);
     wait_until(20, "the server to serve", || child.stdout().contains("serving"));
-    let path = Path::new("/dev/zosbd2").join(name);
+    let path = PathBuf::from(format!("/dev/zosbd2-{name}"));
     let write_at = |offset: u64| write_in_thread(path.clone(), offset, offset, 4096);
     let write = |index: u64| write_at(index * 8192);
     assert_eq!(write(0).join().expect("writer"), Ok(4096));

@@ -122,7 +122,7 @@ fn start(context: &Context, arguments: &[&str]) -> Spawned {
 }
 
 fn node(name: &str) -> PathBuf {
-    Path::new("/dev/zosbd2").join(name)
+    PathBuf::from(format!("/dev/zosbd2-{name}"))
 }
 
 fn write(name: &str, offset: u64) -> Result<usize, Errno> {

@@ -66,12 +66,12 @@ fn change_first(node: BorrowedFd<'_>, operation: u32) -> Result<(), Errno> {
     raw::ioctl(node, BLKPG, argument).map(drop)
 }
 
-const FIRST: &str = "/dev/zosbd2/parts1";
+const FIRST: &str = "/dev/zosbd2-parts1";
 
 fn found(context: &mut Context) {
     context.load_module("");
     let builder = Builder::new("parts");
-    let [first, second] = [FIRST, "/dev/zosbd2/parts2"].map(Path::new);
+    let [first, second] = [FIRST, "/dev/zosbd2-parts2"].map(Path::new);
     // The only serving thread starts the device, and the kernel finds the partition.
     let ram = partitioned(SIZE, 1);
     let (disk, serving) = Disk::serve(&builder, &ram, threads(1));
@@ -133,7 +133,7 @@ fn geometry(context: &mut Context) {
 fn unwanted(context: &mut Context) {
     context.load_module("");
     let builder = Builder::new("whole").partition_scan(false);
-    let part = Path::new("/dev/zosbd2/whole1");
+    let part = Path::new("/dev/zosbd2-whole1");
     let (disk, serving) = Disk::serve(&builder, &partitioned(SIZE, 1), threads(1));
     let reads = || disk.server.stats(0).expect("stats").operations[0].committed;
     let node = open_direct(&disk.path());
@@ -179,7 +179,7 @@ fn beside_an_owner(context: &mut Context) {
     let asked = || disk.server.stats(0).expect("stats").queued;
     assert_eq!(asked(), 0, "the scan did not wait for its turn");
     teardown::destroy(0..DISKS);
-    after.wait_for_partition("/dev/zosbd2/after1");
+    after.wait_for_partition("/dev/zosbd2-after1");
     assert_eq!(asked(), 0, "a disk that is open exclusively was scanned");
     drop(owner);
     after.destroy_and_join(serving);

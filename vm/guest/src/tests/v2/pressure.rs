@@ -56,7 +56,7 @@ const LEFT: u64 = 64;
 /// Time between two MiB that the hog frees.
 const PAUSE: Duration = Duration::from_millis(10);
 const NAME: &str = "pressed";
-const DEVICE: &str = "/dev/zosbd2/pressed";
+const DEVICE: &str = "/dev/zosbd2-pressed";
 
 /// The role `--hog MIB`: takes all memory but this much, and from then on allocates and frees around that mark.
 /// Prints `holding` when it has reached the mark. It is the first process to be killed when memory is exhausted,

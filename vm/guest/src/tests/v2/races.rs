@@ -87,13 +87,13 @@ fn killed(context: &mut Context) {
     let (under, mut below) = plain_by_hand("under");
     let mut store = Store::default();
     let mut child =
-        context.spawn("/proc/self/exe", &["--serve-v2", "direct", "heir", "1", "2", "/dev/zosbd2/under"]);
+        context.spawn("/proc/self/exe", &["--serve-v2", "direct", "heir", "1", "2", "/dev/zosbd2-under"]);
     serve_until(&mut below, &mut store, "the server to serve", || child.stdout().contains("serving"));
-    let path = Path::new("/dev/zosbd2/heir");
+    let path = Path::new("/dev/zosbd2-heir");
     let writes: Vec<_> =
         (0..WRITES).map(|index| write_in_thread(path.to_owned(), index * 8192, index, 4096)).collect();
     wait_until(20, "all writes to be under way, one of them below", || {
-        let in_flight = std::fs::read_to_string("/sys/block/zosbd2!heir/inflight").expect("inflight");
+        let in_flight = std::fs::read_to_string("/sys/block/zosbd2-heir/inflight").expect("inflight");
         let in_flight: u64 =
             in_flight.split_whitespace().map(|word| word.parse::<u64>().expect("a number")).sum();
         in_flight == WRITES && under.server.stats(0).expect("stats").queued > 0

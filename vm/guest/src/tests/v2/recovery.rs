@@ -154,7 +154,7 @@ fn under_load(
     context.load_kernel_module("ext4", "");
     let mut random = context.random(kind);
     let server = start(context, kind, "make", "30000");
-    let device = "/dev/zosbd2/heirs";
+    let device = "/dev/zosbd2-heirs";
     run(60, "mkfs.ext4", &["-q", device]);
     // The file system becomes read-only at the first error of its journal.
     let mounted = Mounted::new(device, "/mnt", "ext4", "errors=remount-ro");
@@ -271,7 +271,7 @@ fn no_grace(context: &mut Context) {
     context.load_module("");
     for round in 0..10 {
         let mut server = start(context, "memory", "make", "0");
-        let path = PathBuf::from("/dev/zosbd2/heirs");
+        let path = PathBuf::from("/dev/zosbd2-heirs");
         assert_eq!(write_in_thread(path.clone(), 0, 1, 4096).join().expect("writer"), Ok(4096));
         server.stop();
         let writes: Vec<_> =

@@ -333,7 +333,7 @@ fn wakes_one(context: &mut Context) {
     let woken = after.wakeups - before.wakeups;
     assert!(fetched >= 100);
     // A woken thread that gets no processor for long costs a second wake-up.
-    let overdue: u64 = lines("zosbd2!wakes", "stats")
+    let overdue: u64 = lines("zosbd2-wakes", "stats")
         .iter()
         .filter(|words| words.contains_key("wakeups"))
         .map(|words| number(words, "overdue_wakeups"))

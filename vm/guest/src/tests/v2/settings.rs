@@ -33,14 +33,14 @@ fn io_timeout(context: &mut Context) {
         std::fs::write(format!("/sys/block/{folder}/queue/io_timeout"), ms).expect("set io_timeout");
     };
     assert_eq!((disk.setting("queue/io_timeout"), deadline("timed")), ("600000".to_owned(), Some(MINUTES)));
-    set("zosbd2!timed", "3000");
+    set("zosbd2-timed", "3000");
     assert_eq!(deadline("timed"), Some(SECONDS));
     assert_eq!(disk.server.status().expect("status").deadline, Some(SECONDS));
     let read = read_in_thread(disk.path(), 0, 4096);
     let _held = server.fetch_one();
     assert_eq!(read.join().expect("reader"), Err(Errno::IO), "it is late after 3 s, not after 10 min");
     assert_eq!(disk.server.stats(0).expect("stats").expired, 1);
-    set("zosbd2!timed", "600000");
+    set("zosbd2-timed", "600000");
     assert_eq!(deadline("timed"), Some(MINUTES));
     // The original deadline, whatever the block layer rounds it to.
     for ms in [1, 999, 1001] {
@@ -55,7 +55,7 @@ fn io_timeout(context: &mut Context) {
 
     // A device without a deadline has none, whatever the setting.
     let (none, _server) = by_hand(&plain("none"));
-    set("zosbd2!none", "3000");
+    set("zosbd2-none", "3000");
     assert_eq!(deadline("none"), None);
     none.destroy(true);
 

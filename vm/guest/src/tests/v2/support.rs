@@ -21,17 +21,18 @@ use super::owned::{NullRequests, serve_in_tokio};
 use crate::guest::wait_until;
 
 /// Every call of version 2 on the control node.
-pub(crate) const CONTROL_CALLS: [u32; 6] = [
+pub(crate) const CONTROL_CALLS: [u32; 7] = [
     abi::IOCTL_INFO,
     abi::IOCTL_CREATE,
     abi::IOCTL_ATTACH,
     abi::IOCTL_DESTROY,
     abi::IOCTL_LIST,
     abi::IOCTL_STATUS,
+    abi::IOCTL_SETTINGS,
 ];
 
 /// Every call on a server descriptor.
-pub(crate) const SERVER_CALLS: [u32; 9] = [
+pub(crate) const SERVER_CALLS: [u32; 10] = [
     abi::IOCTL_START,
     abi::IOCTL_RESIZE,
     abi::IOCTL_STATS,
@@ -41,11 +42,12 @@ pub(crate) const SERVER_CALLS: [u32; 9] = [
     abi::IOCTL_LATENCY,
     abi::IOCTL_REQUESTS,
     abi::IOCTL_BLOB,
+    abi::IOCTL_SETTINGS,
 ];
 
 /// The processors whose submissions go to this queue. The kernel assigns them, in 7.3 in another order than before.
 pub(crate) fn processors_of(disk: &str, queue: u32) -> Vec<usize> {
-    let list = crate::guest::read_trimmed(&format!("/sys/block/zosbd2!{disk}/mq/{queue}/cpu_list"));
+    let list = crate::guest::read_trimmed(&format!("/sys/block/zosbd2-{disk}/mq/{queue}/cpu_list"));
     list.split(", ").map(|number| number.parse().expect("the number of a processor")).collect()
 }
 
@@ -95,7 +97,7 @@ impl Disk {
     }
 
     pub(crate) fn sysfs(&self) -> PathBuf {
-        Path::new("/sys/block").join(format!("zosbd2!{}", self.name))
+        Path::new("/sys/block").join(format!("zosbd2-{}", self.name))
     }
 
     /// A processor whose submissions go to this queue.

@@ -50,7 +50,7 @@ pub(super) fn name(index: usize) -> String {
 }
 
 fn path(index: usize) -> PathBuf {
-    PathBuf::from("/dev/zosbd2").join(name(index))
+    PathBuf::from(format!("/dev/zosbd2-{}", name(index)))
 }
 
 /// Destroys all devices at once; each destroy must end within the bound.
