@@ -257,7 +257,7 @@ pub(crate) fn guest_programs() -> Result<Programs> {
         .current_dir(paths::root())
         .args(["build", "--quiet", "--release", "--target", arch::host().guest_target, "--target-dir"])
         .arg(&target)
-        .args(["-p", "zosbd2-vm-guest", "-p", "zosbd2-examples", "--bins"])
+        .args(["-p", "zosbd2-vm-guest", "-p", "zosbd2-examples", "-p", "zosbd2-backends", "--bins"])
         // Without debug information the initramfs is a tenth of the size.
         .env("CARGO_PROFILE_RELEASE_DEBUG", "false")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
@@ -265,7 +265,8 @@ pub(crate) fn guest_programs() -> Result<Programs> {
     let status = cargo.status().context("run cargo")?;
     ensure!(status.success(), "building the guest's programs failed");
     let folder = target.join(arch::host().guest_target).join("release");
-    let mut programs = vec![folder.join("zosbd2_sample_ramdisk"), folder.join("hello_disk")];
+    let names = ["zosbd2_sample_ramdisk", "hello_disk", "zosbd2-conformance"];
+    let mut programs: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
     programs.extend(c_programs(&target)?);
     Ok(Programs { init: folder.join("zosbd2-vm-guest"), programs })
 }
