@@ -3,8 +3,8 @@
 //!
 //! [`kernels`] fetches a Debian kernel into a cache. [`initramfs`] packs the guest's files. [`accel`] tries whether KVM
 //! can run the guest. [`machine`] boots the guest once and returns its report. [`hardware`] is a test's demand on its
-//! machine. [`suite`] boots until every test has a result. [`programs`] and [`share`] bring
-//! programs and a folder of the host into the guest. The guest's half is the package `zosbd2-vm-guest`
+//! machine. [`suite`] boots until every test has a result. A boot can also run a shell ([`session`]), with [`programs`] of
+//! the host and a [`share`]. The guest's half is the package `zosbd2-vm-guest`
 //! (`vm/guest`); its small library has [`protocol`] and [`hardware`], which the two halves share. Nothing here prints:
 //! callers pass a function that receives events as they come.
 
@@ -26,4 +26,4 @@ pub mod suites;
 mod sys;
 
 pub use error::{Error, Result};
-pub use zosbd2_vm_guest::{hardware, protocol};
+pub use zosbd2_vm_guest::{hardware, protocol, session};

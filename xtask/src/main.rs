@@ -57,7 +57,7 @@ enum Command {
     Root(root::Arguments),
     /// Build the kernel that watches itself, into the cache
     DebugKernel(debug_kernel::Arguments),
-    /// Boot a kernel in QEMU and run tests in it
+    /// Boot a kernel in QEMU and run tests, a shell, or the conformance suite on a program of your own in it
     Vm(Box<vm::Arguments>),
     /// Build zosbd2.ko for one kernel
     Kmod(kmod::Arguments),
@@ -86,7 +86,15 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let Err(error) = run(Arguments::parse().command) else { return ExitCode::SUCCESS };
+    let error = match Arguments::parse().command {
+        // A command in the guest has an exit status of its own.
+        Command::Vm(arguments) => vm::run(&arguments),
+        other => run(other).map(|()| ExitCode::SUCCESS),
+    };
+    let error = match error {
+        Ok(code) => return code,
+        Err(error) => error,
+    };
     // The causes say where it happened. A backtrace would only push the error off the end of a log.
     eprintln!("Error: {error:#}");
     ExitCode::FAILURE
@@ -100,7 +108,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Fetch(arguments) => fetch::run(&arguments),
         Command::Root(arguments) => root::run(&arguments),
         Command::DebugKernel(arguments) => debug_kernel::run(&arguments),
-        Command::Vm(arguments) => vm::run(&arguments),
+        Command::Vm(arguments) => vm::run(&arguments).map(drop),
         Command::Kmod(arguments) => kmod::run(&arguments),
         Command::Dist(arguments) => dist::run(&arguments),
         Command::FromArchive(arguments) => from_archive::run(&arguments),
