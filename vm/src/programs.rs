@@ -207,6 +207,8 @@ impl Files {
 
 /// The libraries of a program, as its loader lists them.
 fn libraries(path: &Path, loader: &str) -> Result<Vec<String>> {
+    // The loader looks for a name without a slash among the libraries.
+    let path = &std::path::absolute(path).map_err(file("find", path))?;
     let mut command = Command::new(loader);
     if loader.contains("musl") {
         command.arg("--list");

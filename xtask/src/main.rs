@@ -49,6 +49,8 @@ enum Command {
     AbiGen(abi_gen::Arguments),
     /// Check that the VM harness finds failures
     SelfTest(self_test::Arguments),
+    /// Check shells, commands and foreign programs in a guest, and the commands of docs/first-disk.md
+    SessionTest(vm::session_test::Arguments),
     /// Install the host packages that building and testing need
     Setup(setup::Arguments),
     /// Fetch kernel images, modules and headers into the cache
@@ -104,6 +106,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::AbiGen(arguments) => abi_gen::run(&arguments),
         Command::SelfTest(arguments) => self_test::run(&arguments),
+        Command::SessionTest(arguments) => vm::session_test::run(&arguments),
         Command::Setup(arguments) => setup::run(&arguments),
         Command::Fetch(arguments) => fetch::run(&arguments),
         Command::Root(arguments) => root::run(&arguments),

@@ -6,6 +6,7 @@
 //! Console logs stay in `target/vm`.
 
 pub(crate) mod session;
+pub(crate) mod session_test;
 
 use crate::narrate::{self, Doing};
 use crate::tally::Tally;
@@ -319,7 +320,7 @@ fn accel(kernel: &Kernel) -> Accel {
                 Accel::find(&kernel.vmlinuz)
             }
         };
-        println!("{accel}");
+        narrate::tell(&accel.to_string());
         narrate::said();
         accel
     };

@@ -81,6 +81,11 @@ fn prepare(session: &Session) -> Result<Option<Mounted>, String> {
         symlink("/init", &path).map_err(|error| format!("link {path}: {error}"))?;
     }
     write_text("/proc/sys/kernel/modprobe", "/sbin/modprobe");
+    for [from, to] in
+        [["/usr/bin", "/bin"], ["/usr/sbin", "/sbin"], ["/bin", "/usr/bin"], ["/sbin", "/usr/sbin"]]
+    {
+        link_programs(from, to).map_err(|error| format!("link the programs of {from} in {to}: {error}"))?;
+    }
     let mut share = None;
     if session.share {
         disk::load();
@@ -92,6 +97,20 @@ fn prepare(session: &Session) -> Result<Option<Mounted>, String> {
         load_file(MODULE, "");
     }
     Ok(share)
+}
+
+/// Scripts name a program in one folder or the other, which are the same on the host.
+fn link_programs(from: &str, to: &str) -> std::io::Result<()> {
+    fs::create_dir_all(from)?;
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let path = entry?.path();
+        let link = Path::new(to).join(path.file_name().unwrap_or_default());
+        if !link.is_symlink() && !link.exists() {
+            symlink(&path, &link)?;
+        }
+    }
+    Ok(())
 }
 
 /// Runs the session's work to its end; returns its status as a shell counts it.

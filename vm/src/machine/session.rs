@@ -131,7 +131,7 @@ impl Machine {
         // A session may last as long as it likes.
         watch.session = true;
         let mut meter = Meter::new(child.0.id());
-        let (ended, quit) = (AtomicBool::new(false), AtomicBool::new(false));
+        let [ended, quit, greeted] = [const { AtomicBool::new(false) }; 3];
         let pid = rustix::process::Pid::from_child(&child.0);
         let silent = std::thread::scope(|scope| {
             let reader = ours.try_clone();
@@ -142,13 +142,19 @@ impl Machine {
             });
             if session.typed {
                 scope.spawn(|| {
-                    if type_in(&ours, sizes, &ended) {
+                    if type_in(&ours, sizes, &greeted, &ended) {
                         quit.store(true, Ordering::Relaxed);
                         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
                     }
                 });
             }
-            let silent = lines.is_none_or(|lines| watch.follow(&lines, &mut || meter.worked(), on_line));
+            let mut each = |line: &Line| {
+                if matches!(line, Line::Hello(_)) {
+                    greeted.store(true, Ordering::Relaxed);
+                }
+                on_line(line);
+            };
+            let silent = lines.is_none_or(|lines| watch.follow(&lines, &mut || meter.worked(), &mut each));
             if silent {
                 let _ = child.0.kill();
             }
@@ -185,13 +191,21 @@ fn copy(mut from: UnixStream, to: &mut (dyn Write + Send)) {
     }
 }
 
-/// Passes on what the person types, and the size of the terminal. Returns true if the person ends the machine.
-fn type_in(mut to: &UnixStream, mut sizes: Option<ChildStdin>, ended: &AtomicBool) -> bool {
+/// Passes on what the person types, and the size of the terminal, once the guest has greeted. Returns true if the person
+/// ends the machine.
+fn type_in(
+    mut to: &UnixStream,
+    mut sizes: Option<ChildStdin>,
+    greeted: &AtomicBool,
+    ended: &AtomicBool,
+) -> bool {
     let Ok(_raw) = Raw::new() else { return false };
     let (mut keys, mut told) = (Keys::default(), None);
     let mut buffer = [0; 1024];
     while !ended.load(Ordering::Relaxed) {
-        if let (Ok(size), Some(port)) = (tcgetwinsize(std::io::stdin()), &mut sizes) {
+        if greeted.load(Ordering::Relaxed)
+            && let (Ok(size), Some(port)) = (tcgetwinsize(std::io::stdin()), &mut sizes)
+        {
             let size = Size { rows: size.ws_row, columns: size.ws_col };
             if told != Some(size) && size.rows > 0 && writeln!(port, "{size}").is_ok() {
                 told = Some(size);

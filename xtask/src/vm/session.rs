@@ -77,6 +77,8 @@ impl Options {
 /// Runs the session. Its terminal's output goes to standard output.
 pub(crate) fn run(arguments: &super::Arguments) -> Result<u8> {
     let typed = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    // Standard output is for what the guest prints.
+    narrate::on_stderr();
     let options = &arguments.session;
     let person = options.run.is_none() && options.conformance.is_empty();
     ensure!(typed || !person, "--shell needs a terminal; --run CMD runs a command without one");
@@ -176,8 +178,10 @@ fn prepare(
         tools.optional(Path::new(path));
     }
     // bash complains without the data of the locale.
-    for entry in fs::read_dir("/usr/lib/locale/C.utf8").into_iter().flatten().flatten() {
-        tools.optional(&entry.path());
+    for folder in ["/usr/lib/locale/C.utf8", "/usr/lib/locale/C.utf8/LC_MESSAGES"] {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            tools.optional(&entry.path());
+        }
     }
     let term = std::env::var("TERM").unwrap_or_else(|_| "dumb".to_owned());
     if let Some(letter) = term.chars().next() {
