@@ -11,6 +11,8 @@ pub(crate) mod modprobe;
 mod terminal;
 
 use crate::guest::{Kmsg, Mounted, disk, load_file, modules, read_trimmed, report, suspicious, write_text};
+use rustix::fs::{CWD, FileType, Mode};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process};
 use rustix::system::RebootCommand;
 use std::error::Error;
@@ -86,6 +88,15 @@ fn prepare(session: &Session) -> Result<Option<Mounted>, String> {
     {
         link_programs(from, to).map_err(|error| format!("link the programs of {from} in {to}: {error}"))?;
     }
+    for (path, major, minor) in modprobe::nodes() {
+        let path = Path::new("/dev").join(path);
+        let _ = path.parent().map(fs::create_dir_all);
+        let device = rustix::fs::makedev(major, minor);
+        match rustix::fs::mknodat(CWD, &path, FileType::CharacterDevice, Mode::from_raw_mode(0o600), device) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(format!("make {}: {error}", path.display())),
+        }
+    }
     let mut share = None;
     if session.share {
         disk::load();
@@ -131,7 +142,7 @@ fn work(terminal: &File) -> u8 {
     let status = loop {
         match rustix::process::wait(WaitOptions::empty()) {
             Ok(Some((ended, status))) if ended == pid => break status,
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) | Err(Errno::INTR) => {}
             Err(error) => panic!("wait for the session's work: {error}"),
         }
     };
