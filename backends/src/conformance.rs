@@ -246,7 +246,7 @@ impl<T: Target> Suite<'_, T> {
         zeros: bool,
     ) -> Result<(), String> {
         let block = self.block;
-        let around = self.random.bytes((8 << 20).min(self.area() / 2));
+        let around = self.random.bytes((8 << 20).min(self.area() / 2) / block * block);
         for (start, blocks) in [(1, 1), (8, 8), (3, 17), (100, 2048), (0, 4096 / block + 1)] {
             let (offset, length) = (start * block, blocks * block);
             if offset + length > around.len() as u64 {
