@@ -15,7 +15,7 @@ use zosbd2_vm::initramfs::Contents;
 use zosbd2_vm::kernels::{self, KernelName};
 use zosbd2_vm::machine::{Ending, Machine};
 use zosbd2_vm::modules;
-use zosbd2_vm::programs::Files;
+use zosbd2_vm::programs::{Files, Pairs};
 use zosbd2_vm::protocol::{Line, Plan};
 use zosbd2_vm::session::{SHARE, Session, Work};
 use zosbd2_vm::share::Share;
@@ -94,8 +94,13 @@ pub(super) fn run_into(
     let [name] = arguments.kernels.as_slice() else { bail!("a session has one --kernel") };
     ensure!(arguments.tests.is_empty(), "a session runs no tests, and {} is one", arguments.tests.join(" "));
     let options = &arguments.session;
+    // What is wrong with the command line is told before anything is downloaded or built.
+    let added = Added::find(options)?;
+    if let Some(folder) = &options.share {
+        ensure!(folder.is_dir(), "--share {}: there is no such folder", folder.display());
+    }
     let kernel = fetch::one(*name, false)?;
-    let mut prepared = prepare(arguments, *name, &kernel, typed)?;
+    let mut prepared = prepare(arguments, *name, &kernel, added, typed)?;
     let share =
         options.share.as_deref().map(|folder| Share::make(folder, &prepared.machine.folder)).transpose()?;
     prepared.session.share = share.is_some();
@@ -134,26 +139,43 @@ struct Prepared {
     _lock: fs::File,
 }
 
+/// What a person adds.
+struct Added {
+    /// Paths in the guest.
+    names: Vec<String>,
+    library_path: Option<String>,
+    files: Pairs,
+    folders: Pairs,
+    /// The program under test in the guest, with its arguments.
+    conformance: Vec<String>,
+}
+
+impl Added {
+    fn find(options: &Options) -> Result<Self> {
+        let mut files = Files::new();
+        for wanted in &options.add {
+            files.add(wanted)?;
+        }
+        let mut conformance = options.conformance.clone();
+        if let Some(program) = conformance.first_mut() {
+            files.add(program)?;
+            *program = files.names().last().cloned().context("the program has a name")?;
+        }
+        let (names, library_path) = (files.names().to_vec(), files.library_path());
+        let (files, folders) = files.parts();
+        Ok(Self { names, library_path, files, folders, conformance })
+    }
+}
+
 fn prepare(
     arguments: &super::Arguments,
     name: KernelName,
     kernel: &kernels::Kernel,
+    added: Added,
     typed: bool,
 ) -> Result<Prepared> {
     let options = &arguments.session;
-    // What is wrong with these is told before anything is built.
-    let mut added = Files::new();
-    for wanted in &options.add {
-        added.add(wanted)?;
-    }
-    let mut words = options.conformance.clone();
-    if let Some(program) = words.first_mut() {
-        added.add(program)?;
-        *program = added.names().last().cloned().context("the program has a name")?;
-    }
-    let names = added.names().to_vec();
-    let library_path = added.library_path();
-    let (files, folders) = added.parts();
+    let Added { names, library_path, files, folders, conformance } = added;
 
     let building = lock(&kernels::target().join("vm/build.lock"))?;
     let programs = guest_programs()?;
@@ -193,7 +215,7 @@ fn prepare(
     drop(gathering);
 
     let work = match &options.run {
-        _ if !words.is_empty() => Work::Conformance(words),
+        _ if !conformance.is_empty() => Work::Conformance(conformance),
         Some(command) => Work::Run(command.clone()),
         None => Work::Shell,
     };
