@@ -244,13 +244,8 @@ impl Target for Disk {
     }
 
     fn discard(&self, offset: u64, length: u64) -> Result<(), Errno> {
-        // The third mode of fallocate on block devices: a plain discard.
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE | FallocateFlags::NO_HIDE_STALE;
-        match fallocate(&self.file, flags, offset, length) {
-            // Kernels from 6.13 on lack that mode. Zeroing with unmap is the nearest.
-            Err(Errno::OPNOTSUPP | Errno::INVAL) => self.write_zeroes(offset, length, true),
-            result => result,
-        }
+        // fallocate has lost its mode for that in newer kernels.
+        crate::sys::discard(&self.file, offset, length)
     }
 
     fn write_zeroes(&self, offset: u64, length: u64, unmap: bool) -> Result<(), Errno> {
