@@ -16,9 +16,11 @@
 //! # }
 //! ```
 
+mod disk;
 mod target;
 
-pub use target::{Direct, Disk, Target};
+pub use disk::{Disk, DiskError};
+pub use target::{Direct, Target};
 
 use zosbd2::Errno;
 
@@ -50,6 +52,8 @@ type Entry<'a, T> = (&'static str, fn(&mut Suite<'a, T>) -> Outcome);
 
 /// Most bytes that the suite works on, at the start of the target. It also works on the last block.
 const AREA: u64 = 16 << 20;
+/// Blocks of the smallest target.
+const MIN_BLOCKS: u64 = 64;
 /// Threads that work at the same time.
 const THREADS: u64 = 4;
 /// Operations of the random part.
@@ -60,7 +64,20 @@ const RANDOM_OPERATIONS: usize = 1000;
 /// # Errors
 ///
 /// The first failure.
-pub fn run<'a, T: Target>(target: &'a T, seed: u64) -> Result<Vec<Check>, Failure> {
+pub fn run<T: Target>(target: &T, seed: u64) -> Result<Vec<Check>, Failure> {
+    run_each(target, seed, &mut |_| ())
+}
+
+/// Like [`run`], and calls `each` after each check that was made or skipped.
+///
+/// # Errors
+///
+/// The first failure.
+pub fn run_each<'a, T: Target>(
+    target: &'a T,
+    seed: u64,
+    each: &mut dyn FnMut(&Check),
+) -> Result<Vec<Check>, Failure> {
     let checks: [Entry<'a, T>; 12] = [
         ("geometry", Suite::geometry),
         ("what_is_written_is_read", Suite::what_is_written_is_read),
@@ -79,7 +96,9 @@ pub fn run<'a, T: Target>(target: &'a T, seed: u64) -> Result<Vec<Check>, Failur
     let mut report = Vec::new();
     for (name, check) in checks {
         let skipped = check(&mut suite).map_err(|problem| Failure { check: name, problem, seed })?;
-        report.push(Check { name, skipped });
+        let done = Check { name, skipped };
+        each(&done);
+        report.push(done);
     }
     Ok(report)
 }
@@ -100,8 +119,11 @@ impl<T: Target> Suite<'_, T> {
         if !self.block.is_power_of_two() || !(512..=4096).contains(&self.block) {
             return Err(format!("logical block size {}", self.block));
         }
-        if self.size < 64 * self.block || self.size % self.block != 0 {
+        if self.size % self.block != 0 {
             return Err(format!("size {} is not a multiple of the block size {}", self.size, self.block));
+        }
+        if self.size < MIN_BLOCKS * self.block {
+            return Err(format!("size {} is less than {MIN_BLOCKS} blocks of {}", self.size, self.block));
         }
         Ok(None)
     }
@@ -224,7 +246,7 @@ impl<T: Target> Suite<'_, T> {
         zeros: bool,
     ) -> Result<(), String> {
         let block = self.block;
-        let around = self.random.bytes((8 << 20).min(self.area() / 2));
+        let around = self.random.bytes((8 << 20).min(self.area() / 2) / block * block);
         for (start, blocks) in [(1, 1), (8, 8), (3, 17), (100, 2048), (0, 4096 / block + 1)] {
             let (offset, length) = (start * block, blocks * block);
             if offset + length > around.len() as u64 {

@@ -39,6 +39,51 @@ fn ram_conforms() {
     assert_eq!(skipped(&check(&Ram::new(SIZE).expect("memory"))), [""; 0]);
 }
 
+/// Memory that refuses what is not in whole blocks, as block devices do.
+struct Aligned(Ram);
+
+impl Aligned {
+    fn check(offset: u64, length: usize) -> Result<(), Errno> {
+        if offset % 512 == 0 && length % 512 == 0 { Ok(()) } else { Err(Errno::INVAL) }
+    }
+}
+
+impl Backend for Aligned {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Errno> {
+        Self::check(offset, buffer.len())?;
+        self.0.read(offset, buffer)
+    }
+
+    fn write(&self, offset: u64, data: &mut [u8], fua: bool) -> Result<(), Errno> {
+        Self::check(offset, data.len())?;
+        self.0.write(offset, data, fua)
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64, zero: Zero) -> Result<(), Errno> {
+        self.0.write_zeroes(offset, length, zero)
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> Result<(), Errno> {
+        self.0.discard(offset, length)
+    }
+}
+
+/// From the smallest disk on, the suite asks only for whole blocks.
+#[test]
+fn small_disks_conform() {
+    for size in [64 * 512, 65 * 512, 1 << 20, 8 << 20] {
+        check(&Aligned(Ram::new(size).expect("memory")));
+    }
+}
+
 #[test]
 fn shared_ram_conforms_and_outlives_its_server() {
     let folder = tempfile::tempdir_in("/dev/shm").expect("folder");

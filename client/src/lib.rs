@@ -1,6 +1,39 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Implement Linux block devices in userspace, on top of the zosbd2 kernel module.
 //!
+//! This program is a disk of 64 MiB, until SIGINT, SIGTERM, or a destroy by another process:
+//!
+//! ```no_run
+//! use std::sync::RwLock;
+//! use zosbd2::{Backend, Builder, Errno};
+//!
+//! struct Memory(RwLock<Vec<u8>>);
+//!
+//! impl Backend for Memory {
+//!     fn size(&self) -> u64 {
+//!         64 << 20
+//!     }
+//!
+//!     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Errno> {
+//!         let memory = self.0.read().map_err(|_| Errno::IO)?;
+//!         buffer.copy_from_slice(&memory[offset as usize..][..buffer.len()]);
+//!         Ok(())
+//!     }
+//!
+//!     fn write(&self, offset: u64, data: &mut [u8], _fua: bool) -> Result<(), Errno> {
+//!         let mut memory = self.0.write().map_err(|_| Errno::IO)?;
+//!         memory[offset as usize..][..data.len()].copy_from_slice(data);
+//!         Ok(())
+//!     }
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let memory = Memory(RwLock::new(vec![0; 64 << 20]));
+//!     Builder::new("hello").serve_then(&memory, |node| println!("serving {}", node.display()))?;
+//!     Ok(())
+//! }
+//! ```
+//!
 //! A program implements a [`Backend`] and calls [`Builder::serve`]. The call creates the device and serves
 //! it until a signal or another process destroys it. [`Server::serve`] does the same for programs that create
 //! or attach to a device themselves. [`Server::enter`] is the single call below that, for programs with their
@@ -10,16 +43,6 @@
 //! All calls block the calling thread, and need no async runtime. Offsets and lengths are in bytes. No
 //! function panics on data from the kernel: the library checks every request against the size of the device
 //! and of the buffer before a backend sees it.
-//!
-//! ```no_run
-//! use zosbd2::{Builder, SparseMemory};
-//!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let memory = SparseMemory::new(1 << 30)?; // or your own `Backend`
-//! Builder::new("mydisk").serve(&memory)?; // /dev/zosbd2-mydisk, until SIGINT, SIGTERM or a destroy
-//! # Ok(())
-//! # }
-//! ```
 #![deny(unsafe_code)]
 
 mod error;
@@ -53,6 +76,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+/// Compiles the example of the package's README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct PackageReadme;
 
 /// Compiles the example of the text on backends.
 #[cfg(doctest)]

@@ -244,6 +244,9 @@ pub fn of_kernel(is_set: impl Fn(&str) -> bool) -> Result<&'static Arch, String>
     })
 }
 
+/// The dynamic loader of this machine's programs.
+pub(crate) const LOADER: &str = "/lib64/ld-linux-x86-64.so.2";
+
 /// The architecture of this program.
 const HOST: &Arch = if cfg!(target_arch = "x86_64") {
     &AMD64

@@ -103,6 +103,14 @@ pub enum Error {
         /// The module.
         module: String,
     },
+    /// A program or a file that a person has named is not for the guest.
+    #[error("{} cannot be added: {problem}", path.display())]
+    CannotAdd {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        problem: String,
+    },
     /// QEMU did not run to its end.
     #[error("QEMU failed ({status}): {output}")]
     Qemu {

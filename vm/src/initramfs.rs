@@ -8,7 +8,7 @@
 use crate::cpio::Archive;
 use crate::error::file;
 use crate::kernels::{Kernel, target};
-use crate::protocol::{MODULE, MODULE_LIST, MODULES, PLAN, Plan};
+use crate::protocol::{MODULE, MODULE_ALIASES, MODULE_LIST, MODULES, PLAN, Plan};
 use crate::{Error, Result, command, modules};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -146,6 +146,7 @@ fn modules_archive(kernel: &Kernel, more: &[String]) -> Result<PathBuf> {
     let wanted: Vec<&str> = KERNEL_MODULES.into_iter().chain(more.iter().map(String::as_str)).collect();
     let mut key = DefaultHasher::new();
     wanted.hash(&mut key);
+    MODULE_ALIASES.hash(&mut key);
     cached(&format!("modules-{}-{:016x}", kernel.release, key.finish()), || {
         let mut archive = Archive::new();
         let mut list = String::new();
@@ -163,6 +164,7 @@ fn modules_archive(kernel: &Kernel, more: &[String]) -> Result<PathBuf> {
             list.push('\n');
         }
         archive.file(MODULE_LIST, 0o644, list.as_bytes());
+        archive.file(MODULE_ALIASES, 0o644, modules::aliases(kernel, &wanted)?.as_bytes());
         Ok(archive.finish())
     })
 }

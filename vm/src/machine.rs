@@ -4,7 +4,11 @@
 //! [`Machine::boot`] returns the guest's report and how the boot ended. The console (first serial port) goes into
 //! a file. The second port is QEMU's standard output and carries the [`protocol`](crate::protocol). The guest ends
 //! hung tests itself; the host only steps in if the guest is silent for longer than that takes. QEMU has always
-//! ended when this returns.
+//! ended when this returns. [`Machine::session`] boots for a shell instead of tests.
+
+mod session;
+
+pub use session::Ending;
 
 use crate::accel::Accel;
 use crate::error::file;
@@ -228,7 +232,10 @@ struct Watch {
     results: Vec<TestResult>,
     data: Vec<String>,
     boot_time: Option<Duration>,
+    /// The status of a session's work.
+    exit: Option<u8>,
     verdict: bool,
+    session: bool,
 }
 
 impl Watch {
@@ -242,7 +249,9 @@ impl Watch {
             results: Vec::new(),
             data: Vec::new(),
             boot_time: None,
+            exit: None,
             verdict: false,
+            session: false,
         }
     }
 
@@ -292,7 +301,12 @@ impl Watch {
     fn take(&mut self, line: &Line) {
         let quiet = QUIET * self.slowness;
         match line {
-            Line::Hello(_) => self.boot_time = Some(self.started.elapsed()),
+            Line::Hello(_) => {
+                self.boot_time = Some(self.started.elapsed());
+                if self.session {
+                    self.patience = Duration::MAX;
+                }
+            }
             Line::Start(name, seconds) => {
                 self.during = Some(name.clone());
                 self.step.clear();
@@ -311,6 +325,10 @@ impl Watch {
             }
             Line::Say(_) => {}
             Line::Data(text) => self.data.push(text.clone()),
+            Line::Exit(status) => {
+                self.exit = Some(*status);
+                self.patience = quiet;
+            }
             Line::Verdict { .. } => self.verdict = true,
         }
     }

@@ -8,6 +8,7 @@ use crate::error::file;
 use crate::kernels::Kernel;
 use crate::{Error, Result, command};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -52,6 +53,33 @@ pub fn resolve(kernel: &Kernel, wanted: &[&str]) -> Result<BTreeMap<String, Vec<
     Ok(found)
 }
 
+/// The names that this kernel has modules for, loadable or built in.
+#[must_use]
+pub fn available<'a>(kernel: &Kernel, names: &[&'a str]) -> Vec<&'a str> {
+    names.iter().copied().filter(|name| resolve(kernel, &[name]).is_ok()).collect()
+}
+
+/// Other names by which the kernel asks for these modules, a line `ALIAS NAME` each, without patterns.
+pub fn aliases(kernel: &Kernel, wanted: &[&str]) -> Result<String> {
+    let path = kernel.modules.join("modules.alias");
+    let text = fs::read_to_string(&path).map_err(file("read", &path))?;
+    Ok(parse_aliases(&text, wanted))
+}
+
+fn parse_aliases(text: &str, wanted: &[&str]) -> String {
+    let mut found = String::new();
+    for line in text.lines() {
+        let mut words = line.split(' ');
+        if let (Some("alias"), Some(alias), Some(name)) = (words.next(), words.next(), words.next())
+            && wanted.contains(&name)
+            && !alias.contains(['*', '?', '['])
+        {
+            let _ = writeln!(found, "{alias} {name}");
+        }
+    }
+    found
+}
+
 /// The contents of a module's file, decompressed.
 pub fn contents(path: &Path) -> Result<Vec<u8>> {
     let (program, package) = match path.extension().and_then(|extension| extension.to_str()) {
@@ -92,5 +120,11 @@ mod tests {
         let all = parse_dep("kernel/a.ko.xz: kernel/b.ko.xz kernel/c-d.ko.xz\nkernel/c-d.ko.xz:\n");
         assert_eq!(all["a"], ["kernel/c-d.ko.xz", "kernel/b.ko.xz", "kernel/a.ko.xz"]);
         assert_eq!(all["c_d"], ["kernel/c-d.ko.xz"]);
+    }
+
+    #[test]
+    fn aliases_of_wanted_modules_are_kept() {
+        let text = "# Aliases\nalias fs-ext4 ext4\nalias pci:v*d* e1000\nalias x?y ext4\nalias fs-xfs xfs\n";
+        assert_eq!(parse_aliases(text, &["ext4", "e1000"]), "fs-ext4 ext4\n");
     }
 }

@@ -9,6 +9,7 @@
 mod elf;
 mod older;
 mod orc;
+mod packages;
 mod planted;
 mod sources;
 

@@ -50,6 +50,8 @@ enum Command {
     AbiGen(abi_gen::Arguments),
     /// Check that the VM harness finds failures
     SelfTest(self_test::Arguments),
+    /// Check shells, commands and foreign programs in a guest, and the commands of docs/first-disk.md
+    SessionTest(vm::session_test::Arguments),
     /// Install the host packages that building and testing need
     Setup(setup::Arguments),
     /// Fetch kernel images, modules and headers into the cache
@@ -58,7 +60,7 @@ enum Command {
     Root(root::Arguments),
     /// Build the kernel that watches itself, into the cache
     DebugKernel(debug_kernel::Arguments),
-    /// Boot a kernel in QEMU and run tests in it
+    /// Boot a kernel in QEMU and run tests, a shell, or the conformance suite on a program of your own in it
     Vm(Box<vm::Arguments>),
     /// Build zosbd2.ko for one kernel
     Kmod(kmod::Arguments),
@@ -87,7 +89,15 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let Err(error) = run(Arguments::parse().command) else { return ExitCode::SUCCESS };
+    let error = match Arguments::parse().command {
+        // A command in the guest has an exit status of its own.
+        Command::Vm(arguments) => vm::run(&arguments),
+        other => run(other).map(|()| ExitCode::SUCCESS),
+    };
+    let error = match error {
+        Ok(code) => return code,
+        Err(error) => error,
+    };
     // The causes say where it happened. A backtrace would only push the error off the end of a log.
     eprintln!("Error: {error:#}");
     ExitCode::FAILURE
@@ -97,11 +107,12 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::AbiGen(arguments) => abi_gen::run(&arguments),
         Command::SelfTest(arguments) => self_test::run(&arguments),
+        Command::SessionTest(arguments) => vm::session_test::run(&arguments),
         Command::Setup(arguments) => setup::run(&arguments),
         Command::Fetch(arguments) => fetch::run(&arguments),
         Command::Root(arguments) => root::run(&arguments),
         Command::DebugKernel(arguments) => debug_kernel::run(&arguments),
-        Command::Vm(arguments) => vm::run(&arguments),
+        Command::Vm(arguments) => vm::run(&arguments).map(drop),
         Command::Kmod(arguments) => kmod::run(&arguments),
         Command::Dist(arguments) => dist::run(&arguments),
         Command::FromArchive(arguments) => from_archive::run(&arguments),

@@ -5,6 +5,7 @@
 //! printed for [`QUIET`], a line shows the work of each thread and its time. So no command is silent for more
 //! than five seconds.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
@@ -46,7 +47,7 @@ pub(crate) fn doing(what: impl Into<String>) -> Doing {
                 thread::sleep(PERIOD);
                 let lines = state().due(Instant::now());
                 for line in lines {
-                    println!("{line}");
+                    tell(&line);
                 }
             }
         });
@@ -59,6 +60,23 @@ pub(crate) fn doing(what: impl Into<String>) -> Doing {
     let (what, detail) = (what.into(), String::new());
     state.works.push(Work { number, thread: thread::current().id(), what, detail, since: now });
     Doing(number)
+}
+
+/// Whether lines go to standard error.
+static ON_STDERR: AtomicBool = AtomicBool::new(false);
+
+/// From now on, lines go to standard error: standard output is for something else.
+pub(crate) fn on_stderr() {
+    ON_STDERR.store(true, Ordering::Relaxed);
+}
+
+/// Prints a line of progress.
+pub(crate) fn tell(line: &str) {
+    if ON_STDERR.load(Ordering::Relaxed) {
+        eprintln!("{line}");
+    } else {
+        println!("{line}");
+    }
 }
 
 /// Records that something was printed.

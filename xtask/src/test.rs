@@ -50,7 +50,11 @@ const STEPS: [&[Lane]; 5] = [
         ],
     ],
     &[
-        &[("VM harness", harness), ("modules from the release archive", from_archive)],
+        &[
+            ("VM harness", harness),
+            ("VM sessions", sessions),
+            ("modules from the release archive", from_archive),
+        ],
         &[("VM tests, generic kernels", vm_tests_generic)],
     ],
     &[&[("VM tests, newest kernel", vm_tests_newest)]],
@@ -220,6 +224,10 @@ fn all_gates() -> Result<Tally> {
 
 fn harness() -> Result<Tally> {
     self_test::check().map(Tally::passed)
+}
+
+fn sessions() -> Result<Tally> {
+    vm::session_test::check("6.12".parse()?, true).map(Tally::passed)
 }
 
 fn vm_tests() -> Result<Tally> {

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! `cargo xtask vm --kernel 6.12 [TEST...]`: boots kernels in QEMU and runs tests in them.
+//! `cargo xtask vm --kernel 6.12 [TEST...]`: boots kernels in QEMU and runs tests in them, or a shell ([`session`]).
 //!
 //! Builds the module for each kernel, and the guest's programs, before the first boot. Several kernels run side by
 //! side. Every test prints one line; the last line has the counts. The command succeeds only if no test failed.
 //! Console logs stay in `target/vm`.
+
+pub(crate) mod session;
+pub(crate) mod session_test;
 
 use crate::lock::lock;
 use crate::narrate::{self, Doing};
@@ -13,7 +16,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum as _;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Instant, SystemTime};
 use zosbd2_vm::accel::Accel;
@@ -76,6 +79,8 @@ pub(crate) struct Arguments {
     /// Only list the tests
     #[arg(long)]
     pub(crate) list: bool,
+    #[command(flatten)]
+    pub(crate) session: session::Options,
     /// More files and folders for the guest: path there, path here
     #[arg(skip)]
     pub(crate) files: Vec<(String, PathBuf)>,
@@ -116,7 +121,15 @@ pub(crate) struct Run {
 }
 
 /// Runs the command.
-pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if arguments.session.asked()? {
+        check_accel()?;
+        return session::run(arguments).map(ExitCode::from);
+    }
+    run_tests(arguments).map(|()| ExitCode::SUCCESS)
+}
+
+fn run_tests(arguments: &Arguments) -> Result<()> {
     if arguments.list {
         for test in suite::list(&guest_programs()?.init)?.iter().filter(|test| !test.hidden) {
             let variant = if test.variant == RELEASE { "" } else { &test.variant };
@@ -165,11 +178,7 @@ pub(crate) fn tally(reports: &[(String, Report)]) -> Tally {
 /// Runs the tests in every run, `jobs` at a time, and returns the reports with their labels. If a run could not be
 /// completed, the error is returned after the other runs have ended.
 pub(crate) fn reports(arguments: &Arguments, runs: &[Run]) -> Result<Vec<(String, Report)>> {
-    let accel = std::env::var("ZOSBD2_ACCEL").unwrap_or_default();
-    ensure!(
-        ["", "kvm", "tcg"].contains(&accel.as_str()),
-        "ZOSBD2_ACCEL is {accel:?}: it can be kvm or tcg, or unset for a trial"
-    );
+    check_accel()?;
     if let Some(module) = &arguments.module {
         ensure!(module.exists(), "there is no module {}: `make kmod KDIR=...` builds one", module.display());
     }
@@ -232,6 +241,15 @@ pub(crate) fn reports(arguments: &Arguments, runs: &[Run]) -> Result<Vec<(String
     Ok(complete)
 }
 
+fn check_accel() -> Result<()> {
+    let accel = std::env::var("ZOSBD2_ACCEL").unwrap_or_default();
+    ensure!(
+        ["", "kvm", "tcg"].contains(&accel.as_str()),
+        "ZOSBD2_ACCEL is {accel:?}: it can be kvm or tcg, or unset for a trial"
+    );
+    Ok(())
+}
+
 /// The report of a run whose kernel cannot be had.
 fn skipped(run: &Run, reason: String) -> (String, Report) {
     println!("[{}] every test ... skipped: {reason}", run.kernel);
@@ -256,7 +274,7 @@ pub(crate) fn guest_programs() -> Result<Programs> {
         .current_dir(paths::root())
         .args(["build", "--quiet", "--release", "--target", arch::host().guest_target, "--target-dir"])
         .arg(&target)
-        .args(["-p", "zosbd2-vm-guest", "-p", "zosbd2-examples", "--bins"])
+        .args(["-p", "zosbd2-vm-guest", "-p", "zosbd2-examples", "-p", "zosbd2-backends", "--bins"])
         // Without debug information the initramfs is a tenth of the size.
         .env("CARGO_PROFILE_RELEASE_DEBUG", "false")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
@@ -264,8 +282,8 @@ pub(crate) fn guest_programs() -> Result<Programs> {
     let status = cargo.status().context("run cargo")?;
     ensure!(status.success(), "building the guest's programs failed");
     let folder = target.join(arch::host().guest_target).join("release");
-    let mut programs =
-        vec![folder.join("zosbd2_sample_ramdisk"), folder.join("hello_disk"), folder.join("slow_disk")];
+    let names = ["zosbd2_sample_ramdisk", "hello_disk", "slow_disk", "zosbd2-conformance"];
+    let mut programs: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
     programs.extend(c_programs(&target)?);
     Ok(Programs { init: folder.join("zosbd2-vm-guest"), programs })
 }
@@ -294,14 +312,14 @@ fn accel(kernel: &Kernel) -> Accel {
         let asked = std::env::var("ZOSBD2_ACCEL").unwrap_or_default();
         let accel = match asked.as_str() {
             "kvm" => Accel::Kvm,
-            // Checked in `reports`.
+            // Checked before.
             "tcg" => Accel::Tcg("ZOSBD2_ACCEL=tcg".to_owned()),
             _ => {
                 let _doing = narrate::doing("trying whether KVM runs the guest");
                 Accel::find(&kernel.vmlinuz)
             }
         };
-        println!("{accel}");
+        narrate::tell(&accel.to_string());
         narrate::said();
         accel
     };
@@ -468,7 +486,7 @@ fn print(label: &str, line: &Line) {
         }
         Line::Test(name, Outcome::Skipped(why), _) => println!("[{label}] test {name} ... skipped: {why}"),
         Line::Say(text) => println!("[{label}] {text}"),
-        Line::Start(..) | Line::Going(..) | Line::Data(_) | Line::Verdict { .. } => return,
+        Line::Start(..) | Line::Going(..) | Line::Data(_) | Line::Exit(_) | Line::Verdict { .. } => return,
     }
     narrate::said();
 }
@@ -481,6 +499,6 @@ fn tell(doing: &Doing, label: &str, line: &Line) {
         Line::Going(_, _, step) => doing.detail(step.as_str()),
         Line::Test(name, ..) => doing.next(format!("[{label}] after {name}: cleaning up, or booting again")),
         Line::Verdict { .. } => doing.next(format!("[{label}] powering off, or booting again")),
-        Line::Say(_) | Line::Data(_) => {}
+        Line::Say(_) | Line::Data(_) | Line::Exit(_) => {}
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The disk /dev/zosbd2/slow, until Ctrl-C: 64 MiB of memory that answers after 100 ms, as a store behind a network does.
+//! The disk /dev/zosbd2-slow, until Ctrl-C: 64 MiB of memory that answers after 100 ms, as a store behind a network does.
 //! Hundreds of requests wait at the same time, on one thread.
 
 use std::sync::{Arc, RwLock};

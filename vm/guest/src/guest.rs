@@ -9,12 +9,12 @@ pub(crate) mod block_trace;
 pub(crate) mod child;
 mod context;
 pub(crate) mod descriptor;
-mod disk;
+pub(crate) mod disk;
 mod fail_nth;
 pub(crate) mod init;
 mod kmemleak;
 mod kmsg;
-mod modules;
+pub(crate) mod modules;
 mod mount;
 mod patience;
 mod process;
@@ -23,7 +23,7 @@ mod random;
 pub(crate) mod raw;
 mod registry;
 mod replay;
-mod report;
+pub(crate) mod report;
 mod step;
 mod supervise;
 pub(crate) mod sys;
@@ -37,7 +37,7 @@ pub(crate) use fail_nth::{FailNth, Round};
 pub(crate) use registry::{Need, Test, memory_mib};
 pub(crate) use {
     kmemleak::watches_memory,
-    kmsg::Kmsg,
+    kmsg::{Kmsg, suspicious},
     modules::{load_file, try_unload},
     mount::{Mounted, drop_caches, read_trimmed, write_text},
     patience::Patience,
@@ -45,6 +45,7 @@ pub(crate) use {
     random::Random,
     replay::What,
     step::Step,
+    supervise::others,
     tracing::{follow as follow_trace, traced},
     wait::wait_until,
 };

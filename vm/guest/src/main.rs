@@ -2,7 +2,8 @@
 //! `/init` of the guest, and the tests that run in it: one static program.
 //!
 //! As process 1 it sets the guest up and runs the plan's tests. Each test is a separate process: this program with
-//! `--test NAME`. With `--list` it prints the names of all tests, also outside the guest.
+//! `--test NAME`. With `--list` it prints the names of all tests, also outside the guest. If the host describes a session,
+//! it runs a shell, a command or a foreign program instead of tests ([`shell`]).
 //!
 //! # Adding tests
 //!
@@ -39,6 +40,7 @@
     reason = "a tool kit: a helper stays even if no test uses it at present"
 )]
 mod guest;
+mod shell;
 mod tests;
 
 use std::process::ExitCode;
@@ -59,6 +61,10 @@ fn role(operation: &str, result: Result<(), Box<dyn std::error::Error>>) -> Exit
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let program = std::env::args().next().unwrap_or_default();
+    if let Some(own) = shell::role_of(&program) {
+        return role(&program, own(&arguments));
+    }
     match arguments.as_slice() {
         ["--list"] => {
             for test in tests::all() {
@@ -69,7 +75,9 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         ["--test", name] => guest::child::run(name),
-        // Roles: the guest program as a process that a test starts.
+        // Roles: the guest program as a process that a session or a test starts.
+        ["--work", "now"] => role("session", shell::worker()),
+        ["--conformance", words @ ..] => shell::conformance::role(words),
         ["--serve", name, threads, file] => match tests::support::serve_role(name, threads, file) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

@@ -19,6 +19,9 @@ pub const MODULE: &str = "/zosbd2.ko";
 /// Folder of the kernel's loadable modules in the guest, decompressed, with [`MODULE_LIST`].
 pub const MODULES: &str = "/modules";
 
+/// Lines of `ALIAS NAME`: other names by which the kernel asks for one of these modules.
+pub const MODULE_ALIASES: &str = "/modules/aliases";
+
 /// Lines of `NAME: FILE...`: the files to load for a kernel module, in this order; none if it is built in.
 pub const MODULE_LIST: &str = "/modules/list";
 
@@ -49,6 +52,8 @@ pub enum Line {
     Say(String),
     /// Data for the program that started the machine.
     Data(String),
+    /// The shell or the command of a session ended with this status, as a shell counts it.
+    Exit(u8),
     /// The counts of this boot; the guest powers off after this line.
     Verdict {
         /// Tests passed.
@@ -74,6 +79,7 @@ impl fmt::Display for Line {
             Self::Test(name, Outcome::Skipped(why), _) => write!(f, "test {name} skipped: {}", escape(why)),
             Self::Say(text) => write!(f, "say {}", escape(text)),
             Self::Data(text) => write!(f, "data {}", escape(text)),
+            Self::Exit(status) => write!(f, "exit {status}"),
             Self::Verdict { passed, failed, skipped } => {
                 write!(f, "verdict passed={passed} failed={failed} skipped={skipped}")
             }
@@ -100,6 +106,7 @@ impl Line {
             "test" => parse_test(rest),
             "say" => Some(Self::Say(unescape(rest))),
             "data" => Some(Self::Data(unescape(rest))),
+            "exit" => rest.parse().ok().map(Self::Exit),
             "verdict" => {
                 let mut numbers = rest.split(' ').zip(["passed=", "failed=", "skipped="]);
                 let mut next = || {
@@ -175,11 +182,11 @@ impl Plan {
     }
 }
 
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.trim_end().replace('\\', "\\\\").replace('\n', "\\n").replace('\r', "")
 }
 
-fn unescape(text: &str) -> String {
+pub(crate) fn unescape(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut characters = text.chars();
     while let Some(character) = characters.next() {
@@ -207,13 +214,19 @@ mod tests {
             Line::Test("a".into(), Outcome::Skipped("no\nway".into()), 0.0),
             Line::Say("[1] insmod".into()),
             Line::Data("{\"a\": 1}".into()),
+            Line::Exit(137),
             Line::Verdict { passed: 1, failed: 2, skipped: 3 },
         ] {
             assert_eq!(Line::parse(&format!("{line}\r\n")), Some(line));
         }
-        for text in
-            ["", "hello", "zosbd2-vm: ", "zosbd2-vm: verdict passed=1 failed=2", "zosbd2-vm: test x maybe 1"]
-        {
+        for text in [
+            "",
+            "hello",
+            "zosbd2-vm: ",
+            "zosbd2-vm: verdict passed=1 failed=2",
+            "zosbd2-vm: test x maybe 1",
+            "zosbd2-vm: exit 256",
+        ] {
             assert_eq!(Line::parse(text), None, "{text}");
         }
     }

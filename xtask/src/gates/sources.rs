@@ -7,14 +7,15 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use super::packages;
 use crate::{apt, paths};
 
 /// A gate: returns a summary, or an error.
 type Gate = fn() -> Result<String>;
 
 /// Every gate of the sources, by name.
-pub(super) const GATES: [(&str, Gate); 3] =
-    [("abi-header", abi_header), ("checkpatch", checkpatch), ("lines", lines)];
+pub(super) const GATES: [(&str, Gate); 4] =
+    [("abi-header", abi_header), ("checkpatch", checkpatch), ("lines", lines), ("packages", packages::gate)];
 
 /// Most C lines for each 100 Rust lines.
 const MOST_C_PERCENT: usize = 60;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Process 1: sets the guest up, runs the plan's tests one by one, sends the verdict, and powers off.
+//! Process 1: sets the guest up, runs the plan's tests one by one or a session, sends the verdict, and powers off.
 //!
 //! A panic in here ends process 1, and with it the kernel, which the host notices.
 
@@ -45,6 +45,9 @@ pub(crate) fn run() -> ExitCode {
     set_up();
     let context = Context::new();
     set(HUNG_TASK.0, &(HUNG_TASK.1 * context.slowness()).to_string());
+    if let Some(session) = crate::shell::session() {
+        return crate::shell::run(&session);
+    }
     let release = mount::read_trimmed("/proc/sys/kernel/osrelease");
     report::send(&Line::Hello(release));
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);

@@ -19,16 +19,28 @@ pub(crate) fn available(name: &str) -> bool {
 /// Loads a module of the kernel. The parameters go to that module, not to its dependencies.
 #[track_caller]
 pub(crate) fn load(name: &str, parameters: &str) {
-    let files = files(name).unwrap_or_else(|| panic!("the guest has no kernel module {name}"));
+    try_load(name, parameters).unwrap_or_else(|problem| panic!("{problem}"));
+}
+
+/// Like [`load`], or returns which file cannot be loaded, and why.
+pub(crate) fn try_load(name: &str, parameters: &str) -> Result<(), String> {
+    let files = files(name).ok_or_else(|| format!("the guest has no kernel module {name}"))?;
     for (index, file) in files.iter().enumerate() {
         let own = index + 1 == files.len();
         let path = format!("{MODULES}/{file}");
         match try_load_file(&path, if own { parameters } else { "" }) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(Errno::EXIST.raw_os_error()) => {}
-            Err(error) => panic!("load {path}: {error}"),
+            Err(error) => return Err(format!("load {path}: {error}")),
         }
     }
+    Ok(())
+}
+
+/// The names of all modules of the kernel in the guest.
+pub(crate) fn all_available() -> Vec<String> {
+    let text = fs::read_to_string(MODULE_LIST).unwrap_or_default();
+    text.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.to_owned()).collect()
 }
 
 /// Loads a module's file.

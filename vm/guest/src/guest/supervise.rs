@@ -266,8 +266,17 @@ fn clean_up(before: &[String], followed: &mut Followed, going: &Going<'_>) -> Ve
 /// Kills every process except init and the kernel's threads, reaps the processes that ended, and names those left.
 fn processes() -> Vec<String> {
     while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
-    let mut left = Vec::new();
-    let Ok(entries) = fs::read_dir("/proc") else { return left };
+    let left = others();
+    for (pid, _) in &left {
+        let _ = kill_process(*pid, Signal::KILL);
+    }
+    left.into_iter().map(|(pid, name)| format!("{} {name}", pid.as_raw_nonzero())).collect()
+}
+
+/// Every process except init and the kernel's threads.
+pub(crate) fn others() -> Vec<(Pid, String)> {
+    let mut found = Vec::new();
+    let Ok(entries) = fs::read_dir("/proc") else { return found };
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some(pid) = name.parse().ok().and_then(Pid::from_raw) else { continue };
@@ -282,8 +291,8 @@ fn processes() -> Vec<String> {
         if ours || kernels {
             continue;
         }
-        let _ = kill_process(pid, Signal::KILL);
-        left.push(program.replace(" (", " "));
+        let program = program.split_once(" (").map_or(program, |(_, program)| program);
+        found.push((pid, program.to_owned()));
     }
-    left
+    found
 }

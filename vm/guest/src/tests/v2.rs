@@ -4,6 +4,7 @@
 mod bounds;
 pub(crate) mod commits;
 mod completions;
+mod conformance;
 mod copies;
 pub(crate) mod crash;
 pub(crate) mod crews;
@@ -48,6 +49,7 @@ pub(super) const TABLES: &[&[Test]] = &[
     commits::TESTS,
     completions::TESTS,
     data::TESTS,
+    conformance::TESTS,
     store::TESTS,
     limits::TESTS,
     serving::TESTS,

@@ -36,7 +36,7 @@ fn conform<B: Backend + Send + 'static>(
     options: ServeOptions,
 ) -> Vec<&'static str> {
     let (disk, serving) = Disk::serve(&builder.clone().partition_scan(false), &Arc::new(backend), options);
-    let target = conformance::Disk::open(&disk.path(), &disk.sysfs()).expect("open the disk");
+    let target = conformance::Disk::open(&disk.path()).expect("open the disk");
     let report = conformance::run(&target, context.seed()).unwrap_or_else(|failure| panic!("{failure}"));
     drop(target);
     disk.destroy_and_join(serving);
@@ -58,7 +58,7 @@ fn conformance_null(context: &mut Context) {
     context.load_module("");
     let null = Arc::new(Null::new(64 * MIB));
     let (disk, serving) = Disk::serve(&Builder::new("null").partition_scan(false), &null, threads(2));
-    let target = conformance::Disk::open(&disk.path(), &disk.sysfs()).expect("open the disk");
+    let target = conformance::Disk::open(&disk.path()).expect("open the disk");
     let failure = conformance::run(&target, context.seed()).expect_err("the device stores no data");
     // All blocks have the same contents, which the suite sees when it compares two.
     assert_eq!(failure.check, "both_ends", "{failure}");

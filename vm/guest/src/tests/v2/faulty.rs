@@ -361,7 +361,7 @@ fn conforming(context: &mut Context) {
     let faulty = with(Ram::new(64 * MIB).expect("memory"), seed, &texts);
     let builder = with_deadline(DeadlinePolicy::Requeue).queues(2);
     let (disk, serving) = Disk::serve(&builder, &faulty, threads(2));
-    let target = conformance::Disk::open(&disk.path(), &disk.sysfs()).expect("open the disk");
+    let target = conformance::Disk::open(&disk.path()).expect("open the disk");
     let report = conformance::run(&target, context.seed()).unwrap_or_else(|failure| panic!("{failure}"));
     assert!(report.iter().filter(|check| check.skipped.is_some()).all(|check| check.name == "outside"));
     drop(target);

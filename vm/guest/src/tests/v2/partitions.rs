@@ -45,7 +45,7 @@ fn partition_table(count: usize) -> [u8; 512] {
 }
 
 /// Memory with such a table.
-fn partitioned(size: u64, count: usize) -> Arc<Ram> {
+pub(super) fn partitioned(size: u64, count: usize) -> Arc<Ram> {
     let ram = Ram::new(size).expect("memory");
     ram.write(0, &mut partition_table(count), false).expect("write the table");
     Arc::new(ram)

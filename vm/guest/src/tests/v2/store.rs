@@ -81,7 +81,7 @@ fn conform(context: &Context, file: FileDisk) {
     let builder = Builder::new("store").partition_scan(false);
     let (disk, serving) = Disk::serve(&builder, &Arc::new(file), threads(2));
     assert_eq!(disk.setting("queue/logical_block_size"), block);
-    let target = conformance::Disk::open(&disk.path(), &disk.sysfs()).expect("open the disk");
+    let target = conformance::Disk::open(&disk.path()).expect("open the disk");
     let report = conformance::run(&target, context.seed()).unwrap_or_else(|failure| panic!("{failure}"));
     drop(target);
     disk.destroy_and_join(serving);
