@@ -560,7 +560,7 @@ impl Sleeper for FakeSleeper {
         fake.changed.notify_all();
         let asleep = |state: &mut State| {
             let news = !state.steps.is_empty() || state.over().is_some();
-            !woken.woken.load(Ordering::Relaxed) && !(*wanted && news)
+            !(woken.woken.load(Ordering::Relaxed) || (*wanted && news))
         };
         let limit = Duration::from_secs(60);
         let (mut state, waited) = fake.changed.wait_timeout_while(state, limit, asleep).expect("state");

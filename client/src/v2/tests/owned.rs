@@ -74,7 +74,6 @@ fn a_request_has_its_range_its_flags_and_its_data() {
     });
     let fake = fake([requests(&specs)]);
     assert_eq!(serve_requests(&fake, &handler).expect("served"), End::Gone);
-    drop(handler);
     let seen = seen.into_inner().expect("seen");
     // The write comes last, because its data has to be copied first.
     assert_eq!(

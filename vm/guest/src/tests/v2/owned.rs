@@ -145,7 +145,9 @@ fn elsewhere_conformance(context: &mut Context) {
         }),
     );
     conform(context, serving);
-    threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    for thread in threads {
+        thread.join().expect("no panic");
+    }
 }
 
 /// A RAM disk whose operations are interrupted once.
