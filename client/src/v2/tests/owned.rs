@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Owned requests against the fake kernel: answers from anywhere, and each way in which a request can end.
 
+use super::model::{check, steps};
 use super::*;
 use crate::v2::serve::serve_requests_with;
 use crate::{Blocking, Handler, Operation, Request};
