@@ -162,6 +162,7 @@ impl Fake {
     }
 
     /// This many readers submit a request each, and the next one when it is answered, until there were `requests`.
+    #[cfg(feature = "tokio")]
     pub(super) fn with_readers(self, readers: usize, requests: usize, spec: Spec) -> Self {
         let mut state = self.state.lock().expect("state");
         state.steps.push_back(Step::Requests(vec![spec; readers]));
@@ -493,14 +494,17 @@ impl Channel for Fake {
 }
 
 /// Wakes a task when the fake has something to say.
+#[cfg(feature = "tokio")]
 pub(super) struct FakeReady(Arc<Fake>);
 
+#[cfg(feature = "tokio")]
 impl FakeReady {
     pub(super) fn new(fake: &Arc<Fake>) -> Self {
         Self(fake.clone())
     }
 }
 
+#[cfg(feature = "tokio")]
 impl Readiness for FakeReady {
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.0.state.lock().expect("state");
@@ -560,7 +564,7 @@ impl Sleeper for FakeSleeper {
         fake.changed.notify_all();
         let asleep = |state: &mut State| {
             let news = !state.steps.is_empty() || state.over().is_some();
-            !woken.woken.load(Ordering::Relaxed) && !(*wanted && news)
+            !(woken.woken.load(Ordering::Relaxed) || (*wanted && news))
         };
         let limit = Duration::from_secs(60);
         let (mut state, waited) = fake.changed.wait_timeout_while(state, limit, asleep).expect("state");

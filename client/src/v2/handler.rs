@@ -29,7 +29,7 @@ use super::{Backend, Capabilities, Operation, Request, Zero};
 /// }
 ///
 /// # fn main() -> zosbd2::Result<()> {
-/// let (sender, requests) = std::sync::mpsc::sync_channel(1024);
+/// let (sender, requests) = std::sync::mpsc::sync_channel::<Request>(1024);
 /// std::thread::spawn(move || {
 ///     for mut request in requests {
 ///         let result = match request.operation() {

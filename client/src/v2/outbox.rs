@@ -104,6 +104,18 @@ impl<T> Outbox<T> {
         state.delivered
     }
 
+    /// The same for loom, which knows no time.
+    #[cfg(loom)]
+    pub(super) fn wait_delivered(&self, seen: u64) -> u64 {
+        let mut state = self.lock();
+        state.watched = true;
+        while state.delivered <= seen && !state.closed {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.watched = false;
+        state.delivered
+    }
+
     /// Closes the box and returns the items that nobody will deliver.
     pub(super) fn close(&self) -> Vec<T> {
         let mut state = self.lock();
@@ -201,6 +213,19 @@ mod loom_tests {
             all.sort_unstable();
             assert_eq!(all, [0, 1, 2]);
             assert_eq!(outbox.delivered(), 3);
+        });
+    }
+
+    #[test]
+    fn who_waits_for_a_delivery_wakes_up() {
+        loom::model(|| {
+            let outbox = Arc::new(Outbox::with_capacity(2));
+            let other = {
+                let outbox = outbox.clone();
+                thread::spawn(move || complete(&outbox, &AtomicUsize::new(0), 7))
+            };
+            assert_eq!(outbox.wait_delivered(0), 1);
+            assert_eq!(other.join().unwrap(), [7]);
         });
     }
 

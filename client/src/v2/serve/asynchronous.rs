@@ -62,12 +62,7 @@ where
         self.slots.register(context.waker());
         for _ in 0..ROUNDS {
             let Self { exchange, slots, make, size, .. } = self;
-            exchange.hand_out(
-                &*size,
-                slots,
-                |slots, request| slots.start(make(request)),
-                |slots| slots.poll_woken(),
-            );
+            exchange.hand_out(&*size, slots, |slots, request| slots.start(make(request)), Slots::poll_woken);
             if slots.take_panic() {
                 self.session.notes.panicked("future");
             }

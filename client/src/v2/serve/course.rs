@@ -113,7 +113,7 @@ impl Course {
                 Step::Wait
             }
             (Event::Idle, Stop::Running, _) => Step::FollowSize,
-            (Event::Unserved | Event::LeaveFailed, _, _) | (Event::Idle, _, _) => Step::Wait,
+            (Event::Unserved | Event::LeaveFailed | Event::Idle, _, _) => Step::Wait,
         }
     }
 
@@ -130,9 +130,8 @@ impl Course {
     /// Longest time to wait for an event; `None`: for ever.
     pub(super) const fn patience(self) -> Option<Duration> {
         match (self.leave, self.stop) {
-            (Leave::Leaving(MAX_FAILURES..), _) => Some(SIZE_PAUSE),
-            (Leave::Leaving(_), _) => Some(PAUSE),
-            (Leave::Serving | Leave::Left, Stop::Running) => Some(SIZE_PAUSE),
+            (Leave::Leaving(failures), _) if failures < MAX_FAILURES => Some(PAUSE),
+            (Leave::Leaving(_), _) | (Leave::Serving | Leave::Left, Stop::Running) => Some(SIZE_PAUSE),
             (Leave::Serving | Leave::Left, Stop::Stopping | Stop::Forced) => None,
         }
     }

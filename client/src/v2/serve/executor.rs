@@ -53,11 +53,11 @@ impl Builder {
         let _signals = Self::watch_signals(&stop)?;
         let (server, options) = self.create_for(backend.size(), backend.capabilities())?;
         let path = server.path();
-        let served = server.serve_tokio(backend, &options, &stop, move || ready(path)).await;
-        if served.is_err() {
+        let result = server.serve_tokio(backend, &options, &stop, move || ready(path)).await;
+        if result.is_err() {
             server.forget_unused();
         }
-        served.map(drop)
+        result.map(drop)
     }
 }
 

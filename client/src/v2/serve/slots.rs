@@ -14,12 +14,12 @@ use std::task::{Context, Poll, Wake, Waker};
 
 /// See the module.
 pub(super) struct Slots<F> {
-    slots: Vec<Slot<F>>,
+    all: Vec<Slot<F>>,
     /// Slots without a future.
     unused: Vec<usize>,
     most: usize,
     woken: Arc<Woken>,
-    /// Called after a panic of a future.
+    /// A future has panicked since somebody asked.
     panicked: bool,
 }
 
@@ -60,7 +60,7 @@ impl<F: Future<Output = ()>> Slots<F> {
     pub(super) fn new(most: usize) -> Self {
         let words = (0..most.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
         Self {
-            slots: Vec::with_capacity(most),
+            all: Vec::with_capacity(most),
             unused: Vec::with_capacity(most),
             most,
             woken: Arc::new(Woken { words, lane: Mutex::new(None) }),
@@ -71,7 +71,7 @@ impl<F: Future<Output = ()>> Slots<F> {
     /// Number of further futures for which there is room.
     #[inline]
     pub(super) fn room(&self) -> usize {
-        self.most - self.slots.len() + self.unused.len()
+        self.most - self.all.len() + self.unused.len()
     }
 
     /// Wakes of slots go to this waker from now on.
@@ -87,7 +87,7 @@ impl<F: Future<Output = ()>> Slots<F> {
     #[inline]
     pub(super) fn start(&mut self, future: F) {
         let index = self.unused.pop().unwrap_or_else(|| self.add());
-        self.slots[index].future.set(Some(future));
+        self.all[index].future.set(Some(future));
         self.poll(index);
     }
 
@@ -115,7 +115,7 @@ impl<F: Future<Output = ()>> Slots<F> {
 
     #[inline]
     fn poll(&mut self, index: usize) {
-        let Slot { future, waker } = &mut self.slots[index];
+        let Slot { future, waker } = &mut self.all[index];
         // Without a future the wake came late.
         let Some(present) = future.as_mut().as_pin_mut() else { return };
         let mut context = Context::from_waker(waker);
@@ -133,9 +133,9 @@ impl<F: Future<Output = ()>> Slots<F> {
 
     #[cold]
     fn add(&mut self) -> usize {
-        let index = self.slots.len();
+        let index = self.all.len();
         let waker = SlotWaker { woken: self.woken.clone(), index };
-        self.slots.push(Slot { future: Box::pin(None), waker: Arc::new(waker).into() });
+        self.all.push(Slot { future: Box::pin(None), waker: Arc::new(waker).into() });
         index
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Asynchronous backends against the fake kernel, and each way in which a future can end.
 
+use super::model::{check, steps};
 use super::*;
 use crate::v2::fake::FakeSleeper;
 use crate::v2::serve::serve_async_with;

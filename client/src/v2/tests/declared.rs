@@ -102,7 +102,7 @@ fn references_and_boxes_are_backends() {
         backend.size()
     }
     let memory = || SparseMemory::new(SIZE).expect("memory");
-    assert_eq!(size(&memory()), SIZE);
+    assert_eq!(size(&*Box::new(memory())), SIZE);
     assert_eq!(size(Box::new(memory())), SIZE);
     let shared: Arc<dyn Backend + Send> = Arc::new(memory());
     assert_eq!(size(shared), SIZE);

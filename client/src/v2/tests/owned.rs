@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Owned requests against the fake kernel: answers from anywhere, and each way in which a request can end.
 
+use super::model::{check, steps};
 use super::*;
 use crate::v2::serve::serve_requests_with;
 use crate::{Blocking, Handler, Operation, Request};
@@ -74,7 +75,6 @@ fn a_request_has_its_range_its_flags_and_its_data() {
     });
     let fake = fake([requests(&specs)]);
     assert_eq!(serve_requests(&fake, &handler).expect("served"), End::Gone);
-    drop(handler);
     let seen = seen.into_inner().expect("seen");
     // The write comes last, because its data has to be copied first.
     assert_eq!(

@@ -26,6 +26,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("v2_tokio_fio_verify", tokio_fio).needs(&[Need::Module, Need::Tool("fio")]).timeout(150),
     Test::new("v2_owned_take_over", take_over).needs(&[Need::Module]).timeout(60),
     Test::new("v2_tokio_ends", tokio_ends).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_slow_disk", slow_disk).needs(&[Need::Module, Need::Program("slow_disk")]).timeout(90),
 ];
 
 const MIB: u64 = 1 << 20;
@@ -145,7 +146,9 @@ fn elsewhere_conformance(context: &mut Context) {
         }),
     );
     conform(context, serving);
-    threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    for thread in threads {
+        thread.join().expect("no panic");
+    }
 }
 
 /// A RAM disk whose operations are interrupted once.
@@ -333,6 +336,53 @@ fn tokio_ends(context: &mut Context) {
     let serving = next.serve_with(&Arc::new(Null::new(16 * MIB)), ServeOptions::default());
     assert_eq!(reading.join().expect("no panic"), Ok(0));
     next.destroy_and_join(serving);
+}
+
+/// A number in `/proc/PID/status`.
+fn status_of(process: u32, field: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("the status");
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the field");
+    line.trim_start_matches(':')
+        .split_whitespace()
+        .next()
+        .and_then(|word| word.parse().ok())
+        .expect("a number")
+}
+
+/// 256 reads of 100 ms by 64 readers: with a thread for each of 64 requests, this took 5.7 s and 527 MB.
+fn slow_disk(context: &mut Context) {
+    context.load_module("");
+    let node = std::path::Path::new("/dev/zosbd2/slow");
+    let mut server = context.spawn("slow_disk", &[]);
+    wait_until(30, "the server to serve", || {
+        assert!(server.running(), "it ended: {}", server.stderr());
+        server.stdout().contains("serving")
+    });
+    let begin = std::time::Instant::now();
+    let readers: Vec<_> = (0..64_u64)
+        .map(|reader| {
+            std::thread::spawn(move || {
+                let node = open_direct(node);
+                let mut buffer = zosbd2::Buffer::new(4096, true).expect("memory");
+                for block in 0..4 {
+                    let read = rustix::io::pread(&node, &mut *buffer, (reader * 4 + block) * 4096);
+                    assert_eq!(read, Ok(4096));
+                }
+            })
+        })
+        .collect();
+    for reader in readers {
+        reader.join().expect("no panic");
+    }
+    let took = begin.elapsed();
+    let (threads, kib) = (status_of(server.id(), "Threads"), status_of(server.id(), "VmHWM"));
+    context
+        .say(&format!("256 reads of 100 ms by 64 readers: {took:?}, {threads} threads, {kib} KiB at most"));
+    assert!(took < Duration::from_secs(5), "{took:?}: the reads did not wait at the same time");
+    assert!(threads <= 4, "{threads} threads");
+    assert!(kib < 10 << 10, "{kib} KiB");
+    server.signal(rustix::process::Signal::TERM);
+    assert!(server.wait(20).success(), "the server did not exit with 0: {}", server.stderr());
 }
 
 /// Answers every request at once, and stores nothing, for the benchmark.
