@@ -34,15 +34,16 @@ mod sys;
 pub mod v1;
 pub mod v2;
 
-pub use error::{BadRequest, Error, MemoryError};
+pub use error::{BadRequest, Chain, Error, MemoryError};
 pub use rustix::io::Errno;
 pub use stop::StopToken;
 pub use sys::memory::SparseMemory;
 pub use v2::{
     Action, Answers, Backend, Batch, Buffer, Builder, Capabilities, Control, DeadlinePolicy, End, Entered,
     Fault, FaultCounts, FaultPlan, Faulty, Fetch, Holder, Info, Latency, Listed, MemoryLock, Moment,
-    Observer, Operation, OperationCounts, Outstanding, ParseFaultError, Region, Request, RequestState,
-    ServeOptions, Server, ServerId, State, Stats, Status, TakeOver, ThreadModel, UNLIMITED, Which, Zero,
+    Observer, Operation, OperationCounts, Outstanding, ParseFaultError, Process, Region, Request,
+    RequestState, ServeOptions, Server, ServerId, State, Stats, Status, TakeOver, ThreadModel, UNLIMITED,
+    Users, Which, Zero,
 };
 
 /// What the functions of this crate return.

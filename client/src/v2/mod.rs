@@ -21,6 +21,7 @@ mod serve;
 mod server;
 #[cfg(test)]
 mod tests;
+mod users;
 mod which;
 
 pub use crate::sys::enter::{Answers, Batch, Entered, Fetch, Request, ServerId};
@@ -36,5 +37,6 @@ pub use report::{
 };
 pub use serve::{End, MemoryLock, ServeOptions};
 pub use server::Server;
+pub use users::{Process, Users};
 pub use which::Which;
 pub use zosbd2_abi::v2 as abi;

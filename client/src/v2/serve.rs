@@ -563,12 +563,12 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
     /// Calls the backend. A panic is noted and becomes `EIO`.
     #[inline]
     fn guard<T>(&self, operation: &'static str, run: impl FnOnce() -> T) -> Result<T, Errno> {
-        catch_unwind(AssertUnwindSafe(run)).map_err(|_| self.panicked(operation))
+        catch_unwind(AssertUnwindSafe(run)).map_err(|_| self.panicked(operation, None))
     }
 
     #[cold]
-    fn panicked(&self, operation: &'static str) -> Errno {
-        self.note(Error::BackendPanicked { device: self.device(), operation });
+    fn panicked(&self, operation: &'static str, range: Option<(u64, u64)>) -> Errno {
+        self.note(Error::BackendPanicked { device: self.device(), operation, range });
         Errno::IO
     }
 
@@ -807,8 +807,9 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
             }
             Wanted::SecureErase => done(backend.secure_erase(offset, long)),
         };
-        catch_unwind(AssertUnwindSafe(run))
-            .unwrap_or_else(|_| Taken::Failed(session.panicked(operation_name(request.op()))))
+        catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+            Taken::Failed(session.panicked(operation_name(request.op()), Some((offset, long))))
+        })
     }
 
     /// Checks an invalid request again, because the device may have grown meanwhile.

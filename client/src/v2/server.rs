@@ -196,7 +196,7 @@ impl Server {
         };
         // Not the next device of this name, nor one that another server has.
         let own = Which::from(self).with_epoch(self.created.epoch);
-        let destroy = |force| Control::open()?.destroy(own, force);
+        let destroy = |force| Control::open()?.destroy_silently(own, force);
         serve_with(self, backend, options, stop, start, destroy)
     }
 }

@@ -406,7 +406,12 @@ fn failed_calls_are_made_again_and_given_up_in_the_end() {
 
 /// Destroys the fake as a `Control` does: it fails while the device is open.
 fn busy(device: &str) -> Error {
-    Error::Control { operation: "destroy device", object: device.to_owned(), hint: "", source: Errno::BUSY }
+    Error::Control {
+        operation: "destroy device",
+        object: device.to_owned(),
+        hint: "".into(),
+        source: Errno::BUSY,
+    }
 }
 
 #[test]
