@@ -5,6 +5,7 @@
 //! all its causes. So a program whose `main` returns an [`Error`] ends with a sentence.
 
 use crate::Errno;
+use crate::v2::Users;
 use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
@@ -182,6 +183,14 @@ pub enum Error {
         /// The kernel's error.
         source: Errno,
     },
+    /// A stop by force destroyed the device while it was in use. Data that was not written yet may be lost.
+    #[error("device {device} was destroyed by force while it was in use ({users}): data may be lost")]
+    Forced {
+        /// Name of the device.
+        device: String,
+        /// What used the device.
+        users: Users,
+    },
     /// The memory of the process could not be locked.
     #[error("lock the memory of the process{hint}")]
     LockMemory {
@@ -221,7 +230,7 @@ impl fmt::Debug for Error {
 }
 
 /// The range of a request, for messages.
-struct Range(Option<(u64, u64)>);
+pub(crate) struct Range(pub(crate) Option<(u64, u64)>);
 
 impl fmt::Display for Range {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

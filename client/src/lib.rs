@@ -40,7 +40,7 @@ pub use stop::StopToken;
 pub use sys::memory::SparseMemory;
 pub use v2::{
     Action, Answers, Backend, Batch, Buffer, Builder, Capabilities, Control, DeadlinePolicy, End, Entered,
-    Fault, FaultCounts, FaultPlan, Faulty, Fetch, Holder, Info, Latency, Listed, MemoryLock, Moment,
+    Event, Fault, FaultCounts, FaultPlan, Faulty, Fetch, Holder, Info, Latency, Listed, MemoryLock, Moment,
     Observer, Operation, OperationCounts, Outstanding, ParseFaultError, Process, Region, Request,
     RequestState, ServeOptions, Server, ServerId, State, Stats, Status, TakeOver, ThreadModel, UNLIMITED,
     Users, Which, Zero,

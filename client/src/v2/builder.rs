@@ -6,10 +6,10 @@
 //! default.
 
 use super::serve::NO_FLUSHES;
+use super::signals::SignalWatch;
+use super::tell::{Event, Listener};
 use super::{Backend, Capabilities, Control, DeadlinePolicy, Info, ServeOptions, Which, name};
 use crate::{Error, Result, StopToken};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use std::path::Path;
 use std::time::Duration;
 use zosbd2_abi::v2;
@@ -50,6 +50,7 @@ pub struct Builder {
     deadline_policy: DeadlinePolicy,
     grace: Duration,
     serving: ServeOptions,
+    listener: Listener,
 }
 
 macro_rules! setters {
@@ -94,6 +95,7 @@ impl Builder {
             deadline_policy: DeadlinePolicy::Fail,
             grace: DEFAULT_GRACE,
             serving: ServeOptions::default(),
+            listener: Listener::default(),
         }
     }
 
@@ -164,6 +166,21 @@ impl Builder {
         self
     }
 
+    /// Calls `tell` with each [`Event`] that an operator must know, instead of the callback of the
+    /// [`ServeOptions`], if that has one. Any thread calls it, also several at the same time. It delays requests while it runs, and may not wait for I/O on the
+    /// device.
+    ///
+    /// ```no_run
+    /// # fn serve(backend: &impl zosbd2::Backend) -> zosbd2::Result<()> {
+    /// zosbd2::Builder::new("mydisk").on_event(|event| eprintln!("{event}")).serve(backend)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn on_event(mut self, tell: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.listener = Listener::new(tell);
+        self
+    }
+
     /// Name of the device.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -174,9 +191,10 @@ impl Builder {
     /// of a simple program.
     ///
     /// On SIGINT or SIGTERM the library writes out dirty data and destroys the device as soon as it is not
-    /// open; on a second signal it destroys the device by force. Size and capabilities come from the backend,
-    /// as with [`for_backend`](Self::for_backend). If serving fails for good, the device stays without a
-    /// server.
+    /// open. A second SIGINT (^C) destroys it by force; a second SIGTERM does not. If the device was in use then,
+    /// serving ends with [`Error::Forced`]. [`on_event`](Self::on_event) tells what uses the device. Size and
+    /// capabilities come from the backend, as with [`for_backend`](Self::for_backend). If serving fails for good, the
+    /// device stays without a server.
     pub fn serve<B: Backend + ?Sized>(self, backend: &B) -> Result<()> {
         self.serve_then(backend, |_| {})
     }
@@ -198,11 +216,12 @@ impl Builder {
         ready: impl FnOnce(&Path),
     ) -> Result<()> {
         let builder = if self.backend.is_none() { self.for_backend(backend) } else { self };
-        builder.serving.check(&builder.name, builder.queues, backend.capabilities().threads)?;
+        let serving = builder.serving.clone().with_listener(&builder.listener);
+        serving.check(&builder.name, builder.queues, backend.capabilities().threads)?;
         let control = Control::open()?;
         let server = control.create(&builder)?;
         let path = server.path();
-        let result = server.serve_then(backend, &builder.serving, stop, || ready(&path));
+        let result = server.serve_then(backend, &serving, stop, || ready(&path));
         if result.is_err() && server.status().is_ok_and(|status| status.device_number.is_none()) {
             // The device was never used and never will be. The first error is the one to report.
             let _ = control.destroy(Which::from(&server).with_epoch(server.created().epoch), true);
@@ -383,34 +402,6 @@ impl Builder {
             option,
             value: value.to_string(),
             problem: problem.into(),
-        }
-    }
-}
-
-/// Turns SIGINT and SIGTERM into stop requests until it is dropped.
-struct SignalWatch {
-    handle: signal_hook::iterator::Handle,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl SignalWatch {
-    fn new(stop: &StopToken) -> Result<Self> {
-        let failed = |source| Error::Signals { source };
-        let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
-        let handle = signals.handle();
-        let stop = stop.clone();
-        let watch = move || signals.forever().for_each(|_| stop.request());
-        let thread = std::thread::Builder::new().name("zosbd2-signals".to_owned()).spawn(watch);
-        Ok(Self { handle, thread: Some(thread.map_err(failed)?) })
-    }
-}
-
-impl Drop for SignalWatch {
-    fn drop(&mut self) {
-        self.handle.close();
-        if let Some(thread) = self.thread.take() {
-            // The thread cannot panic, so there is no result to check.
-            let _ = thread.join();
         }
     }
 }

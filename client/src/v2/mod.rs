@@ -19,6 +19,8 @@ mod report;
 mod request;
 mod serve;
 mod server;
+mod signals;
+mod tell;
 #[cfg(test)]
 mod tests;
 mod users;
@@ -37,6 +39,7 @@ pub use report::{
 };
 pub use serve::{End, MemoryLock, ServeOptions};
 pub use server::Server;
+pub use tell::Event;
 pub use users::{Process, Users};
 pub use which::Which;
 pub use zosbd2_abi::v2 as abi;

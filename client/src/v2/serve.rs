@@ -10,11 +10,12 @@ mod inject;
 
 use self::inject::Places;
 use super::request::{Geometry, Wanted, operation_name};
+use super::tell::{Event, Frequent, Listener};
 use super::{
     Answers, Backend, Batch, Buffer, Capabilities, Entered, FaultPlan, Fetch, Region, Request, ServerId,
-    Status, ThreadModel, Zero,
+    Status, ThreadModel, Users, Zero,
 };
-use crate::serving::{Decision, Running, prepare_thread, warn_of_limits};
+use crate::serving::{Decision, NoFlusher, Running, prepare_thread, warn_of_limits};
 use crate::{BadRequest, Errno, Error, Result, StopToken};
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -42,6 +43,7 @@ pub struct ServeOptions {
     memory_lock: MemoryLock,
     batch: usize,
     spin: Duration,
+    listener: Listener,
 }
 
 /// Which memory of the process is locked.
@@ -69,6 +71,7 @@ impl Default for ServeOptions {
             memory_lock: MemoryLock::None,
             batch: 32,
             spin: Duration::ZERO,
+            listener: Listener::default(),
         }
     }
 }
@@ -111,6 +114,23 @@ impl ServeOptions {
     pub fn spin(mut self, spin: Duration) -> Self {
         self.spin = spin;
         self
+    }
+
+    /// Calls `tell` with each [`Event`]; see [`Builder::on_event`](super::Builder::on_event).
+    #[must_use]
+    pub fn on_event(mut self, tell: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.listener = Listener::new(tell);
+        self
+    }
+
+    /// The same options with this listener, if it listens.
+    pub(super) fn with_listener(mut self, listener: &Listener) -> Self {
+        self.listener = listener.or(&self.listener);
+        self
+    }
+
+    pub(super) fn listener(&self) -> &Listener {
+        &self.listener
     }
 
     /// Checks these options for a device of that name.
@@ -197,6 +217,10 @@ pub(super) trait Channel: Sync {
     /// Ends all calls of `enter`, including those that sleep, and leaves the device to the next server, which
     /// can attach when the returned placeholder is dropped. Returns `None` if the calls end anyway.
     fn leave(&self) -> Result<Option<Self::Placeholder>>;
+    /// What uses the device.
+    fn users(&self) -> Users {
+        Users::default()
+    }
     /// Keeps the device and serves nothing.
     type Placeholder;
 }
@@ -225,7 +249,9 @@ where
     options.check(&status.name, status.queues, capabilities.threads)?;
     check_store(status, &capabilities)?;
     options.lock_memory()?;
-    warn_of_limits(&status.name);
+    if let Some(seconds) = warn_of_limits(&status.name) {
+        options.listener.tell(&Event::CpuLimit { device: status.name.clone(), seconds });
+    }
     let mut session = Session {
         channel,
         backend,
@@ -367,7 +393,10 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
 
     fn thread(&self, queue: u32, index: usize, ready: mpsc::Sender<()>) {
         let _count_out = self.running.count_out(self.stop);
-        prepare_thread(&self.channel.status().name);
+        if let Some(NoFlusher(error)) = prepare_thread(&self.channel.status().name) {
+            let event = |_| Event::NoIoFlusher { device: self.device(), error };
+            self.options.listener.tell_sparingly(Frequent::Flusher, event);
+        }
         self.bind(queue as usize * self.options.threads_per_queue + index);
         let memory = match Memory::new(self.channel.status(), self.options, self.regions) {
             Ok(memory) => memory,
@@ -441,6 +470,7 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
                     Ok(placeholder) => {
                         let device = self.device();
                         tracing::error!(device, "a queue has no thread left: all threads end");
+                        self.tell(&Event::Deserted { device: self.device() });
                         left = Some(placeholder);
                     }
                     Err(error) => {
@@ -461,9 +491,15 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
                 self.follow(&mut size);
                 continue;
             }
+            let first = seen == 0;
             seen = requests;
-            if seen > 1 {
+            if self.stop.is_forced() {
                 self.destroy(destroy, true);
+                continue;
+            }
+            if !first {
+                // The thread below still waits for the end of the use.
+                self.tell_users();
                 continue;
             }
             // A thread of its own, because the calling thread must listen for the request to use force.
@@ -485,31 +521,50 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
     fn follow(&self, known: &mut Option<u64>) {
         let Some(size) = self.backend_size().filter(|size| *known != Some(*size)) else { return };
         *known = Some(size);
+        let before = self.channel.size();
         match self.channel.resize(size) {
-            Ok(()) => tracing::info!(
-                device = self.device(),
-                size,
-                "resized the device, because the size of the backend has changed"
-            ),
+            Ok(()) => {
+                tracing::info!(
+                    device = self.device(),
+                    size,
+                    "resized the device, because the size of the backend has changed"
+                );
+                let shrank = size < before && self.options.listener.listens();
+                let users = if shrank { self.channel.users() } else { Users::default() };
+                self.tell(&Event::Resized { device: self.device(), before, size, users });
+            }
             Err(error) => {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "cannot resize the device to the size of the backend"
                 );
+                self.tell(&Event::NotResized { device: self.device(), size, error });
             }
         }
     }
 
-    /// Destroys the device without force as soon as it is not open. Gives up when a second stop request asks
-    /// for force.
+    /// Tells an event to the program.
+    fn tell(&self, event: &Event) {
+        self.options.listener.tell(event);
+    }
+
+    /// Tells what keeps the device from being destroyed.
+    fn tell_users(&self) {
+        if self.options.listener.listens() {
+            self.tell(&Event::InUse { device: self.device(), users: self.channel.users() });
+        }
+    }
+
+    /// Destroys the device without force as soon as it is not open. Gives up when a stop request asks for force.
     fn destroy_when_unused(&self, destroy: &impl Fn(bool) -> Result<()>) {
         let mut told = false;
-        while self.destroy(destroy, false) && self.stop.requests() < 2 {
+        while self.destroy(destroy, false) && !self.stop.is_forced() {
             if !told {
                 tracing::warn!(
                     device = self.device(),
                     "the device is in use: it will be destroyed when it is closed"
                 );
+                self.tell_users();
                 told = true;
             }
             self.stop.pause_unless(BUSY_PAUSE, || self.ended());
@@ -576,7 +631,25 @@ impl<'a, C: Channel, B: Backend + ?Sized> Session<'a, C, B> {
     #[cold]
     fn note(&self, error: Error) {
         tracing::error!(error = &error as &dyn std::error::Error, "while serving");
+        let error = self.options.listener.tell_error(error);
         self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+
+    /// Tells that the backend failed a request. An operation that it does not support is no failure: the kernel does
+    /// without, or does it another way.
+    #[cold]
+    fn tell_failure(&self, request: &Request, error: Errno) {
+        if error == Errno::OPNOTSUPP {
+            return;
+        }
+        let event = |more| Event::BackendFailed {
+            device: self.device(),
+            operation: operation_name(request.op()),
+            range: (request.offset(), request.length()),
+            error,
+            more,
+        };
+        self.options.listener.tell_sparingly(Frequent::Failed, event);
     }
 
     #[cold]
@@ -632,6 +705,7 @@ impl<'b> Room<'b> {
 enum Taken<'b> {
     Done,
     Failed(Errno),
+    Panicked(Errno),
     Data(&'b [u8]),
     Source(Region<'b>),
     Target(Region<'b>),
@@ -751,7 +825,11 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
             };
             match self.take(&request, wanted, arena, room) {
                 Taken::Done => batch.done(&request),
-                Taken::Failed(error) => batch.fail(&request, error),
+                Taken::Failed(error) => {
+                    self.session.tell_failure(&request, error);
+                    batch.fail(&request, error);
+                }
+                Taken::Panicked(error) => batch.fail(&request, error),
                 Taken::Data(data) => batch.read(&request, data),
                 Taken::Source(region) => batch.read_region(&request, region),
                 Taken::Target(region) => batch.write_region(&request, region),
@@ -808,7 +886,7 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
             Wanted::SecureErase => done(backend.secure_erase(offset, long)),
         };
         catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
-            Taken::Failed(session.panicked(operation_name(request.op()), Some((offset, long))))
+            Taken::Panicked(session.panicked(operation_name(request.op()), Some((offset, long))))
         })
     }
 
@@ -929,6 +1007,8 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
             if source == Errno::STALE {
                 // The request has passed its deadline, or the device is being destroyed.
                 tracing::debug!(device, handle, "answer came too late");
+                let event = |more| Event::TooLate { device, more };
+                self.session.options.listener.tell_sparingly(Frequent::Late, event);
             } else {
                 self.session.note(Error::Refused { device, handle, source });
             }

@@ -9,15 +9,17 @@
 use super::control::failed;
 use super::report::node_path;
 use super::serve::{Channel, serve_with};
+use super::tell::Event;
 use super::{
     Answers, Backend, Batch, Control, End, Entered, Fetch, Latency, Outstanding, ServeOptions, ServerId,
-    State, Stats, Status, Which, inspect,
+    State, Stats, Status, Users, Which, inspect,
 };
 use crate::sys::enter::ServerFd;
 use crate::sys::ioctl2;
 use crate::{Errno, Error, Result, StopToken};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use zosbd2_abi::v2;
@@ -158,8 +160,8 @@ impl Server {
     /// Serves the device with its own threads until the device is gone or another server has taken over.
     /// Starts the device if it is not started yet.
     ///
-    /// The first request on `stop` destroys the device as soon as it is not open; dirty data is written out
-    /// first. A second request destroys it by force. To stop serving and leave the device to another server,
+    /// A [request](StopToken::request) on `stop` destroys the device as soon as it is not open; dirty data is written out
+    /// first. [`StopToken::force`] destroys it at once; if it was in use, serving ends with [`Error::Forced`]. To stop serving and leave the device to another server,
     /// attach to it with [`TakeOver::Yes`](super::TakeOver::Yes).
     ///
     /// The library asks the backend for its size every second, and resizes the device if the size has
@@ -187,17 +189,53 @@ impl Server {
         stop: &StopToken,
         ready: impl FnOnce(),
     ) -> Result<End> {
+        let listener = options.listener();
         let start = || {
-            if self.status()?.device_number.is_none() {
+            let followed = self.status()?.device_number.is_some();
+            if !followed {
                 self.start()?;
             }
             ready();
+            listener.tell(&Event::Serving { path: self.path(), followed });
             Ok(())
         };
         // Not the next device of this name, nor one that another server has.
         let own = Which::from(self).with_epoch(self.created.epoch);
-        let destroy = |force| Control::open()?.destroy_silently(own, force);
-        serve_with(self, backend, options, stop, start, destroy)
+        let forced = OnceLock::new();
+        let destroy = |force| {
+            let control = Control::open()?;
+            if force {
+                // Tells whether the device is in use, without a moment in between in which that could change.
+                match control.destroy_silently(own, false) {
+                    Err(Error::Control { source: Errno::BUSY, .. }) => {}
+                    other => return other,
+                }
+                let users = self.users();
+                let device = self.name().to_owned();
+                listener.tell(&Event::Forced { device, users: users.clone() });
+                control.destroy_silently(own, true)?;
+                let _ = forced.set(users);
+                return Ok(());
+            }
+            control.destroy_silently(own, false)
+        };
+        let end = serve_with(self, backend, options, stop, start, destroy);
+        listener.tell_rest(self.name());
+        match (end, forced.into_inner()) {
+            (Ok(_), Some(users)) => Err(Error::Forced { device: self.name().to_owned(), users }),
+            (Ok(End::TakenOver), None) => {
+                listener.tell(&Event::TakenOver { device: self.name().to_owned() });
+                Ok(End::TakenOver)
+            }
+            (end, _) => end,
+        }
+    }
+
+    /// What uses the device, as far as this process can see: mounts, swap, disks made of it, and processes that have
+    /// it open.
+    #[must_use]
+    pub fn users(&self) -> Users {
+        self.status().ok().and_then(|status| status.device_number).map(Users::of).unwrap_or_default()
     }
 }
 
@@ -230,6 +268,10 @@ impl Channel for Server {
 
     fn resize(&self, size_bytes: u64) -> Result<()> {
         Server::resize(self, size_bytes)
+    }
+
+    fn users(&self) -> Users {
+        Server::users(self)
     }
 
     type Placeholder = Server;
