@@ -15,6 +15,7 @@ use super::{
     State, Stats, Status, Users, Which, inspect,
 };
 use crate::sys::enter::ServerFd;
+use crate::sys::fork::ForkGuard;
 use crate::sys::ioctl2;
 use crate::{Errno, Error, Result, StopToken};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -219,6 +220,7 @@ impl Server {
             }
             control.destroy_silently(own, false)
         };
+        let _guard = self.kept_from_children();
         let end = serve_with(self, backend, options, stop, start, destroy);
         listener.tell_rest(self.name());
         match (end, forced.into_inner()) {
@@ -229,6 +231,16 @@ impl Server {
             }
             (end, _) => end,
         }
+    }
+
+    /// Takes the descriptor away from children that this process forks, until the result is dropped. A child with the
+    /// descriptor would keep the device live after the death of this process, and nobody would serve it.
+    pub(super) fn kept_from_children(&self) -> Option<ForkGuard<'_>> {
+        let guard = ForkGuard::new(self.as_fd());
+        if let Err(error) = &guard {
+            tracing::warn!(device = self.name(), %error, "a forked child will keep the device live");
+        }
+        guard.ok()
     }
 
     /// What uses the device, as far as this process can see: mounts, swap, disks made of it, and processes that have
