@@ -5,7 +5,7 @@
 //! all its causes. So a program whose `main` returns an [`Error`] ends with a sentence.
 
 use crate::Errno;
-use crate::v2::Users;
+use crate::v2::{Difference, Process, Users};
 use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
@@ -183,6 +183,28 @@ pub enum Error {
         /// The kernel's error.
         source: Errno,
     },
+    /// A device of that name exists and waits for a server, but is another one than the program would create.
+    #[error(
+        "device {name} exists and waits for a server, but it is another one: {}. \
+             Serve it with what it was created with, or destroy it first",
+        differing(differences)
+    )]
+    Differs {
+        /// Name of the device.
+        name: String,
+        /// What differs.
+        differences: Vec<Difference>,
+    },
+    /// An older server of the device has not ended and could not be made to end, so this one does not serve.
+    #[error("take over device {device}: its older server, {}, still has it: {problem}", named(processes))]
+    OlderServer {
+        /// Name of the device.
+        device: String,
+        /// The processes that have its descriptor, as far as this process can see.
+        processes: Vec<Process>,
+        /// Why the older server was not made to end.
+        problem: &'static str,
+    },
     /// A stop by force destroyed the device while it was in use. Data that was not written yet may be lost.
     #[error("device {device} was destroyed by force while it was in use ({users}): data may be lost")]
     Forced {
@@ -227,6 +249,17 @@ impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.chain(), f)
     }
+}
+
+fn differing(differences: &[Difference]) -> String {
+    differences.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn named(processes: &[Process]) -> String {
+    if processes.is_empty() {
+        return "a process that cannot be seen".to_owned();
+    }
+    processes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
 }
 
 /// The range of a request, for messages.

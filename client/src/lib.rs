@@ -39,11 +39,11 @@ pub use rustix::io::Errno;
 pub use stop::StopToken;
 pub use sys::memory::SparseMemory;
 pub use v2::{
-    Action, Answers, Backend, Batch, Buffer, Builder, Capabilities, Control, DeadlinePolicy, End, Entered,
-    Event, Fault, FaultCounts, FaultPlan, Faulty, Fetch, Holder, Info, Latency, Listed, MemoryLock, Moment,
-    Observer, Operation, OperationCounts, Outstanding, ParseFaultError, Process, Region, Request,
-    RequestState, ServeOptions, Server, ServerId, State, Stats, Status, TakeOver, ThreadModel, UNLIMITED,
-    Users, Which, Zero,
+    Action, Answers, Backend, Batch, Buffer, Builder, Capabilities, Control, DeadlinePolicy, Difference, End,
+    Entered, Event, Fault, FaultCounts, FaultPlan, Faulty, Fetch, HandOver, Holder, Info, Latency, Listed,
+    MemoryLock, Moment, Observer, Operation, OperationCounts, Outstanding, ParseFaultError, Process, Region,
+    Request, RequestState, ServeOptions, Server, ServerId, State, Stats, Status, TakeOver, ThreadModel,
+    UNLIMITED, Users, Which, Zero,
 };
 
 /// What the functions of this crate return.

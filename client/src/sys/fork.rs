@@ -121,14 +121,14 @@ mod tests {
     #[test]
     fn a_child_has_another_file_under_the_registered_number() {
         let (reader, writer) = rustix::pipe::pipe().expect("pipe");
-        let writes = |fd: BorrowedFd<'_>| rustix::io::write(fd, b"x").is_ok();
+        let takes_a_byte = |fd: BorrowedFd<'_>| rustix::io::write(fd, b"x").is_ok();
         // A pipe takes one byte, an eventfd at least eight.
         let guard = ForkGuard::new(writer.as_fd()).expect("registered");
         let open = || rustix::io::fcntl_getfd(&writer).is_ok();
-        assert_eq!(in_forked_child(|| open() && !writes(writer.as_fd())), Some(0));
-        assert!(writes(writer.as_fd()), "the parent lost its descriptor");
+        assert_eq!(in_forked_child(|| open() && !takes_a_byte(writer.as_fd())), Some(0));
+        assert!(takes_a_byte(writer.as_fd()), "the parent lost its descriptor");
         drop(guard);
-        assert_eq!(in_forked_child(|| writes(writer.as_fd())), Some(0), "it was registered no more");
+        assert_eq!(in_forked_child(|| takes_a_byte(writer.as_fd())), Some(0), "it was registered no more");
         let mut bytes = [0; 8];
         assert_eq!(
             rustix::io::read(&reader, &mut bytes),

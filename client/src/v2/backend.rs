@@ -114,6 +114,9 @@ pub struct Capabilities {
     /// answered writes that no flush covered, the next flush fails
     /// ([`Control::attach_for`](super::Control::attach_for)).
     pub cache_survives: bool,
+    /// All data is gone with the process: another process that serves this backend begins with other data. So
+    /// [`Builder::serve`](super::Builder::serve) does not follow a device that has lost its server.
+    pub ephemeral: bool,
     /// [`Backend::write`] can make one write durable. Without this flag the kernel sends a flush after such a
     /// write.
     pub fua: bool,
@@ -146,6 +149,7 @@ impl Default for Capabilities {
         Self {
             volatile_cache: false,
             cache_survives: false,
+            ephemeral: false,
             fua: false,
             discard: false,
             write_zeroes: false,
@@ -181,6 +185,7 @@ impl Backend for SparseMemory {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
+            ephemeral: !self.is_in_file(),
             discard: true,
             write_zeroes: true,
             physical_block_size: 4096,

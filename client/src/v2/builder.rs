@@ -5,10 +5,13 @@
 //! kernel is asked. A value that is not set comes from the backend, if there is one, or is the interface's
 //! default.
 
+use super::same::{Found, Wanted, create_or_attach};
 use super::serve::NO_FLUSHES;
 use super::signals::SignalWatch;
 use super::tell::{Event, Listener};
-use super::{Backend, Capabilities, Control, DeadlinePolicy, Info, ServeOptions, Which, name};
+use super::{
+    Backend, Capabilities, Control, DeadlinePolicy, HandOver, Info, ServeOptions, Server, Which, name,
+};
 use crate::{Error, Result, StopToken};
 use std::path::Path;
 use std::time::Duration;
@@ -51,6 +54,8 @@ pub struct Builder {
     grace: Duration,
     serving: ServeOptions,
     listener: Listener,
+    identity: Vec<u8>,
+    take_over: Option<HandOver>,
 }
 
 macro_rules! setters {
@@ -96,6 +101,8 @@ impl Builder {
             grace: DEFAULT_GRACE,
             serving: ServeOptions::default(),
             listener: Listener::default(),
+            identity: Vec::new(),
+            take_over: None,
         }
     }
 
@@ -166,6 +173,22 @@ impl Builder {
         self
     }
 
+    /// What identifies the content of the device, such as the path or the UUID of its store: at most 256 bytes. The
+    /// kernel keeps it, as the blob ([`Server::blob`]), and [`serve`](Self::serve) follows only a device that has the
+    /// same one.
+    #[must_use]
+    pub fn identity(mut self, identity: &[u8]) -> Self {
+        identity.clone_into(&mut self.identity);
+        self
+    }
+
+    /// Lets [`serve`](Self::serve) take over from a live server of the device, instead of failing.
+    #[must_use]
+    pub fn take_over(mut self, how: HandOver) -> Self {
+        self.take_over = Some(how);
+        self
+    }
+
     /// Calls `tell` with each [`Event`] that an operator must know, instead of the callback of the
     /// [`ServeOptions`], if that has one. Any thread calls it, also several at the same time. It delays requests while it runs, and may not wait for I/O on the
     /// device.
@@ -189,6 +212,13 @@ impl Builder {
 
     /// Creates the device and serves it until it is gone or another server has taken over. This is the whole
     /// of a simple program.
+    ///
+    /// If the device exists and has lost its server, this one follows: it serves what the other one left unanswered,
+    /// and submitters only notice a pause. So a program that is started again recovers its disk. That is so only if the
+    /// device is the same: size, logical block, serial number, [`identity`](Self::identity) if one is set, and what else
+    /// matters for the data or the backend. Otherwise [`Error::Differs`] names the differences, and
+    /// nothing has changed. A backend whose data is gone with the process ([`Capabilities::ephemeral`]) follows nothing.
+    /// If the device has a server, the error names the process; see also [`take_over`](Self::take_over).
     ///
     /// On SIGINT or SIGTERM the library writes out dirty data and destroys the device as soon as it is not
     /// open. A second SIGINT (^C) destroys it by force; a second SIGTERM does not. If the device was in use then,
@@ -219,7 +249,11 @@ impl Builder {
         let serving = builder.serving.clone().with_listener(&builder.listener);
         serving.check(&builder.name, builder.queues, backend.capabilities().threads)?;
         let control = Control::open()?;
-        let server = control.create(&builder)?;
+        let Found { server, existed } = builder.find(&control, &backend.capabilities())?;
+        if existed {
+            let hand_over = builder.take_over.clone().unwrap_or_default().with_listener(serving.listener());
+            hand_over.wait_for_others(&server)?;
+        }
         let path = server.path();
         let result = server.serve_then(backend, &serving, stop, || ready(&path));
         if result.is_err() && server.status().is_ok_and(|status| status.device_number.is_none()) {
@@ -227,6 +261,24 @@ impl Builder {
             let _ = control.destroy(Which::from(&server).with_epoch(server.created().epoch), true);
         }
         result.map(drop)
+    }
+
+    /// Creates the device or attaches to it.
+    fn find(&self, control: &Control, capabilities: &Capabilities) -> Result<Found<Server>> {
+        let wanted = Wanted {
+            builder: self,
+            create: self.to_raw(control.info())?,
+            identity: &self.identity,
+            ephemeral: capabilities.ephemeral,
+            cache_survives: capabilities.cache_survives,
+            take_over: self.take_over.as_ref(),
+        };
+        create_or_attach(control, &wanted)
+    }
+
+    /// The blob of a new device.
+    pub(super) fn blob(&self) -> &[u8] {
+        &self.identity
     }
 
     /// The kernel's struct, or an error that names the invalid option.

@@ -65,10 +65,26 @@ impl Control {
 
     /// Creates a device. It has no block node until [`Server::start`] or [`Server::serve`].
     pub fn create(&self, builder: &Builder) -> Result<Server> {
+        self.create_silently(builder).map_err(|error| match error {
+            Error::Control { operation, object, source: source @ Errno::EXIST, .. } => {
+                let hint = super::same::existing(self, builder.name()).into();
+                Error::Control { operation, object, hint, source }
+            }
+            other => other,
+        })
+    }
+
+    /// Like [`create`](Self::create), but does not look for the server of a device that exists.
+    pub(super) fn create_silently(&self, builder: &Builder) -> Result<Server> {
         let mut raw = builder.to_raw(&self.info)?;
         let fd = ioctl2::create(self.fd(), &mut raw)
             .map_err(|source| failed("create device", builder.name(), source))?;
-        Server::from_fd(fd)
+        let server = Server::from_fd(fd)?;
+        if !builder.blob().is_empty() {
+            // A device that was not started goes with its server, so none is left without its blob.
+            server.set_blob(builder.blob())?;
+        }
+        Ok(server)
     }
 
     /// Becomes the server of a device. Unanswered requests come again, marked `REQUEST_MAYBE_EXECUTED`.
@@ -115,7 +131,13 @@ impl Control {
         let mut raw = device.attach(flags)?;
         ioctl2::attach(self.fd(), &mut raw).map_err(|source| {
             let hint = match source {
-                Errno::BUSY => " (it has a server)".into(),
+                Errno::BUSY => {
+                    let server = self.status(device.name()).map(|status| super::same::served_by(&status));
+                    match server.unwrap_or_default() {
+                        unseen if unseen.is_empty() => " (it has a server)".into(),
+                        server => format!(" (it has a server: {server})").into(),
+                    }
+                }
                 other => hint(other),
             };
             Error::Control { operation: "attach to device", object: device.name().to_owned(), hint, source }

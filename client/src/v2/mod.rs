@@ -13,10 +13,13 @@ mod control;
 #[cfg(test)]
 mod fake;
 mod fault;
+mod handover;
 mod inspect;
 mod name;
+mod peers;
 mod report;
 mod request;
+mod same;
 mod serve;
 mod server;
 mod signals;
@@ -32,11 +35,13 @@ pub use backend::{Backend, Capabilities, ThreadModel, Zero};
 pub use builder::{Builder, UNLIMITED};
 pub use control::{Control, TakeOver};
 pub use fault::{Action, Fault, FaultCounts, FaultPlan, Faulty, Moment, Operation, ParseFaultError};
+pub use handover::HandOver;
 pub use inspect::Observer;
 pub use report::{
     DeadlinePolicy, Holder, Info, Latency, Listed, OperationCounts, Outstanding, RequestState, State, Stats,
     Status,
 };
+pub use same::Difference;
 pub use serve::{End, MemoryLock, ServeOptions};
 pub use server::Server;
 pub use tell::Event;

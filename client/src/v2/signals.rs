@@ -73,11 +73,11 @@ mod tests {
 
     #[test]
     fn only_a_second_interrupt_asks_for_force() {
+        use Request::{Force, Stop};
         let of = |signals: &[i32]| {
             let mut meaning = Meaning::default();
             signals.iter().map(|signal| meaning.of(*signal)).collect::<Vec<_>>()
         };
-        use Request::{Force, Stop};
         assert_eq!(of(&[SIGTERM, SIGTERM, SIGTERM]), [Stop; 3]);
         assert_eq!(of(&[SIGINT, SIGINT, SIGINT]), [Stop, Force, Force]);
         assert_eq!(of(&[SIGTERM, SIGINT, SIGTERM, SIGINT]), [Stop, Stop, Stop, Force]);

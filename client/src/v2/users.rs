@@ -125,11 +125,8 @@ impl fmt::Display for Users {
 /// A list for a sentence, cut off after some entries.
 pub(super) fn list(entries: impl ExactSizeIterator<Item = String>) -> String {
     let more = entries.len().saturating_sub(SHOWN);
-    let mut text = entries.take(SHOWN).collect::<Vec<_>>().join(" and ");
-    if more > 0 {
-        text += &format!(" and {more} more");
-    }
-    text
+    let text = entries.take(SHOWN).collect::<Vec<_>>().join(" and ");
+    if more > 0 { format!("{text} and {more} more") } else { text }
 }
 
 /// All processes that can be seen.
