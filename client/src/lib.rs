@@ -37,6 +37,7 @@ pub mod v2;
 pub use error::{BadRequest, Chain, Error, MemoryError};
 pub use rustix::io::Errno;
 pub use stop::StopToken;
+pub use sys::fork::OwnFile;
 pub use sys::memory::SparseMemory;
 pub use v2::{
     Action, Answers, Backend, Batch, Buffer, Builder, Capabilities, Control, DeadlinePolicy, Difference, End,

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use zosbd2::v2::abi::MAX_PHYSICAL_BLOCK_SIZE;
-use zosbd2::{Backend, Capabilities, Errno, Zero};
+use zosbd2::{Backend, Capabilities, Errno, OwnFile, Zero};
 
 /// Size of the pieces in which zeros are written if the store has no better way.
 const ZEROES: usize = 1 << 20;
@@ -30,7 +30,8 @@ const ALIGNMENT: usize = 4096;
 /// The file must not be on a file system on this disk.
 #[derive(Debug)]
 pub struct FileDisk {
-    file: File,
+    /// Not for forked children, which would keep the lock.
+    file: OwnFile,
     path: PathBuf,
     store: Store,
     block: u32,
@@ -61,7 +62,7 @@ impl FileDisk {
     pub(super) fn new(file: File, path: &Path, store: Store, block: u32, locked: bool) -> Self {
         let zeros = vec![0; ZEROES + ALIGNMENT];
         Self {
-            file,
+            file: file.into(),
             path: path.to_owned(),
             store,
             block,

@@ -10,8 +10,10 @@
 //! way, keeps it.
 
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fd::{AsRawFd as _, BorrowedFd, IntoRawFd as _};
+use rustix::fd::{AsFd, AsRawFd as _, BorrowedFd, IntoRawFd as _};
 use rustix::io::Errno;
+use std::fs::File;
+use std::ops::Deref;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -26,10 +28,45 @@ static REGISTERED: [AtomicI32; PLACES] = [const { AtomicI32::new(FREE) }; PLACES
 /// The descriptor that children get instead.
 static SUBSTITUTE: AtomicI32 = AtomicI32::new(FREE);
 
+/// A file that forked children do not get. A child would keep the locks of the file after the death of this process,
+/// so that the next server of the store could not have them.
+///
+/// In a child, the file is replaced by one that fails every read and write.
+#[derive(Debug)]
+pub struct OwnFile {
+    // Dropped first: a number that is closed may not stay registered.
+    _place: Option<Place>,
+    file: File,
+}
+
+impl From<File> for OwnFile {
+    fn from(file: File) -> Self {
+        let place = Place::new(file.as_fd());
+        if let Err(error) = &place {
+            tracing::warn!(%error, "a forked child will keep a file");
+        }
+        Self { _place: place.ok(), file }
+    }
+}
+
+impl Deref for OwnFile {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.file
+    }
+}
+
+impl AsFd for OwnFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
 /// Keeps a descriptor away from forked children until it is dropped.
 #[derive(Debug)]
 pub(crate) struct ForkGuard<'a> {
-    place: Option<&'static AtomicI32>,
+    _place: Place,
     /// The number must not be closed, and given to another file, while it is registered.
     _fd: BorrowedFd<'a>,
 }
@@ -37,21 +74,28 @@ pub(crate) struct ForkGuard<'a> {
 impl<'a> ForkGuard<'a> {
     /// Registers the descriptor. An error means that forked children keep it.
     pub(crate) fn new(fd: BorrowedFd<'a>) -> Result<Self, Errno> {
+        Ok(Self { _place: Place::new(fd)?, _fd: fd })
+    }
+}
+
+/// A registered number, until it is dropped. The owner drops it before it closes the number.
+#[derive(Debug)]
+struct Place(&'static AtomicI32);
+
+impl Place {
+    fn new(fd: BorrowedFd<'_>) -> Result<Self, Errno> {
         install()?;
         let number = fd.as_raw_fd();
         let taken = |place: &&AtomicI32| {
             place.compare_exchange(FREE, number, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         };
-        let place = REGISTERED.iter().find(taken).ok_or(Errno::NFILE)?;
-        Ok(Self { place: Some(place), _fd: fd })
+        REGISTERED.iter().find(taken).map(Self).ok_or(Errno::NFILE)
     }
 }
 
-impl Drop for ForkGuard<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(place) = self.place.take() {
-            place.store(FREE, Ordering::Release);
-        }
+        self.0.store(FREE, Ordering::Release);
     }
 }
 
@@ -82,9 +126,9 @@ extern "C" fn in_child() {
     for place in &REGISTERED {
         let number = place.load(Ordering::Acquire);
         if number != FREE {
-            // SAFETY: replaces the file of a descriptor that is borrowed by the guard in `place`, in the child only.
+            // SAFETY: replaces the file of a descriptor that is open as long as it is registered, in the child only.
             // All users of the number do system calls on it, which fail on an eventfd or do nothing: ioctls with
-            // ENOTTY. Both numbers are open, because the child has a copy of the parent's table.
+            // ENOTTY, reads and writes at an offset with ESPIPE. Both numbers are open, because the child has a copy of the parent's table.
             let replaced = unsafe { libc::dup3(substitute, number, libc::O_CLOEXEC) };
             if replaced < 0 {
                 // SAFETY: as above. Nothing can open a file here before the child's copy of the owner closes the
@@ -101,7 +145,6 @@ extern "C" fn in_child() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::fd::AsFd as _;
     use rustix::process::{WaitOptions, waitpid};
 
     /// Exit status of a child that exits with 0 if `check` is true. It may only make system calls.
@@ -135,6 +178,17 @@ mod tests {
             Ok(2),
             "one from the parent, one from the second child"
         );
+    }
+
+    #[test]
+    fn a_child_has_no_lock_of_a_file() {
+        let file = tempfile::tempfile().expect("a file");
+        let file = OwnFile::from(file);
+        let locks = || rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok();
+        assert!(locks());
+        let reads = || rustix::io::pread(&file, &mut [0; 1], 0).is_ok();
+        assert!(reads());
+        assert_eq!(in_forked_child(|| !reads()), Some(0));
     }
 
     #[test]

@@ -15,7 +15,7 @@
 //! 5. If that is not possible, it does not serve: the device waits for its next server, and the error names the
 //!    processes.
 
-use super::peers::{Peer, servers_of};
+use super::peers::{Peer, lasting_servers_of};
 use super::tell::{Event, Listener};
 use super::{Backend, Control, Process, Server, TakeOver, Which};
 use crate::{Errno, Error, Result};
@@ -229,7 +229,7 @@ impl Others for Live<'_> {
 
     fn older(&self) -> Vec<Peer> {
         let created = self.0.created();
-        let mut peers = servers_of(created.handle);
+        let mut peers = lasting_servers_of(created.handle);
         peers.retain(|peer| peer.epoch < created.epoch);
         peers
     }
@@ -326,7 +326,7 @@ mod tests {
         let old = fake(3, None);
         let (result, told) = wait(&old, true);
         result.expect("it let go");
-        assert_eq!(told, ["waiting up to 0 s for the older server of device fake: process 7 (old)"]);
+        assert_eq!(told, ["waiting up to 100ms for the older server of device fake: process 7 (old)"]);
     }
 
     #[test]

@@ -45,22 +45,53 @@ impl Peer {
         }
     }
 
+    fn is_same(&self, other: &Self) -> bool {
+        (self.process.pid, self.epoch) == (other.process.pid, other.epoch)
+    }
+
     /// Whether it is this process.
     pub(super) fn is_own(&self) -> bool {
         self.process.pid == std::process::id()
     }
 }
 
+/// Time between two looks that tell a server from a process that is looking for servers, too.
+const APART: Duration = Duration::from_millis(50);
+
 /// The servers of the device with this handle, each process and epoch once.
 pub(super) fn servers_of(handle: u32) -> Vec<Peer> {
+    let mut peers = look(handle);
+    let alone = |peer: &Peer| peers.iter().filter(|other| other.epoch == peer.epoch).count() == 1;
+    if !peers.iter().all(alone) {
+        std::thread::sleep(APART);
+        let again = look(handle);
+        peers.retain(|peer| again.iter().any(|other| other.is_same(peer)));
+    }
+    peers
+}
+
+/// Like [`servers_of`], for processes that are to be killed: only those that are seen twice.
+pub(super) fn lasting_servers_of(handle: u32) -> Vec<Peer> {
+    let mut peers = look(handle);
+    if !peers.is_empty() {
+        std::thread::sleep(APART);
+        let again = look(handle);
+        peers.retain(|peer| again.iter().any(|other| other.is_same(peer)));
+    }
+    peers
+}
+
+/// One look. It also finds processes that have a duplicate for a moment because they look, too.
+fn look(handle: u32) -> Vec<Peer> {
     let until = Instant::now() + PATIENCE;
     let mut peers: Vec<Peer> = Vec::new();
     for pid in pids().take_while(|_| Instant::now() < until) {
         let files = open_files(pid, until, |text| text == Path::new(LINK));
         for number in files.map(|(number, _)| number).collect::<Vec<_>>() {
             let Some((pidfd, epoch)) = server(pid, number, handle) else { continue };
-            if !peers.iter().any(|peer| (peer.process.pid, peer.epoch) == (pid, epoch)) {
-                peers.push(Peer { process: Process::of(pid), pidfd, epoch });
+            let peer = Peer { process: Process::of(pid), pidfd, epoch };
+            if !peers.iter().any(|other| other.is_same(&peer)) {
+                peers.push(peer);
             }
         }
     }

@@ -199,11 +199,7 @@ impl fmt::Display for Event {
             Self::WaitsForServer { device, processes, patience } => {
                 let who = super::users::list(processes.iter().map(ToString::to_string));
                 let who = if who.is_empty() { "a process that cannot be seen".to_owned() } else { who };
-                write!(
-                    f,
-                    "waiting up to {} s for the older server of device {device}: {who}",
-                    patience.as_secs()
-                )
+                write!(f, "waiting up to {patience:?} for the older server of device {device}: {who}")
             }
             Self::Killed { device, process } => {
                 write!(f, "killed {process}, an older server of device {device} that did not end in time")

@@ -421,7 +421,8 @@ fn fork(context: &mut Context) {
     };
     wait_until(10, "the death to be noticed", || state() == State::Orphaned);
     assert!(Path::new(&format!("/proc/{child}")).exists(), "the child has ended");
-    let server = serving(start_on(context, FILE, &["over=300"]));
+    // The child has not kept the lock of the file either.
+    let server = serving(start(context, &["fork"]));
     reading.join().expect("the reader").expect("no error");
     let child = rustix::process::Pid::from_raw(child).expect("a process");
     rustix::process::kill_process(child, Signal::KILL).expect("kill the child");
