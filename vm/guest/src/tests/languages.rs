@@ -117,6 +117,11 @@ fn serve(context: &Context, program: &str, arguments: &[&str]) {
         }
         done.store(true, Ordering::Relaxed);
     });
+    // The same program again, while the disk is mounted.
+    server.signal(rustix::process::Signal::KILL);
+    server.wait(20);
+    let mut server = context.spawn(program, arguments);
+    write_durably(&mounted.path().join("again"), &[7; 5000]);
     mounted.unmount();
     drop_caches();
     let mounted = Mounted::new(NODE, "/mnt", "ext4", "");
