@@ -34,16 +34,17 @@ mod sys;
 pub mod v1;
 pub mod v2;
 
-pub use error::{BadRequest, Error, MemoryError};
+pub use error::{BadRequest, Chain, Error, MemoryError};
 pub use rustix::io::Errno;
 pub use stop::StopToken;
+pub use sys::fork::OwnFile;
 pub use sys::memory::SparseMemory;
 pub use v2::{
     Action, Answers, Backend, Batch, Blocking, Buffer, Builder, Capabilities, Channel, Control,
-    DeadlinePolicy, End, Entered, Fault, FaultCounts, FaultPlan, Faulty, Fetch, Fetched, Handler, Holder,
-    Info, Keeper, Latency, Listed, MemoryLock, Moment, Observer, Operation, OperationCounts, Outstanding,
-    ParseFaultError, Region, Request, RequestState, ServeOptions, Server, ServerId, State, Stats, Status,
-    TakeOver, ThreadModel, UNLIMITED, Which, Zero,
+    DeadlinePolicy, Difference, End, Entered, Event, Fault, FaultCounts, FaultPlan, Faulty, Fetch, Fetched,
+    HandOver, Handler, Holder, Info, Keeper, Latency, Listed, MemoryLock, Moment, Observer, Operation,
+    OperationCounts, Outstanding, ParseFaultError, Process, Region, Request, RequestState, ServeOptions,
+    Server, ServerId, State, Stats, Status, TakeOver, ThreadModel, UNLIMITED, Users, Which, Zero,
 };
 
 /// What the functions of this crate return.

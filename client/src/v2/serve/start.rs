@@ -5,6 +5,7 @@
 //! have ended when they return. Requests may live on; completing them then does nothing.
 
 use super::{End, ServeOptions, serve_requests_with};
+use crate::v2::server::Serving;
 use crate::v2::{Builder, Handler, Server};
 use crate::{Result, StopToken};
 use std::path::Path;
@@ -52,7 +53,9 @@ impl Server {
         stop: &StopToken,
         ready: impl FnOnce(),
     ) -> Result<End> {
-        let destroy = |force| self.destroy(force);
-        serve_requests_with(self, handler, options, stop, || self.begin(ready), destroy)
+        let serving = Serving::new(self, options);
+        let destroy = |force| serving.destroy(force);
+        let end = serve_requests_with(self, handler, options, stop, || serving.begin(ready), destroy);
+        serving.end(end)
     }
 }
