@@ -40,11 +40,12 @@ pub use stop::StopToken;
 pub use sys::fork::OwnFile;
 pub use sys::memory::SparseMemory;
 pub use v2::{
-    Action, Answers, Backend, Batch, Blocking, Buffer, Builder, Capabilities, Channel, Control,
+    Action, Answers, AsyncBackend, Backend, Batch, Blocking, Buffer, Builder, Capabilities, Channel, Control,
     DeadlinePolicy, Difference, End, Entered, Event, Fault, FaultCounts, FaultPlan, Faulty, Fetch, Fetched,
     HandOver, Handler, Holder, Info, Keeper, Latency, Listed, MemoryLock, Moment, Observer, Operation,
-    OperationCounts, Outstanding, ParseFaultError, Process, Region, Request, RequestState, ServeOptions,
-    Server, ServerId, State, Stats, Status, TakeOver, ThreadModel, UNLIMITED, Users, Which, Zero,
+    OperationCounts, Outstanding, ParseFaultError, Process, Readiness, Region, Request, RequestState,
+    ServeOptions, Server, ServerId, State, Stats, Status, TakeOver, ThreadModel, UNLIMITED, Users, Which,
+    Zero,
 };
 
 /// What the functions of this crate return.

@@ -80,10 +80,10 @@ impl<'a> ForkGuard<'a> {
 
 /// A registered number, until it is dropped. The owner drops it before it closes the number.
 #[derive(Debug)]
-struct Place(&'static AtomicI32);
+pub(crate) struct Place(&'static AtomicI32);
 
 impl Place {
-    fn new(fd: BorrowedFd<'_>) -> Result<Self, Errno> {
+    pub(crate) fn new(fd: BorrowedFd<'_>) -> Result<Self, Errno> {
         install()?;
         let number = fd.as_raw_fd();
         let taken = |place: &&AtomicI32| {

@@ -6,10 +6,14 @@
 //! cover all memory that the kernel reads and writes. A mapping that threads share hands out no reference to
 //! its bytes.
 
+#[cfg(test)]
+pub(crate) mod counting;
 pub(crate) mod enter;
 pub(crate) mod fork;
 pub(crate) mod ioctl;
 pub(crate) mod ioctl2;
 pub(crate) mod memory;
+#[cfg(feature = "tokio")]
+pub(crate) mod reactor;
 pub(crate) mod schedule;
 pub(crate) mod signal;

@@ -10,7 +10,7 @@ use super::serve::NO_FLUSHES;
 use super::signals::SignalWatch;
 use super::tell::{Event, Listener};
 use super::{
-    Backend, Capabilities, Control, DeadlinePolicy, End, HandOver, Info, ServeOptions, Server, Which, name,
+    Backend, Capabilities, Control, DeadlinePolicy, End, HandOver, Info, ServeOptions, Server, name,
 };
 use crate::{Error, Result, StopToken};
 use std::path::Path;
@@ -254,32 +254,41 @@ impl Builder {
         capabilities: Capabilities,
         serve: impl FnOnce(&Arc<Server>, &ServeOptions) -> Result<End>,
     ) -> Result<()> {
-        let mut builder = self;
-        builder.backend.get_or_insert((size, capabilities));
-        let serving = builder.serving.clone().with_listener(&builder.listener);
-        serving.check(&builder.name, builder.queues, capabilities.threads)?;
-        let control = Control::open()?;
-        let Found { server, existed } = builder.find(&control, &capabilities)?;
-        if existed {
-            let hand_over = builder.take_over.clone().unwrap_or_default().with_listener(serving.listener());
-            hand_over.wait_for_others(&server)?;
-        }
-        let server = Arc::new(server);
-        let result = serve(&server, &serving);
-        if result.is_err() && server.status().is_ok_and(|status| status.device_number.is_none()) {
-            // The device was never used and never will be. The first error is the one to report.
-            let _ = control.destroy(Which::from(&*server).with_epoch(server.created().epoch), true);
+        let (server, options) = self.create_for(size, capabilities)?;
+        let result = serve(&server, &options);
+        if result.is_err() {
+            server.forget_unused();
         }
         result.map(drop)
+    }
+
+    /// Creates the device for a backend of this size, or follows, and waits for the end of older servers.
+    pub(super) fn create_for(
+        mut self,
+        size: u64,
+        capabilities: Capabilities,
+    ) -> Result<(Arc<Server>, ServeOptions)> {
+        self.backend.get_or_insert((size, capabilities));
+        let serving = self.serving.clone().with_listener(&self.listener);
+        serving.check(&self.name, self.queues, capabilities.threads)?;
+        let Found { server, existed } = self.find(&Control::open()?, &capabilities)?;
+        if existed {
+            let hand_over = self.take_over.unwrap_or_default().with_listener(serving.listener());
+            hand_over.wait_for_others(&server)?;
+        }
+        Ok((Arc::new(server), serving))
     }
 
     /// Calls `serve` with a token that SIGINT and SIGTERM request to stop.
     pub(super) fn with_signals<T>(serve: impl FnOnce(&StopToken) -> Result<T>) -> Result<T> {
         let stop = StopToken::new();
-        let signals = SignalWatch::new(&stop)?;
-        let served = serve(&stop);
-        drop(signals);
-        served
+        let _signals = Self::watch_signals(&stop)?;
+        serve(&stop)
+    }
+
+    /// SIGINT and SIGTERM request a stop until the result is dropped.
+    pub(super) fn watch_signals(stop: &StopToken) -> Result<SignalWatch> {
+        SignalWatch::new(stop)
     }
 
     /// Creates the device or attaches to it.

@@ -6,11 +6,15 @@
 //! consists of its fill byte.
 
 use super::channel::Keeper;
+use super::serve::ready::{Readiness, Sleeper};
 use super::{Batch, Channel, Entered, Fetch, Fetched, ServerId, Status};
+use crate::sys::counting::uncounted;
 use crate::{Errno, Result};
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 use zosbd2_abi::v2;
@@ -85,6 +89,10 @@ struct State {
     kept: Arc<AtomicBool>,
     asleep: usize,
     stale: usize,
+    /// Tasks that wait for news.
+    wakers: Vec<Waker>,
+    /// A request that is submitted again for each answer, and how often.
+    again: Option<(Spec, usize)>,
 }
 
 pub(super) struct Fake {
@@ -119,6 +127,7 @@ impl Fake {
             logical_block_size: 512,
             max_io_bytes: max_io,
             queues: 1,
+            depth: 128,
             create_flags: v2::CREATE_VOLATILE_CACHE,
             version: 2,
             name: super::name::field("fake").expect("a name"),
@@ -152,6 +161,15 @@ impl Fake {
         self
     }
 
+    /// This many readers submit a request each, and the next one when it is answered, until there were `requests`.
+    pub(super) fn with_readers(self, readers: usize, requests: usize, spec: Spec) -> Self {
+        let mut state = self.state.lock().expect("state");
+        state.steps.push_back(Step::Requests(vec![spec; readers]));
+        state.again = Some((spec, requests - readers));
+        drop(state);
+        self
+    }
+
     /// Makes calls fail that fetch from this queue.
     pub(super) fn without_fetches_from(mut self, queue: u32) -> Self {
         self.broken_queue = Some(queue);
@@ -176,7 +194,10 @@ impl Fake {
     }
 
     pub(super) fn destroy(&self) {
-        self.state.lock().expect("state").destroyed = true;
+        let mut state = self.state.lock().expect("state");
+        state.destroyed = true;
+        state.wake();
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -242,6 +263,23 @@ impl Fake {
 }
 
 impl State {
+    /// Wakes the tasks that wait for news.
+    fn wake(&mut self) {
+        self.wakers.drain(..).for_each(Waker::wake);
+    }
+
+    /// Submits a request for each answer, as long as there are some.
+    fn submit_again(&mut self, answers: usize) {
+        let Some((spec, left)) = &mut self.again else { return };
+        let count = answers.min(*left);
+        *left -= count;
+        if count > 0 {
+            let step = Step::Requests(vec![*spec; count]);
+            self.steps.push_back(step);
+            self.wake();
+        }
+    }
+
     /// Why nothing more will come.
     fn over(&self) -> Option<Errno> {
         match self {
@@ -344,8 +382,8 @@ impl State {
     }
 }
 
-impl Channel for Fake {
-    fn enter(&self, batch: &mut Batch<'_>, fetch: Fetch<'_>) -> Entered {
+impl Fake {
+    fn carry_out(&self, batch: &mut Batch<'_>, fetch: Fetch<'_>) -> Entered {
         let mut state = self.state.lock().expect("state");
         let fetches = !fetch.requests.is_empty();
         let fetch_minimum = fetch.minimum;
@@ -365,6 +403,7 @@ impl Channel for Fake {
         let mut entered = state.process(batch, usize::MAX, self.short);
         if entered.processed > 0 {
             state.calls.push((entered.processed, fetches));
+            state.submit_again(entered.processed);
             self.changed.notify_all();
         }
         match step {
@@ -400,6 +439,12 @@ impl Channel for Fake {
             _ => entered.error = Some(Errno::NODEV),
         }
         entered
+    }
+}
+
+impl Channel for Fake {
+    fn enter(&self, batch: &mut Batch<'_>, fetch: Fetch<'_>) -> Entered {
+        uncounted(|| self.carry_out(batch, fetch))
     }
 
     fn id(&self) -> ServerId {
@@ -444,6 +489,84 @@ impl Channel for Fake {
         state.kept.store(true, Ordering::Relaxed);
         self.changed.notify_all();
         Ok(Some(Box::new(Placeholder(state.kept.clone()))))
+    }
+}
+
+/// Wakes a task when the fake has something to say.
+pub(super) struct FakeReady(Arc<Fake>);
+
+impl FakeReady {
+    pub(super) fn new(fake: &Arc<Fake>) -> Self {
+        Self(fake.clone())
+    }
+}
+
+impl Readiness for FakeReady {
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.0.state.lock().expect("state");
+        if !state.steps.is_empty() || state.over().is_some() || !self.0.sleeps {
+            return Poll::Ready(Ok(()));
+        }
+        state.wakers.push(context.waker().clone());
+        Poll::Pending
+    }
+}
+
+/// Sleeps until the fake has something to say, or the waker was called.
+pub(super) struct FakeSleeper {
+    fake: Arc<Fake>,
+    woken: Arc<FakeWaker>,
+    wanted: bool,
+}
+
+struct FakeWaker {
+    fake: Arc<Fake>,
+    woken: AtomicBool,
+}
+
+impl Wake for FakeWaker {
+    fn wake(self: Arc<Self>) {
+        self.woken.store(true, Ordering::Relaxed);
+        let _state = self.fake.state.lock().expect("state");
+        self.fake.changed.notify_all();
+    }
+}
+
+impl FakeSleeper {
+    pub(super) fn new(fake: &Arc<Fake>) -> Self {
+        let woken = FakeWaker { fake: fake.clone(), woken: AtomicBool::new(false) };
+        Self { fake: fake.clone(), woken: Arc::new(woken), wanted: false }
+    }
+}
+
+impl Readiness for FakeSleeper {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let state = self.fake.state.lock().expect("state");
+        let ready = !state.steps.is_empty() || state.over().is_some() || !self.fake.sleeps;
+        self.wanted = !ready;
+        if ready { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
+}
+
+impl Sleeper for FakeSleeper {
+    fn waker(&self) -> Waker {
+        self.woken.clone().into()
+    }
+
+    fn sleep(&mut self) {
+        let Self { fake, woken, wanted } = self;
+        let mut state = fake.state.lock().expect("state");
+        state.asleep += 1;
+        fake.changed.notify_all();
+        let asleep = |state: &mut State| {
+            let news = !state.steps.is_empty() || state.over().is_some();
+            !woken.woken.load(Ordering::Relaxed) && !(*wanted && news)
+        };
+        let limit = Duration::from_secs(60);
+        let (mut state, waited) = fake.changed.wait_timeout_while(state, limit, asleep).expect("state");
+        assert!(!waited.timed_out(), "nothing will end this sleep");
+        state.asleep -= 1;
+        woken.woken.store(false, Ordering::Relaxed);
     }
 }
 

@@ -7,6 +7,7 @@
 //!
 //! The root of the crate exports all of it, too.
 
+mod async_backend;
 mod backend;
 mod builder;
 mod channel;
@@ -37,6 +38,7 @@ mod which;
 
 pub use crate::sys::enter::{Answers, Batch, Entered, Fetch, Fetched, ServerId};
 pub use crate::sys::memory::{Buffer, Region};
+pub use async_backend::AsyncBackend;
 pub use backend::{Backend, Capabilities, ThreadModel, Zero};
 pub use builder::{Builder, UNLIMITED};
 pub use channel::{Channel, Keeper};
@@ -51,7 +53,7 @@ pub use report::{
 };
 pub use request::{Operation, Request};
 pub use same::Difference;
-pub use serve::{End, MemoryLock, ServeOptions};
+pub use serve::{End, MemoryLock, Readiness, ServeOptions};
 pub use server::Server;
 pub use tell::Event;
 pub use users::{Process, Users};

@@ -10,6 +10,9 @@
 //! | `memory` | the buffers of that lane |
 //! | `pace` | how many requests that lane takes at a time |
 //! | `owned` | the lane of a [`Handler`]: hands out requests that are answered anywhere |
+//! | `asynchronous` | the lane of an [`AsyncBackend`]: a future |
+//! | `slots`, `ready` | the futures of that lane, and its sleep |
+//! | `executor` | that lane in a task of an executor |
 //! | `exchange` | what all lanes with owned requests do |
 //! | `limits` | checks requests |
 //! | `start` | serving with owned requests, as functions of `Builder` and `Server` |
@@ -20,10 +23,13 @@
 //! The calling thread waits; the serving threads have all ended when it returns. On a stop request the device
 //! is destroyed while the threads still serve, so that the kernel can write out dirty data.
 
+mod asynchronous;
 mod blocking;
 pub(super) mod calls;
 mod course;
 mod exchange;
+#[cfg(feature = "tokio")]
+pub(super) mod executor;
 mod inject;
 mod limits;
 mod memory;
@@ -31,18 +37,25 @@ pub(super) mod notes;
 mod options;
 mod owned;
 mod pace;
+pub(super) mod ready;
 mod session;
+mod slots;
 mod start;
 
+use self::asynchronous::AsyncLanes;
 use self::blocking::Blocking;
 use self::owned::Owned;
+use self::ready::Sleeper;
 use self::session::Session;
 use super::backend::is_default;
 use super::tell::Event;
-use super::{Backend, Capabilities, Channel, Handler, Status};
+use super::{AsyncBackend, Backend, Capabilities, Channel, Handler, Status, ThreadModel};
 use crate::serving::warn_of_limits;
-use crate::{Errno, Error, Result, StopToken};
+use crate::{Error, Result, StopToken};
 pub use options::{MemoryLock, ServeOptions};
+pub use ready::Readiness;
+use std::pin::pin;
+use std::task::{Context, Waker};
 use zosbd2_abi::v2;
 
 /// Why serving ended.
@@ -94,6 +107,36 @@ where
     session::run(&session, &lanes, options, start, destroy)
 }
 
+/// Like [`serve_with`], with an asynchronous backend on the library's own threads, one per lane.
+pub(super) fn serve_async_with<C, B, R>(
+    channel: &C,
+    backend: &B,
+    options: &ServeOptions,
+    stop: &StopToken,
+    sleepers: impl Fn() -> Result<R> + Sync,
+    start: impl FnOnce() -> Result<()>,
+    destroy: impl Fn(bool) -> Result<()> + Sync,
+) -> Result<End>
+where
+    C: Channel + Clone + 'static,
+    B: AsyncBackend + ?Sized,
+    R: Sleeper,
+{
+    check_async(channel.status(), backend, options)?;
+    let session = Session::new(channel.clone(), stop, options.listener());
+    let lanes = AsyncLanes { session: &session, backend, options, sleepers };
+    session::run(&session, &lanes, options, start, destroy)
+}
+
+/// Checks options and backend against the device, and prepares the process.
+fn check_async<B: AsyncBackend + ?Sized>(status: &Status, backend: &B, options: &ServeOptions) -> Result<()> {
+    let capabilities = Capabilities { threads: ThreadModel::Any, ..backend.capabilities() };
+    check(status, &capabilities, options)?;
+    // One poll tells: the default flush is ready at once.
+    let flush = || pin!(backend.flush()).poll(&mut Context::from_waker(Waker::noop()));
+    check_flush(status, &capabilities, flush)
+}
+
 /// Checks options and backend against the device, and prepares the process.
 fn check(status: &Status, capabilities: &Capabilities, options: &ServeOptions) -> Result<()> {
     options.check(&status.name, status.queues, capabilities.threads)?;
@@ -115,11 +158,7 @@ const NO_CALLS: &str = "means that the kernel sends no flushes, but the backend 
 
 /// Checks that a backend with a flush of its own gets flushes, or has said that it needs none. Calls `flush`, which makes
 /// data durable that an earlier server has written, at worst.
-fn check_flush(
-    status: &Status,
-    capabilities: &Capabilities,
-    flush: impl FnOnce() -> Result<(), Errno>,
-) -> Result<()> {
+fn check_flush<T>(status: &Status, capabilities: &Capabilities, flush: impl FnOnce() -> T) -> Result<()> {
     if status.create_flags & v2::CREATE_VOLATILE_CACHE != 0 || capabilities.write_through || is_default(flush)
     {
         return Ok(());

@@ -16,10 +16,11 @@ use super::{
     ServerId, State, Stats, Status, Users, Which, inspect,
 };
 use crate::sys::enter::ServerFd;
-use crate::sys::fork::ForkGuard;
+use crate::sys::fork::{ForkGuard, Place};
 use crate::sys::ioctl2;
 use crate::{Errno, Error, Result, StopToken};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -197,14 +198,33 @@ impl Server {
         serving.end(end)
     }
 
+    /// After serving failed: destroys the device if it was never started, because nobody ever will. Errors are
+    /// dropped: the first one is the one to report.
+    pub(super) fn forget_unused(&self) {
+        if self.status().is_ok_and(|status| status.device_number.is_none()) {
+            let _ = self.destroy(true);
+        }
+    }
+
+    /// Destroys the device of this server: not the next device of its name, nor one that another server has.
+    fn destroy(&self, force: bool) -> Result<()> {
+        Control::open()?.destroy_silently(Which::from(self).with_epoch(self.created.epoch), force)
+    }
+
     /// Takes the descriptor away from children that this process forks, until the result is dropped. A child with the
-    /// descriptor would keep the device live after the death of this process, and nobody would serve it.
-    pub(super) fn kept_from_children(&self) -> Option<ForkGuard<'_>> {
-        let guard = ForkGuard::new(self.as_fd());
-        if let Err(error) = &guard {
+    /// descriptor would keep the device live after the death of this process, and nobody would serve it. For programs with
+    /// their own loop: [`serve`](Self::serve) does it by itself. `None`, after a log entry, if it is not possible.
+    #[must_use]
+    pub fn keep_from_children(&self) -> Option<ForkGuard<'_>> {
+        ForkGuard::new(self.as_fd()).ok()
+    }
+
+    fn place(&self) -> Option<Place> {
+        let place = Place::new(self.as_fd());
+        if let Err(error) = &place {
             tracing::warn!(device = self.name(), %error, "a forked child will keep the device live");
         }
-        guard.ok()
+        place.ok()
     }
 
     /// What uses the device, as far as this process can see: mounts, swap, disks made of it, and processes that have
@@ -216,18 +236,19 @@ impl Server {
 }
 
 /// One serve of a server: its start, its destroys, and its end. Meanwhile forked children do not get the descriptor.
-pub(super) struct Serving<'a> {
-    server: &'a Server,
-    listener: &'a Listener,
+pub(super) struct Serving<S> {
+    /// Dropped before the server is, which closes the descriptor.
+    _place: Option<Place>,
+    server: S,
+    listener: Listener,
     /// What used the device when it was destroyed by force.
     forced: OnceLock<Users>,
-    _guard: Option<ForkGuard<'a>>,
 }
 
-impl<'a> Serving<'a> {
-    pub(super) fn new(server: &'a Server, options: &'a ServeOptions) -> Self {
-        let listener = options.listener();
-        Self { server, listener, forced: OnceLock::new(), _guard: server.kept_from_children() }
+impl<S: Deref<Target = Server>> Serving<S> {
+    pub(super) fn new(server: S, options: &ServeOptions) -> Self {
+        let place = server.place();
+        Self { _place: place, server, listener: options.listener().clone(), forced: OnceLock::new() }
     }
 
     /// Creates the block node unless it exists, and calls `ready`.
@@ -243,30 +264,28 @@ impl<'a> Serving<'a> {
 
     /// Destroys the device of this server: not the next device of its name, nor one that another server has.
     pub(super) fn destroy(&self, force: bool) -> Result<()> {
-        let own = Which::from(self.server).with_epoch(self.server.created.epoch);
-        let control = Control::open()?;
         if !force {
-            return control.destroy_silently(own, false);
+            return self.server.destroy(false);
         }
         // Tells whether the device is in use, without a moment in between in which that could change.
-        match control.destroy_silently(own, false) {
+        match self.server.destroy(false) {
             Err(Error::Control { source: Errno::BUSY, .. }) => {}
             other => return other,
         }
         let users = self.server.users();
         let device = self.server.name().to_owned();
         self.listener.tell(&Event::Forced { device, users: users.clone() });
-        control.destroy_silently(own, true)?;
+        self.server.destroy(true)?;
         let _ = self.forced.set(users);
         Ok(())
     }
 
     /// The result of serving: a destruction by force of a device in use is no success.
-    pub(super) fn end(self, end: Result<End>) -> Result<End> {
+    pub(super) fn end(&self, end: Result<End>) -> Result<End> {
         let device = || self.server.name().to_owned();
         self.listener.tell_rest(self.server.name());
-        match (end, self.forced.into_inner()) {
-            (Ok(_), Some(users)) => Err(Error::Forced { device: device(), users }),
+        match (end, self.forced.get()) {
+            (Ok(_), Some(users)) => Err(Error::Forced { device: device(), users: users.clone() }),
             (Ok(End::TakenOver), None) => {
                 self.listener.tell(&Event::TakenOver { device: device() });
                 Ok(End::TakenOver)

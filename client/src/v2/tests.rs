@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The serve loop against a fake kernel, and the checks of builder and options.
 
+mod allocations;
+mod asynchronous;
 mod declared;
+#[cfg(feature = "tokio")]
+mod executor;
 mod owned;
 
 use super::fake::{Answer, Fake, Spec, Step};

@@ -53,6 +53,8 @@ pub(super) struct Exchange<'s, C: Channel + Clone + 'static> {
     handed: u64,
     answered: u64,
     rounds: u32,
+    /// Whether the last call that looked for requests left none; `None`: the last call did not look.
+    drained: Option<bool>,
 }
 
 /// How to exchange.
@@ -106,6 +108,7 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
             handed: 0,
             answered: 0,
             rounds: 0,
+            drained: None,
         })
     }
 
@@ -187,6 +190,16 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
         !self.short.is_empty()
     }
 
+    /// Whether the last call left no requests in the queue. `None` if it did not look.
+    pub(super) fn drained(&self) -> Option<bool> {
+        self.drained
+    }
+
+    /// Drops all answers from now on.
+    pub(super) fn close(&self) {
+        self.link.close();
+    }
+
     /// Whether another server gets the requests now.
     pub(super) fn taken_over(&self) -> bool {
         self.calls.taken_over
@@ -246,7 +259,9 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
                 Fetch { requests: &mut self.requests[..most], queue: self.queue, ..Fetch::nothing() }
             }
         };
+        let asked = fetch.requests.len();
         let given = self.calls.give(&mut batch, fetch)?;
+        self.drained = (asked != 0).then_some(given.fetched < asked && given.refused == 0);
         if given.gone {
             return Ok(Exchanged::Gone);
         }

@@ -20,6 +20,7 @@ pub struct ServeOptions {
     memory_lock: MemoryLock,
     /// `None`: adapts itself.
     batch: Option<usize>,
+    in_flight: Option<usize>,
     spin: Duration,
     listener: Listener,
 }
@@ -48,6 +49,7 @@ impl Default for ServeOptions {
             cpus: Vec::new(),
             memory_lock: MemoryLock::None,
             batch: None,
+            in_flight: None,
             spin: Duration::ZERO,
             listener: Listener::default(),
         }
@@ -84,6 +86,13 @@ impl ServeOptions {
     #[must_use]
     pub fn batch(mut self, batch: usize) -> Self {
         self.batch = Some(batch);
+        self
+    }
+
+    /// Most requests that an asynchronous lane has in flight, 1 to 1024; by default as many as the queue is deep.
+    #[must_use]
+    pub fn in_flight(mut self, requests: usize) -> Self {
+        self.in_flight = Some(requests);
         self
     }
 
@@ -126,6 +135,7 @@ impl ServeOptions {
         };
         range("threads per queue", self.threads_per_queue as u64, 1, 1024)?;
         range("batch", self.most_requests() as u64, 1, v2::MAX_BATCH.into())?;
+        range("requests in flight", self.in_flight.unwrap_or(1) as u64, 1, v2::MAX_DEPTH.into())?;
         let spin = u64::try_from(self.spin.as_micros()).unwrap_or(u64::MAX);
         range("spin in microseconds", spin, 0, v2::MAX_SPIN_US.into())?;
         for cpus in &self.cpus {
@@ -164,6 +174,11 @@ impl ServeOptions {
     /// Most requests that a lane takes at a time.
     pub(super) fn most_requests(&self) -> usize {
         self.batch.unwrap_or(BATCH)
+    }
+
+    /// Most requests in flight in an asynchronous lane of a queue with this depth.
+    pub(super) fn in_flight_of(&self, depth: usize) -> usize {
+        self.in_flight.unwrap_or(depth).max(1)
     }
 
     /// Whether a lane finds out how many requests to take at a time.

@@ -11,7 +11,7 @@
 use super::course::{self, Course, Step};
 use super::notes::Notes;
 use super::{End, ServeOptions};
-use crate::serving::{Decision, NoFlusher, Running, prepare_thread};
+use crate::serving::{CountOut, Decision, NoFlusher, Running, prepare_thread};
 use crate::v2::tell::{Event, Frequent, Listener};
 use crate::v2::{Channel, Users, channel::Keeper};
 use crate::{Errno, Error, Result, StopToken};
@@ -55,17 +55,24 @@ pub(in crate::v2) struct Session<C> {
     taken_over: AtomicBool,
 }
 
-/// A lane's place in its queue's count. Dropping it leaves the queue, unless the device is gone.
-struct Place<'a> {
+/// A lane's place in its session. Dropping it leaves the queue without the lane, unless it was told how the lane
+/// ended.
+pub(super) struct Place<'a> {
     lanes: &'a AtomicUsize,
     unserved: &'a AtomicBool,
+    taken_over: &'a AtomicBool,
     done: bool,
+    /// Dropped last, because others look at the counts when all lanes are counted out.
+    _count_out: CountOut<'a>,
 }
 
-impl<'a> Place<'a> {
-    fn take(lanes: &'a AtomicUsize, unserved: &'a AtomicBool) -> Self {
-        lanes.fetch_add(1, Ordering::Relaxed);
-        Self { lanes, unserved, done: false }
+impl Place<'_> {
+    /// Leaves the place, after the lane has ended like this; `None`: it has failed.
+    pub(super) fn end(mut self, end: Option<End>) {
+        self.done = end.is_some();
+        if end == Some(End::TakenOver) {
+            self.taken_over.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -139,13 +146,13 @@ impl<C: Channel> Session<C> {
         self.running.begin();
         let name = format!("zosbd2-{queue}.{index}");
         let run = move || {
-            let _count_out = self.running.count_out(&self.stop);
+            let count_out = self.running.count_out(&self.stop);
             if let Some(NoFlusher(error)) = prepare_thread(&self.channel.status().name) {
                 let event = |_| Event::NoIoFlusher { device: self.notes.device(), error };
                 self.notes.listener().tell_sparingly(Frequent::Flusher, event);
             }
             self.bind(options.cpus_of(queue as usize * options.threads() + index));
-            self.lane(lanes, queue, ready);
+            self.lane(lanes, queue, count_out, ready);
         };
         if let Err(source) = std::thread::Builder::new().name(name).spawn_scoped(scope, run) {
             self.running.cancel();
@@ -155,27 +162,37 @@ impl<C: Channel> Session<C> {
     }
 
     /// Prepares a lane, waits for the others, and works.
-    fn lane<L: Lanes>(&self, lanes: &L, queue: u32, ready: mpsc::Sender<()>) {
+    fn lane<'a, L: Lanes>(&'a self, lanes: &L, queue: u32, count_out: CountOut<'a>, ready: mpsc::Sender<()>) {
         let lane = match lanes.prepare(queue) {
             Ok(lane) => lane,
             Err(error) => return self.notes.note(error),
         };
-        // Dropped before the thread is counted out, because other threads look at the counts then.
-        let mut place = Place::take(&self.lanes[queue as usize], &self.unserved);
+        let place = self.counted_place(queue, count_out);
         drop(ready);
         if !self.all_served.wait() {
-            place.done = true;
-            return;
+            return place.end(Some(End::Gone));
         }
         match lanes.work(lane) {
-            Ok(end) => {
-                place.done = true;
-                if end == End::TakenOver {
-                    self.taken_over.store(true, Ordering::Relaxed);
-                }
+            Ok(end) => place.end(Some(end)),
+            Err(error) => {
+                self.notes.note(error);
+                place.end(None);
             }
-            Err(error) => self.notes.note(error),
         }
+    }
+
+    /// Takes a place for a lane of this queue.
+    #[cfg(feature = "tokio")]
+    pub(super) fn place(&self, queue: u32) -> Place<'_> {
+        self.running.begin();
+        self.counted_place(queue, self.running.count_out(&self.stop))
+    }
+
+    fn counted_place<'a>(&'a self, queue: u32, count_out: CountOut<'a>) -> Place<'a> {
+        let lanes = &self.lanes[queue as usize];
+        lanes.fetch_add(1, Ordering::Relaxed);
+        let (unserved, taken_over) = (&self.unserved, &self.taken_over);
+        Place { lanes, unserved, taken_over, done: false, _count_out: count_out }
     }
 
     /// Binds the calling thread to these CPUs, if there are any.
@@ -192,7 +209,7 @@ impl<C: Channel> Session<C> {
 
     /// Lets the lanes work if every queue has one, and starts the device. Returns the payload of a panic of
     /// `start`.
-    fn begin(
+    pub(super) fn begin(
         &self,
         start: impl FnOnce() -> Result<()>,
         destroy: &impl Fn(bool) -> Result<()>,
@@ -216,7 +233,7 @@ impl<C: Channel> Session<C> {
 
     /// Waits for the end of all lanes, and carries out the steps of the [`Course`] meanwhile. `known` is the
     /// size of the backend when serving began.
-    fn watch(
+    pub(super) fn watch(
         &self,
         size: impl Fn() -> u64,
         mut known: Option<u64>,
@@ -295,7 +312,7 @@ impl<C: Channel> Session<C> {
     }
 
     /// Size of the backend. `None` if the backend panics; the panic is noted.
-    fn backend_size(&self, size: impl Fn() -> u64) -> Option<u64> {
+    pub(super) fn backend_size(&self, size: impl Fn() -> u64) -> Option<u64> {
         self.guard("size", size).ok()
     }
 
@@ -372,7 +389,7 @@ impl<C: Channel> Session<C> {
     }
 
     /// How serving ended: the first error, if there was one.
-    fn end(&self) -> Result<End> {
+    pub(super) fn end(&self) -> Result<End> {
         let end = if self.taken_over.load(Ordering::Relaxed) { End::TakenOver } else { End::Gone };
         self.notes.take().map_or(Ok(end), Err)
     }

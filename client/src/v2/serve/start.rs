@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Serving with owned requests: what [`Builder`] and [`Server`] offer for a [`Handler`].
+//! Serving with owned requests and with futures: what [`Builder`] and [`Server`] offer for a [`Handler`] and an
+//! [`AsyncBackend`].
 //!
 //! These functions block the calling thread like those for a [`Backend`](crate::Backend), and the serving threads
 //! have ended when they return. Requests may live on; completing them then does nothing.
 
-use super::{End, ServeOptions, serve_requests_with};
+use super::ready::PollSleeper;
+use super::{End, ServeOptions, serve_async_with, serve_requests_with};
 use crate::v2::server::Serving;
-use crate::v2::{Builder, Handler, Server};
-use crate::{Result, StopToken};
+use crate::v2::{AsyncBackend, Builder, Handler, Server};
+use crate::{Error, Result, StopToken};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -39,9 +41,47 @@ impl Builder {
             server.serve_requests(handler, options, stop, || ready(&server.path()))
         })
     }
+
+    /// Like [`serve`](Self::serve), for an asynchronous backend, on the library's own threads: one for each queue,
+    /// or as many as [`ServeOptions`](crate::ServeOptions) say. For futures that need an executor of their own,
+    /// see `serve_tokio`.
+    pub fn serve_async<B: AsyncBackend + ?Sized>(self, backend: &B) -> Result<()> {
+        self.serve_async_then(backend, |_| {})
+    }
+
+    /// Like [`serve_async`](Self::serve_async). Calls `ready` with the path of the block node when the node
+    /// exists.
+    pub fn serve_async_then<B: AsyncBackend + ?Sized>(
+        self,
+        backend: &B,
+        ready: impl FnOnce(&Path),
+    ) -> Result<()> {
+        Self::with_signals(|stop| {
+            self.serve_by(backend.size(), backend.capabilities(), |server, options| {
+                server.serve_async(backend, options, stop, || ready(&server.path()))
+            })
+        })
+    }
 }
 
 impl Server {
+    /// Like [`serve_then`](Self::serve_then), for an asynchronous backend, on the library's own threads.
+    pub fn serve_async<B: AsyncBackend + ?Sized>(
+        self: &Arc<Self>,
+        backend: &B,
+        options: &ServeOptions,
+        stop: &StopToken,
+        ready: impl FnOnce(),
+    ) -> Result<End> {
+        let sleepers = || {
+            PollSleeper::new(self.clone())
+                .map_err(|source| Error::Fetch { device: self.name().to_owned(), source })
+        };
+        let serving = Serving::new(&**self, options);
+        let (start, destroy) = (|| serving.begin(ready), |force| serving.destroy(force));
+        serving.end(serve_async_with(self, backend, options, stop, sleepers, start, destroy))
+    }
+
     /// Like [`serve_then`](Self::serve_then), for a backend that answers requests later and elsewhere.
     ///
     /// The requests keep the `Server`, and so its descriptor, only until this function returns. Requests that are
@@ -53,7 +93,7 @@ impl Server {
         stop: &StopToken,
         ready: impl FnOnce(),
     ) -> Result<End> {
-        let serving = Serving::new(self, options);
+        let serving = Serving::new(&**self, options);
         let destroy = |force| serving.destroy(force);
         let end = serve_requests_with(self, handler, options, stop, || serving.begin(ready), destroy);
         serving.end(end)
