@@ -220,7 +220,7 @@ impl Server {
             }
             control.destroy_silently(own, false)
         };
-        let _guard = self.kept_from_children();
+        let _guard = self.keep_from_children();
         let end = serve_with(self, backend, options, stop, start, destroy);
         listener.tell_rest(self.name());
         match (end, forced.into_inner()) {
@@ -234,8 +234,10 @@ impl Server {
     }
 
     /// Takes the descriptor away from children that this process forks, until the result is dropped. A child with the
-    /// descriptor would keep the device live after the death of this process, and nobody would serve it.
-    pub(super) fn kept_from_children(&self) -> Option<ForkGuard<'_>> {
+    /// descriptor would keep the device live after the death of this process, and nobody would serve it. For programs with
+    /// their own loop: [`serve`](Self::serve) does it by itself. `None`, after a log entry, if it is not possible.
+    #[must_use]
+    pub fn keep_from_children(&self) -> Option<ForkGuard<'_>> {
         let guard = ForkGuard::new(self.as_fd());
         if let Err(error) = &guard {
             tracing::warn!(device = self.name(), %error, "a forked child will keep the device live");
