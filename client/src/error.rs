@@ -183,9 +183,9 @@ pub enum Error {
         /// The kernel's error.
         source: Errno,
     },
-    /// A device of that name exists and waits for a server, but is another one than the program would create.
+    /// A device of that name exists, and is another one than the program would create.
     #[error(
-        "device {name} exists and waits for a server, but it is another one: {}. \
+        "device {name} exists, but is another one: {}. \
              Serve it with what it was created with, or destroy it first",
         differing(differences)
     )]

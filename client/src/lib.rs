@@ -2,7 +2,8 @@
 //! Implement Linux block devices in userspace, on top of the zosbd2 kernel module.
 //!
 //! A program implements a [`Backend`] and calls [`Builder::serve`]. The call creates the device and serves
-//! it until a signal or another process destroys it. [`Server::serve`] does the same for programs that create
+//! it until a signal or another process destroys it. A program that died is started again, and goes on with the device.
+//! What an operator must know meanwhile is an [`Event`]. [`Server::serve`] does the same for programs that create
 //! or attach to a device themselves. [`Server::enter`] is the single call below that, for programs with their
 //! own loop. [`SparseMemory`] is a store for RAM disks and tests. Interface version 1, that of the original
 //! zosbd2, is in [`v1`].
@@ -37,7 +38,7 @@ pub mod v2;
 pub use error::{BadRequest, Chain, Error, MemoryError};
 pub use rustix::io::Errno;
 pub use stop::StopToken;
-pub use sys::fork::OwnFile;
+pub use sys::fork::{ForkGuard, OwnFile};
 pub use sys::memory::SparseMemory;
 pub use v2::{
     Action, Answers, AsyncBackend, Backend, Batch, Blocking, Buffer, Builder, Capabilities, Channel, Control,

@@ -178,7 +178,10 @@ int main(int argc, char **argv)
 	if (server < 0 && errno == EEXIST)
 		server = follow(control, &create);
 	if (server < 0)
-		fail(errno == EBUSY ? "attach (the device has a server)" : "create or attach");
+		fail(errno == EBUSY    ? "attach (the device has a server)"
+		     : errno == EINVAL ? "create (the name has an invalid character?)"
+		     : errno == ERANGE ? "create (the size, the queues or the depth are outside their limits)"
+				       : "create or attach");
 	destroy.handle = create.handle; /* the name may be in use again */
 	for (queue = 0; queue < create.queues; queue++) {
 		serving++;

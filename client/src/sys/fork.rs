@@ -63,9 +63,10 @@ impl AsFd for OwnFile {
     }
 }
 
-/// Keeps a descriptor away from forked children until it is dropped.
+/// Keeps a descriptor away from forked children until it is dropped: see
+/// [`Server::keep_from_children`](crate::Server::keep_from_children).
 #[derive(Debug)]
-pub(crate) struct ForkGuard<'a> {
+pub struct ForkGuard<'a> {
     _place: Place,
     /// The number must not be closed, and given to another file, while it is registered.
     _fd: BorrowedFd<'a>,

@@ -395,7 +395,7 @@ mod tests {
         let said = error.to_string();
         assert_eq!(
             said,
-            "device disk exists and waits for a server, but it is another one: its size is 512 bytes, not 1048576 \
+            "device disk exists, but is another one: its size is 512 bytes, not 1048576 \
              bytes; its serial number is \"old\", not \"\"; its FUA flag is on, not off; its longest discard is 8192 \
              bytes, not at most 4096 bytes; its content is what its last server stored, not empty memory of this \
              process; its identity is \"blue\", not \"red\". Serve it with what it was created with, or destroy it \

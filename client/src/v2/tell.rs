@@ -23,7 +23,7 @@ pub enum Event {
     Serving {
         /// Path of the block node.
         path: PathBuf,
-        /// The device existed before and had lost its server; its unanswered requests are served again.
+        /// The device existed before; the unanswered requests of its last server are served again.
         followed: bool,
     },
     /// A stop was requested, and the device is in use. The library destroys it as soon as it is not open.
@@ -140,7 +140,7 @@ impl fmt::Display for Event {
         match self {
             Self::Serving { path, followed: false } => write!(f, "serving {}", path.display()),
             Self::Serving { path, followed: true } => {
-                write!(f, "serving {} again: its last server was gone", path.display())
+                write!(f, "serving {} in place of its last server", path.display())
             }
             Self::InUse { device, users } => write!(
                 f,

@@ -96,7 +96,6 @@ impl Course {
                 Step::DestroyWhenUnused
             }
             (Event::StopRequest, Stop::Stopping, _) => Step::TellUse,
-            (Event::StopRequest, Stop::Forced, _) => Step::Wait,
             (Event::ForceRequest, _, _) => {
                 self.stop = Stop::Forced;
                 Step::DestroyByForce
@@ -119,7 +118,7 @@ impl Course {
                 Step::Wait
             }
             (Event::Idle, Stop::Running, _) => Step::FollowSize,
-            (Event::Unserved | Event::LeaveFailed, _, _) | (Event::Idle, _, _) => Step::Wait,
+            (Event::StopRequest | Event::Unserved | Event::LeaveFailed | Event::Idle, _, _) => Step::Wait,
         }
     }
 

@@ -59,7 +59,7 @@ fn smallest(context: &mut Context) {
     let mut server = context.spawn("hello_disk", &[]);
     let other = context.random("again").bytes(1 << 20);
     write_durably(&mounted.path().join("other"), &other);
-    assert!(server.stderr().contains("again: its last server was gone"), "{}", server.stderr());
+    assert!(server.stderr().contains("in place of its last server"), "{}", server.stderr());
     mounted.unmount();
     let mounted = Mounted::new(NODE, "/mnt", "ext4", "");
     for (name, data) in [("file", data), ("other", other)] {

@@ -165,7 +165,7 @@ fn follows(context: &mut Context) {
             wait_until(60, "some writes", || written.load(Ordering::Relaxed) > before + 20);
             kill(&mut server);
             server = serving(start(context, &["serial=one", "identity=red"]));
-            says(&server, "again: its last server was gone");
+            says(&server, "in place of its last server");
             assert_eq!(control().status(NAME).expect("status").epoch, round + 2);
         }
         done.store(true, Ordering::Relaxed);
@@ -197,7 +197,7 @@ fn refuses(context: &mut Context) {
     let status = control().status(NAME).expect("status");
     let said = refused(context, FILE, &["serial=two", "size=8388608", "identity=blue"]);
     for part in [
-        "device again exists and waits for a server, but it is another one: ",
+        "device again exists, but is another one: ",
         "its size is 16777216 bytes, not 8388608 bytes",
         "its serial number is \"one\", not \"two\"",
         "its identity is \"red\", not \"blue\"",
