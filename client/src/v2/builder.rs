@@ -191,8 +191,8 @@ impl Builder {
     }
 
     /// Calls `tell` with each [`Event`] that an operator must know, instead of the callback of the
-    /// [`ServeOptions`], if that has one. Any thread calls it, also several at the same time. It delays requests while it runs, and may not wait for I/O on the
-    /// device.
+    /// [`ServeOptions`], if that has one. Any thread calls it, also several at the same time. It delays requests
+    /// while it runs, and may not wait for I/O on the device.
     ///
     /// ```no_run
     /// # fn serve(backend: &impl zosbd2::Backend) -> zosbd2::Result<()> {
