@@ -163,9 +163,10 @@ impl Server {
     /// Serves the device with its own threads until the device is gone or another server has taken over.
     /// Starts the device if it is not started yet.
     ///
-    /// A [request](StopToken::request) on `stop` destroys the device as soon as it is not open; dirty data is written out
-    /// first. [`StopToken::force`] destroys it at once; if it was in use, serving ends with [`Error::Forced`]. To stop serving and leave the device to another server,
-    /// attach to it with [`TakeOver::Yes`](super::TakeOver::Yes).
+    /// A [request](StopToken::request) on `stop` destroys the device as soon as it is not open; dirty data is
+    /// written out first. [`StopToken::force`] destroys it at once; if it was in use, serving ends with
+    /// [`Error::Forced`]. To stop serving and leave the device to another server, attach to it with
+    /// [`TakeOver::Yes`](super::TakeOver::Yes).
     ///
     /// The library asks the backend for its size every second, and resizes the device if the size has
     /// changed.
