@@ -126,7 +126,8 @@ pub struct Capabilities {
     /// because of how a file was opened. Without meaning if `volatile_cache` is set.
     pub write_through: bool,
     /// All data is gone with the process: another process that serves this backend begins with other data. So
-    /// [`Builder::serve`](super::Builder::serve) does not follow a device that has lost its server.
+    /// [`Builder::serve`](super::Builder::serve) does not follow a device that has lost its server. With
+    /// [`auto_destroy`](super::Builder::auto_destroy) and a grace of 0 the device goes with its process.
     pub ephemeral: bool,
     /// [`Backend::write`] can make one write durable. Without this flag the kernel sends a flush after such a
     /// write.
