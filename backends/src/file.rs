@@ -77,7 +77,7 @@ impl FileOptions {
     }
 
     /// Opens the file although another server has it locked, to take over from that server and from no other. Takes
-    /// the lock as soon as it is free.
+    /// the lock as soon as it is free; [`FileDisk::wait_for_lock`] waits for that.
     #[must_use]
     pub fn successor(mut self, successor: bool) -> Self {
         self.successor = successor;
@@ -137,7 +137,7 @@ impl FileOptions {
             tracing::warn!(path = %path.display(), "the device is read-only, and so is the disk");
         }
         store.read_only |= opened_read_only;
-        let disk = FileDisk::new(file, store, block, locked);
+        let disk = FileDisk::new(file, path, store, block, locked);
         let size = disk.size();
         if size == 0 {
             return Err(FileError::Empty { path: path.to_owned(), block });

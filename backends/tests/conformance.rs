@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use zosbd2::{Backend, Capabilities, Errno, Zero};
 use zosbd2_backends::conformance::{Check, Direct, Failure, run};
@@ -10,7 +11,7 @@ use zosbd2_backends::{FileDisk, FileError, FileOptions, Null, Ram};
 
 const SIZE: u64 = 32 << 20;
 /// How long to wait for a lock that will not become free.
-const SHORT: std::time::Duration = std::time::Duration::from_millis(50);
+const SHORT: Duration = Duration::from_millis(50);
 
 fn seed() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock");
@@ -113,7 +114,10 @@ fn a_successor_has_the_file_next() {
     let mut buffer = [0; 512];
     next.read(0, &mut buffer).expect("read");
     assert_eq!(buffer, [7; 512]);
+    let refused = next.wait_for_lock(SHORT).expect_err("the old one has it");
+    assert!(matches!(refused, FileError::Locked { .. }), "{refused}");
     drop(old);
+    next.wait_for_lock(Duration::from_secs(10)).expect("nobody has it");
     assert_eq!(next.size(), SIZE);
     assert!(
         matches!(FileOptions::default().patience(SHORT).open(&path), Err(FileError::Locked { .. })),

@@ -1,15 +1,47 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The errors of this crate. Each error names the operation and the object.
 //!
-//! A message does not repeat its cause, which is `source()`. Print the whole chain (`{:#}` of `anyhow`) to
-//! see both.
+//! `Display` does not repeat the cause, which is `source()`. [`Error::chain`] and `Debug` print the message with
+//! all its causes. So a program whose `main` returns an [`Error`] ends with a sentence.
 
 use crate::Errno;
+use crate::v2::{Difference, Process, Users};
+use std::borrow::Cow;
+use std::fmt;
 use std::path::PathBuf;
 
+/// Prints an error with all its causes, separated by colons.
+///
+/// ```
+/// # let error = zosbd2::v2::Control::open_at("/nonexistent".as_ref()).unwrap_err();
+/// eprintln!("cannot serve: {}", zosbd2::Chain(&error));
+/// ```
+#[derive(Clone, Copy)]
+pub struct Chain<'a>(pub &'a (dyn std::error::Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// Why a call on the control node or on a device failed.
+///
+/// `Debug` prints the same as [`chain`](Self::chain): `main` prints the error that it returns in this form.
 #[non_exhaustive]
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum Error {
     /// A node could not be opened.
     #[error("open {}{hint}", path.display())]
@@ -17,7 +49,7 @@ pub enum Error {
         /// The node.
         path: PathBuf,
         /// What the user may do about it, in parentheses, or nothing.
-        hint: &'static str,
+        hint: Cow<'static, str>,
         /// The kernel's error.
         source: Errno,
     },
@@ -27,7 +59,7 @@ pub enum Error {
         /// The node.
         path: PathBuf,
         /// What is wrong with it.
-        problem: &'static str,
+        problem: Cow<'static, str>,
     },
     /// The kernel would not accept this device name.
     #[error("device name {name:?} {problem}")]
@@ -81,7 +113,7 @@ pub enum Error {
         /// The device or node.
         object: String,
         /// What the error means for this operation, in parentheses, or empty.
-        hint: &'static str,
+        hint: Cow<'static, str>,
         /// The kernel's error.
         source: Errno,
     },
@@ -126,12 +158,14 @@ pub enum Error {
         given: usize,
     },
     /// The backend panicked. Its request failed with an I/O error.
-    #[error("backend of device {device} panicked in a {operation}")]
+    #[error("backend of device {device} panicked in a {operation}{}", Range(*range))]
     BackendPanicked {
         /// Name of the device.
         device: String,
         /// The function of the backend, or the operation of the request.
         operation: &'static str,
+        /// First byte and length of the request; `None` if the call was for no request.
+        range: Option<(u64, u64)>,
     },
     /// A serving thread has no memory for its buffers.
     #[error("get buffers for a serving thread of device {device}")]
@@ -148,6 +182,36 @@ pub enum Error {
         device: String,
         /// The kernel's error.
         source: Errno,
+    },
+    /// A device of that name exists, and is another one than the program would create.
+    #[error(
+        "device {name} exists, but is another one: {}. \
+             Serve it with what it was created with, or destroy it first",
+        differing(differences)
+    )]
+    Differs {
+        /// Name of the device.
+        name: String,
+        /// What differs.
+        differences: Vec<Difference>,
+    },
+    /// An older server of the device has not ended and could not be made to end, so this one does not serve.
+    #[error("take over device {device}: its older server, {}, still has it: {problem}", named(processes))]
+    OlderServer {
+        /// Name of the device.
+        device: String,
+        /// The processes that have its descriptor, as far as this process can see.
+        processes: Vec<Process>,
+        /// Why the older server was not made to end.
+        problem: &'static str,
+    },
+    /// A stop by force destroyed the device while it was in use. Data that was not written yet may be lost.
+    #[error("device {device} was destroyed by force while it was in use ({users}): data may be lost")]
+    Forced {
+        /// Name of the device.
+        device: String,
+        /// What used the device.
+        users: Users,
     },
     /// The memory of the process could not be locked.
     #[error("lock the memory of the process{hint}")]
@@ -171,6 +235,43 @@ pub enum Error {
         /// The system's error.
         source: std::io::Error,
     },
+}
+
+impl Error {
+    /// The message with all its causes.
+    #[must_use]
+    pub fn chain(&self) -> Chain<'_> {
+        Chain(self)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.chain(), f)
+    }
+}
+
+fn differing(differences: &[Difference]) -> String {
+    differences.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn named(processes: &[Process]) -> String {
+    if processes.is_empty() {
+        return "a process that cannot be seen".to_owned();
+    }
+    processes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+}
+
+/// The range of a request, for messages.
+pub(crate) struct Range(pub(crate) Option<(u64, u64)>);
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None | Some((_, 0)) => Ok(()),
+            Some((offset, length)) => write!(f, " of {length} bytes at {offset}"),
+        }
+    }
 }
 
 /// What is wrong with a request from the kernel.
@@ -246,7 +347,7 @@ pub enum BadRequest {
 
 /// Why an operation on a [`SparseMemory`](crate::SparseMemory) failed.
 #[non_exhaustive]
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum MemoryError {
     /// The size is 0 or more than the address space can hold.
     #[error("a memory of {0} bytes cannot exist")]
@@ -291,6 +392,12 @@ pub enum MemoryError {
     },
 }
 
+impl fmt::Debug for MemoryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&Chain(self), f)
+    }
+}
+
 impl MemoryError {
     /// The error number of a request that failed because of this error.
     pub(crate) fn errno(&self) -> Errno {
@@ -299,5 +406,35 @@ impl MemoryError {
             Self::FileLimit { .. } => Errno::FBIG,
             Self::Size(_) | Self::Bounds { .. } => Errno::INVAL,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn main_ends_with_a_sentence() {
+        let error =
+            Error::Open { path: "/dev/zosbd2ctl".into(), hint: " (hint)".into(), source: Errno::NOENT };
+        assert_eq!(error.to_string(), "open /dev/zosbd2ctl (hint)");
+        let sentence = "open /dev/zosbd2ctl (hint): No such file or directory (os error 2)";
+        assert_eq!(format!("{error:?}"), sentence);
+        assert_eq!(error.chain().to_string(), sentence);
+        let source = MemoryError::Map { bytes: 7, source: Errno::NOMEM };
+        assert_eq!(format!("{source:?}"), "map 7 bytes of memory: Cannot allocate memory (os error 12)");
+        let error = Error::Buffers { device: "a".to_owned(), source };
+        assert!(
+            format!("{error:?}")
+                .ends_with("device a: map 7 bytes of memory: Cannot allocate memory (os error 12)")
+        );
+    }
+
+    #[test]
+    fn a_panic_is_reported_with_its_request() {
+        let error = |range| Error::BackendPanicked { device: "a".to_owned(), operation: "read", range };
+        assert_eq!(error(None).to_string(), "backend of device a panicked in a read");
+        let place = error(Some((4096, 512))).to_string();
+        assert_eq!(place, "backend of device a panicked in a read of 512 bytes at 4096");
     }
 }

@@ -35,7 +35,8 @@
 //! ```
 //!
 //! A program implements a [`Backend`] and calls [`Builder::serve`]. The call creates the device and serves
-//! it until a signal or another process destroys it. [`Server::serve`] does the same for programs that create
+//! it until a signal or another process destroys it. A program that died is started again, and goes on with the device.
+//! What an operator must know meanwhile is an [`Event`]. [`Server::serve`] does the same for programs that create
 //! or attach to a device themselves. [`Server::enter`] is the single call below that, for programs with their
 //! own loop. [`SparseMemory`] is a store for RAM disks and tests. Interface version 1, that of the original
 //! zosbd2, is in [`v1`].
@@ -57,16 +58,18 @@ mod sys;
 pub mod v1;
 pub mod v2;
 
-pub use error::{BadRequest, Error, MemoryError};
+pub use error::{BadRequest, Chain, Error, MemoryError};
 pub use rustix::io::Errno;
 pub use stop::StopToken;
+pub use sys::fork::{ForkGuard, OwnFile};
 pub use sys::memory::SparseMemory;
 pub use v2::{
     Action, Answers, AsyncBackend, Backend, Batch, Blocking, Buffer, Builder, Capabilities, Channel, Control,
-    DeadlinePolicy, End, Entered, Fault, FaultCounts, FaultPlan, Faulty, Fetch, Fetched, Handler, Holder,
-    Info, Keeper, Latency, Listed, MemoryLock, Moment, Observer, Operation, OperationCounts, Outstanding,
-    ParseFaultError, Readiness, Region, Request, RequestState, ServeOptions, Server, ServerId, Settings,
-    State, Stats, Status, TakeOver, ThreadModel, UNLIMITED, Which, Zero, events,
+    DeadlinePolicy, Difference, End, Entered, Event, Fault, FaultCounts, FaultPlan, Faulty, Fetch, Fetched,
+    HandOver, Handler, Holder, Info, Keeper, Latency, Listed, MemoryLock, Moment, Observer, Operation,
+    OperationCounts, Outstanding, ParseFaultError, Process, Readiness, Region, Request, RequestState,
+    ServeOptions, Server, ServerId, Settings, State, Stats, Status, TakeOver, ThreadModel, UNLIMITED, Users,
+    Which, Zero, events,
 };
 
 /// What the functions of this crate return.

@@ -2,7 +2,7 @@
 //! What the serving threads of both interface versions share: how a thread prepares itself, and the count of
 //! running threads, by which the caller waits for their end.
 
-use crate::StopToken;
+use crate::{Errno, StopToken};
 use rustix::process::{Resource, configure_io_flusher_behavior, getrlimit, is_io_flusher};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -70,38 +70,47 @@ impl OnceFlag {
     }
 }
 
+/// Why a thread is no I/O flusher: the error, or `None` if the call had no effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NoFlusher(pub(crate) Option<Errno>);
+
 /// Prepares the calling thread to serve a disk. Failures only cause a log entry, because serving works
-/// without.
-pub(crate) fn prepare_thread(device: &str) {
-    become_io_flusher(device);
+/// without. Returns the failure that the operator must know.
+pub(crate) fn prepare_thread(device: &str) -> Option<NoFlusher> {
+    let flusher = become_io_flusher(device);
     if let Err(error) = crate::sys::signal::block_signals_of_writes() {
         tracing::warn!(device, %error, "SIGXFSZ and SIGPIPE are not blocked: a write that fails may kill the server");
     }
     if let Err(error) = crate::sys::schedule::wake_without_preempting() {
         tracing::debug!(device, %error, "serving with the default scheduling policy");
     }
+    flusher
 }
 
-/// Logs limits of the process that will end it while it serves.
-pub(crate) fn warn_of_limits(device: &str) {
-    if let Some(seconds) = getrlimit(Resource::Cpu).current {
-        tracing::warn!(device, seconds, "RLIMIT_CPU: the kernel will kill the server at this limit");
-    }
+/// Logs and returns the limit of the process that will end it while it serves: seconds of CPU time.
+pub(crate) fn warn_of_limits(device: &str) -> Option<u64> {
+    let seconds = getrlimit(Resource::Cpu).current?;
+    tracing::warn!(device, seconds, "RLIMIT_CPU: the kernel will kill the server at this limit");
+    Some(seconds)
 }
 
 /// Marks this thread as an I/O flusher: allocations on its behalf do not wait for write-back, which may
 /// itself be waiting for this thread. Serving works without, except when memory is short.
-fn become_io_flusher(device: &str) {
+fn become_io_flusher(device: &str) -> Option<NoFlusher> {
     match configure_io_flusher_behavior(true).and_then(|()| is_io_flusher()) {
-        Ok(true) => {}
+        Ok(true) => None,
         Ok(false) => {
             tracing::warn!(device, "PR_SET_IO_FLUSHER had no effect: may hang when memory is short");
+            Some(NoFlusher(None))
         }
-        Err(error) => tracing::warn!(
-            device,
-            %error,
-            "PR_SET_IO_FLUSHER failed (needs CAP_SYS_RESOURCE): may hang when memory is short"
-        ),
+        Err(error) => {
+            tracing::warn!(
+                device,
+                %error,
+                "PR_SET_IO_FLUSHER failed (needs CAP_SYS_RESOURCE): may hang when memory is short"
+            );
+            Some(NoFlusher(Some(error)))
+        }
     }
 }
 

@@ -9,7 +9,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Asks the serve loop that uses this token to destroy its device and return: see [`Server::serve`] and
-/// [`v1::serve`](crate::v1::serve).
+/// [`v1::serve`](crate::v1::serve). There are two kinds of requests: to [stop](Self::request) as soon as the device is
+/// unused, and to stop by [force](Self::force).
 ///
 /// [`Server::serve`]: crate::Server::serve
 #[derive(Clone, Debug, Default)]
@@ -19,8 +20,15 @@ pub struct StopToken {
 
 #[derive(Debug, Default)]
 struct Shared {
-    requests: Mutex<u64>,
+    requests: Mutex<Requests>,
     changed: Condvar,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Requests {
+    /// Of both kinds.
+    count: u64,
+    forced: bool,
 }
 
 impl StopToken {
@@ -30,11 +38,23 @@ impl StopToken {
         Self::default()
     }
 
-    /// Requests a stop. A second request makes [`v1::serve`](crate::v1::serve) retry a failed destroy, and
-    /// makes [`Server::serve`](crate::Server::serve) destroy the device by force.
+    /// Requests a stop. [`Server::serve`](crate::Server::serve) destroys the device as soon as it is not open, however
+    /// often this is called. [`v1::serve`](crate::v1::serve) destroys it by force, and retries a failed destroy at
+    /// the next request.
     pub fn request(&self) {
+        self.add(false);
+    }
+
+    /// Requests a stop by force: the device is destroyed at once, although it may be in use. What cannot be written in
+    /// time is lost. If the device was in use, serving ends with [`Error::Forced`](crate::Error::Forced).
+    pub fn force(&self) {
+        self.add(true);
+    }
+
+    fn add(&self, force: bool) {
         let mut requests = self.lock();
-        *requests = requests.saturating_add(1);
+        requests.count = requests.count.saturating_add(1);
+        requests.forced |= force;
         self.shared.changed.notify_all();
     }
 
@@ -44,28 +64,34 @@ impl StopToken {
         self.requests() != 0
     }
 
+    /// Whether a stop by force was requested.
+    #[must_use]
+    pub fn is_forced(&self) -> bool {
+        self.lock().forced
+    }
+
     /// Number of requests so far.
     pub(crate) fn requests(&self) -> u64 {
-        *self.lock()
+        self.lock().count
     }
 
     /// Sleeps until `done` returns true or there are more than `seen` requests. Returns the number of
     /// requests.
     pub(crate) fn wait(&self, seen: u64, done: impl Fn() -> bool) -> u64 {
         let requests = self.lock();
-        *self
-            .shared
+        self.shared
             .changed
-            .wait_while(requests, |requests| *requests == seen && !done())
+            .wait_while(requests, |requests| requests.count == seen && !done())
             .unwrap_or_else(PoisonError::into_inner)
+            .count
     }
 
     /// Like [`wait`](Self::wait), but sleeps for at most `time`.
     pub(crate) fn wait_for(&self, time: Duration, seen: u64, done: impl Fn() -> bool) -> u64 {
         let requests = self.lock();
-        let waited =
-            self.shared.changed.wait_timeout_while(requests, time, |requests| *requests == seen && !done());
-        *waited.unwrap_or_else(PoisonError::into_inner).0
+        let same = |requests: &mut Requests| requests.count == seen && !done();
+        let waited = self.shared.changed.wait_timeout_while(requests, time, same);
+        waited.unwrap_or_else(PoisonError::into_inner).0.count
     }
 
     /// Sleeps for `time`, or until the next request.
@@ -77,8 +103,8 @@ impl StopToken {
     pub(crate) fn pause_unless(&self, time: Duration, done: impl Fn() -> bool) {
         let end = Instant::now() + time;
         let mut requests = self.lock();
-        let before = *requests;
-        while *requests == before && !done() {
+        let before = requests.count;
+        while requests.count == before && !done() {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
@@ -94,7 +120,7 @@ impl StopToken {
         self.shared.changed.notify_all();
     }
 
-    fn lock(&self) -> MutexGuard<'_, u64> {
+    fn lock(&self) -> MutexGuard<'_, Requests> {
         self.shared.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

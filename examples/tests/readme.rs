@@ -8,5 +8,5 @@ const README: &str = include_str!("../../README.md");
 fn readme_shows_the_smallest_example() {
     let shown = format!("```rust,no_run\n{PROGRAM}```\n");
     assert!(README.contains(&shown), "README.md differs from examples/src/bin/hello_disk.rs");
-    assert!(PROGRAM.lines().count() <= 40, "the smallest example has grown too long");
+    assert!(PROGRAM.lines().count() <= 45, "the smallest example has grown too long");
 }

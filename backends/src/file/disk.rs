@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A disk kept in a file or on another block device: its I/O.
 
-use super::lock;
+use super::FileError;
+use super::lock::{self, Locked};
 use super::store::Store;
 use crate::sys;
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, fdatasync, fstat, seek};
@@ -9,9 +10,11 @@ use rustix::io::{IoSlice, ReadWriteFlags, pwritev2};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 use zosbd2::v2::abi::MAX_PHYSICAL_BLOCK_SIZE;
-use zosbd2::{Backend, Capabilities, Errno, Zero};
+use zosbd2::{Backend, Capabilities, Errno, OwnFile, Zero};
 
 /// Size of the pieces in which zeros are written if the store has no better way.
 const ZEROES: usize = 1 << 20;
@@ -27,7 +30,9 @@ const ALIGNMENT: usize = 4096;
 /// The file must not be on a file system on this disk.
 #[derive(Debug)]
 pub struct FileDisk {
-    file: File,
+    /// Not for forked children, which would keep the lock.
+    file: OwnFile,
+    path: PathBuf,
     store: Store,
     block: u32,
     /// Zeros to write if the store has no better way, with room to align them for direct I/O. They are never
@@ -54,9 +59,40 @@ fn errno(error: &io::Error) -> Errno {
 }
 
 impl FileDisk {
-    pub(super) fn new(file: File, store: Store, block: u32, locked: bool) -> Self {
+    pub(super) fn new(file: File, path: &Path, store: Store, block: u32, locked: bool) -> Self {
         let zeros = vec![0; ZEROES + ALIGNMENT];
-        Self { file, store, block, zeros, locked: AtomicBool::new(locked), size: AtomicU64::new(0) }
+        Self {
+            file: file.into(),
+            path: path.to_owned(),
+            store,
+            block,
+            zeros,
+            locked: AtomicBool::new(locked),
+            size: AtomicU64::new(0),
+        }
+    }
+
+    /// Waits until this process has the lock of the file, at most for this time. Only a disk that was opened with
+    /// [`FileOptions::successor`](super::FileOptions::successor) may have none: call this after
+    /// [`HandOver::take_over`](zosbd2::HandOver::take_over) and before serving.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError::Locked`] names the processes that still have the lock.
+    pub fn wait_for_lock(&self, patience: Duration) -> Result<(), FileError> {
+        if self.locked.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let failed = |source| FileError::Io { operation: "lock", path: self.path.clone(), source };
+        match lock::lock(&self.file, patience).map_err(failed)? {
+            Locked::Yes => {
+                self.locked.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Locked::No(holders) => {
+                Err(FileError::Locked { path: self.path.clone(), holders, waited: patience })
+            }
+        }
     }
 
     /// Tries a fallocate. Returns `false` if the store does not support it, or not for this range.

@@ -2,13 +2,14 @@
 //! Why a file cannot be a disk.
 
 use super::lock::Holder;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
-use zosbd2::MemoryError;
+use zosbd2::{Chain, MemoryError};
 
 /// Why a file cannot be a disk.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum FileError {
     /// A system call failed.
@@ -79,4 +80,11 @@ pub enum FileError {
         /// Logical block size.
         block: u32,
     },
+}
+
+impl fmt::Debug for FileError {
+    /// The message with all its causes: `main` prints the error that it returns in this form.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&Chain(self), f)
+    }
 }

@@ -128,6 +128,12 @@ impl SparseMemory {
         Self { base, bytes, page, locks, touched, file }
     }
 
+    /// Whether the bytes are in a file, and outlive this value.
+    #[must_use]
+    pub fn is_in_file(&self) -> bool {
+        self.file.is_some()
+    }
+
     /// Size in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {

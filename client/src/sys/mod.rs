@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Everything that needs unsafe: the ioctls of both interfaces, raw memory mappings, and two calls for
-//! serving threads.
+//! Everything that needs unsafe: the ioctls of both interfaces, raw memory mappings, two calls for
+//! serving threads, and the handler of forks.
 //!
 //! No caller can break memory safety through these wrappers. The ioctl functions take references whose types
 //! cover all memory that the kernel reads and writes. A mapping that threads share hands out no reference to
@@ -9,6 +9,7 @@
 #[cfg(test)]
 pub(crate) mod counting;
 pub(crate) mod enter;
+pub(crate) mod fork;
 pub(crate) mod ioctl;
 pub(crate) mod ioctl2;
 pub(crate) mod memory;

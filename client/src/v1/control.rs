@@ -9,6 +9,7 @@ use crate::sys::ioctl;
 use crate::{Errno, Error, Result, node};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::FileType;
+use std::borrow::Cow;
 use std::path::Path;
 use zosbd2_abi::v1;
 
@@ -27,7 +28,7 @@ impl Control {
     /// Like [`open`](Self::open), with another path to the node, such as a bind mount in a container.
     pub fn open_at(path: &Path) -> Result<Self> {
         let node = node::open(path)?;
-        let wrong = |problem| Error::WrongNode { path: path.to_owned(), problem };
+        let wrong = |problem| Error::WrongNode { path: path.to_owned(), problem: Cow::Borrowed(problem) };
         let kind = rustix::fs::fstat(&node).map(|stat| FileType::from_raw_mode(stat.st_mode));
         if kind != Ok(FileType::CharacterDevice) || ioctl::ping(node.as_fd()).is_err() {
             return Err(wrong("it is not a control node of zosbd2"));
@@ -136,7 +137,7 @@ fn failed(operation: &'static str, object: &(impl ToString + ?Sized), source: Er
         Errno::NOENT => " (there is no such device)",
         _ => "",
     };
-    Error::Control { operation, object: object.to_string(), hint, source }
+    Error::Control { operation, object: object.to_string(), hint: hint.into(), source }
 }
 
 #[cfg(test)]

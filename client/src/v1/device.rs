@@ -9,6 +9,7 @@ use crate::sys::ioctl;
 use crate::{Errno, Error, Result};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -44,7 +45,7 @@ impl Device {
         let status = control.status(handle)?;
         let path = status.name.path();
         let node = open_node(&path, patience)?;
-        let wrong = |problem| Error::WrongNode { path: path.clone(), problem };
+        let wrong = |problem| Error::WrongNode { path: path.clone(), problem: Cow::Borrowed(problem) };
         let kind = rustix::fs::fstat(&node).map(|stat| FileType::from_raw_mode(stat.st_mode));
         if kind != Ok(FileType::BlockDevice) {
             return Err(wrong("it is not a block device"));
@@ -99,7 +100,7 @@ fn open_node(path: &Path, patience: Duration) -> Result<OwnedFd> {
                     Errno::ACCESS | Errno::PERM => " (are you root?)",
                     _ => "",
                 };
-                return Err(Error::Open { path: path.to_owned(), hint, source });
+                return Err(Error::Open { path: path.to_owned(), hint: hint.into(), source });
             }
         }
     }

@@ -148,7 +148,11 @@ impl<C: Channel + ?Sized, B: Backend + ?Sized> Session<'_, C, B> {
     /// Runs one request. A panic of the backend fails only that request.
     fn guard(&self, operation: &'static str, run: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
         catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
-            self.note(Error::BackendPanicked { device: self.channel.name().to_string(), operation });
+            self.note(Error::BackendPanicked {
+                device: self.channel.name().to_string(),
+                operation,
+                range: None,
+            });
             Err(Errno::IO)
         })
     }

@@ -186,7 +186,12 @@ fn a_failed_destroy_is_reported_and_asked_for_again() {
         if calls.fetch_add(1, Ordering::Relaxed) == 0 {
             stop.request();
             let object = "device".to_owned();
-            return Err(Error::Control { operation: "destroy", object, hint: "", source: Errno::BUSY });
+            return Err(Error::Control {
+                operation: "destroy",
+                object,
+                hint: "".into(),
+                source: Errno::BUSY,
+            });
         }
         fake.destroy();
         Ok(())

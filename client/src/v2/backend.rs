@@ -125,6 +125,10 @@ pub struct Capabilities {
     /// [`Backend::flush`] exists, but no flush is needed: a write is durable when its call returns, for example
     /// because of how a file was opened. Without meaning if `volatile_cache` is set.
     pub write_through: bool,
+    /// All data is gone with the process: another process that serves this backend begins with other data. So
+    /// [`Builder::serve`](super::Builder::serve) does not follow a device that has lost its server. With
+    /// [`auto_destroy`](super::Builder::auto_destroy) and a grace of 0 the device goes with its process.
+    pub ephemeral: bool,
     /// [`Backend::write`] can make one write durable. Without this flag the kernel sends a flush after such a
     /// write.
     pub fua: bool,
@@ -158,6 +162,7 @@ impl Default for Capabilities {
             volatile_cache: false,
             cache_survives: false,
             write_through: false,
+            ephemeral: false,
             fua: false,
             discard: false,
             write_zeroes: false,
@@ -304,6 +309,7 @@ impl Backend for SparseMemory {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
+            ephemeral: !self.is_in_file(),
             discard: true,
             write_zeroes: true,
             physical_block_size: 4096,

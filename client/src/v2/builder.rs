@@ -5,11 +5,14 @@
 //! kernel is asked. A value that is not set comes from the backend, if there is one, or is the interface's
 //! default.
 
+use super::same::{Found, Wanted, create_or_attach};
 use super::serve::NO_FLUSHES;
-use super::{Backend, Capabilities, Control, DeadlinePolicy, End, Info, ServeOptions, Server, name};
+use super::signals::SignalWatch;
+use super::tell::{Event, Listener};
+use super::{
+    Backend, Capabilities, Control, DeadlinePolicy, End, HandOver, Info, ServeOptions, Server, name,
+};
 use crate::{Error, Result, StopToken};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +54,9 @@ pub struct Builder {
     deadline_policy: DeadlinePolicy,
     grace: Duration,
     serving: ServeOptions,
+    listener: Listener,
+    identity: Vec<u8>,
+    take_over: Option<HandOver>,
 }
 
 macro_rules! setters {
@@ -95,6 +101,9 @@ impl Builder {
             deadline_policy: DeadlinePolicy::Fail,
             grace: DEFAULT_GRACE,
             serving: ServeOptions::default(),
+            listener: Listener::default(),
+            identity: Vec::new(),
+            take_over: None,
         }
     }
 
@@ -165,6 +174,37 @@ impl Builder {
         self
     }
 
+    /// What identifies the content of the device, such as the path or the UUID of its store: at most 256 bytes. The
+    /// kernel keeps it, as the blob ([`Server::blob`]), and [`serve`](Self::serve) follows only a device that has the
+    /// same one.
+    #[must_use]
+    pub fn identity(mut self, identity: &[u8]) -> Self {
+        identity.clone_into(&mut self.identity);
+        self
+    }
+
+    /// Lets [`serve`](Self::serve) take over from a live server of the device, instead of failing.
+    #[must_use]
+    pub fn take_over(mut self, how: HandOver) -> Self {
+        self.take_over = Some(how);
+        self
+    }
+
+    /// Calls `tell` with each [`Event`] that an operator must know, instead of the callback of the
+    /// [`ServeOptions`], if that has one. Any thread calls it, also several at the same time. It delays requests
+    /// while it runs, and may not wait for I/O on the device.
+    ///
+    /// ```no_run
+    /// # fn serve(backend: &impl zosbd2::Backend) -> zosbd2::Result<()> {
+    /// zosbd2::Builder::new("mydisk").on_event(|event| eprintln!("{event}")).serve(backend)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn on_event(mut self, tell: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.listener = Listener::new(tell);
+        self
+    }
+
     /// Name of the device.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -174,10 +214,18 @@ impl Builder {
     /// Creates the device and serves it until it is gone or another server has taken over. This is the whole
     /// of a simple program.
     ///
+    /// If the device exists and has lost its server, this one follows: it serves what the other one left unanswered,
+    /// and submitters only notice a pause. So a program that is started again recovers its disk. That is so only if the
+    /// device is the same: size, logical block, serial number, [`identity`](Self::identity) if one is set, and what else
+    /// matters for the data or the backend. Otherwise [`Error::Differs`] names the differences, and
+    /// nothing has changed. A backend whose data is gone with the process ([`Capabilities::ephemeral`]) follows nothing.
+    /// If the device has a server, the error names the process; see also [`take_over`](Self::take_over).
+    ///
     /// On SIGINT or SIGTERM the library writes out dirty data and destroys the device as soon as it is not
-    /// open; on a second signal it destroys the device by force. Size and capabilities come from the backend,
-    /// as with [`for_backend`](Self::for_backend). If serving fails for good, the device stays without a
-    /// server.
+    /// open. A second SIGINT (^C) destroys it by force; a second SIGTERM does not. If the device was in use then,
+    /// serving ends with [`Error::Forced`]. [`on_event`](Self::on_event) tells what uses the device. Size and
+    /// capabilities come from the backend, as with [`for_backend`](Self::for_backend). If serving fails for good, the
+    /// device stays without a server.
     pub fn serve<B: Backend + ?Sized>(self, backend: &B) -> Result<()> {
         self.serve_then(backend, |_| {})
     }
@@ -199,7 +247,7 @@ impl Builder {
         })
     }
 
-    /// Creates the device for a backend of this size, and serves it with `serve`.
+    /// Creates the device for a backend of this size, or follows, and serves it with `serve`.
     pub(super) fn serve_by(
         self,
         size: u64,
@@ -214,16 +262,21 @@ impl Builder {
         result.map(drop)
     }
 
-    /// Creates the device for a backend of this size.
+    /// Creates the device for a backend of this size, or follows, and waits for the end of older servers.
     pub(super) fn create_for(
         mut self,
         size: u64,
         capabilities: Capabilities,
     ) -> Result<(Arc<Server>, ServeOptions)> {
         self.backend.get_or_insert((size, capabilities));
-        self.serving.check(&self.name, self.queues, capabilities.threads)?;
-        let server = Control::open()?.create(&self)?;
-        Ok((Arc::new(server), self.serving))
+        let serving = self.serving.clone().with_listener(&self.listener);
+        serving.check(&self.name, self.queues, capabilities.threads)?;
+        let Found { server, existed } = self.find(&Control::open()?, &capabilities)?;
+        if existed {
+            let hand_over = self.take_over.unwrap_or_default().with_listener(serving.listener());
+            hand_over.wait_for_others(&server)?;
+        }
+        Ok((Arc::new(server), serving))
     }
 
     /// Calls `serve` with a token that SIGINT and SIGTERM request to stop.
@@ -236,6 +289,24 @@ impl Builder {
     /// SIGINT and SIGTERM request a stop until the result is dropped.
     pub(super) fn watch_signals(stop: &StopToken) -> Result<SignalWatch> {
         SignalWatch::new(stop)
+    }
+
+    /// Creates the device or attaches to it.
+    fn find(&self, control: &Control, capabilities: &Capabilities) -> Result<Found<Server>> {
+        let wanted = Wanted {
+            builder: self,
+            create: self.to_raw(control.info())?,
+            identity: &self.identity,
+            ephemeral: capabilities.ephemeral,
+            cache_survives: capabilities.cache_survives,
+            take_over: self.take_over.as_ref(),
+        };
+        create_or_attach(control, &wanted)
+    }
+
+    /// The blob of a new device.
+    pub(super) fn blob(&self) -> &[u8] {
+        &self.identity
     }
 
     /// The kernel's struct, or an error that names the invalid option.
@@ -411,34 +482,6 @@ impl Builder {
             option,
             value: value.to_string(),
             problem: problem.into(),
-        }
-    }
-}
-
-/// Turns SIGINT and SIGTERM into stop requests until it is dropped.
-pub(super) struct SignalWatch {
-    handle: signal_hook::iterator::Handle,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl SignalWatch {
-    fn new(stop: &StopToken) -> Result<Self> {
-        let failed = |source| Error::Signals { source };
-        let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
-        let handle = signals.handle();
-        let stop = stop.clone();
-        let watch = move || signals.forever().for_each(|_| stop.request());
-        let thread = std::thread::Builder::new().name("zosbd2-signals".to_owned()).spawn(watch);
-        Ok(Self { handle, thread: Some(thread.map_err(failed)?) })
-    }
-}
-
-impl Drop for SignalWatch {
-    fn drop(&mut self) {
-        self.handle.close();
-        if let Some(thread) = self.thread.take() {
-            // The thread cannot panic, so there is no result to check.
-            let _ = thread.join();
         }
     }
 }

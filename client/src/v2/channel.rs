@@ -12,7 +12,7 @@
 //! and shortens, repeats or removes them. Only the last part needs functions that [`Batch`] does not have
 //! yet: to find, change and remove an answer by its handle.
 
-use super::{Batch, Entered, Fetch, ServerId, Status};
+use super::{Batch, Entered, Fetch, ServerId, Status, Users};
 use crate::Result;
 
 /// Keeps a device that the caller has left, and serves nothing. The next server can attach when it is dropped.
@@ -42,6 +42,11 @@ pub trait Channel: Send + Sync {
 
     /// Changes the size.
     fn resize(&self, size_bytes: u64) -> Result<()>;
+
+    /// What uses the device, for messages.
+    fn users(&self) -> Users {
+        Users::default()
+    }
 
     /// Ends all calls of [`enter`](Self::enter), those that sleep too, and leaves the device to the next
     /// server. Returns `None` if the calls end anyway. After an error nothing has changed.
@@ -76,6 +81,10 @@ macro_rules! forward {
 
             fn resize(&self, size_bytes: u64) -> Result<()> {
                 (**self).resize(size_bytes)
+            }
+
+            fn users(&self) -> Users {
+                (**self).users()
             }
 
             fn leave(&self) -> Result<Option<Keeper>> {

@@ -4,12 +4,13 @@
 //! Any thread may call any function; calls are independent of each other. Devices belong to the system, not
 //! to the `Control`: they outlive it and the process.
 
-use super::{Backend, Builder, Info, Listed, Observer, Server, Settings, Status, Which, name};
+use super::{Backend, Builder, Info, Listed, Observer, Server, Settings, Status, Users, Which, name};
 use crate::node;
 use crate::sys::{ioctl, ioctl2};
 use crate::{Errno, Error, Result};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::FileType;
+use std::borrow::Cow;
 use std::path::Path;
 use zosbd2_abi::v2;
 
@@ -40,7 +41,7 @@ impl Control {
     /// Like [`open`](Self::open), with another path to the node, such as a bind mount in a container.
     pub fn open_at(path: &Path) -> Result<Self> {
         let node = node::open(path)?;
-        let wrong = |problem| Error::WrongNode { path: path.to_owned(), problem };
+        let wrong = |problem| Error::WrongNode { path: path.to_owned(), problem: Cow::Borrowed(problem) };
         let kind = rustix::fs::fstat(&node).map(|stat| FileType::from_raw_mode(stat.st_mode));
         // The ping comes first: it carries no pointer, so it is harmless with a foreign driver.
         if kind != Ok(FileType::CharacterDevice) || ioctl::ping(node.as_fd()).is_err() {
@@ -50,7 +51,7 @@ impl Control {
         match ioctl2::info(node.as_fd(), &mut raw) {
             Ok(()) if raw.version >= 2 => Ok(Self { node, info: Info::from(&raw) }),
             Ok(()) | Err(Errno::NOTTY | Errno::INVAL) => {
-                Err(wrong("the kernel module zosbd2 is too old for interface version 2"))
+                Err(Error::WrongNode { path: path.to_owned(), problem: too_old(raw.version) })
             }
             Err(source) => Err(failed("get the limits of", "the kernel module zosbd2", source)),
         }
@@ -64,10 +65,26 @@ impl Control {
 
     /// Creates a device. It has no block node until [`Server::start`] or [`Server::serve`].
     pub fn create(&self, builder: &Builder) -> Result<Server> {
+        self.create_silently(builder).map_err(|error| match error {
+            Error::Control { operation, object, source: source @ Errno::EXIST, .. } => {
+                let hint = super::same::existing(self, builder.name()).into();
+                Error::Control { operation, object, hint, source }
+            }
+            other => other,
+        })
+    }
+
+    /// Like [`create`](Self::create), but does not look for the server of a device that exists.
+    pub(super) fn create_silently(&self, builder: &Builder) -> Result<Server> {
         let mut raw = builder.to_raw(&self.info)?;
         let fd = ioctl2::create(self.fd(), &mut raw)
             .map_err(|source| failed("create device", builder.name(), source))?;
-        Server::from_fd(fd)
+        let server = Server::from_fd(fd)?;
+        if !builder.blob().is_empty() {
+            // A device that was not started goes with its server, so none is left without its blob.
+            server.set_blob(builder.blob())?;
+        }
+        Ok(server)
     }
 
     /// Becomes the server of a device. Unanswered requests come again, marked `REQUEST_MAYBE_EXECUTED`.
@@ -114,7 +131,13 @@ impl Control {
         let mut raw = device.attach(flags)?;
         ioctl2::attach(self.fd(), &mut raw).map_err(|source| {
             let hint = match source {
-                Errno::BUSY => " (it has a server)",
+                Errno::BUSY => {
+                    let server = self.status(device.name()).map(|status| super::same::served_by(&status));
+                    match server.unwrap_or_default() {
+                        unseen if unseen.is_empty() => " (it has a server)".into(),
+                        server => format!(" (it has a server: {server})").into(),
+                    }
+                }
                 other => hint(other),
             };
             Error::Control { operation: "attach to device", object: device.name().to_owned(), hint, source }
@@ -123,11 +146,25 @@ impl Control {
 
     /// Destroys a device of either version and returns when it is gone. Without `force` the call fails with
     /// `EBUSY` while the block node is open, and the server writes out all dirty data first. With `force`,
-    /// dirty data that cannot be written in bounded time fails with I/O errors.
+    /// dirty data that cannot be written in bounded time fails with I/O errors. The error of a device that is in use
+    /// names what uses it, as far as this process can see: mounts, swap, disks made of it, and processes.
     ///
     /// A name alone may belong to another device by now; [`Which`] identifies one device.
     pub fn destroy<'a>(&self, device: impl Into<Which<'a>>, force: bool) -> Result<()> {
         let device = device.into();
+        self.destroy_silently(device, force).map_err(|error| match error {
+            Error::Control { operation, object, source: source @ Errno::BUSY, .. } => {
+                let users = self.status(device.name()).ok().and_then(|status| status.device_number);
+                let users = users.map(Users::of).unwrap_or_default();
+                let hint = format!(" (it is in use: {users})").into();
+                Error::Control { operation, object, hint, source }
+            }
+            other => other,
+        })
+    }
+
+    /// Like [`destroy`](Self::destroy), but does not look for what uses a device that is in use.
+    pub(super) fn destroy_silently(&self, device: Which<'_>, force: bool) -> Result<()> {
         let mut raw = device.destroy(if force { v2::DESTROY_FORCE } else { 0 })?;
         ioctl2::destroy(self.fd(), &mut raw).map_err(|source| failed("destroy device", device.name(), source))
     }
@@ -175,13 +212,24 @@ impl AsFd for Control {
     }
 }
 
+/// What is wrong with a module that has no interface version 2.
+fn too_old(interface: u32) -> Cow<'static, str> {
+    let module = node::module_version().map_or_else(String::new, |version| format!(" {version}"));
+    let (own, interface) = (env!("CARGO_PKG_VERSION"), interface.max(1));
+    format!(
+        "the kernel module zosbd2{module} has interface version {interface}, but the library {own} of this program \
+         needs version 2"
+    )
+    .into()
+}
+
 /// An error of a control call, with the meaning of the number for this operation.
 pub(super) fn failed(operation: &'static str, object: &str, source: Errno) -> Error {
     Error::Control { operation, object: object.to_owned(), hint: hint(source), source }
 }
 
-fn hint(source: Errno) -> &'static str {
-    match source {
+fn hint(source: Errno) -> Cow<'static, str> {
+    let hint = match source {
         Errno::EXIST => " (a device of that name exists)",
         Errno::BUSY => " (it is in use)",
         Errno::NOENT => " (there is no such device)",
@@ -191,10 +239,10 @@ fn hint(source: Errno) -> &'static str {
         Errno::NOSPC => " (there are as many devices as the module allows)",
         Errno::INVAL | Errno::RANGE | Errno::OVERFLOW => " (the kernel module does not accept these values)",
         Errno::PERM | Errno::ACCESS => " (it belongs to another user)",
-        Errno::TOOBIG => " (the kernel module is older than this program)",
-        Errno::NOTTY => " (the kernel module does not know this call)",
+        Errno::TOOBIG | Errno::NOTTY => return node::older_module(),
         _ => "",
-    }
+    };
+    hint.into()
 }
 
 #[cfg(test)]

@@ -26,11 +26,14 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// Adds the answer to a batch.
+    /// Adds the answer to a batch. A failure is told.
     #[inline]
-    pub(super) fn put<'a>(&'a self, batch: &mut Batch<'a>) {
+    pub(super) fn put<'a>(&'a self, batch: &mut Batch<'a>, notes: &Notes) {
         match (self.result, &self.buffer) {
-            (Err(error), _) => batch.fail(&self.fetched, error),
+            (Err(error), _) => {
+                notes.failed(&self.fetched, error);
+                batch.fail(&self.fetched, error);
+            }
             (Ok(()), Some(buffer)) if self.fetched.op() == v2::OP_READ => batch.read(&self.fetched, buffer),
             (Ok(()), _) => batch.done(&self.fetched),
         }
@@ -152,7 +155,7 @@ impl<C: Channel + Clone + 'static> LaneLink<C> {
             if let Some(channel) = &channel {
                 let mut batch = answers.begin(self.id);
                 for answer in &*taken {
-                    answer.put(&mut batch);
+                    answer.put(&mut batch, &self.notes);
                 }
                 let mut calls = Calls::new(channel, &self.stop, &self.notes);
                 if let Err(error) = calls.give_all(&mut batch) {

@@ -18,18 +18,24 @@ mod fake;
 mod fault;
 mod geometry;
 mod handler;
+mod handover;
 mod inspect;
 mod link;
 mod name;
 mod outbox;
+mod peers;
 mod pool;
 mod report;
 mod request;
+mod same;
 mod serve;
 mod server;
 mod settings;
+mod signals;
+mod tell;
 #[cfg(test)]
 mod tests;
+mod users;
 mod which;
 
 pub use crate::sys::enter::{Answers, Batch, Entered, Fetch, Fetched, ServerId};
@@ -41,14 +47,18 @@ pub use channel::{Channel, Keeper};
 pub use control::{Control, TakeOver};
 pub use fault::{Action, Fault, FaultCounts, FaultPlan, Faulty, Moment, ParseFaultError};
 pub use handler::{Blocking, Handler};
+pub use handover::HandOver;
 pub use inspect::Observer;
 pub use report::{
     DeadlinePolicy, Holder, Info, Latency, Listed, OperationCounts, Outstanding, RequestState, State, Stats,
     Status,
 };
 pub use request::{Operation, Request};
+pub use same::Difference;
 pub use serve::{End, MemoryLock, Readiness, ServeOptions};
 pub use server::Server;
 pub use settings::Settings;
+pub use tell::Event;
+pub use users::{Process, Users};
 pub use which::Which;
 pub use zosbd2_abi::v2 as abi;

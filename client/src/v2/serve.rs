@@ -48,6 +48,7 @@ use self::owned::Owned;
 use self::ready::Sleeper;
 use self::session::Session;
 use super::backend::is_default;
+use super::tell::Event;
 use super::{AsyncBackend, Backend, Capabilities, Channel, Handler, Status, ThreadModel};
 use crate::serving::warn_of_limits;
 use crate::{Error, Result, StopToken};
@@ -83,7 +84,7 @@ where
     let capabilities = backend.capabilities();
     check(channel.status(), &capabilities, options)?;
     check_flush(channel.status(), &capabilities, || backend.flush())?;
-    let session = Session::new(channel, stop);
+    let session = Session::new(channel, stop, options.listener());
     session::run(&session, &Blocking::new(&session, backend, options), options, start, destroy)
 }
 
@@ -101,7 +102,7 @@ where
     H: Handler + ?Sized,
 {
     check(channel.status(), &handler.capabilities(), options)?;
-    let session = Session::new(channel.clone(), stop);
+    let session = Session::new(channel.clone(), stop, options.listener());
     let lanes = Owned { session: &session, handler, options };
     session::run(&session, &lanes, options, start, destroy)
 }
@@ -122,7 +123,7 @@ where
     R: Sleeper,
 {
     check_async(channel.status(), backend, options)?;
-    let session = Session::new(channel.clone(), stop);
+    let session = Session::new(channel.clone(), stop, options.listener());
     let lanes = AsyncLanes { session: &session, backend, options, sleepers };
     session::run(&session, &lanes, options, start, destroy)
 }
@@ -141,7 +142,9 @@ fn check(status: &Status, capabilities: &Capabilities, options: &ServeOptions) -
     options.check(&status.name, status.queues, capabilities.threads)?;
     check_store(status, capabilities)?;
     options.lock_memory()?;
-    warn_of_limits(&status.name);
+    if let Some(seconds) = warn_of_limits(&status.name) {
+        options.listener().tell(&Event::CpuLimit { device: status.name.clone(), seconds });
+    }
     Ok(())
 }
 

@@ -10,15 +10,19 @@ use super::channel::Keeper;
 use super::control::failed;
 use super::report::node_path;
 use super::serve::serve_with;
+use super::tell::{Event, Listener};
 use super::{
     Answers, Backend, Batch, Channel, Control, End, Entered, Fetch, Latency, Outstanding, ServeOptions,
-    ServerId, Settings, State, Stats, Status, Which, inspect,
+    ServerId, Settings, State, Stats, Status, Users, Which, inspect,
 };
 use crate::sys::enter::ServerFd;
+use crate::sys::fork::{ForkGuard, Place};
 use crate::sys::ioctl2;
 use crate::{Errno, Error, Result, StopToken};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ops::Deref;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use zosbd2_abi::v2;
@@ -166,9 +170,10 @@ impl Server {
     /// Serves the device with its own threads until the device is gone or another server has taken over.
     /// Starts the device if it is not started yet.
     ///
-    /// The first request on `stop` destroys the device as soon as it is not open; dirty data is written out
-    /// first. A second request destroys it by force. To stop serving and leave the device to another server,
-    /// attach to it with [`TakeOver::Yes`](super::TakeOver::Yes).
+    /// A [request](StopToken::request) on `stop` destroys the device as soon as it is not open; dirty data is
+    /// written out first. [`StopToken::force`] destroys it at once; if it was in use, serving ends with
+    /// [`Error::Forced`]. To stop serving and leave the device to another server, attach to it with
+    /// [`TakeOver::Yes`](super::TakeOver::Yes).
     ///
     /// The library asks the backend for its size every second, and resizes the device if the size has
     /// changed.
@@ -195,16 +200,10 @@ impl Server {
         stop: &StopToken,
         ready: impl FnOnce(),
     ) -> Result<End> {
-        serve_with(self, backend, options, stop, || self.begin(ready), |force| self.destroy(force))
-    }
-
-    /// Creates the block node unless it exists, and calls `ready`.
-    pub(super) fn begin(&self, ready: impl FnOnce()) -> Result<()> {
-        if self.status()?.device_number.is_none() {
-            self.start()?;
-        }
-        ready();
-        Ok(())
+        let serving = Serving::new(self, options);
+        let destroy = |force| serving.destroy(force);
+        let end = serve_with(self, backend, options, stop, || serving.begin(ready), destroy);
+        serving.end(end)
     }
 
     /// After serving failed: destroys the device if it was never started, because nobody ever will. Errors are
@@ -216,8 +215,91 @@ impl Server {
     }
 
     /// Destroys the device of this server: not the next device of its name, nor one that another server has.
+    fn destroy(&self, force: bool) -> Result<()> {
+        Control::open()?.destroy_silently(Which::from(self).with_epoch(self.created.epoch), force)
+    }
+
+    /// Takes the descriptor away from children that this process forks, until the result is dropped. A child with the
+    /// descriptor would keep the device live after the death of this process, and nobody would serve it. For programs with
+    /// their own loop: [`serve`](Self::serve) does it by itself. `None`, after a log entry, if it is not possible.
+    #[must_use]
+    pub fn keep_from_children(&self) -> Option<ForkGuard<'_>> {
+        ForkGuard::new(self.as_fd()).ok()
+    }
+
+    fn place(&self) -> Option<Place> {
+        let place = Place::new(self.as_fd());
+        if let Err(error) = &place {
+            tracing::warn!(device = self.name(), %error, "a forked child will keep the device live");
+        }
+        place.ok()
+    }
+
+    /// What uses the device, as far as this process can see: mounts, swap, disks made of it, and processes that have
+    /// it open.
+    #[must_use]
+    pub fn users(&self) -> Users {
+        self.status().ok().and_then(|status| status.device_number).map(Users::of).unwrap_or_default()
+    }
+}
+
+/// One serve of a server: its start, its destroys, and its end. Meanwhile forked children do not get the descriptor.
+pub(super) struct Serving<S> {
+    /// Dropped before the server is, which closes the descriptor.
+    _place: Option<Place>,
+    server: S,
+    listener: Listener,
+    /// What used the device when it was destroyed by force.
+    forced: OnceLock<Users>,
+}
+
+impl<S: Deref<Target = Server>> Serving<S> {
+    pub(super) fn new(server: S, options: &ServeOptions) -> Self {
+        let place = server.place();
+        Self { _place: place, server, listener: options.listener().clone(), forced: OnceLock::new() }
+    }
+
+    /// Creates the block node unless it exists, and calls `ready`.
+    pub(super) fn begin(&self, ready: impl FnOnce()) -> Result<()> {
+        let followed = self.server.status()?.device_number.is_some();
+        if !followed {
+            self.server.start()?;
+        }
+        ready();
+        self.listener.tell(&Event::Serving { path: self.server.path(), followed });
+        Ok(())
+    }
+
+    /// Destroys the device of this server: not the next device of its name, nor one that another server has.
     pub(super) fn destroy(&self, force: bool) -> Result<()> {
-        Control::open()?.destroy(Which::from(self).with_epoch(self.created.epoch), force)
+        if !force {
+            return self.server.destroy(false);
+        }
+        // Tells whether the device is in use, without a moment in between in which that could change.
+        match self.server.destroy(false) {
+            Err(Error::Control { source: Errno::BUSY, .. }) => {}
+            other => return other,
+        }
+        let users = self.server.users();
+        let device = self.server.name().to_owned();
+        self.listener.tell(&Event::Forced { device, users: users.clone() });
+        self.server.destroy(true)?;
+        let _ = self.forced.set(users);
+        Ok(())
+    }
+
+    /// The result of serving: a destruction by force of a device in use is no success.
+    pub(super) fn end(&self, end: Result<End>) -> Result<End> {
+        let device = || self.server.name().to_owned();
+        self.listener.tell_rest(self.server.name());
+        match (end, self.forced.get()) {
+            (Ok(_), Some(users)) => Err(Error::Forced { device: device(), users: users.clone() }),
+            (Ok(End::TakenOver), None) => {
+                self.listener.tell(&Event::TakenOver { device: device() });
+                Ok(End::TakenOver)
+            }
+            (end, _) => end,
+        }
     }
 }
 
@@ -250,6 +332,10 @@ impl Channel for Server {
 
     fn resize(&self, size_bytes: u64) -> Result<()> {
         Server::resize(self, size_bytes)
+    }
+
+    fn users(&self) -> Users {
+        Server::users(self)
     }
 
     /// Takes over from this server, the only way to end its sleeping calls without destroying the device.

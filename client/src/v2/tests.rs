@@ -15,8 +15,8 @@ use super::fake::{Answer, Fake, Spec, Step};
 use super::geometry::{Geometry, Wanted};
 use super::serve::serve_with;
 use super::{
-    Answers, Backend, Builder, Capabilities, End, Fetched, Info, Region, ServeOptions, ServerId, ThreadModel,
-    UNLIMITED, Zero,
+    Answers, Backend, Builder, Capabilities, End, Event, Fetched, Info, Region, ServeOptions, ServerId,
+    ThreadModel, UNLIMITED, Zero,
 };
 use crate::{BadRequest, Errno, Error, Result, SparseMemory, StopToken};
 use proptest::prelude::*;
@@ -416,7 +416,12 @@ fn failed_calls_are_made_again_and_given_up_in_the_end() {
 
 /// Destroys the fake as a `Control` does: it fails while the device is open.
 fn busy(device: &str) -> Error {
-    Error::Control { operation: "destroy device", object: device.to_owned(), hint: "", source: Errno::BUSY }
+    Error::Control {
+        operation: "destroy device",
+        object: device.to_owned(),
+        hint: "".into(),
+        source: Errno::BUSY,
+    }
 }
 
 #[test]

@@ -1,36 +1,43 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! The disk /dev/zosbd2-hello: 64 MiB of memory, until Ctrl-C.
+//! The disk /dev/zosbd2-hello: the file hello.img, until Ctrl-C. Started again after its death, it goes on.
 
-use std::sync::RwLock;
-use zosbd2::{Backend, Builder, Errno};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use zosbd2::{Backend, Builder, Capabilities, Errno};
 
-struct Memory(RwLock<Vec<u8>>);
+struct Image(File);
 
-impl Backend for Memory {
+fn done(result: std::io::Result<()>) -> Result<(), Errno> {
+    result.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+}
+
+impl Backend for Image {
     fn size(&self) -> u64 {
         64 << 20
     }
 
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Capabilities::default();
+        capabilities.volatile_cache = true; // the page cache, until a flush;
+        capabilities.cache_survives = true; // the death of this process does not empty it
+        capabilities
+    }
+
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Errno> {
-        let start = usize::try_from(offset).map_err(|_| Errno::IO)?;
-        let memory = self.0.read().map_err(|_| Errno::IO)?;
-        buffer.copy_from_slice(&memory[start..start + buffer.len()]);
-        Ok(())
+        done(self.0.read_exact_at(buffer, offset))
     }
 
     fn write(&self, offset: u64, data: &mut [u8], _fua: bool) -> Result<(), Errno> {
-        let start = usize::try_from(offset).map_err(|_| Errno::IO)?;
-        let mut memory = self.0.write().map_err(|_| Errno::IO)?;
-        memory[start..start + data.len()].copy_from_slice(data);
-        Ok(())
+        done(self.0.write_all_at(data, offset))
+    }
+
+    fn flush(&self) -> Result<(), Errno> {
+        done(self.0.sync_data())
     }
 }
 
-fn main() {
-    let memory = Memory(RwLock::new(vec![0; 64 << 20]));
-    let served = Builder::new("hello").serve_then(&memory, |path| println!("serving {}", path.display()));
-    if let Err(error) = served {
-        eprintln!("{error}");
-        std::process::exit(1);
-    }
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let file = File::options().read(true).write(true).create(true).truncate(false).open("hello.img")?;
+    file.set_len(64 << 20)?; // a hole, or what is there
+    Ok(Builder::new("hello").on_event(|event| eprintln!("{event}")).serve(&Image(file))?)
 }

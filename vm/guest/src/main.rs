@@ -86,6 +86,7 @@ fn main() -> ExitCode {
             }
         },
         ["--serve-v2", arguments @ ..] => role("serve", tests::v2::support::serve_role(arguments)),
+        ["--serve-again", arguments @ ..] => role("serve", tests::v2::again::role(arguments)),
         ["--serve-in-group", group, arguments @ ..] => {
             role("serve", tests::v2::crews::group_role(group, arguments))
         }

@@ -64,7 +64,7 @@ where
             let Self { exchange, slots, make, size, .. } = self;
             exchange.hand_out(&*size, slots, |slots, request| slots.start(make(request)), Slots::poll_woken);
             if slots.take_panic() {
-                self.session.notes.panicked("future");
+                self.session.notes.panicked("future", None);
             }
             let exchange = &self.exchange;
             let room = self.slots.room().saturating_sub(exchange.held_back());

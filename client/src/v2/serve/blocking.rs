@@ -64,6 +64,7 @@ impl<'s, C: Channel, B: Backend + ?Sized> Lanes for Blocking<'s, C, B> {
 enum Outcome<'b> {
     Done,
     Failed(Errno),
+    Panicked(Errno),
     Data(&'b [u8]),
     Source(Region<'b>),
     Target(Region<'b>),
@@ -169,7 +170,11 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
             };
             match self.take(&request, wanted, arena, space) {
                 Outcome::Done => batch.done(&request),
-                Outcome::Failed(error) => batch.fail(&request, error),
+                Outcome::Failed(error) => {
+                    self.session.notes.failed(&request, error);
+                    batch.fail(&request, error);
+                }
+                Outcome::Panicked(error) => batch.fail(&request, error),
                 Outcome::Data(data) => batch.read(&request, data),
                 Outcome::Source(region) => batch.read_region(&request, region),
                 Outcome::Target(region) => batch.write_region(&request, region),
@@ -232,8 +237,10 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
             }
             Wanted::SecureErase => done(backend.secure_erase(offset, long)),
         };
-        catch_unwind(AssertUnwindSafe(run))
-            .unwrap_or_else(|_| Outcome::Failed(self.session.notes.panicked(operation_name(request.op()))))
+        catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+            let operation = operation_name(request.op());
+            Outcome::Panicked(self.session.notes.panicked(operation, Some((offset, long))))
+        })
     }
 
     #[inline]

@@ -125,6 +125,7 @@ impl<'s, C: Channel> Calls<'s, C> {
             if source == Errno::STALE {
                 // The request has passed its deadline, or the device is being destroyed.
                 tracing::debug!(device, handle, "answer came too late");
+                self.notes.too_late();
             } else {
                 self.notes.note(Error::Refused { device, handle, source });
             }

@@ -5,7 +5,7 @@
 //! independently of each other, so the state has two parts.
 //!
 //! ```text
-//! stop:   Running --stop--> Stopping --stop--> Forced     (every further stop: force again)
+//! stop:   Running --stop--> Stopping --force--> Forced    (or --force--> from anywhere)
 //! leave:  Serving --unserved--> Leaving(n) --left--> Left
 //!                               Leaving(n) --failed--> Leaving(n + 1)   at most MAX_FAILURES
 //! ```
@@ -47,6 +47,8 @@ pub(super) enum Leave {
 pub(super) enum Event {
     /// Another request to stop.
     StopRequest,
+    /// A request to stop by force.
+    ForceRequest,
     /// A queue has no thread left, or the time for the next attempt to leave has come.
     Unserved,
     /// The attempt to leave succeeded.
@@ -68,6 +70,8 @@ pub(super) enum Step {
     Leave,
     /// Destroy the device as soon as it is unused.
     DestroyWhenUnused,
+    /// Tell what still uses the device, which is to be destroyed as soon as it is unused.
+    TellUse,
     /// Destroy the device by force.
     DestroyByForce,
 }
@@ -91,7 +95,8 @@ impl Course {
                 self.stop = Stop::Stopping;
                 Step::DestroyWhenUnused
             }
-            (Event::StopRequest, Stop::Stopping | Stop::Forced, _) => {
+            (Event::StopRequest, Stop::Stopping, _) => Step::TellUse,
+            (Event::ForceRequest, _, _) => {
                 self.stop = Stop::Forced;
                 Step::DestroyByForce
             }
@@ -113,7 +118,7 @@ impl Course {
                 Step::Wait
             }
             (Event::Idle, Stop::Running, _) => Step::FollowSize,
-            (Event::Unserved | Event::LeaveFailed | Event::Idle, _, _) => Step::Wait,
+            (Event::StopRequest | Event::Unserved | Event::LeaveFailed | Event::Idle, _, _) => Step::Wait,
         }
     }
 
@@ -146,13 +151,16 @@ mod tests {
     /// Every edge of the drawing: state, event, state afterwards, step.
     #[test]
     fn each_event_in_each_state() {
-        use Event::{Idle, LeaveFailed, StopRequest, Unserved};
+        use Event::{ForceRequest, Idle, LeaveFailed, StopRequest, Unserved};
         use Leave::{Leaving, Serving};
         use Stop::{Forced, Running, Stopping};
         let stops = [
             (Running, StopRequest, Stopping, Step::DestroyWhenUnused),
-            (Stopping, StopRequest, Forced, Step::DestroyByForce),
-            (Forced, StopRequest, Forced, Step::DestroyByForce),
+            (Stopping, StopRequest, Stopping, Step::TellUse),
+            (Forced, StopRequest, Forced, Step::Wait),
+            (Running, ForceRequest, Forced, Step::DestroyByForce),
+            (Stopping, ForceRequest, Forced, Step::DestroyByForce),
+            (Forced, ForceRequest, Forced, Step::DestroyByForce),
             (Running, Idle, Running, Step::FollowSize),
             (Stopping, Idle, Stopping, Step::Wait),
             (Forced, Idle, Forced, Step::Wait),

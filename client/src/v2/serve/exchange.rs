@@ -238,7 +238,7 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
     pub(super) fn exchange(&mut self, size: impl Fn() -> u64, mode: Mode) -> Result<Exchanged> {
         let mut batch = self.answers.begin(self.calls.channel.id());
         for answer in &self.own {
-            answer.put(&mut batch);
+            answer.put(&mut batch, self.calls.notes);
         }
         let held_back = !self.filling.is_empty() || !self.short.is_empty() || self.calls.taken_over;
         for (request, buffer) in &mut self.filling {

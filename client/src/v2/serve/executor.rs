@@ -14,6 +14,7 @@ use super::session::Session;
 use super::{End, ServeOptions, check_async};
 use crate::sys::reactor::readable;
 use crate::v2::async_backend::carry_out;
+use crate::v2::server::Serving;
 use crate::v2::{AsyncBackend, Builder, Channel, Server};
 use crate::{Errno, Error, Result, StopToken};
 use ::tokio::io::unix::AsyncFd;
@@ -78,10 +79,11 @@ impl Server {
             let own = self.as_fd().try_clone_to_owned().map_err(failed)?;
             readable(own).map(Reactor).map_err(failed)
         };
-        let (starter, destroyer) = (self.clone(), self.clone());
+        let serving = Arc::new(Serving::new(self.clone(), options));
+        let (starter, destroyer) = (serving.clone(), serving.clone());
         let start = move || starter.begin(ready);
-        serve_in_task(self, backend, options, stop, readiness, start, move |force| destroyer.destroy(force))
-            .await
+        let destroy = move |force| destroyer.destroy(force);
+        serving.end(serve_in_task(self, backend, options, stop, readiness, start, destroy).await)
     }
 }
 
@@ -101,7 +103,7 @@ where
     R: Readiness,
 {
     check_async(channel.status(), &*backend, options)?;
-    let session = Arc::new(Session::new(channel.clone(), stop));
+    let session = Arc::new(Session::new(channel.clone(), stop, options.listener()));
     let size = || backend.size();
     let make = |request| carry_out(&*backend, request);
     let mut lanes = Vec::new();

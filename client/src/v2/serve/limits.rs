@@ -78,7 +78,7 @@ impl<'s, C: Channel> Limits<'s, C> {
     #[cold]
     fn set(&mut self, told: u64, own: impl Fn() -> u64) {
         self.told = told;
-        let own = catch_unwind(AssertUnwindSafe(own)).map_err(|_| self.notes.panicked("size"));
+        let own = catch_unwind(AssertUnwindSafe(own)).map_err(|_| self.notes.panicked("size", None));
         self.geometry.size = own.map_or(0, |own| own.min(told));
     }
 }

@@ -2,6 +2,7 @@
 //! How a device is served: threads, memory and batches. Checked before serving begins.
 
 use crate::v2::ThreadModel;
+use crate::v2::tell::{Event, Listener};
 use crate::{Errno, Error, Result};
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::thread::CpuSet;
@@ -21,6 +22,7 @@ pub struct ServeOptions {
     batch: Option<usize>,
     in_flight: Option<usize>,
     spin: Duration,
+    listener: Listener,
 }
 
 /// Which memory of the process is locked.
@@ -49,6 +51,7 @@ impl Default for ServeOptions {
             batch: None,
             in_flight: None,
             spin: Duration::ZERO,
+            listener: Listener::default(),
         }
     }
 }
@@ -99,6 +102,23 @@ impl ServeOptions {
     pub fn spin(mut self, spin: Duration) -> Self {
         self.spin = spin;
         self
+    }
+
+    /// Calls `tell` with each [`Event`]; see [`Builder::on_event`](crate::Builder::on_event).
+    #[must_use]
+    pub fn on_event(mut self, tell: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        self.listener = Listener::new(tell);
+        self
+    }
+
+    /// The same options with this listener, if it listens.
+    pub(in crate::v2) fn with_listener(mut self, listener: &Listener) -> Self {
+        self.listener = listener.or(&self.listener);
+        self
+    }
+
+    pub(in crate::v2) fn listener(&self) -> &Listener {
+        &self.listener
     }
 
     /// Checks these options for a device of that name.

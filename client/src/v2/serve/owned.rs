@@ -33,9 +33,10 @@ impl<'s, C: Channel + Clone + 'static, H: Handler + ?Sized> Lanes for Owned<'s, 
                 &mut (),
                 |(), request| {
                     let operation = request.operation();
+                    let range = Some((request.offset(), request.length()));
                     let run = || self.handler.handle(request);
                     if catch_unwind(AssertUnwindSafe(run)).is_err() {
-                        self.session.notes.panicked(operation.name());
+                        self.session.notes.panicked(operation.name(), range);
                     }
                 },
                 |()| {},

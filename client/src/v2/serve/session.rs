@@ -8,11 +8,12 @@
 //! request while the lanes still serve, so that the kernel can write out dirty data. It returns when all other
 //! threads have ended.
 
-use super::course::{Course, Event, Step};
+use super::course::{self, Course, Step};
 use super::notes::Notes;
 use super::{End, ServeOptions};
-use crate::serving::{CountOut, OnceFlag, Running, prepare_thread};
-use crate::v2::{Channel, channel::Keeper};
+use crate::serving::{CountOut, NoFlusher, OnceFlag, Running, prepare_thread};
+use crate::v2::tell::{Event, Frequent, Listener};
+use crate::v2::{Channel, Users, channel::Keeper};
 use crate::{Errno, Error, Result, StopToken};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -119,9 +120,9 @@ pub(super) fn run<C: Channel, L: Lanes>(
 }
 
 impl<C: Channel> Session<C> {
-    pub(super) fn new(channel: C, stop: &StopToken) -> Self {
+    pub(super) fn new(channel: C, stop: &StopToken, listener: &Listener) -> Self {
         let status = channel.status();
-        let (notes, queues) = (Notes::new(&status.name), status.queues);
+        let (notes, queues) = (Notes::new(&status.name, listener), status.queues);
         Self {
             channel,
             stop: stop.clone(),
@@ -146,7 +147,10 @@ impl<C: Channel> Session<C> {
         let name = format!("zosbd2-{queue}.{index}");
         let run = move || {
             let count_out = self.running.count_out(&self.stop);
-            prepare_thread(&self.channel.status().name);
+            if let Some(NoFlusher(error)) = prepare_thread(&self.channel.status().name) {
+                let event = |_| Event::NoIoFlusher { device: self.notes.device(), error };
+                self.notes.listener().tell_sparingly(Frequent::Flusher, event);
+            }
             self.bind(options.cpus_of(queue as usize * options.threads() + index));
             self.lane(lanes, queue, count_out, ready);
         };
@@ -252,19 +256,24 @@ impl<C: Channel> Session<C> {
                     return;
                 }
                 if unserved() || course.retries() {
-                    let step = course.step(Event::Unserved);
+                    let step = course.step(course::Event::Unserved);
                     if step == Step::Leave && self.leave(&mut course, &mut keeper) == Step::DestroyByForce {
                         self.destroy(destroy, true);
                     }
                 }
-                let mut step = if requests == seen { course.step(Event::Idle) } else { Step::Wait };
-                // Only the last of several requests counts.
-                for _ in 0..(requests - seen).min(2) {
-                    step = course.step(Event::StopRequest);
+                let mut step = if requests == seen { course.step(course::Event::Idle) } else { Step::Wait };
+                if requests != seen {
+                    let forced = self.stop.is_forced();
+                    step = course.step(if forced {
+                        course::Event::ForceRequest
+                    } else {
+                        course::Event::StopRequest
+                    });
                 }
                 seen = requests;
                 match step {
                     Step::FollowSize => self.follow(&size, &mut known),
+                    Step::TellUse => self.tell_use(),
                     Step::DestroyByForce => drop(self.destroy(destroy, true)),
                     Step::DestroyWhenUnused => {
                         // A thread of its own, because this thread must listen for the request to use force.
@@ -287,8 +296,9 @@ impl<C: Channel> Session<C> {
             Ok(kept) => {
                 let device = self.notes.device();
                 tracing::error!(device, "a queue has no thread left: all threads end");
+                self.notes.listener().tell(&Event::Deserted { device: self.notes.device() });
                 *keeper = kept;
-                course.step(Event::Left)
+                course.step(course::Event::Left)
             }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
@@ -296,7 +306,7 @@ impl<C: Channel> Session<C> {
                     error,
                     "a queue has no thread left, but the other threads cannot leave the device"
                 );
-                course.step(Event::LeaveFailed)
+                course.step(course::Event::LeaveFailed)
             }
         }
     }
@@ -310,31 +320,48 @@ impl<C: Channel> Session<C> {
     fn follow(&self, size: impl Fn() -> u64, known: &mut Option<u64>) {
         let Some(size) = self.backend_size(size).filter(|size| *known != Some(*size)) else { return };
         *known = Some(size);
+        let before = self.channel.size();
+        let listener = self.notes.listener();
         match self.channel.resize(size) {
-            Ok(()) => tracing::info!(
-                device = self.notes.device(),
-                size,
-                "resized the device, because the size of the backend has changed"
-            ),
+            Ok(()) => {
+                tracing::info!(
+                    device = self.notes.device(),
+                    size,
+                    "resized the device, because the size of the backend has changed"
+                );
+                let shrank = size < before && listener.listens();
+                let users = if shrank { self.channel.users() } else { Users::default() };
+                listener.tell(&Event::Resized { device: self.notes.device(), before, size, users });
+            }
             Err(error) => {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "cannot resize the device to the size of the backend"
                 );
+                listener.tell(&Event::NotResized { device: self.notes.device(), size, error });
             }
         }
     }
 
-    /// Destroys the device without force as soon as it is not open. Gives up when a second stop request asks
-    /// for force.
+    /// Tells what keeps the device from being destroyed.
+    fn tell_use(&self) {
+        let listener = self.notes.listener();
+        if listener.listens() {
+            listener.tell(&Event::InUse { device: self.notes.device(), users: self.channel.users() });
+        }
+    }
+
+    /// Destroys the device without force as soon as it is not open. Gives up when a stop request asks for
+    /// force.
     fn destroy_when_unused(&self, destroy: &impl Fn(bool) -> Result<()>) {
         let mut told = false;
-        while self.destroy(destroy, false) && self.stop.requests() < 2 {
+        while self.destroy(destroy, false) && !self.stop.is_forced() {
             if !told {
                 tracing::warn!(
                     device = self.notes.device(),
                     "the device is in use: it will be destroyed when it is closed"
                 );
+                self.tell_use();
                 told = true;
             }
             self.stop.pause_unless(BUSY_PAUSE, || self.ended());
@@ -374,6 +401,6 @@ impl<C: Channel> Session<C> {
         operation: &'static str,
         run: impl FnOnce() -> T,
     ) -> Result<T, Errno> {
-        catch_unwind(AssertUnwindSafe(run)).map_err(|_| self.notes.panicked(operation))
+        catch_unwind(AssertUnwindSafe(run)).map_err(|_| self.notes.panicked(operation, None))
     }
 }

@@ -7,6 +7,7 @@
 
 use super::ready::PollSleeper;
 use super::{End, ServeOptions, serve_async_with, serve_requests_with};
+use crate::v2::server::Serving;
 use crate::v2::{AsyncBackend, Builder, Handler, Server};
 use crate::{Error, Result, StopToken};
 use std::path::Path;
@@ -76,8 +77,9 @@ impl Server {
             PollSleeper::new(self.clone())
                 .map_err(|source| Error::Fetch { device: self.name().to_owned(), source })
         };
-        let (start, destroy) = (|| self.begin(ready), |force| self.destroy(force));
-        serve_async_with(self, backend, options, stop, sleepers, start, destroy)
+        let serving = Serving::new(&**self, options);
+        let (start, destroy) = (|| serving.begin(ready), |force| serving.destroy(force));
+        serving.end(serve_async_with(self, backend, options, stop, sleepers, start, destroy))
     }
 
     /// Like [`serve_then`](Self::serve_then), for a backend that answers requests later and elsewhere.
@@ -91,7 +93,9 @@ impl Server {
         stop: &StopToken,
         ready: impl FnOnce(),
     ) -> Result<End> {
-        let destroy = |force| self.destroy(force);
-        serve_requests_with(self, handler, options, stop, || self.begin(ready), destroy)
+        let serving = Serving::new(&**self, options);
+        let destroy = |force| serving.destroy(force);
+        let end = serve_requests_with(self, handler, options, stop, || serving.begin(ready), destroy);
+        serving.end(end)
     }
 }

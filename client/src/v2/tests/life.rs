@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Stops, starts that fail, queues without threads, and threads that share a queue.
+//! Stops, force, events, starts that fail, queues without threads, and threads that share a queue.
 
 use super::*;
 
@@ -29,20 +29,90 @@ fn the_first_request_to_stop_waits_until_the_device_is_unused() {
 }
 
 #[test]
-fn the_second_request_to_stop_uses_force() {
+fn only_a_request_for_force_uses_force() {
     let fake = Fake::new(SIZE, MAX_IO, []).sleeping(1);
     let stop = StopToken::new();
     stop.request();
+    let calls = AtomicUsize::new(0);
     let destroy = |force: bool| {
         if force {
+            assert!(stop.is_forced(), "nobody asked for force");
             fake.destroy();
             return Ok(());
         }
+        // Every supervisor repeats SIGTERM.
         stop.request();
+        if calls.fetch_add(1, Ordering::Relaxed) == 3 {
+            stop.force();
+        }
         Err(busy("fake"))
     };
     let options = ServeOptions::default();
     serve_with(&fake, &Plain::new(), &options, &stop, || Ok(()), destroy).expect("served");
+    assert_eq!(calls.into_inner(), 4);
+}
+
+/// Options whose events go into the list.
+fn listening() -> (ServeOptions, Arc<Mutex<Vec<String>>>) {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let list = Arc::clone(&told);
+    let tell = move |event: &Event| list.lock().expect("list").push(event.to_string());
+    (ServeOptions::default().on_event(tell), told)
+}
+
+#[test]
+fn a_stop_while_the_device_is_in_use_is_told() {
+    let fake = Fake::new(SIZE, MAX_IO, []).sleeping(1);
+    let stop = StopToken::new();
+    stop.request();
+    let calls = AtomicUsize::new(0);
+    let destroy = |_| {
+        if calls.fetch_add(1, Ordering::Relaxed) < 2 {
+            return Err(busy("fake"));
+        }
+        fake.destroy();
+        Ok(())
+    };
+    let (options, told) = listening();
+    serve_with(&fake, &Plain::new(), &options, &stop, || Ok(()), destroy).expect("served");
+    let told = told.lock().expect("list").clone();
+    let told: Vec<_> = told.iter().filter(|event| !event.contains("IO_FLUSHER")).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].starts_with("device fake is in use (") && told[0].contains("a second SIGINT"),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn failures_of_the_backend_are_told_once_and_counted() {
+    struct Full;
+    impl Backend for Full {
+        fn size(&self) -> u64 {
+            SIZE
+        }
+        fn read(&self, _: u64, _: &mut [u8]) -> Result<(), Errno> {
+            panic!("a bug")
+        }
+        fn write(&self, _: u64, _: &mut [u8], _: bool) -> Result<(), Errno> {
+            Err(Errno::NOSPC)
+        }
+    }
+    let writes = (0..3).map(|at| Spec::write(at * 512, 512, 1)).chain([Spec::new(v2::OP_READ, 4096, 512)]);
+    let fake = Fake::new(SIZE, MAX_IO, [Step::Requests(writes.collect())]);
+    let (options, told) = listening();
+    let end =
+        serve_with(&fake, &Full, &options, &StopToken::new(), || Ok(()), |_| panic!("no stop was requested"));
+    end.expect_err("the backend panicked");
+    options.listener().tell_rest("fake");
+    let told = told.lock().expect("list").clone();
+    let told: Vec<_> = told.iter().filter(|event| !event.contains("IO_FLUSHER")).collect();
+    assert!(
+        told[0].starts_with("the backend of device fake failed a write of 512 bytes at 0: No space"),
+        "{told:?}"
+    );
+    assert_eq!(told[1], "backend of device fake panicked in a read of 512 bytes at 4096");
+    assert_eq!(told[2..], ["device fake: the backend failed a request, 2 more times"]);
 }
 
 #[test]

@@ -112,7 +112,7 @@ fn a_dropped_request_and_a_panic_are_io_errors() {
         }
     });
     let error = serve_requests(&fake, &handler).expect_err("panicked");
-    assert_eq!(error.to_string(), "backend of device fake panicked in a write");
+    assert_eq!(error.to_string(), "backend of device fake panicked in a write of 512 bytes at 0");
     let enospc = i64::from(-Errno::NOSPC.raw_os_error());
     assert_eq!(fake.results(), [(0, 0), (1, EIO), (2, EIO), (3, enospc)]);
 }

@@ -16,6 +16,19 @@ pub(crate) fn own_mounts() -> io::Result<()> {
     Ok(())
 }
 
+/// Forks a child that sleeps until it is killed. Returns its process ID.
+pub(crate) fn fork_sleeper() -> i32 {
+    // SAFETY: the child makes one system call, again and again, which is allowed after a fork with threads.
+    let pid = unsafe { libc::fork() };
+    if pid != 0 {
+        return pid;
+    }
+    loop {
+        // SAFETY: waits for signals; no memory is involved.
+        unsafe { libc::pause() };
+    }
+}
+
 /// `struct ifreq` as `SIOCSIFFLAGS` reads it: the name, then a union that begins with the flags.
 #[repr(C)]
 struct InterfaceFlags {

@@ -43,7 +43,7 @@ fn smallest(context: &mut Context) {
     context.load_kernel_module("ext4", "");
     let mut server = context.spawn("hello_disk", &[]);
     wait_until(30, "the server to serve", || {
-        let serving = server.stdout().contains("serving /dev/zosbd2-hello\n");
+        let serving = server.stderr().contains("serving /dev/zosbd2-hello\n");
         assert!(serving || server.running(), "it ended: {}", server.stderr());
         serving
     });
@@ -53,6 +53,18 @@ fn smallest(context: &mut Context) {
     write_durably(&mounted.path().join("file"), &data);
     drop_caches();
     assert!(std::fs::read(mounted.path().join("file")).expect("read a file") == data, "the file differs");
+    // The same program again, while the disk is mounted.
+    server.signal(rustix::process::Signal::KILL);
+    server.wait(20);
+    let mut server = context.spawn("hello_disk", &[]);
+    let other = context.random("again").bytes(1 << 20);
+    write_durably(&mounted.path().join("other"), &other);
+    assert!(server.stderr().contains("in place of its last server"), "{}", server.stderr());
+    mounted.unmount();
+    let mounted = Mounted::new(NODE, "/mnt", "ext4", "");
+    for (name, data) in [("file", data), ("other", other)] {
+        assert!(std::fs::read(mounted.path().join(name)).expect("read a file") == data, "{name} differs");
+    }
     mounted.unmount();
     run(30, "e2fsck", &["-f", "-n", NODE]);
     server.signal(rustix::process::Signal::TERM);
@@ -105,6 +117,11 @@ fn serve(context: &Context, program: &str, arguments: &[&str]) {
         }
         done.store(true, Ordering::Relaxed);
     });
+    // The same program again, while the disk is mounted.
+    server.signal(rustix::process::Signal::KILL);
+    server.wait(20);
+    let mut server = context.spawn(program, arguments);
+    write_durably(&mounted.path().join("again"), &[7; 5000]);
     mounted.unmount();
     drop_caches();
     let mounted = Mounted::new(NODE, "/mnt", "ext4", "");

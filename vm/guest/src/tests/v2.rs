@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Tests of interface version 2.
 
+pub(crate) mod again;
 mod bounds;
 pub(crate) mod commits;
 mod completions;
@@ -56,6 +57,7 @@ pub(super) const TABLES: &[&[Test]] = &[
     wakeups::TESTS,
     crews::TESTS,
     life::TESTS,
+    again::TESTS,
     which::TESTS,
     fences::TESTS,
     races::TESTS,

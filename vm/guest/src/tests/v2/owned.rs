@@ -50,7 +50,7 @@ fn describe(name: &str, ram: &Ram) -> Builder {
 }
 
 fn conform(context: &Context, (disk, serving): (Disk, Serving)) {
-    let target = conformance::Disk::open(&disk.path(), &disk.sysfs()).expect("open the disk");
+    let target = conformance::Disk::open(&disk.path()).expect("open the disk");
     let report = conformance::run(&target, context.seed()).unwrap_or_else(|failure| panic!("{failure}"));
     drop(target);
     disk.destroy_and_join(serving);
@@ -352,7 +352,7 @@ fn status_of(process: u32, field: &str) -> u64 {
 /// 256 reads of 100 ms by 64 readers: with a thread for each of 64 requests, this took 5.7 s and 527 MB.
 fn slow_disk(context: &mut Context) {
     context.load_module("");
-    let node = std::path::Path::new("/dev/zosbd2/slow");
+    let node = std::path::Path::new("/dev/zosbd2-slow");
     let mut server = context.spawn("slow_disk", &[]);
     wait_until(30, "the server to serve", || {
         assert!(server.running(), "it ended: {}", server.stderr());
