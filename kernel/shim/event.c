@@ -97,7 +97,7 @@ static void send_uevent(const struct zosbd2_device *device, const struct zosbd2_
 	};
 	/* Each has room for the longest name or number. */
 	char kind[32], name[48], handle[32], epoch[32], process[32];
-	char *variables[] = {
+	char *variables[6] = {
 		kind, name, handle, epoch, event->process ? process : NULL, NULL
 	};
 
