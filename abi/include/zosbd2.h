@@ -555,6 +555,9 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 /* Most entries of each array of one struct zosbd2_v2_enter. */
 #define ZOSBD2_V2_MAX_BATCH 1024U
 
+/* Longest element of the arrays of an struct zosbd2_v2_enter, in bytes. */
+#define ZOSBD2_V2_MAX_ELEMENT_BYTES 256U
+
 /* Most iovec entries of one commit. */
 #define ZOSBD2_V2_MAX_IOVECS 1024U
 
@@ -788,7 +791,13 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 #define ZOSBD2_V2_STATS_BYTES 192U
 
 /* Bytes of struct zosbd2_v2_enter. */
-#define ZOSBD2_V2_ENTER_BYTES 80U
+#define ZOSBD2_V2_ENTER_BYTES 88U
+
+/* Bytes of struct zosbd2_v2_commit. */
+#define ZOSBD2_V2_COMMIT_BYTES 40U
+
+/* Bytes of struct zosbd2_v2_request. */
+#define ZOSBD2_V2_REQUEST_BYTES 48U
 
 /* Bytes of struct zosbd2_v2_latency. */
 #define ZOSBD2_V2_LATENCY_BYTES 784U
@@ -861,7 +870,7 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
  * Server descriptor: answer requests, move their data, fetch more (struct
  * zosbd2_v2_enter, in and out).
  */
-#define ZOSBD2_V2_IOCTL_ENTER 3226516755U
+#define ZOSBD2_V2_IOCTL_ENTER 3227041043U
 
 /*
  * Server descriptor: get the latency histograms of one queue (struct
@@ -1615,6 +1624,10 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_blob, bytes) == 16,
  * ESHUTDOWN if another server has taken over, and EFAULT if an array cannot be
  * accessed. processed and refused are valid even then, unless the argument
  * itself cannot be written.
+ *
+ * The elements of the two arrays state their sizes, too, so that both can grow.
+ * A size below that of the first version fails with EINVAL, one above
+ * ZOSBD2_V2_MAX_ELEMENT_BYTES with E2BIG.
  * @size: Bytes of this argument.
  * @flags: ENTER_ flags.
  * @commits: Address of an array of struct zosbd2_v2_commit.
@@ -1624,8 +1637,13 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_blob, bytes) == 16,
  * @arena_bytes: Bytes of the arena. A write that does not fit into the free
  *   rest comes without its data.
  * @commit_count: Entries of commits, at most ZOSBD2_V2_MAX_BATCH.
+ * @commit_bytes: Bytes of one entry of commits. If the bytes of an entry that
+ *   the kernel does not know are not zero, the kernel refuses that commit with
+ *   -E2BIG.
  * @capacity: Entries of requests, at most ZOSBD2_V2_MAX_BATCH; 0: fetch
  *   nothing.
+ * @request_bytes: Bytes of one entry of requests. The kernel zeroes the bytes
+ *   that it does not know.
  * @queue: Queue to fetch from. The commits may belong to any queue.
  * @minimum: Requests to wait for, at most capacity; 0: do not wait.
  * @spin_us: Time to poll before sleeping, in microseconds, at most
@@ -1645,7 +1663,9 @@ struct zosbd2_v2_enter {
 	__aligned_u64 arena;
 	__aligned_u64 arena_bytes;
 	__u32 commit_count;
+	__u32 commit_bytes;
 	__u32 capacity;
+	__u32 request_bytes;
 	__u32 queue;
 	__u32 minimum;
 	__u32 spin_us;
@@ -1656,7 +1676,7 @@ struct zosbd2_v2_enter {
 	__u32 reserved;
 };
 
-ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_enter) == 80,
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_enter) == 88,
 	      "size of zosbd2_v2_enter");
 ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, size) == 0,
 	      "offset of zosbd2_v2_enter.size");
@@ -1672,23 +1692,27 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, arena_bytes) == 32,
 	      "offset of zosbd2_v2_enter.arena_bytes");
 ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, commit_count) == 40,
 	      "offset of zosbd2_v2_enter.commit_count");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, capacity) == 44,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, commit_bytes) == 44,
+	      "offset of zosbd2_v2_enter.commit_bytes");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, capacity) == 48,
 	      "offset of zosbd2_v2_enter.capacity");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, queue) == 48,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, request_bytes) == 52,
+	      "offset of zosbd2_v2_enter.request_bytes");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, queue) == 56,
 	      "offset of zosbd2_v2_enter.queue");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, minimum) == 52,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, minimum) == 60,
 	      "offset of zosbd2_v2_enter.minimum");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, spin_us) == 56,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, spin_us) == 64,
 	      "offset of zosbd2_v2_enter.spin_us");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, timeout_ms) == 60,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, timeout_ms) == 68,
 	      "offset of zosbd2_v2_enter.timeout_ms");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, processed) == 64,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, processed) == 72,
 	      "offset of zosbd2_v2_enter.processed");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, refused) == 68,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, refused) == 76,
 	      "offset of zosbd2_v2_enter.refused");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, fetched) == 72,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, fetched) == 80,
 	      "offset of zosbd2_v2_enter.fetched");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, reserved) == 76,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, reserved) == 84,
 	      "offset of zosbd2_v2_enter.reserved");
 
 /**
@@ -1704,7 +1728,8 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, reserved) == 76,
  * @flags: COMMIT_ flags.
  * @status: In: 0. Out: written only if the commit is refused. -ESTALE: this
  *   server holds no request of that handle. -EFAULT: the memory cannot be
- *   accessed. -EINVAL: the commit does not suit the request.
+ *   accessed. -EINVAL: the commit does not suit the request. -E2BIG: the kernel
+ *   does not know a part of the commit that is not zero.
  * @reserved: Must be 0.
  */
 struct zosbd2_v2_commit {

@@ -43,6 +43,8 @@ pub const DEFAULT_DEPTH: u32 = 128;
 pub const MAX_TAGS: u32 = 65536;
 /// Most entries of each array of one [`Enter`].
 pub const MAX_BATCH: u32 = 1024;
+/// Longest element of the arrays of an [`Enter`], in bytes.
+pub const MAX_ELEMENT_BYTES: u32 = 256;
 /// Most iovec entries of one commit.
 pub const MAX_IOVECS: u32 = 1024;
 /// Longest deadline and longest grace, in milliseconds (one day).
@@ -185,7 +187,11 @@ pub const RESIZE_BYTES: u32 = 16;
 /// Bytes of [`Stats`].
 pub const STATS_BYTES: u32 = 192;
 /// Bytes of [`Enter`].
-pub const ENTER_BYTES: u32 = 80;
+pub const ENTER_BYTES: u32 = 88;
+/// Bytes of [`Commit`].
+pub const COMMIT_BYTES: u32 = 40;
+/// Bytes of [`Request`].
+pub const REQUEST_BYTES: u32 = 48;
 /// Bytes of [`Latency`].
 pub const LATENCY_BYTES: u32 = 784;
 /// Bytes of [`Requests`].
@@ -613,8 +619,11 @@ impl Default for Blob {
 /// nothing: `EINTR` for a signal if it committed nothing either, `ENODEV` if the device is gone, `ESHUTDOWN`
 /// if another server has taken over, and `EFAULT` if an array cannot be accessed. `processed` and `refused`
 /// are valid even then, unless the argument itself cannot be written.
+///
+/// The elements of the two arrays state their sizes, too, so that both can grow. A size below that of the first
+/// version fails with `EINVAL`, one above [`MAX_ELEMENT_BYTES`] with `E2BIG`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Enter {
     /// Bytes of this argument.
     pub size: u32,
@@ -631,8 +640,13 @@ pub struct Enter {
     pub arena_bytes: u64,
     /// Entries of `commits`, at most [`MAX_BATCH`].
     pub commit_count: u32,
+    /// Bytes of one entry of `commits`. If the bytes of an entry that the kernel does not know are not zero, the
+    /// kernel refuses that commit with -`E2BIG`.
+    pub commit_bytes: u32,
     /// Entries of `requests`, at most [`MAX_BATCH`]; 0: fetch nothing.
     pub capacity: u32,
+    /// Bytes of one entry of `requests`. The kernel zeroes the bytes that it does not know.
+    pub request_bytes: u32,
     /// Queue to fetch from. The commits may belong to any queue.
     pub queue: u32,
     /// Requests to wait for, at most `capacity`; 0: do not wait.
@@ -649,6 +663,32 @@ pub struct Enter {
     pub fetched: u32,
     /// Must be 0.
     pub reserved: u32,
+}
+
+impl Default for Enter {
+    /// A call that does nothing, with the sizes of this version.
+    fn default() -> Self {
+        Self {
+            size: ENTER_BYTES,
+            flags: 0,
+            commits: 0,
+            requests: 0,
+            arena: 0,
+            arena_bytes: 0,
+            commit_count: 0,
+            commit_bytes: COMMIT_BYTES,
+            capacity: 0,
+            request_bytes: REQUEST_BYTES,
+            queue: 0,
+            minimum: 0,
+            spin_us: 0,
+            timeout_ms: 0,
+            processed: 0,
+            refused: 0,
+            fetched: 0,
+            reserved: 0,
+        }
+    }
 }
 
 /// An answer to one request.
@@ -669,6 +709,7 @@ pub struct Commit {
     pub flags: u32,
     /// In: 0. Out: written only if the commit is refused. -`ESTALE`: this server holds no request of that
     /// handle. -`EFAULT`: the memory cannot be accessed. -`EINVAL`: the commit does not suit the request.
+    /// -`E2BIG`: the kernel does not know a part of the commit that is not zero.
     pub status: i32,
     /// Must be 0.
     pub reserved: u32,
@@ -732,10 +773,10 @@ const _: () = {
     assert!(size_of::<Blob>() == BLOB_ARGUMENT_BYTES as usize);
     assert!(size_of::<Enter>() == ENTER_BYTES as usize);
     assert!(offset_of!(Enter, commit_count) == 40);
-    assert!(offset_of!(Enter, processed) == 64);
-    assert!(size_of::<Commit>() == 40);
+    assert!(offset_of!(Enter, processed) == 72);
+    assert!(size_of::<Commit>() == COMMIT_BYTES as usize);
     assert!(offset_of!(Commit, status) == 32);
     assert!(size_of::<Iovec>() == 16);
-    assert!(size_of::<Request>() == 48);
+    assert!(size_of::<Request>() == REQUEST_BYTES as usize);
     assert!(offset_of!(Request, op) == 32);
 };

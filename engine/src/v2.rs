@@ -350,13 +350,36 @@ pub fn plan(request: &Request, commit: &abi::Commit) -> Result<Plan, Errno> {
     }
 }
 
+/// Checks the stated size of the elements of an array. `known` is that of the first version, which is the present one.
+///
+/// # Errors
+///
+/// `EINVAL` if they are too short, `E2BIG` if they are longer than any element.
+#[inline]
+const fn check_element(bytes: u32, known: u32) -> Result<(), Errno> {
+    if bytes < known {
+        Err(Errno::EINVAL)
+    } else if bytes > abi::MAX_ELEMENT_BYTES {
+        Err(Errno::E2BIG)
+    } else {
+        Ok(())
+    }
+}
+
 /// Checks the argument of an ENTER, except for its memory.
 ///
 /// # Errors
 ///
-/// `EINVAL`.
+/// `EINVAL`, and `E2BIG` for an element that is too long.
 #[inline]
 pub const fn check_enter(enter: &abi::Enter) -> Result<(), Errno> {
+    let sizes = match check_element(enter.commit_bytes, abi::COMMIT_BYTES) {
+        Ok(()) => check_element(enter.request_bytes, abi::REQUEST_BYTES),
+        error => error,
+    };
+    if sizes.is_err() {
+        return sizes;
+    }
     holds(
         enter.flags & !abi::ENTER_FLAGS == 0
             && enter.reserved == 0

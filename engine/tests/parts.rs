@@ -999,7 +999,7 @@ type Alter = fn(&mut abi2::Enter);
 
 #[test]
 fn enters_are_checked() {
-    let valid: [Alter; 15] = [
+    let valid: [Alter; 17] = [
         |_| {},
         |enter| enter.size = u32::MAX,
         |enter| enter.commit_count = 1024,
@@ -1015,6 +1015,8 @@ fn enters_are_checked() {
         |enter| (enter.arena, enter.arena_bytes) = (u64::MAX, u64::MAX),
         |enter| (enter.commits, enter.requests) = (u64::MAX, u64::MAX),
         |enter| (enter.processed, enter.refused, enter.fetched) = (u32::MAX, u32::MAX, u32::MAX),
+        |enter| (enter.commit_bytes, enter.request_bytes) = (41, 49),
+        |enter| (enter.commit_bytes, enter.request_bytes) = (256, 256),
     ];
     for (index, alter) in valid.iter().enumerate() {
         let mut enter = abi2::Enter::default();
@@ -1043,4 +1045,17 @@ fn enters_are_checked() {
         alter(&mut enter);
         assert_eq!(check_enter(&enter), Err(Errno::EINVAL), "wrong {index}");
     }
+    // The sizes of the arrays' elements: those of the first version are the least.
+    let sizes = [
+        (0, Err(Errno::EINVAL)),
+        (39, Err(Errno::EINVAL)),
+        (257, Err(Errno::E2BIG)),
+        (u32::MAX, Err(Errno::E2BIG)),
+    ];
+    for (bytes, wanted) in sizes {
+        assert_eq!(check_enter(&abi2::Enter { commit_bytes: bytes, ..abi2::Enter::default() }), wanted);
+        assert_eq!(check_enter(&abi2::Enter { request_bytes: bytes, ..abi2::Enter::default() }), wanted);
+    }
+    let short = abi2::Enter { request_bytes: 47, ..abi2::Enter::default() };
+    assert_eq!(check_enter(&short), Err(Errno::EINVAL));
 }

@@ -345,6 +345,10 @@ static void attach_calls(void)
 static int enter(struct zosbd2_v2_enter *argument)
 {
 	argument->size = sizeof(*argument);
+	if (!argument->commit_bytes)
+		argument->commit_bytes = sizeof(struct zosbd2_v2_commit);
+	if (!argument->request_bytes)
+		argument->request_bytes = sizeof(struct zosbd2_v2_request);
 	return failure(ioctl(server, ZOSBD2_V2_IOCTL_ENTER, argument));
 }
 
@@ -380,7 +384,8 @@ static void idle_calls(void)
 {
 	static struct zosbd2_v2_request requests[4];
 	static struct zosbd2_v2_commit commits[2];
-	struct zosbd2_v2_enter good = { .size = sizeof(good) };
+	struct zosbd2_v2_enter good = { .size = sizeof(good), .commit_bytes = sizeof(commits[0]),
+		.request_bytes = sizeof(requests[0]) };
 	struct pollfd readiness = { .fd = server, .events = POLLIN };
 	int ready;
 
@@ -391,6 +396,10 @@ static void idle_calls(void)
 	ENTER("nothing to do", 0, .capacity = 0);
 	ENTER("flags", EINVAL, .flags = ZOSBD2_V2_ENTER_FLAGS + 1);
 	ENTER("reserved", EINVAL, .reserved = 1);
+	ENTER("short commits", EINVAL, .commit_bytes = sizeof(commits[0]) - 1);
+	ENTER("long commits", E2BIG, .commit_bytes = ZOSBD2_V2_MAX_ELEMENT_BYTES + 1);
+	ENTER("short requests", EINVAL, .request_bytes = sizeof(requests[0]) - 1);
+	ENTER("long requests", E2BIG, .request_bytes = ZOSBD2_V2_MAX_ELEMENT_BYTES + 1);
 	ENTER("capacity", EINVAL, HERE, .capacity = ZOSBD2_V2_MAX_BATCH + 1);
 	ENTER("commit count", EINVAL, .commits = address_of(commits), .commit_count = ZOSBD2_V2_MAX_BATCH + 1);
 	ENTER("minimum", EINVAL, HERE, .capacity = 4, .minimum = 5);

@@ -22,7 +22,7 @@ OP_READ, OP_WRITE, OP_DISCARD, OP_WRITE_ZEROES = 0, 1, 2, 4
 IOCTL_CREATE = 3230711041
 IOCTL_DESTROY = 3224419587
 IOCTL_START = 3221798160
-IOCTL_ENTER = 3226516755
+IOCTL_ENTER = 3227041043
 
 MAP_NORESERVE, PR_SET_IO_FLUSHER = 0x4000, 57
 BATCH = 32
@@ -41,7 +41,7 @@ Create = structure("Create", """u32 size flags; text name serial; u64 size_bytes
 Destroy = structure("Destroy", "u32 size flags; text name; u32 handle epoch")
 Start = structure("Start", "u32 size flags")
 Enter = structure("Enter", """u32 size flags; u64 commits requests arena arena_bytes; u32 commit_count
-    capacity queue minimum spin_us timeout_ms processed refused fetched reserved""")
+    commit_bytes capacity request_bytes queue minimum spin_us timeout_ms processed refused fetched reserved""")
 Commit = structure("Commit", """u64 handle; s64 result; u64 address; u32 iovec_count flags; s32 status;
     u32 reserved""")
 Request = structure("Request", "u64 handle offset length data; u32 op flags queue reserved")
@@ -65,8 +65,9 @@ class Ram:
         self.server = fcntl.ioctl(self.control, IOCTL_CREATE, create)
         self.own = make(Destroy, name=name, handle=create.handle)  # a name may be given again
         self.commits, self.requests = (Commit * BATCH)(), (Request * BATCH)()
-        self.enter = make(Enter, commits=ctypes.addressof(self.commits),
-                          requests=ctypes.addressof(self.requests), capacity=BATCH, minimum=int(queues == 1))
+        self.enter = make(Enter, commits=ctypes.addressof(self.commits), commit_bytes=ctypes.sizeof(Commit),
+                          requests=ctypes.addressof(self.requests), request_bytes=ctypes.sizeof(Request),
+                          capacity=BATCH, minimum=int(queues == 1))
 
     def clear(self, start, length, stay):
         """Clears memory, and frees whole pages unless they must stay allocated."""

@@ -361,7 +361,6 @@ impl ServerFd {
         let commits = &mut batch.entries[first..];
         let Fetch { requests, arena, queue, minimum, spin_us, timeout_ms } = fetch;
         let mut argument = v2::Enter {
-            size: v2::ENTER_BYTES,
             flags: if timeout_ms.is_some() { v2::ENTER_TIMEOUT } else { 0 },
             commits: commits.as_mut_ptr().expose_provenance() as u64,
             requests: requests.as_mut_ptr().expose_provenance() as u64,

@@ -155,6 +155,51 @@ fn every_tag_of_every_queue_is_served() {
     close(fd);
 }
 
+/// Elements that are longer than the kernel knows: the unknown part of a commit must be zero, and that of a request is
+/// zeroed.
+#[test]
+fn elements_may_be_longer() {
+    const PLACE: usize = 64;
+    let module = Module::load(1);
+    let fd = create(&module, "longer", |create| (create.queues, create.depth) = (1, 32));
+    for tag in 0..20 {
+        assert_eq!(submit(0, 0, tag, (v2::OP_WRITE, 0), pattern(1, 512)), 0);
+    }
+    let mut places = vec![0xee_u8; 20 * PLACE];
+    let mut enter = v2::Enter {
+        requests: address(places.as_mut_slice()),
+        request_bytes: 64,
+        capacity: 20,
+        ..v2::Enter::default()
+    };
+    assert_eq!(call(fd, v2::IOCTL_ENTER, &mut enter), 0);
+    assert_eq!(enter.fetched, 20);
+    let mut commits = vec![0_u8; 20 * PLACE];
+    for (place, commit) in places.chunks(PLACE).zip(commits.chunks_mut(PLACE)) {
+        assert_eq!(place[48..], [0; 16]);
+        commit[..8].copy_from_slice(&place[..8]);
+        commit[8..16].copy_from_slice(&512_i64.to_ne_bytes());
+    }
+    for index in [0, 17, 18, 19] {
+        commits[index * PLACE + 63] = 1;
+    }
+    let mut enter = v2::Enter {
+        commits: address(commits.as_mut_slice()),
+        commit_bytes: 64,
+        commit_count: 20,
+        ..v2::Enter::default()
+    };
+    assert_eq!(call(fd, v2::IOCTL_ENTER, &mut enter), 0);
+    assert_eq!((enter.processed, enter.refused), (20, 4));
+    for (index, commit) in commits.chunks(PLACE).enumerate() {
+        let status = i32::from_ne_bytes(commit[32..36].try_into().expect("four bytes"));
+        assert_eq!(status, if [0, 17, 18, 19].contains(&index) { -7 } else { 0 }, "entry {index}");
+    }
+    assert_eq!(ended(0, 0).len(), 16);
+    assert_eq!(destroy(&module, "longer"), 0);
+    close(fd);
+}
+
 #[test]
 fn memory_that_is_not_there_is_brought_in() {
     let module = Module::load(1);

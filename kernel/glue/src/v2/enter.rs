@@ -4,7 +4,7 @@
 //! Called in the server's process context; may sleep, interruptibly. Everything from the server is copied in
 //! once. No request is lost: a request that cannot be given to the server returns to the queue as the oldest.
 
-use core::mem::{offset_of, size_of};
+use core::mem::offset_of;
 
 use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
@@ -41,7 +41,7 @@ pub fn run(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
     let mut result = Ok(());
     let mut ended = Ended::none();
     if enter.commit_count > 0 {
-        result = commit::all(device, epoch, enter.commits, enter.commit_count, &mut progress, &mut ended);
+        result = commit::all(device, epoch, &enter, &mut progress, &mut ended);
     }
     if result.is_ok() && enter.capacity > 0 {
         ended.tell_unless(block);
@@ -67,6 +67,20 @@ struct Fetch<'a> {
     arena: u64,
     /// The calling thread.
     thread: u32,
+}
+
+/// Writes requests one by one into places of `bytes`, and zeroes the rest of each place.
+#[cold]
+#[inline(never)]
+fn write_each(user: u64, bytes: u32, requests: &[abi::Request]) -> Result<(), Errno> {
+    let mut at = user;
+    for request in requests {
+        shim::user_write(at, request)?;
+        let rest = at.wrapping_add(abi::REQUEST_BYTES.into());
+        shim::user_clear(rest, bytes.saturating_sub(abi::REQUEST_BYTES))?;
+        at = at.wrapping_add(bytes.into());
+    }
+    Ok(())
 }
 
 /// Requests on their way to the server.
@@ -196,13 +210,17 @@ impl<'a> Fetch<'a> {
     /// know of would be stuck.
     #[inline]
     fn hand_over(&self, parcels: &Parcels, progress: &mut Progress) -> Result<(), Errno> {
-        let offset = u64::from(progress.fetched).wrapping_mul(size_of::<abi::Request>() as u64);
+        let bytes = self.enter.request_bytes;
+        let to = self.enter.requests.wrapping_add(u64::from(progress.fetched).wrapping_mul(bytes.into()));
         let described = parcels.items();
         let more = u32::try_from(described.len()).unwrap_or(0);
         let after = Progress { fetched: progress.fetched.wrapping_add(more), ..*progress };
-        let told = shim::user_write_all(self.enter.requests.wrapping_add(offset), described)
-            .and_then(|()| after.tell(self.results));
-        if told.is_err() {
+        let written = if bytes == abi::REQUEST_BYTES {
+            shim::user_write_all(to, described)
+        } else {
+            write_each(to, bytes, described)
+        };
+        if written.and_then(|()| after.tell(self.results)).is_err() {
             self.take_back(parcels);
             return Err(Errno::EFAULT);
         }

@@ -112,7 +112,7 @@ pub(super) const ROWS: [Row; 44] = [
         "attach from a server",
         &[INVAL, TOOBIG, FAULT, STALE, BUSY, NODEV, Errno::SHUTDOWN, PERM],
     ),
-    row(Call::Commit, "commit", &[STALE, FAULT, INVAL]),
+    row(Call::Commit, "commit", &[STALE, FAULT, INVAL, TOOBIG]),
     row(Call::Ping1, "v1 ping", &[]),
     row(Call::Create1, "v1 create", &[INVAL, Errno::RANGE, Errno::EXIST, Errno::NOMEM]),
     row(Call::DestroyByHandle1, "v1 destroy by handle", &[INVAL, NOENT, BUSY]),

@@ -2,6 +2,7 @@
 //! Servers of version 2: they fetch requests and answer them, usually correctly and soon. They also call ENTER
 //! with arguments of any kind.
 
+use std::mem::offset_of;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
@@ -12,13 +13,14 @@ use super::calls::Call;
 use super::memory::DATA;
 use super::process::Held;
 use super::thread::{Shape, Thread};
+use crate::guest::raw;
 
 const ENTER: Shape = Shape {
     call: Call::Enter,
     command: abi::IOCTL_ENTER,
-    reserved: &[76],
+    reserved: &[offset_of!(abi::Enter, reserved)],
     addresses: &[8, 16, 24],
-    results: Some(64),
+    results: Some(offset_of!(abi::Enter, processed)),
 };
 
 /// Entries of each array.
@@ -110,15 +112,25 @@ impl Thread<'_> {
 
     /// An ENTER with these commits, and arrays to fetch into. The fetched requests become unanswered.
     fn call(&mut self, held: &Held, argument: &abi::Enter, batch: Batch) -> Result<(), Errno> {
-        let place = |base: usize, index: usize, size: usize| base + index * size;
-        let commits_at = self.memory.commits.at_end(batch.commits.len() * size_of::<abi::Commit>());
+        let place = |base: usize, index: usize, size: u32| base + index * size as usize;
+        let mut sent = *argument;
+        sent.commit_bytes = self.random.pick(&[40, 40, 40, 41, 64, 80]);
+        sent.request_bytes = self.random.pick(&[48, 48, 48, 49, 64, 80]);
+        let commits_at = self.memory.commits.at_end(place(0, batch.commits.len(), sent.commit_bytes));
+        let mut unknown = Vec::new();
         for (index, commit) in batch.commits.iter().enumerate() {
-            self.memory.commits.put_value(place(commits_at, index, size_of::<abi::Commit>()), commit);
+            let at = place(commits_at, index, sent.commit_bytes);
+            let mut bytes = raw::bytes_of(commit);
+            bytes.resize(sent.commit_bytes as usize, 0);
+            unknown.push(bytes.len() > size_of::<abi::Commit>() && self.random.chance(10));
+            if unknown[index] {
+                *bytes.last_mut().expect("bytes") = 1;
+            }
+            self.memory.commits.put(at, &bytes);
         }
         let capacity =
             self.random.pick(&[0, 1, 4, BATCH]).max(usize::try_from(argument.minimum).expect("small"));
-        let requests_at = self.memory.requests.at_end(capacity * size_of::<abi::Request>());
-        let mut sent = *argument;
+        let requests_at = self.memory.requests.at_end(place(0, capacity, sent.request_bytes));
         sent.commits = commits_at as u64;
         sent.commit_count = u32::try_from(batch.commits.len()).expect("few");
         sent.requests = requests_at as u64;
@@ -144,6 +156,8 @@ impl Thread<'_> {
             && ended.after.commits == commits_at as u64
             && ended.after.requests == requests_at as u64
             && ended.after.commit_count == sent.commit_count
+            && ended.after.commit_bytes == sent.commit_bytes
+            && ended.after.request_bytes == sent.request_bytes
             && ended.after.capacity == sent.capacity;
         if !readable {
             return result;
@@ -159,7 +173,7 @@ impl Thread<'_> {
         assert!(result.is_ok() || fetched == 0, "{result:?}: {:?}", ended.after);
         let mut counted = 0;
         for (index, (commit, request)) in batch.commits.iter().zip(batch.requests).enumerate() {
-            let at = place(commits_at, index, size_of::<abi::Commit>());
+            let at = place(commits_at, index, sent.commit_bytes);
             let after: abi::Commit = self.memory.commits.get_value(at);
             if index >= usize::try_from(processed).expect("few") {
                 held.unanswered().extend(request);
@@ -170,7 +184,8 @@ impl Thread<'_> {
             let outcome = errno.map_or(Ok(()), |status| Err(Errno::from_raw_os_error(-status)));
             counted += u32::from(outcome.is_err());
             self.ends(Call::Commit, outcome);
-            let kept = matches!(outcome, Err(Errno::FAULT | Errno::INVAL))
+            assert!(!unknown[index] || outcome == Err(Errno::TOOBIG), "{after:?}: {outcome:?}");
+            let kept = matches!(outcome, Err(Errno::FAULT | Errno::INVAL | Errno::TOOBIG))
                 || (outcome.is_ok() && commit.flags & abi::COMMIT_COPY_ONLY != 0);
             if kept {
                 held.unanswered().extend(request);
@@ -180,8 +195,11 @@ impl Thread<'_> {
             assert_eq!(counted, refused, "{:?}", ended.after);
         }
         for index in 0..usize::try_from(fetched).expect("few") {
-            let at = place(requests_at, index, size_of::<abi::Request>());
+            let at = place(requests_at, index, sent.request_bytes);
             let request: abi::Request = self.memory.requests.get_value(at);
+            let known = size_of::<abi::Request>();
+            let rest = self.memory.requests.get(at + known, sent.request_bytes as usize - known);
+            assert!(rest.iter().all(|byte| *byte == 0), "{rest:02x?}");
             check_request(&request, &sent);
             self.process.board.remember(request.handle);
             // Some requests are forgotten: their deadline or the death of this server ends them.
