@@ -693,7 +693,10 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
  */
 #define ZOSBD2_V2_REQUEST_MAYBE_EXECUTED 4U
 
-/* The data of this write is in the arena, at struct zosbd2_v2_request.data. */
+/*
+ * The data of this write came with it: it is in the arena or in a buffer of
+ * ENTER, as struct zosbd2_v2_request.data says.
+ */
 #define ZOSBD2_V2_REQUEST_DATA 8U
 
 /*
@@ -791,7 +794,7 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 #define ZOSBD2_V2_STATS_BYTES 192U
 
 /* Bytes of struct zosbd2_v2_enter. */
-#define ZOSBD2_V2_ENTER_BYTES 88U
+#define ZOSBD2_V2_ENTER_BYTES 96U
 
 /* Bytes of struct zosbd2_v2_commit. */
 #define ZOSBD2_V2_COMMIT_BYTES 40U
@@ -870,7 +873,7 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
  * Server descriptor: answer requests, move their data, fetch more (struct
  * zosbd2_v2_enter, in and out).
  */
-#define ZOSBD2_V2_IOCTL_ENTER 3227041043U
+#define ZOSBD2_V2_IOCTL_ENTER 3227565331U
 
 /*
  * Server descriptor: get the latency histograms of one queue (struct
@@ -1628,14 +1631,23 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_blob, bytes) == 16,
  * The elements of the two arrays state their sizes, too, so that both can grow.
  * A size below that of the first version fails with EINVAL, one above
  * ZOSBD2_V2_MAX_ELEMENT_BYTES with E2BIG.
+ *
+ * The data of a write comes with it if there is room: either in an arena, where
+ * the data of several writes follow each other, or in a buffer of its own.
+ * After the call the fetched requests name the memory that has their data; the
+ * rest of the arena, and all buffers that no request names, have undefined
+ * contents.
  * @size: Bytes of this argument.
  * @flags: ENTER_ flags.
  * @commits: Address of an array of struct zosbd2_v2_commit.
  * @requests: Address of an array of struct zosbd2_v2_request.
- * @arena: Address of the arena: memory for the data of writes. 0: no arena; the
- *   commit of a write says where its data goes.
+ * @arena: Address of the arena: memory for the data of writes. 0: no arena;
+ *   without buffers, the commit of a write says where its data goes.
  * @arena_bytes: Bytes of the arena. A write that does not fit into the free
  *   rest comes without its data.
+ * @buffers: Address of an array of struct zosbd2_v2_iovec: buffers for the data
+ *   of one write each. A write gets the next unused buffer if its data fits.
+ *   Otherwise it comes without its data, and the buffer stays unused.
  * @commit_count: Entries of commits, at most ZOSBD2_V2_MAX_BATCH.
  * @commit_bytes: Bytes of one entry of commits. If the bytes of an entry that
  *   the kernel does not know are not zero, the kernel refuses that commit with
@@ -1644,6 +1656,8 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_blob, bytes) == 16,
  *   nothing.
  * @request_bytes: Bytes of one entry of requests. The kernel zeroes the bytes
  *   that it does not know.
+ * @buffer_count: Entries of buffers, at most ZOSBD2_V2_MAX_BATCH; 0 if there is
+ *   an arena.
  * @queue: Queue to fetch from. The commits may belong to any queue.
  * @minimum: Requests to wait for, at most capacity; 0: do not wait.
  * @spin_us: Time to poll before sleeping, in microseconds, at most
@@ -1653,7 +1667,6 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_blob, bytes) == 16,
  *   or refused.
  * @refused: Out: number of commits that were refused.
  * @fetched: Out: number of requests fetched.
- * @reserved: Must be 0.
  */
 struct zosbd2_v2_enter {
 	__u32 size;
@@ -1662,10 +1675,12 @@ struct zosbd2_v2_enter {
 	__aligned_u64 requests;
 	__aligned_u64 arena;
 	__aligned_u64 arena_bytes;
+	__aligned_u64 buffers;
 	__u32 commit_count;
 	__u32 commit_bytes;
 	__u32 capacity;
 	__u32 request_bytes;
+	__u32 buffer_count;
 	__u32 queue;
 	__u32 minimum;
 	__u32 spin_us;
@@ -1673,10 +1688,9 @@ struct zosbd2_v2_enter {
 	__u32 processed;
 	__u32 refused;
 	__u32 fetched;
-	__u32 reserved;
 };
 
-ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_enter) == 88,
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_enter) == 96,
 	      "size of zosbd2_v2_enter");
 ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, size) == 0,
 	      "offset of zosbd2_v2_enter.size");
@@ -1690,30 +1704,32 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, arena) == 24,
 	      "offset of zosbd2_v2_enter.arena");
 ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, arena_bytes) == 32,
 	      "offset of zosbd2_v2_enter.arena_bytes");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, commit_count) == 40,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, buffers) == 40,
+	      "offset of zosbd2_v2_enter.buffers");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, commit_count) == 48,
 	      "offset of zosbd2_v2_enter.commit_count");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, commit_bytes) == 44,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, commit_bytes) == 52,
 	      "offset of zosbd2_v2_enter.commit_bytes");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, capacity) == 48,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, capacity) == 56,
 	      "offset of zosbd2_v2_enter.capacity");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, request_bytes) == 52,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, request_bytes) == 60,
 	      "offset of zosbd2_v2_enter.request_bytes");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, queue) == 56,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, buffer_count) == 64,
+	      "offset of zosbd2_v2_enter.buffer_count");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, queue) == 68,
 	      "offset of zosbd2_v2_enter.queue");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, minimum) == 60,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, minimum) == 72,
 	      "offset of zosbd2_v2_enter.minimum");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, spin_us) == 64,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, spin_us) == 76,
 	      "offset of zosbd2_v2_enter.spin_us");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, timeout_ms) == 68,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, timeout_ms) == 80,
 	      "offset of zosbd2_v2_enter.timeout_ms");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, processed) == 72,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, processed) == 84,
 	      "offset of zosbd2_v2_enter.processed");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, refused) == 76,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, refused) == 88,
 	      "offset of zosbd2_v2_enter.refused");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, fetched) == 80,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, fetched) == 92,
 	      "offset of zosbd2_v2_enter.fetched");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, reserved) == 84,
-	      "offset of zosbd2_v2_enter.reserved");
 
 /**
  * struct zosbd2_v2_commit - An answer to one request.
@@ -1760,7 +1776,8 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_commit, reserved) == 36,
 	      "offset of zosbd2_v2_commit.reserved");
 
 /**
- * struct zosbd2_v2_iovec - A piece of memory for the data of a commit.
+ * struct zosbd2_v2_iovec - A piece of memory for the data of a commit, or a
+ * buffer for the data of a write.
  * @address: Address.
  * @length: Length in bytes.
  */
@@ -1782,7 +1799,8 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_iovec, length) == 8,
  *   Servers do not interpret its bits.
  * @offset: First byte on the device.
  * @length: Length in bytes; 0 for a flush.
- * @data: With ZOSBD2_V2_REQUEST_DATA: offset of the data in the arena.
+ * @data: With ZOSBD2_V2_REQUEST_DATA: offset of the data in the arena, or
+ *   number of the buffer that has it.
  * @op: One of the OP_ numbers.
  * @flags: REQUEST_ flags.
  * @queue: Queue of the request.

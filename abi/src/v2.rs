@@ -122,7 +122,7 @@ pub const REQUEST_FUA: u32 = 1;
 pub const REQUEST_NO_UNMAP: u32 = 2;
 /// An earlier server, or another thread of this one, held this request and may have executed it.
 pub const REQUEST_MAYBE_EXECUTED: u32 = 4;
-/// The data of this write is in the arena, at [`Request::data`].
+/// The data of this write came with it: it is in the arena or in a buffer of ENTER, as [`Request::data`] says.
 pub const REQUEST_DATA: u32 = 8;
 
 /// `address` points to an array of `iovec_count` [`Iovec`] instead of the data.
@@ -187,7 +187,7 @@ pub const RESIZE_BYTES: u32 = 16;
 /// Bytes of [`Stats`].
 pub const STATS_BYTES: u32 = 192;
 /// Bytes of [`Enter`].
-pub const ENTER_BYTES: u32 = 88;
+pub const ENTER_BYTES: u32 = 96;
 /// Bytes of [`Commit`].
 pub const COMMIT_BYTES: u32 = 40;
 /// Bytes of [`Request`].
@@ -622,6 +622,10 @@ impl Default for Blob {
 ///
 /// The elements of the two arrays state their sizes, too, so that both can grow. A size below that of the first
 /// version fails with `EINVAL`, one above [`MAX_ELEMENT_BYTES`] with `E2BIG`.
+///
+/// The data of a write comes with it if there is room: either in an arena, where the data of several writes follow
+/// each other, or in a buffer of its own. After the call the fetched requests name the memory that has their data; the
+/// rest of the arena, and all buffers that no request names, have undefined contents.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Enter {
@@ -633,11 +637,14 @@ pub struct Enter {
     pub commits: u64,
     /// Address of an array of [`Request`].
     pub requests: u64,
-    /// Address of the arena: memory for the data of writes. 0: no arena; the commit of a write says where its
-    /// data goes.
+    /// Address of the arena: memory for the data of writes. 0: no arena; without buffers, the commit of a write says
+    /// where its data goes.
     pub arena: u64,
     /// Bytes of the arena. A write that does not fit into the free rest comes without its data.
     pub arena_bytes: u64,
+    /// Address of an array of [`Iovec`]: buffers for the data of one write each. A write gets the next unused buffer if
+    /// its data fits. Otherwise it comes without its data, and the buffer stays unused.
+    pub buffers: u64,
     /// Entries of `commits`, at most [`MAX_BATCH`].
     pub commit_count: u32,
     /// Bytes of one entry of `commits`. If the bytes of an entry that the kernel does not know are not zero, the
@@ -647,6 +654,8 @@ pub struct Enter {
     pub capacity: u32,
     /// Bytes of one entry of `requests`. The kernel zeroes the bytes that it does not know.
     pub request_bytes: u32,
+    /// Entries of `buffers`, at most [`MAX_BATCH`]; 0 if there is an arena.
+    pub buffer_count: u32,
     /// Queue to fetch from. The commits may belong to any queue.
     pub queue: u32,
     /// Requests to wait for, at most `capacity`; 0: do not wait.
@@ -661,8 +670,6 @@ pub struct Enter {
     pub refused: u32,
     /// Out: number of requests fetched.
     pub fetched: u32,
-    /// Must be 0.
-    pub reserved: u32,
 }
 
 impl Default for Enter {
@@ -675,10 +682,12 @@ impl Default for Enter {
             requests: 0,
             arena: 0,
             arena_bytes: 0,
+            buffers: 0,
             commit_count: 0,
             commit_bytes: COMMIT_BYTES,
             capacity: 0,
             request_bytes: REQUEST_BYTES,
+            buffer_count: 0,
             queue: 0,
             minimum: 0,
             spin_us: 0,
@@ -686,7 +695,6 @@ impl Default for Enter {
             processed: 0,
             refused: 0,
             fetched: 0,
-            reserved: 0,
         }
     }
 }
@@ -715,7 +723,7 @@ pub struct Commit {
     pub reserved: u32,
 }
 
-/// A piece of memory for the data of a commit.
+/// A piece of memory for the data of a commit, or a buffer for the data of a write.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Iovec {
@@ -735,7 +743,7 @@ pub struct Request {
     pub offset: u64,
     /// Length in bytes; 0 for a flush.
     pub length: u64,
-    /// With [`REQUEST_DATA`]: offset of the data in the arena.
+    /// With [`REQUEST_DATA`]: offset of the data in the arena, or number of the buffer that has it.
     pub data: u64,
     /// One of the `OP_` numbers.
     pub op: u32,
@@ -772,8 +780,8 @@ const _: () = {
     assert!(size_of::<Outstanding>() == 56);
     assert!(size_of::<Blob>() == BLOB_ARGUMENT_BYTES as usize);
     assert!(size_of::<Enter>() == ENTER_BYTES as usize);
-    assert!(offset_of!(Enter, commit_count) == 40);
-    assert!(offset_of!(Enter, processed) == 72);
+    assert!(offset_of!(Enter, commit_count) == 48);
+    assert!(offset_of!(Enter, processed) == 84);
     assert!(size_of::<Commit>() == COMMIT_BYTES as usize);
     assert!(offset_of!(Commit, status) == 32);
     assert!(size_of::<Iovec>() == 16);

@@ -39,10 +39,11 @@ pub use rustix::io::Errno;
 pub use stop::StopToken;
 pub use sys::memory::SparseMemory;
 pub use v2::{
-    Action, Answers, Backend, Batch, Buffer, Builder, Capabilities, Control, DeadlinePolicy, End, Entered,
-    Fault, FaultCounts, FaultPlan, Faulty, Fetch, Holder, Info, Latency, Listed, MemoryLock, Moment,
-    Observer, Operation, OperationCounts, Outstanding, ParseFaultError, Region, Request, RequestState,
-    ServeOptions, Server, ServerId, State, Stats, Status, TakeOver, ThreadModel, UNLIMITED, Which, Zero,
+    Action, Answers, Backend, Batch, Buffer, BufferList, Buffers, Builder, Capabilities, Control,
+    DeadlinePolicy, End, Entered, Fault, FaultCounts, FaultPlan, Faulty, Fetch, Holder, Info, Latency,
+    Listed, MemoryLock, Moment, Observer, Operation, OperationCounts, Outstanding, ParseFaultError, Region,
+    Request, RequestState, ServeOptions, Server, ServerId, State, Stats, Status, TakeOver, ThreadModel,
+    UNLIMITED, Which, Zero,
 };
 
 /// What the functions of this crate return.

@@ -203,7 +203,7 @@ pub const fn foreign_handle(raw: u64) -> Handle {
     Handle { tag, generation, epoch: epoch as u32 }
 }
 
-/// The form of a request for a server. `data`: offset of a write's data in the arena, if it is there.
+/// The form of a request for a server. `data`: where a write's data is, if it comes with the write.
 #[inline]
 #[must_use]
 pub fn describe(handles: &Handles, handle: Handle, request: &Request, data: Option<u64>) -> abi::Request {
@@ -382,12 +382,13 @@ pub const fn check_enter(enter: &abi::Enter) -> Result<(), Errno> {
     }
     holds(
         enter.flags & !abi::ENTER_FLAGS == 0
-            && enter.reserved == 0
             && enter.commit_count <= abi::MAX_BATCH
             && enter.capacity <= abi::MAX_BATCH
             && enter.minimum <= enter.capacity
             && enter.spin_us <= abi::MAX_SPIN_US
             && (enter.flags & abi::ENTER_TIMEOUT != 0 || enter.timeout_ms == 0)
-            && (enter.arena != 0 || enter.arena_bytes == 0),
+            && (enter.arena != 0 || enter.arena_bytes == 0)
+            && enter.buffer_count <= abi::MAX_BATCH
+            && (enter.buffer_count == 0 || enter.arena_bytes == 0),
     )
 }

@@ -999,7 +999,7 @@ type Alter = fn(&mut abi2::Enter);
 
 #[test]
 fn enters_are_checked() {
-    let valid: [Alter; 17] = [
+    let valid: [Alter; 20] = [
         |_| {},
         |enter| enter.size = u32::MAX,
         |enter| enter.commit_count = 1024,
@@ -1016,6 +1016,9 @@ fn enters_are_checked() {
         |enter| (enter.commits, enter.requests) = (u64::MAX, u64::MAX),
         |enter| (enter.processed, enter.refused, enter.fetched) = (u32::MAX, u32::MAX, u32::MAX),
         |enter| (enter.commit_bytes, enter.request_bytes) = (41, 49),
+        |enter| (enter.buffers, enter.buffer_count) = (0, 1024),
+        |enter| (enter.buffers, enter.arena, enter.arena_bytes) = (u64::MAX, 1, 1),
+        |enter| (enter.arena, enter.buffer_count) = (u64::MAX, 1),
         |enter| (enter.commit_bytes, enter.request_bytes) = (256, 256),
     ];
     for (index, alter) in valid.iter().enumerate() {
@@ -1023,10 +1026,12 @@ fn enters_are_checked() {
         alter(&mut enter);
         assert_eq!(check_enter(&enter), Ok(()), "valid {index}");
     }
-    let wrong: [Alter; 15] = [
+    let wrong: [Alter; 17] = [
         |enter| enter.flags = 2,
         |enter| enter.flags = 1 << 31,
-        |enter| enter.reserved = 1,
+        |enter| enter.buffer_count = 1025,
+        |enter| enter.buffer_count = u32::MAX,
+        |enter| (enter.arena, enter.arena_bytes, enter.buffer_count) = (1, 1, 1),
         |enter| enter.commit_count = 1025,
         |enter| enter.commit_count = u32::MAX,
         |enter| enter.capacity = 1025,

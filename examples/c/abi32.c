@@ -395,7 +395,9 @@ static void idle_calls(void)
 	call("enter, no memory", server, ZOSBD2_V2_IOCTL_ENTER, NULL, EFAULT);
 	ENTER("nothing to do", 0, .capacity = 0);
 	ENTER("flags", EINVAL, .flags = ZOSBD2_V2_ENTER_FLAGS + 1);
-	ENTER("reserved", EINVAL, .reserved = 1);
+	ENTER("buffer count", EINVAL, .buffer_count = ZOSBD2_V2_MAX_BATCH + 1);
+	ENTER("arena and buffers", EINVAL, .arena = address_of(commits), .arena_bytes = 1, .buffer_count = 1);
+	ENTER("buffers far away", EFAULT, HERE, .capacity = 1, .buffers = address_of(commits) | FAR, .buffer_count = 1);
 	ENTER("short commits", EINVAL, .commit_bytes = sizeof(commits[0]) - 1);
 	ENTER("long commits", E2BIG, .commit_bytes = ZOSBD2_V2_MAX_ELEMENT_BYTES + 1);
 	ENTER("short requests", EINVAL, .request_bytes = sizeof(requests[0]) - 1);

@@ -22,7 +22,7 @@ OP_READ, OP_WRITE, OP_DISCARD, OP_WRITE_ZEROES = 0, 1, 2, 4
 IOCTL_CREATE = 3230711041
 IOCTL_DESTROY = 3224419587
 IOCTL_START = 3221798160
-IOCTL_ENTER = 3227041043
+IOCTL_ENTER = 3227565331
 
 MAP_NORESERVE, PR_SET_IO_FLUSHER = 0x4000, 57
 BATCH = 32
@@ -40,8 +40,8 @@ Create = structure("Create", """u32 size flags; text name serial; u64 size_bytes
     max_discard_bytes max_write_zeroes_bytes max_secure_erase_bytes deadline_ms grace_ms handle deadline_policy reserved""")
 Destroy = structure("Destroy", "u32 size flags; text name; u32 handle epoch")
 Start = structure("Start", "u32 size flags")
-Enter = structure("Enter", """u32 size flags; u64 commits requests arena arena_bytes; u32 commit_count
-    commit_bytes capacity request_bytes queue minimum spin_us timeout_ms processed refused fetched reserved""")
+Enter = structure("Enter", """u32 size flags; u64 commits requests arena arena_bytes buffers; u32 commit_count
+    commit_bytes capacity request_bytes buffer_count queue minimum spin_us timeout_ms processed refused fetched""")
 Commit = structure("Commit", """u64 handle; s64 result; u64 address; u32 iovec_count flags; s32 status;
     u32 reserved""")
 Request = structure("Request", "u64 handle offset length data; u32 op flags queue reserved")

@@ -23,7 +23,7 @@ mod server;
 mod tests;
 mod which;
 
-pub use crate::sys::enter::{Answers, Batch, Entered, Fetch, Request, ServerId};
+pub use crate::sys::enter::{Answers, Batch, BufferList, Buffers, Entered, Fetch, Request, ServerId};
 pub use crate::sys::memory::{Buffer, Region};
 pub use backend::{Backend, Capabilities, ThreadModel, Zero};
 pub use builder::{Builder, UNLIMITED};

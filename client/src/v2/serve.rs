@@ -695,6 +695,7 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
                 let fetch = Fetch {
                     requests: &mut requests,
                     arena: if self.session.regions { &mut [] } else { &mut arena },
+                    buffers: None,
                     queue: self.queue,
                     minimum: 1,
                     spin_us: self.spin_us,

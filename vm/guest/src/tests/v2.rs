@@ -2,6 +2,7 @@
 //! Tests of interface version 2.
 
 mod bounds;
+mod buffers;
 pub(crate) mod commits;
 mod completions;
 mod copies;
@@ -67,6 +68,7 @@ pub(super) const TABLES: &[&[Test]] = &[
     inspect::TESTS,
     faulty::TESTS,
     failures::TESTS,
+    buffers::TESTS,
     hostile::TESTS,
     hotplug::TESTS,
     memory::TESTS,

@@ -184,7 +184,7 @@ fn sizes_and_flags(context: &mut Context) {
     must_be_zero(fd, abi::IOCTL_START, &start, &[4], "START");
     let enter = abi::Enter { size: abi::ENTER_BYTES, ..abi::Enter::default() };
     sizes(fd, abi::IOCTL_ENTER, &enter, "ENTER");
-    let zero = [4, offset_of!(abi::Enter, queue), offset_of!(abi::Enter, reserved)];
+    let zero = [4, offset_of!(abi::Enter, queue), offset_of!(abi::Enter, buffer_count)];
     must_be_zero(fd, abi::IOCTL_ENTER, &enter, &zero, "ENTER");
     disk.destroy(true);
 }
@@ -314,7 +314,7 @@ fn enter_extremes(context: &mut Context) {
     context.load_module("");
     let (disk, mut server) = plain_by_hand("enter");
     let good = abi::Enter::default();
-    let cases: [(Change<abi::Enter>, Errno); 18] = [
+    let cases: [(Change<abi::Enter>, Errno); 19] = [
         (|enter| enter.flags = 2, Errno::INVAL),
         (|enter| enter.commit_count = abi::MAX_BATCH + 1, Errno::INVAL),
         (|enter| enter.commit_count = u32::MAX, Errno::INVAL),
@@ -325,7 +325,8 @@ fn enter_extremes(context: &mut Context) {
         (|enter| enter.queue = u32::MAX, Errno::INVAL),
         (|enter| enter.spin_us = abi::MAX_SPIN_US + 1, Errno::INVAL),
         (|enter| enter.timeout_ms = 1, Errno::INVAL),
-        (|enter| enter.reserved = 1, Errno::INVAL),
+        (|enter| enter.buffer_count = abi::MAX_BATCH + 1, Errno::INVAL),
+        (|enter| (enter.arena, enter.arena_bytes, enter.buffer_count) = (4096, 1, 1), Errno::INVAL),
         (|enter| enter.arena_bytes = 1, Errno::INVAL),
         (|enter| enter.commit_bytes = 0, Errno::INVAL),
         (|enter| enter.commit_bytes = abi::COMMIT_BYTES - 1, Errno::INVAL),
@@ -340,7 +341,7 @@ fn enter_extremes(context: &mut Context) {
         assert_eq!(enter(&disk.server, &argument).0, Err(errno), "case {index}");
     }
     // Empty arrays need no memory.
-    let nothing = abi::Enter { commits: u64::MAX, requests: 1, ..good };
+    let nothing = abi::Enter { commits: u64::MAX, requests: 1, buffers: 1, buffer_count: 1024, ..good };
     assert_eq!(enter(&disk.server, &nothing).0, Ok(0));
     // Flags of commits, one by one, each beside a valid entry.
     let reads: Vec<_> = (0..2).map(|index| read_in_thread(disk.path(), index * 4096, 4096)).collect();
