@@ -659,21 +659,25 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 #define ZOSBD2_V2_ATTACH_TAKE_OVER 1U
 
 /*
- * This server has the volatile cache of the server before it. Without this
- * flag, if that server had committed writes that no flush had covered, flushes
- * fail until one has failed that was sent after those writes had ended.
- */
-#define ZOSBD2_V2_ATTACH_CACHE_SURVIVED 2U
-
-/*
  * Return an observer's descriptor, not a server's. STATUS, STATS, LATENCY,
  * REQUESTS and reading BLOB work on it; any other call fails with EPERM. No
  * other flag may be set. Devices of version 1 can be observed, too.
  */
-#define ZOSBD2_V2_ATTACH_OBSERVE 4U
+#define ZOSBD2_V2_ATTACH_OBSERVE 2U
 
 /* All flags of struct zosbd2_v2_attach. */
-#define ZOSBD2_V2_ATTACH_FLAGS 7U
+#define ZOSBD2_V2_ATTACH_FLAGS 3U
+
+/*
+ * This server has every write that earlier servers committed: their volatile
+ * caches survived. Without this claim, if earlier servers had committed writes
+ * that no flush had covered, flushes fail from this server's first fetch on,
+ * until one has failed that was sent after those writes had ended.
+ */
+#define ZOSBD2_V2_CLAIM_CACHE 1U
+
+/* All flags of struct zosbd2_v2_claim. */
+#define ZOSBD2_V2_CLAIM_FLAGS 1U
 
 /* Destroy the device even if it is open. */
 #define ZOSBD2_V2_DESTROY_FORCE 1U
@@ -802,6 +806,9 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 /* Bytes of struct zosbd2_v2_request. */
 #define ZOSBD2_V2_REQUEST_BYTES 48U
 
+/* Bytes of struct zosbd2_v2_claim. */
+#define ZOSBD2_V2_CLAIM_BYTES 8U
+
 /* Bytes of struct zosbd2_v2_latency. */
 #define ZOSBD2_V2_LATENCY_BYTES 784U
 
@@ -892,6 +899,12 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
  * zosbd2_v2_blob, in and out).
  */
 #define ZOSBD2_V2_IOCTL_BLOB 3239099670U
+
+/*
+ * Server descriptor: state what this server has of the servers before it
+ * (struct zosbd2_v2_claim, in).
+ */
+#define ZOSBD2_V2_IOCTL_CLAIM 3221798168U
 
 /**
  * struct zosbd2_v2_info - Argument of ZOSBD2_V2_IOCTL_INFO.
@@ -1335,6 +1348,27 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_start, size) == 0,
 	      "offset of zosbd2_v2_start.size");
 ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_start, flags) == 4,
 	      "offset of zosbd2_v2_start.flags");
+
+/**
+ * struct zosbd2_v2_claim - Argument of ZOSBD2_V2_IOCTL_CLAIM. The newest server
+ * may claim until its first fetch, which is the first ENTER whose capacity is
+ * not 0; afterwards the call fails with EALREADY. A server often knows only
+ * after ATTACH what it has: until its first fetch the server before it may
+ * still answer requests, flushes among them.
+ * @size: Bytes of this argument.
+ * @flags: CLAIM_ flags, at least one.
+ */
+struct zosbd2_v2_claim {
+	__u32 size;
+	__u32 flags;
+};
+
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_claim) == 8,
+	      "size of zosbd2_v2_claim");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_claim, size) == 0,
+	      "offset of zosbd2_v2_claim.size");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_claim, flags) == 4,
+	      "offset of zosbd2_v2_claim.flags");
 
 /**
  * struct zosbd2_v2_resize - Argument of ZOSBD2_V2_IOCTL_RESIZE. Requests

@@ -100,16 +100,19 @@ pub const DEADLINE_DECLARE_DEAD: u32 = 2;
 /// Become the server although the device has one. The old server gets no more requests, but may commit those
 /// it holds.
 pub const ATTACH_TAKE_OVER: u32 = 1;
-/// This server has the volatile cache of the server before it. Without this flag, if that server had
-/// committed writes that no flush had covered, flushes fail until one has failed that was sent after those
-/// writes had ended.
-pub const ATTACH_CACHE_SURVIVED: u32 = 2;
 /// Return an observer's descriptor, not a server's. STATUS, STATS, LATENCY, REQUESTS and reading BLOB work on
 /// it; any other call fails with `EPERM`. No other flag may be set. Devices of version 1 can be observed,
 /// too.
-pub const ATTACH_OBSERVE: u32 = 4;
+pub const ATTACH_OBSERVE: u32 = 2;
 /// All flags of [`Attach`].
-pub const ATTACH_FLAGS: u32 = 7;
+pub const ATTACH_FLAGS: u32 = 3;
+
+/// This server has every write that earlier servers committed: their volatile caches survived. Without this claim, if
+/// earlier servers had committed writes that no flush had covered, flushes fail from this server's first fetch on, until
+/// one has failed that was sent after those writes had ended.
+pub const CLAIM_CACHE: u32 = 1;
+/// All flags of [`Claim`].
+pub const CLAIM_FLAGS: u32 = 1;
 
 /// Destroy the device even if it is open.
 pub const DESTROY_FORCE: u32 = 1;
@@ -192,6 +195,8 @@ pub const ENTER_BYTES: u32 = 96;
 pub const COMMIT_BYTES: u32 = 40;
 /// Bytes of [`Request`].
 pub const REQUEST_BYTES: u32 = 48;
+/// Bytes of [`Claim`].
+pub const CLAIM_BYTES: u32 = 8;
 /// Bytes of [`Latency`].
 pub const LATENCY_BYTES: u32 = 784;
 /// Bytes of [`Requests`].
@@ -230,6 +235,8 @@ pub const IOCTL_LATENCY: u32 = (3 << 30) | (LATENCY_BYTES << 16) | (IOCTL_TYPE <
 pub const IOCTL_REQUESTS: u32 = (3 << 30) | (REQUESTS_BYTES << 16) | (IOCTL_TYPE << 8) | 0x15;
 /// Server descriptor: read or replace the blob of the device ([`Blob`], in and out).
 pub const IOCTL_BLOB: u32 = (3 << 30) | (BLOB_ARGUMENT_BYTES << 16) | (IOCTL_TYPE << 8) | 0x16;
+/// Server descriptor: state what this server has of the servers before it ([`Claim`], in).
+pub const IOCTL_CLAIM: u32 = (3 << 30) | (CLAIM_BYTES << 16) | (IOCTL_TYPE << 8) | 0x18;
 
 /// Argument of [`IOCTL_INFO`].
 #[repr(C)]
@@ -456,6 +463,18 @@ pub struct Start {
     /// Bytes of this argument.
     pub size: u32,
     /// Must be 0.
+    pub flags: u32,
+}
+
+/// Argument of [`IOCTL_CLAIM`]. The newest server may claim until its first fetch, which is the first ENTER whose
+/// `capacity` is not 0; afterwards the call fails with `EALREADY`. A server often knows only after ATTACH what it has:
+/// until its first fetch the server before it may still answer requests, flushes among them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Claim {
+    /// Bytes of this argument.
+    pub size: u32,
+    /// `CLAIM_` flags, at least one.
     pub flags: u32,
 }
 
@@ -770,6 +789,7 @@ const _: () = {
     assert!(offset_of!(Status, size_bytes) == 72);
     assert!(offset_of!(Status, minor) == 164);
     assert!(size_of::<Start>() == START_BYTES as usize);
+    assert!(size_of::<Claim>() == CLAIM_BYTES as usize);
     assert!(size_of::<Resize>() == RESIZE_BYTES as usize);
     assert!(size_of::<Stats>() == STATS_BYTES as usize);
     assert!(offset_of!(Stats, fetched) == 24);

@@ -367,6 +367,36 @@ fn servers_come_and_go() {
     assert_eq!((life.phase(), life.unwanted()), (Phase::Gone, false));
 }
 
+/// A server may claim its predecessors' caches until it fetches. What nobody has claimed is lost with the first fetch
+/// of the newest server, and not before.
+#[test]
+fn caches_are_claimed_before_the_first_fetch() {
+    let terms = Terms { attached: true, grace_ms: 5, auto_destroy: false };
+    let mut life = Life::new(terms);
+    assert_eq!((life.claim_cache(0), life.first_fetch(0)), (Err(Errno::ESHUTDOWN), false), "no server yet");
+    assert_eq!(life.attach(false), Ok(1));
+    life.set_started();
+    assert_eq!([life.first_fetch(1), life.first_fetch(1)], [true, false]);
+    assert_eq!(life.claim_cache(1), Err(Errno::EALREADY));
+    // Claimed, as often as it likes.
+    assert_eq!(life.attach(true), Ok(2));
+    assert_eq!(
+        [life.claim_cache(1), life.claim_cache(2), life.claim_cache(2)],
+        [Err(Errno::ESHUTDOWN), Ok(()), Ok(())]
+    );
+    assert_eq!([life.first_fetch(1), life.first_fetch(2), life.first_fetch(2)], [false; 3]);
+    assert_eq!(life.claim_cache(2), Err(Errno::EALREADY));
+    // A claim ends with its server, and a server that never fetches decides nothing.
+    assert_eq!((life.attach(true), life.claim_cache(3)), (Ok(3), Ok(())));
+    assert_eq!((life.attach(true), life.first_fetch(3)), (Ok(4), false));
+    assert_eq!(life.detach(4, 0), Change::Grace(5));
+    assert_eq!((life.claim_cache(4), life.first_fetch(4)), (Err(Errno::ESHUTDOWN), false), "dead");
+    assert_eq!((life.attach(false), life.first_fetch(5)), (Ok(5), true));
+    // While the device is destroyed nobody can claim, and the first fetch still decides.
+    assert_eq!((life.attach(true), life.drain(0, 0, true)), (Ok(6), Change::None));
+    assert_eq!((life.claim_cache(6), life.first_fetch(6)), (Err(Errno::ENODEV), true));
+}
+
 #[test]
 fn a_device_that_nobody_serves_is_unwanted_or_not() {
     for (started, grace_ms, auto_destroy, change) in [

@@ -658,6 +658,16 @@ static void resize_line(const char *name, __u64 bytes, int wanted)
 	call(name, server, ZOSBD2_V2_IOCTL_RESIZE, &resize, wanted);
 }
 
+/* On a server that has not fetched, or has. */
+static void claim_calls(int wanted)
+{
+	struct zosbd2_v2_claim claim = { .size = sizeof(claim), .flags = ZOSBD2_V2_CLAIM_CACHE };
+
+	call("claim the cache", server, ZOSBD2_V2_IOCTL_CLAIM, &claim, wanted);
+	claim.flags = ZOSBD2_V2_CLAIM_FLAGS + 1;
+	call("claim, flags", server, ZOSBD2_V2_IOCTL_CLAIM, &claim, EINVAL);
+}
+
 static void resize_calls(void)
 {
 	struct zosbd2_v2_resize good = { .size = sizeof(good), .size_bytes = MIB };
@@ -683,7 +693,9 @@ static void take_over(void)
 	status_line("status", control, NAME, 0);
 	plain("close the first server", failure(close(server)), 0);
 	server = other;
+	claim_calls(0);
 	ENTER("as the second server", 0, HERE, .capacity = 1);
+	claim_calls(EALREADY);
 	status_line("status", server, "", 0);
 }
 

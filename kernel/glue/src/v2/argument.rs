@@ -62,7 +62,7 @@ macro_rules! arguments {
     )* };
 }
 
-arguments!(Info Create Attach Destroy List Status Start Resize Stats Latency Requests Blob Enter);
+arguments!(Info Create Attach Destroy List Status Start Resize Claim Stats Latency Requests Blob Enter);
 
 /// `EINVAL` unless `condition` holds.
 pub const fn holds(condition: bool) -> Result<(), Errno> {

@@ -47,6 +47,10 @@ pub fn run(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
     if enter.commit_count > 0 {
         result = commit::all(device, epoch, &enter, &mut progress, &mut ended);
     }
+    if result.is_ok() && enter.capacity > 0 && !device.has_fetched(epoch) {
+        ended.tell_now();
+        result = first_fetch(device, epoch);
+    }
     if result.is_ok() && enter.capacity > 0 {
         ended.tell_unless(block);
         result = Fetch::new(block, epoch, &enter, results, &mut buffers).run(&mut progress, &mut ended);
@@ -133,6 +137,14 @@ struct Fetch<'a> {
     buffers: &'a mut Buffers,
     /// The calling thread.
     thread: u32,
+}
+
+/// Decides what is lost with the caches of earlier servers.
+#[cold]
+#[inline(never)]
+fn first_fetch(device: &Device, epoch: u32) -> Result<(), Errno> {
+    device.lock()?.first_fetch(epoch);
+    Ok(())
 }
 
 /// Writes requests one by one into places of `bytes`, and zeroes the rest of each place.

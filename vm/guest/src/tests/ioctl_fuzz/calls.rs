@@ -16,6 +16,7 @@ pub(super) enum Call {
     Status,
     Start,
     Resize,
+    Claim,
     Stats,
     Enter,
     Latency,
@@ -82,7 +83,7 @@ const PERM: Errno = Errno::PERM;
 const BUSY: Errno = Errno::BUSY;
 
 /// One row per call, in the order of their numbers. Errors as in `docs/abi-v2.md` and `docs/abi-v1.md`.
-pub(super) const ROWS: [Row; 44] = [
+pub(super) const ROWS: [Row; 45] = [
     row(Call::Info, "info", &[INVAL, TOOBIG, FAULT]),
     row(
         Call::Create,
@@ -101,6 +102,7 @@ pub(super) const ROWS: [Row; 44] = [
         &[INVAL, TOOBIG, FAULT, Errno::ALREADY, Errno::EXIST, NODEV, Errno::SHUTDOWN, PERM],
     ),
     row(Call::Resize, "resize", &[INVAL, TOOBIG, FAULT, Errno::RANGE, NODEV, Errno::SHUTDOWN, PERM]),
+    row(Call::Claim, "claim", &[INVAL, TOOBIG, FAULT, Errno::ALREADY, NODEV, Errno::SHUTDOWN, PERM]),
     row(Call::Stats, "stats", &[INVAL, TOOBIG, FAULT]),
     row(Call::Enter, "enter", &[INVAL, TOOBIG, FAULT, Errno::INTR, NODEV, Errno::SHUTDOWN, PERM]),
     row(Call::Latency, "latency", &[INVAL, TOOBIG, FAULT]),
@@ -226,6 +228,8 @@ pub(super) const ESSENTIAL: &[(Call, Result<(), Errno>)] = &[
     (Call::Start, Ok(())),
     (Call::Start, Err(Errno::ALREADY)),
     (Call::Resize, Ok(())),
+    (Call::Claim, Ok(())),
+    (Call::Claim, Err(Errno::ALREADY)),
     (Call::Stats, Ok(())),
     (Call::Enter, Ok(())),
     (Call::Enter, Err(INVAL)),

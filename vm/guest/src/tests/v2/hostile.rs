@@ -177,6 +177,12 @@ fn sizes_and_flags(context: &mut Context) {
         let (result, _) = call(fd, abi::IOCTL_RESIZE, &abi::Resize { size_bytes, ..resize });
         assert_eq!(result, Err(errno), "RESIZE to {size_bytes}");
     }
+    let claim = abi::Claim { size: abi::CLAIM_BYTES, flags: abi::CLAIM_CACHE };
+    sizes(fd, abi::IOCTL_CLAIM, &claim, "CLAIM");
+    for flags in [0, 2, 3, 1 << 31, u32::MAX] {
+        let (result, _) = call(fd, abi::IOCTL_CLAIM, &abi::Claim { flags, ..claim });
+        assert_eq!(result, Err(Errno::INVAL), "CLAIM with the flags {flags:#x}");
+    }
     let counters = abi::Stats { size: abi::STATS_BYTES, ..abi::Stats::default() };
     sizes(fd, abi::IOCTL_STATS, &counters, "STATS");
     must_be_zero(fd, abi::IOCTL_STATS, &counters, &[4, 8], "STATS");

@@ -30,9 +30,10 @@ pub(crate) const CONTROL_CALLS: [u32; 6] = [
 ];
 
 /// Every call on a server descriptor.
-pub(crate) const SERVER_CALLS: [u32; 9] = [
+pub(crate) const SERVER_CALLS: [u32; 10] = [
     abi::IOCTL_START,
     abi::IOCTL_RESIZE,
+    abi::IOCTL_CLAIM,
     abi::IOCTL_STATS,
     abi::IOCTL_ENTER,
     abi::IOCTL_STATUS,
