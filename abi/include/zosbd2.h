@@ -561,6 +561,9 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 /* Most entries of each array of one struct zosbd2_v2_enter. */
 #define ZOSBD2_V2_MAX_BATCH 1024U
 
+/* Longest element of the arrays of an struct zosbd2_v2_enter, in bytes. */
+#define ZOSBD2_V2_MAX_ELEMENT_BYTES 256U
+
 /* Most iovec entries of one commit. */
 #define ZOSBD2_V2_MAX_IOVECS 1024U
 
@@ -662,21 +665,25 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 #define ZOSBD2_V2_ATTACH_TAKE_OVER 1U
 
 /*
- * This server has the volatile cache of the server before it. Without this
- * flag, if that server had committed writes that no flush had covered, flushes
- * fail until one has failed that was sent after those writes had ended.
- */
-#define ZOSBD2_V2_ATTACH_CACHE_SURVIVED 2U
-
-/*
  * Return an observer's descriptor, not a server's. STATUS, STATS, LATENCY,
  * REQUESTS and reading BLOB work on it; any other call fails with EPERM. No
  * other flag may be set. Devices of version 1 can be observed, too.
  */
-#define ZOSBD2_V2_ATTACH_OBSERVE 4U
+#define ZOSBD2_V2_ATTACH_OBSERVE 2U
 
 /* All flags of struct zosbd2_v2_attach. */
-#define ZOSBD2_V2_ATTACH_FLAGS 7U
+#define ZOSBD2_V2_ATTACH_FLAGS 3U
+
+/*
+ * This server has every write that earlier servers committed: their volatile
+ * caches survived. Without this claim, if earlier servers had committed writes
+ * that no flush had covered, flushes fail from this server's first fetch on,
+ * until one has failed that was sent after those writes had ended.
+ */
+#define ZOSBD2_V2_CLAIM_CACHE 1U
+
+/* All flags of struct zosbd2_v2_claim. */
+#define ZOSBD2_V2_CLAIM_FLAGS 1U
 
 /* Destroy the device even if it is open. */
 #define ZOSBD2_V2_DESTROY_FORCE 1U
@@ -696,7 +703,10 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
  */
 #define ZOSBD2_V2_REQUEST_MAYBE_EXECUTED 4U
 
-/* The data of this write is in the arena, at struct zosbd2_v2_request.data. */
+/*
+ * The data of this write came with it: it is in the arena or in a buffer of
+ * ENTER, as struct zosbd2_v2_request.data says.
+ */
 #define ZOSBD2_V2_REQUEST_DATA 8U
 
 /*
@@ -815,7 +825,16 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
 #define ZOSBD2_V2_STATS_BYTES 192U
 
 /* Bytes of struct zosbd2_v2_enter. */
-#define ZOSBD2_V2_ENTER_BYTES 80U
+#define ZOSBD2_V2_ENTER_BYTES 96U
+
+/* Bytes of struct zosbd2_v2_commit. */
+#define ZOSBD2_V2_COMMIT_BYTES 40U
+
+/* Bytes of struct zosbd2_v2_request. */
+#define ZOSBD2_V2_REQUEST_BYTES 48U
+
+/* Bytes of struct zosbd2_v2_claim. */
+#define ZOSBD2_V2_CLAIM_BYTES 8U
 
 /* Bytes of struct zosbd2_v2_latency. */
 #define ZOSBD2_V2_LATENCY_BYTES 784U
@@ -895,7 +914,7 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
  * Server descriptor: answer requests, move their data, fetch more (struct
  * zosbd2_v2_enter, in and out).
  */
-#define ZOSBD2_V2_IOCTL_ENTER 3226516755U
+#define ZOSBD2_V2_IOCTL_ENTER 3227565331U
 
 /*
  * Server descriptor: get the latency histograms of one queue (struct
@@ -914,6 +933,12 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v1_operation, tail) == 4144,
  * zosbd2_v2_blob, in and out).
  */
 #define ZOSBD2_V2_IOCTL_BLOB 3239099670U
+
+/*
+ * Server descriptor: state what this server has of the servers before it
+ * (struct zosbd2_v2_claim, in).
+ */
+#define ZOSBD2_V2_IOCTL_CLAIM 3221798168U
 
 /**
  * struct zosbd2_v2_info - Argument of ZOSBD2_V2_IOCTL_INFO.
@@ -1435,6 +1460,27 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_start, flags) == 4,
 	      "offset of zosbd2_v2_start.flags");
 
 /**
+ * struct zosbd2_v2_claim - Argument of ZOSBD2_V2_IOCTL_CLAIM. The newest server
+ * may claim until its first fetch, which is the first ENTER whose capacity is
+ * not 0; afterwards the call fails with EALREADY. A server often knows only
+ * after ATTACH what it has: until its first fetch the server before it may
+ * still answer requests, flushes among them.
+ * @size: Bytes of this argument.
+ * @flags: CLAIM_ flags, at least one.
+ */
+struct zosbd2_v2_claim {
+	__u32 size;
+	__u32 flags;
+};
+
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_claim) == 8,
+	      "size of zosbd2_v2_claim");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_claim, size) == 0,
+	      "offset of zosbd2_v2_claim.size");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_claim, flags) == 4,
+	      "offset of zosbd2_v2_claim.flags");
+
+/**
  * struct zosbd2_v2_resize - Argument of ZOSBD2_V2_IOCTL_RESIZE. Requests
  * submitted before the call may reach beyond the new end.
  * @size: Bytes of this argument.
@@ -1725,17 +1771,37 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_blob, bytes) == 16,
  * ESHUTDOWN if another server has taken over, and EFAULT if an array cannot be
  * accessed. processed and refused are valid even then, unless the argument
  * itself cannot be written.
+ *
+ * The elements of the two arrays state their sizes, too, so that both can grow.
+ * A size below that of the first version fails with EINVAL, one above
+ * ZOSBD2_V2_MAX_ELEMENT_BYTES with E2BIG.
+ *
+ * The data of a write comes with it if there is room: either in an arena, where
+ * the data of several writes follow each other, or in a buffer of its own.
+ * After the call the fetched requests name the memory that has their data; the
+ * rest of the arena, and all buffers that no request names, have undefined
+ * contents.
  * @size: Bytes of this argument.
  * @flags: ENTER_ flags.
  * @commits: Address of an array of struct zosbd2_v2_commit.
  * @requests: Address of an array of struct zosbd2_v2_request.
- * @arena: Address of the arena: memory for the data of writes. 0: no arena; the
- *   commit of a write says where its data goes.
+ * @arena: Address of the arena: memory for the data of writes. 0: no arena;
+ *   without buffers, the commit of a write says where its data goes.
  * @arena_bytes: Bytes of the arena. A write that does not fit into the free
  *   rest comes without its data.
+ * @buffers: Address of an array of struct zosbd2_v2_iovec: buffers for the data
+ *   of one write each. A write gets the next unused buffer if its data fits.
+ *   Otherwise it comes without its data, and the buffer stays unused.
  * @commit_count: Entries of commits, at most ZOSBD2_V2_MAX_BATCH.
+ * @commit_bytes: Bytes of one entry of commits. If the bytes of an entry that
+ *   the kernel does not know are not zero, the kernel refuses that commit with
+ *   -E2BIG.
  * @capacity: Entries of requests, at most ZOSBD2_V2_MAX_BATCH; 0: fetch
  *   nothing.
+ * @request_bytes: Bytes of one entry of requests. The kernel zeroes the bytes
+ *   that it does not know.
+ * @buffer_count: Entries of buffers, at most ZOSBD2_V2_MAX_BATCH; 0 if there is
+ *   an arena.
  * @queue: Queue to fetch from. The commits may belong to any queue.
  * @minimum: Requests to wait for, at most capacity; 0: do not wait.
  * @spin_us: Time to poll before sleeping, in microseconds, at most
@@ -1745,7 +1811,6 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_blob, bytes) == 16,
  *   or refused.
  * @refused: Out: number of commits that were refused.
  * @fetched: Out: number of requests fetched.
- * @reserved: Must be 0.
  */
 struct zosbd2_v2_enter {
 	__u32 size;
@@ -1754,8 +1819,12 @@ struct zosbd2_v2_enter {
 	__aligned_u64 requests;
 	__aligned_u64 arena;
 	__aligned_u64 arena_bytes;
+	__aligned_u64 buffers;
 	__u32 commit_count;
+	__u32 commit_bytes;
 	__u32 capacity;
+	__u32 request_bytes;
+	__u32 buffer_count;
 	__u32 queue;
 	__u32 minimum;
 	__u32 spin_us;
@@ -1763,10 +1832,9 @@ struct zosbd2_v2_enter {
 	__u32 processed;
 	__u32 refused;
 	__u32 fetched;
-	__u32 reserved;
 };
 
-ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_enter) == 80,
+ZOSBD2_ASSERT(sizeof(struct zosbd2_v2_enter) == 96,
 	      "size of zosbd2_v2_enter");
 ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, size) == 0,
 	      "offset of zosbd2_v2_enter.size");
@@ -1780,26 +1848,32 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, arena) == 24,
 	      "offset of zosbd2_v2_enter.arena");
 ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, arena_bytes) == 32,
 	      "offset of zosbd2_v2_enter.arena_bytes");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, commit_count) == 40,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, buffers) == 40,
+	      "offset of zosbd2_v2_enter.buffers");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, commit_count) == 48,
 	      "offset of zosbd2_v2_enter.commit_count");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, capacity) == 44,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, commit_bytes) == 52,
+	      "offset of zosbd2_v2_enter.commit_bytes");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, capacity) == 56,
 	      "offset of zosbd2_v2_enter.capacity");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, queue) == 48,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, request_bytes) == 60,
+	      "offset of zosbd2_v2_enter.request_bytes");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, buffer_count) == 64,
+	      "offset of zosbd2_v2_enter.buffer_count");
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, queue) == 68,
 	      "offset of zosbd2_v2_enter.queue");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, minimum) == 52,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, minimum) == 72,
 	      "offset of zosbd2_v2_enter.minimum");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, spin_us) == 56,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, spin_us) == 76,
 	      "offset of zosbd2_v2_enter.spin_us");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, timeout_ms) == 60,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, timeout_ms) == 80,
 	      "offset of zosbd2_v2_enter.timeout_ms");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, processed) == 64,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, processed) == 84,
 	      "offset of zosbd2_v2_enter.processed");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, refused) == 68,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, refused) == 88,
 	      "offset of zosbd2_v2_enter.refused");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, fetched) == 72,
+ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, fetched) == 92,
 	      "offset of zosbd2_v2_enter.fetched");
-ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, reserved) == 76,
-	      "offset of zosbd2_v2_enter.reserved");
 
 /**
  * struct zosbd2_v2_commit - An answer to one request.
@@ -1814,7 +1888,8 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_enter, reserved) == 76,
  * @flags: COMMIT_ flags.
  * @status: In: 0. Out: written only if the commit is refused. -ESTALE: this
  *   server holds no request of that handle. -EFAULT: the memory cannot be
- *   accessed. -EINVAL: the commit does not suit the request.
+ *   accessed. -EINVAL: the commit does not suit the request. -E2BIG: the kernel
+ *   does not know a part of the commit that is not zero.
  * @reserved: Must be 0.
  */
 struct zosbd2_v2_commit {
@@ -1845,7 +1920,8 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_commit, reserved) == 36,
 	      "offset of zosbd2_v2_commit.reserved");
 
 /**
- * struct zosbd2_v2_iovec - A piece of memory for the data of a commit.
+ * struct zosbd2_v2_iovec - A piece of memory for the data of a commit, or a
+ * buffer for the data of a write.
  * @address: Address.
  * @length: Length in bytes.
  */
@@ -1867,7 +1943,8 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_iovec, length) == 8,
  *   Servers do not interpret its bits.
  * @offset: First byte on the device.
  * @length: Length in bytes; 0 for a flush.
- * @data: With ZOSBD2_V2_REQUEST_DATA: offset of the data in the arena.
+ * @data: With ZOSBD2_V2_REQUEST_DATA: offset of the data in the arena, or
+ *   number of the buffer that has it.
  * @op: One of the OP_ numbers.
  * @flags: REQUEST_ flags.
  * @queue: Queue of the request.

@@ -46,6 +46,8 @@ pub const DEFAULT_DEPTH: u32 = 128;
 pub const MAX_TAGS: u32 = 65536;
 /// Most entries of each array of one [`Enter`].
 pub const MAX_BATCH: u32 = 1024;
+/// Longest element of the arrays of an [`Enter`], in bytes.
+pub const MAX_ELEMENT_BYTES: u32 = 256;
 /// Most iovec entries of one commit.
 pub const MAX_IOVECS: u32 = 1024;
 /// Longest deadline and longest grace, in milliseconds (one day).
@@ -101,16 +103,19 @@ pub const DEADLINE_DECLARE_DEAD: u32 = 2;
 /// Become the server although the device has one. The old server gets no more requests, but may commit those
 /// it holds.
 pub const ATTACH_TAKE_OVER: u32 = 1;
-/// This server has the volatile cache of the server before it. Without this flag, if that server had
-/// committed writes that no flush had covered, flushes fail until one has failed that was sent after those
-/// writes had ended.
-pub const ATTACH_CACHE_SURVIVED: u32 = 2;
 /// Return an observer's descriptor, not a server's. STATUS, STATS, LATENCY, REQUESTS and reading BLOB work on
 /// it; any other call fails with `EPERM`. No other flag may be set. Devices of version 1 can be observed,
 /// too.
-pub const ATTACH_OBSERVE: u32 = 4;
+pub const ATTACH_OBSERVE: u32 = 2;
 /// All flags of [`Attach`].
-pub const ATTACH_FLAGS: u32 = 7;
+pub const ATTACH_FLAGS: u32 = 3;
+
+/// This server has every write that earlier servers committed: their volatile caches survived. Without this claim, if
+/// earlier servers had committed writes that no flush had covered, flushes fail from this server's first fetch on, until
+/// one has failed that was sent after those writes had ended.
+pub const CLAIM_CACHE: u32 = 1;
+/// All flags of [`Claim`].
+pub const CLAIM_FLAGS: u32 = 1;
 
 /// Destroy the device even if it is open.
 pub const DESTROY_FORCE: u32 = 1;
@@ -123,7 +128,7 @@ pub const REQUEST_FUA: u32 = 1;
 pub const REQUEST_NO_UNMAP: u32 = 2;
 /// An earlier server, or another thread of this one, held this request and may have executed it.
 pub const REQUEST_MAYBE_EXECUTED: u32 = 4;
-/// The data of this write is in the arena, at [`Request::data`].
+/// The data of this write came with it: it is in the arena or in a buffer of ENTER, as [`Request::data`] says.
 pub const REQUEST_DATA: u32 = 8;
 
 /// `address` points to an array of `iovec_count` [`Iovec`] instead of the data.
@@ -201,7 +206,13 @@ pub const RESIZE_BYTES: u32 = 16;
 /// Bytes of [`Stats`].
 pub const STATS_BYTES: u32 = 192;
 /// Bytes of [`Enter`].
-pub const ENTER_BYTES: u32 = 80;
+pub const ENTER_BYTES: u32 = 96;
+/// Bytes of [`Commit`].
+pub const COMMIT_BYTES: u32 = 40;
+/// Bytes of [`Request`].
+pub const REQUEST_BYTES: u32 = 48;
+/// Bytes of [`Claim`].
+pub const CLAIM_BYTES: u32 = 8;
 /// Bytes of [`Latency`].
 pub const LATENCY_BYTES: u32 = 784;
 /// Bytes of [`Requests`].
@@ -243,6 +254,8 @@ pub const IOCTL_LATENCY: u32 = (3 << 30) | (LATENCY_BYTES << 16) | (IOCTL_TYPE <
 pub const IOCTL_REQUESTS: u32 = (3 << 30) | (REQUESTS_BYTES << 16) | (IOCTL_TYPE << 8) | 0x15;
 /// Server descriptor: read or replace the blob of the device ([`Blob`], in and out).
 pub const IOCTL_BLOB: u32 = (3 << 30) | (BLOB_ARGUMENT_BYTES << 16) | (IOCTL_TYPE << 8) | 0x16;
+/// Server descriptor: state what this server has of the servers before it ([`Claim`], in).
+pub const IOCTL_CLAIM: u32 = (3 << 30) | (CLAIM_BYTES << 16) | (IOCTL_TYPE << 8) | 0x18;
 
 /// Argument of [`IOCTL_INFO`].
 #[repr(C)]
@@ -511,6 +524,18 @@ pub struct Start {
     pub flags: u32,
 }
 
+/// Argument of [`IOCTL_CLAIM`]. The newest server may claim until its first fetch, which is the first ENTER whose
+/// `capacity` is not 0; afterwards the call fails with `EALREADY`. A server often knows only after ATTACH what it has:
+/// until its first fetch the server before it may still answer requests, flushes among them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Claim {
+    /// Bytes of this argument.
+    pub size: u32,
+    /// `CLAIM_` flags, at least one.
+    pub flags: u32,
+}
+
 /// Argument of [`IOCTL_RESIZE`]. Requests submitted before the call may reach beyond the new end.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -671,8 +696,15 @@ impl Default for Blob {
 /// nothing: `EINTR` for a signal if it committed nothing either, `ENODEV` if the device is gone, `ESHUTDOWN`
 /// if another server has taken over, and `EFAULT` if an array cannot be accessed. `processed` and `refused`
 /// are valid even then, unless the argument itself cannot be written.
+///
+/// The elements of the two arrays state their sizes, too, so that both can grow. A size below that of the first
+/// version fails with `EINVAL`, one above [`MAX_ELEMENT_BYTES`] with `E2BIG`.
+///
+/// The data of a write comes with it if there is room: either in an arena, where the data of several writes follow
+/// each other, or in a buffer of its own. After the call the fetched requests name the memory that has their data; the
+/// rest of the arena, and all buffers that no request names, have undefined contents.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Enter {
     /// Bytes of this argument.
     pub size: u32,
@@ -682,15 +714,25 @@ pub struct Enter {
     pub commits: u64,
     /// Address of an array of [`Request`].
     pub requests: u64,
-    /// Address of the arena: memory for the data of writes. 0: no arena; the commit of a write says where its
-    /// data goes.
+    /// Address of the arena: memory for the data of writes. 0: no arena; without buffers, the commit of a write says
+    /// where its data goes.
     pub arena: u64,
     /// Bytes of the arena. A write that does not fit into the free rest comes without its data.
     pub arena_bytes: u64,
+    /// Address of an array of [`Iovec`]: buffers for the data of one write each. A write gets the next unused buffer if
+    /// its data fits. Otherwise it comes without its data, and the buffer stays unused.
+    pub buffers: u64,
     /// Entries of `commits`, at most [`MAX_BATCH`].
     pub commit_count: u32,
+    /// Bytes of one entry of `commits`. If the bytes of an entry that the kernel does not know are not zero, the
+    /// kernel refuses that commit with -`E2BIG`.
+    pub commit_bytes: u32,
     /// Entries of `requests`, at most [`MAX_BATCH`]; 0: fetch nothing.
     pub capacity: u32,
+    /// Bytes of one entry of `requests`. The kernel zeroes the bytes that it does not know.
+    pub request_bytes: u32,
+    /// Entries of `buffers`, at most [`MAX_BATCH`]; 0 if there is an arena.
+    pub buffer_count: u32,
     /// Queue to fetch from. The commits may belong to any queue.
     pub queue: u32,
     /// Requests to wait for, at most `capacity`; 0: do not wait.
@@ -705,8 +747,33 @@ pub struct Enter {
     pub refused: u32,
     /// Out: number of requests fetched.
     pub fetched: u32,
-    /// Must be 0.
-    pub reserved: u32,
+}
+
+impl Default for Enter {
+    /// A call that does nothing, with the sizes of this version.
+    fn default() -> Self {
+        Self {
+            size: ENTER_BYTES,
+            flags: 0,
+            commits: 0,
+            requests: 0,
+            arena: 0,
+            arena_bytes: 0,
+            buffers: 0,
+            commit_count: 0,
+            commit_bytes: COMMIT_BYTES,
+            capacity: 0,
+            request_bytes: REQUEST_BYTES,
+            buffer_count: 0,
+            queue: 0,
+            minimum: 0,
+            spin_us: 0,
+            timeout_ms: 0,
+            processed: 0,
+            refused: 0,
+            fetched: 0,
+        }
+    }
 }
 
 /// An answer to one request.
@@ -727,12 +794,13 @@ pub struct Commit {
     pub flags: u32,
     /// In: 0. Out: written only if the commit is refused. -`ESTALE`: this server holds no request of that
     /// handle. -`EFAULT`: the memory cannot be accessed. -`EINVAL`: the commit does not suit the request.
+    /// -`E2BIG`: the kernel does not know a part of the commit that is not zero.
     pub status: i32,
     /// Must be 0.
     pub reserved: u32,
 }
 
-/// A piece of memory for the data of a commit.
+/// A piece of memory for the data of a commit, or a buffer for the data of a write.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Iovec {
@@ -752,7 +820,7 @@ pub struct Request {
     pub offset: u64,
     /// Length in bytes; 0 for a flush.
     pub length: u64,
-    /// With [`REQUEST_DATA`]: offset of the data in the arena.
+    /// With [`REQUEST_DATA`]: offset of the data in the arena, or number of the buffer that has it.
     pub data: u64,
     /// One of the `OP_` numbers.
     pub op: u32,
@@ -783,6 +851,7 @@ const _: () = {
     assert!(size_of::<Settings>() == SETTINGS_BYTES as usize);
     assert!(offset_of!(Settings, deadline_ms) == 48);
     assert!(size_of::<Start>() == START_BYTES as usize);
+    assert!(size_of::<Claim>() == CLAIM_BYTES as usize);
     assert!(size_of::<Resize>() == RESIZE_BYTES as usize);
     assert!(size_of::<Stats>() == STATS_BYTES as usize);
     assert!(offset_of!(Stats, fetched) == 24);
@@ -793,11 +862,11 @@ const _: () = {
     assert!(size_of::<Outstanding>() == 56);
     assert!(size_of::<Blob>() == BLOB_ARGUMENT_BYTES as usize);
     assert!(size_of::<Enter>() == ENTER_BYTES as usize);
-    assert!(offset_of!(Enter, commit_count) == 40);
-    assert!(offset_of!(Enter, processed) == 64);
-    assert!(size_of::<Commit>() == 40);
+    assert!(offset_of!(Enter, commit_count) == 48);
+    assert!(offset_of!(Enter, processed) == 84);
+    assert!(size_of::<Commit>() == COMMIT_BYTES as usize);
     assert!(offset_of!(Commit, status) == 32);
     assert!(size_of::<Iovec>() == 16);
-    assert!(size_of::<Request>() == 48);
+    assert!(size_of::<Request>() == REQUEST_BYTES as usize);
     assert!(offset_of!(Request, op) == 32);
 };

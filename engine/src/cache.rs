@@ -6,8 +6,10 @@
 //! because its server carried those writes out before it got the flush. So a successful flush moves the
 //! boundary below which all writes are durable.
 //!
-//! A server that attaches has its predecessor's cache only if it says so. Otherwise the predecessor's
-//! answered writes that no flush has covered are lost, and so are its later ones. Flushes fail from then on,
+//! A server has the caches of the servers before it only if it says so, before its first fetch. Otherwise their
+//! answered writes that no flush has covered are lost with that fetch, and so are their later ones. Between its
+//! attaching and its first fetch nothing is lost: a flush that an older server still holds is answered by the
+//! server that has the cache, and younger flushes wait in the queue. Flushes fail from the first fetch on,
 //! until one has failed that was sent after the last of the lost writes had ended: only the submitter of such
 //! a flush can rely on those writes. `loss.rs` determines that flush for each queue; the report of one queue
 //! counts for the device. A write whose block request has not ended when its server is superseded is lost,

@@ -113,6 +113,17 @@ pub enum Change {
     Destroy,
 }
 
+/// What the newest server has claimed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Claim {
+    #[default]
+    Nothing,
+    /// It has the caches of the servers before it.
+    Cache,
+    /// It has fetched, and can claim nothing any more.
+    Over,
+}
+
 /// The life of one device. Every method is called with the device's lock held. The caller passes a changed
 /// [`phase`](Self::phase) on to the queues before it drops the lock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,6 +134,7 @@ pub struct Life {
     /// The newest server, and whether it is attached.
     epoch: u32,
     serving: bool,
+    claim: Claim,
     /// Open servers, the newest and older ones.
     servers: u32,
     /// When the newest grace began, and when it ends.
@@ -143,6 +155,7 @@ impl Life {
             started: false,
             epoch: 0,
             serving: false,
+            claim: Claim::Nothing,
             servers: 0,
             orphaned_ms: 0,
             grace_ends_ms: 0,
@@ -284,12 +297,44 @@ impl Life {
         };
         self.epoch = epoch;
         self.serving = true;
+        self.claim = Claim::Nothing;
         self.servers = self.servers.wrapping_add(1);
         if matches!(self.phase, Phase::Orphaned | Phase::Failed) {
             self.tell(Kind::Recovered);
         }
         self.phase = Phase::Live;
         Ok(epoch)
+    }
+
+    /// The server of `epoch` has the caches of the servers before it. It may find that out after it has attached,
+    /// because until its first fetch the server before it may be at work.
+    ///
+    /// # Errors
+    ///
+    /// Like [`may_change`](Self::may_change); `EALREADY` if it has fetched.
+    pub const fn claim_cache(&mut self, epoch: u32) -> Result<(), Errno> {
+        if let Err(errno) = self.may_change(epoch) {
+            return Err(errno);
+        }
+        if matches!(self.claim, Claim::Over) {
+            return Err(Errno::EALREADY);
+        }
+        self.claim = Claim::Cache;
+        Ok(())
+    }
+
+    /// The server of `epoch` is about to fetch, perhaps for the first time. Returns whether the caches of the servers before
+    /// it are lost now: the caller then calls [`Queue::lose_cache`](crate::queue::Queue::lose_cache) of each queue,
+    /// before anything is fetched.
+    #[must_use]
+    pub const fn first_fetch(&mut self, epoch: u32) -> bool {
+        // A server that lost the device fetches nothing, so it decides nothing.
+        if epoch != self.epoch || !self.serving {
+            return false;
+        }
+        let lost = matches!(self.claim, Claim::Nothing);
+        self.claim = Claim::Over;
+        lost
     }
 
     /// The last descriptor of a server was closed. The caller requeues the requests that the server held.

@@ -423,16 +423,19 @@ impl<'a> Queue<'a> {
     }
 
     /// Gives the requests to another server from now on. The old server keeps the requests that it holds,
-    /// unless it is dead. If the new server does not have the old one's cache, writes that were only in that
-    /// cache are lost. The caller wakes all sleepers, so that the old server's threads leave.
-    pub fn attach(&mut self, epoch: u32, cache_survived: bool) {
+    /// unless it is dead. The caller wakes all sleepers, so that the old server's threads leave.
+    ///
+    /// Nothing is lost yet: until the new server's first fetch, the old server may flush its cache.
+    pub const fn attach(&mut self, epoch: u32) {
         self.state.epoch = epoch;
         // The wake-ups under way are for threads of the old server.
         self.state.waking = 0;
         self.state.attached_ns = self.around.moment.now_ns;
-        if cache_survived {
-            return;
-        }
+    }
+
+    /// The server of `epoch`, which is about to fetch for the first time, does not have the caches of the servers before
+    /// it: writes that are only in these caches are lost, and so are their later ones.
+    pub fn lose_cache(&mut self, epoch: u32) {
         self.state.cache_from = epoch;
         let unended = core::mem::take(&mut self.state.unended);
         let unflushed = core::mem::take(&mut self.state.unflushed);

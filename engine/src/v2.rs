@@ -220,7 +220,7 @@ pub const fn foreign_handle(raw: u64) -> Handle {
     Handle { tag, generation, epoch: epoch as u32 }
 }
 
-/// The form of a request for a server. `data`: offset of a write's data in the arena, if it is there.
+/// The form of a request for a server. `data`: where a write's data is, if it comes with the write.
 #[inline]
 #[must_use]
 pub fn describe(handles: &Handles, handle: Handle, request: &Request, data: Option<u64>) -> abi::Request {
@@ -367,21 +367,45 @@ pub fn plan(request: &Request, commit: &abi::Commit) -> Result<Plan, Errno> {
     }
 }
 
+/// Checks the stated size of the elements of an array. `known` is that of the first version, which is the present one.
+///
+/// # Errors
+///
+/// `EINVAL` if they are too short, `E2BIG` if they are longer than any element.
+#[inline]
+const fn check_element(bytes: u32, known: u32) -> Result<(), Errno> {
+    if bytes < known {
+        Err(Errno::EINVAL)
+    } else if bytes > abi::MAX_ELEMENT_BYTES {
+        Err(Errno::E2BIG)
+    } else {
+        Ok(())
+    }
+}
+
 /// Checks the argument of an ENTER, except for its memory.
 ///
 /// # Errors
 ///
-/// `EINVAL`.
+/// `EINVAL`, and `E2BIG` for an element that is too long.
 #[inline]
 pub const fn check_enter(enter: &abi::Enter) -> Result<(), Errno> {
+    let sizes = match check_element(enter.commit_bytes, abi::COMMIT_BYTES) {
+        Ok(()) => check_element(enter.request_bytes, abi::REQUEST_BYTES),
+        error => error,
+    };
+    if sizes.is_err() {
+        return sizes;
+    }
     holds(
         enter.flags & !abi::ENTER_FLAGS == 0
-            && enter.reserved == 0
             && enter.commit_count <= abi::MAX_BATCH
             && enter.capacity <= abi::MAX_BATCH
             && enter.minimum <= enter.capacity
             && enter.spin_us <= abi::MAX_SPIN_US
             && (enter.flags & abi::ENTER_TIMEOUT != 0 || enter.timeout_ms == 0)
-            && (enter.arena != 0 || enter.arena_bytes == 0),
+            && (enter.arena != 0 || enter.arena_bytes == 0)
+            && enter.buffer_count <= abi::MAX_BATCH
+            && (enter.buffer_count == 0 || enter.arena_bytes == 0),
     )
 }

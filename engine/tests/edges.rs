@@ -211,7 +211,7 @@ fn a_server_has_the_whole_deadline() {
         each(&mut Queue::new(&mut state, &mut slots).within(around));
     };
     at(0, &mut |queue| {
-        queue.attach(1, false);
+        queue.attach(1);
         for (tag, now_ns) in [(0, 0), (1, 9)] {
             assert_eq!(queue.submit(tag, Request::default(), now_ns, true), Ok(Wake::NONE));
         }
@@ -223,7 +223,7 @@ fn a_server_has_the_whole_deadline() {
     });
     at(12, &mut |queue| {
         queue.set_phase(Phase::Live);
-        queue.attach(2, false);
+        queue.attach(2);
     });
     // Queued, or held: this server has not had its 10 ns.
     at(19, &mut |queue| assert_eq!(queue.expire(1, DEADLINE), Overdue::Waits));
@@ -238,7 +238,7 @@ fn a_server_has_the_whole_deadline() {
     });
     // A superseded server gets nothing new, so it has held its requests for long.
     at(23, &mut |queue| {
-        queue.attach(3, false);
+        queue.attach(3);
         assert_eq!(queue.expire(0, DEADLINE), Overdue::ServerDead(2));
         assert_eq!(queue.expire(1, DEADLINE), Overdue::Waits);
     });
@@ -284,7 +284,7 @@ fn a_requeued_request_is_marked() {
     assert_eq!(one.slots[0].state(), State::Held, "it is with another server");
     for server in 1..4 {
         assert_eq!(one.queue().requeue(server - 1, |_| ()), Wake::NONE);
-        one.queue().attach(server, false);
+        one.queue().attach(server);
         assert_eq!(one.queue().fetch(server - 1, 0), Work::Superseded);
         assert_eq!(get(&mut one, server), marked);
     }
@@ -309,7 +309,7 @@ fn threads_of_an_older_server_hold_nobody_up() {
             assert_eq!(one.queue().submit(0, request, 0, true), Ok(Wake { servers: 1, look: false }));
             assert_eq!(one.queue().fail_next(0).map(|end| end.use_up().0), Some(0));
         }
-        one.queue().attach(1, false);
+        one.queue().attach(1);
         one.queue().wake_all();
         assert_eq!((one.queue().waiting(), one.queue().waking()), (0, 0));
         assert_eq!(one.queue().fetch(1, 0), Work::Nothing);

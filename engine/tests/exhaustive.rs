@@ -1024,7 +1024,7 @@ impl World {
         let phase = self.phase();
         assert_eq!(phase, Phase::Live);
         self.queue().set_phase(phase);
-        self.queue().attach(epoch + 1, false);
+        self.queue().attach(epoch + 1);
         self.waking = 0;
         self.wake_all();
     }
@@ -1276,7 +1276,7 @@ impl World {
         }
         if self.sent_away(epoch) {
             epoch += 1;
-            copy.queue().attach(epoch, false);
+            copy.queue().attach(epoch);
         }
         for _ in 0..self.notices {
             assert_eq!(copy.queue().fetch(epoch, 0), Work::Notice);
@@ -1399,9 +1399,17 @@ impl World {
             assert_eq!((life.attach(false), life.attach(true)), (Err(Errno::ENODEV), Err(Errno::ENODEV)));
             assert_eq!(life.may_start(), Err(Errno::ENODEV));
             assert_eq!(life.drain(0, 0, true), Change::None);
+            assert_eq!(life.claim_cache(life.epoch()), Err(Errno::ENODEV));
         } else if life.started() {
             assert_eq!(life.may_start(), Err(Errno::EALREADY));
         }
+        if phase.is_there() {
+            // Of older servers, and of the newest one if it is dead.
+            let wanted = Err(Errno::ESHUTDOWN);
+            assert_eq!(life.claim_cache(life.epoch().wrapping_sub(1)), wanted);
+            assert!(before.serving || life.claim_cache(life.epoch()) == wanted);
+        }
+        assert!(!life.first_fetch(life.epoch().wrapping_sub(1)));
         let detaching = matches!(before.locked, Locked::Detach(epoch) if epoch == life.epoch());
         if phase.is_there() && before.serving {
             assert_eq!(life.attach(false), Err(Errno::EBUSY));

@@ -9,6 +9,7 @@ mod effect;
 use proptest::prelude::*;
 use zosbd2_engine::Errno;
 use zosbd2_engine::cache::Cache;
+use zosbd2_engine::device::{Life, Terms};
 use zosbd2_engine::latency::{BUCKETS, Histograms, Latencies, bucket};
 use zosbd2_engine::queue::{Moment, Queue, QueueState, Refused, Surroundings, Wake, Work};
 use zosbd2_engine::request::{FUA, Handle, Op, Request, Slot};
@@ -24,9 +25,11 @@ enum Call {
     /// The nth held request is answered.
     Answer { nth: usize, ok: bool },
     /// Another server takes over.
-    Attach { survived: bool },
+    Attach,
     /// The newest server dies, and another one attaches.
-    Die { survived: bool },
+    Die,
+    /// The newest server claims the caches of the servers before it.
+    Claim,
 }
 
 fn calls() -> impl Strategy<Value = Call> {
@@ -41,8 +44,9 @@ fn calls() -> impl Strategy<Value = Call> {
         6 => (0..2_usize, op, any::<bool>()).prop_map(|(queue, op, fua)| Call::Submit { queue, op, fua: fua && op == Op::Write }),
         4 => Just(Call::Fetch),
         6 => (0..8_usize, prop::bool::weighted(0.9)).prop_map(|(nth, ok)| Call::Answer { nth, ok }),
-        1 => any::<bool>().prop_map(|survived| Call::Attach { survived }),
-        1 => any::<bool>().prop_map(|survived| Call::Die { survived }),
+        1 => Just(Call::Attach),
+        1 => Just(Call::Die),
+        1 => Just(Call::Claim),
     ]
 }
 
@@ -78,12 +82,11 @@ struct Model {
 }
 
 impl Model {
-    fn attach(&mut self, epoch: u32, survived: bool) {
-        if !survived {
-            self.lost |= !self.cached.is_empty();
-            self.untold.append(&mut self.cached);
-            self.from = epoch;
-        }
+    /// The server of `epoch` fetches for the first time, and does not have this cache.
+    fn lose(&mut self, epoch: u32) {
+        self.lost |= !self.cached.is_empty();
+        self.untold.append(&mut self.cached);
+        self.from = epoch;
     }
 
     /// A server answers that it carried this out.
@@ -113,6 +116,7 @@ impl Model {
 }
 
 struct Device {
+    life: Life,
     cache: Cache,
     states: [QueueState; 2],
     slots: [[Slot; DEPTH]; 2],
@@ -128,6 +132,7 @@ impl Device {
     /// A device with a server, whose cache is empty.
     fn new() -> Self {
         let mut device = Self {
+            life: Life::new(Terms { attached: true, ..Terms::default() }),
             cache: Cache::new(),
             states: [QueueState::default(); 2],
             slots: [[Slot::default(); DEPTH]; 2],
@@ -137,7 +142,7 @@ impl Device {
             taken: Vec::new(),
             model: Model::default(),
         };
-        device.attach(false);
+        device.change(false);
         device
     }
 
@@ -151,13 +156,34 @@ impl Device {
         })
     }
 
-    fn attach(&mut self, survived: bool) {
+    /// Another server attaches. It has not fetched yet.
+    fn attach(&mut self) {
         self.epoch += 1;
         let epoch = self.epoch;
+        assert_eq!(self.life.attach(true), Ok(epoch));
         for queue in 0..2 {
-            self.queue(queue).attach(epoch, survived);
+            self.queue(queue).attach(epoch);
         }
-        self.model.attach(epoch, survived);
+    }
+
+    /// The newest server is about to fetch.
+    fn settle(&mut self) {
+        let epoch = self.epoch;
+        if self.life.first_fetch(epoch) {
+            for queue in 0..2 {
+                self.queue(queue).lose_cache(epoch);
+            }
+            self.model.lose(epoch);
+        }
+    }
+
+    /// Another server attaches, and fetches nothing at first.
+    fn change(&mut self, survived: bool) {
+        self.attach();
+        if survived {
+            assert_eq!(self.life.claim_cache(self.epoch), Ok(()));
+        }
+        self.settle();
     }
 
     /// A request is submitted to the first queue.
@@ -214,6 +240,7 @@ impl Device {
     }
 
     fn fetch(&mut self) {
+        self.settle();
         let (epoch, fetched) = (self.epoch, self.now);
         for number in 0..2 {
             while let Work::Request(got) = self.queue(number).fetch(epoch, 0) {
@@ -260,13 +287,18 @@ impl Device {
                     self.model.check(taken.asked.submitted, wanted)?;
                 }
             }
-            Call::Attach { survived } => self.attach(survived),
-            Call::Die { survived } => {
+            Call::Attach => self.attach(),
+            Call::Claim => {
+                let fetched = self.life.clone().first_fetch(self.epoch);
+                let claimed = self.life.claim_cache(self.epoch);
+                prop_assert!(claimed.is_ok() || !fetched, "{:?}", claimed);
+            }
+            Call::Die => {
                 let dead = self.epoch;
                 for queue in 0..2 {
                     prop_assert_eq!(self.queue(queue).requeue(dead, |_| ()), Wake::NONE);
                 }
-                self.attach(survived);
+                self.attach();
                 let (back, kept): (Vec<Taken>, _) =
                     std::mem::take(&mut self.taken).into_iter().partition(|taken| taken.epoch == dead);
                 self.taken = kept;
@@ -291,7 +323,9 @@ proptest! {
             device.call(call)?;
         }
         // The next flushes of a queue report the loss.
-        device.call(Call::Die { survived: true })?;
+        device.call(Call::Die)?;
+        device.call(Call::Claim)?;
+        device.settle();
         device.empty();
         let lost = device.cache.lost();
         let failed = device.failures();
@@ -311,17 +345,50 @@ fn what_is_answered_counts_when_it_is_ended() {
         assert_eq!(device.finish_at(WRITE), Ok(()));
         device.submit_at(1, Op::Flush, WRITE + 2);
         if lost_as_it_is_answered {
-            device.attach(false);
+            device.change(false);
             device.ended_at(ENDED);
         } else {
             device.ended_at(ENDED);
-            device.attach(false);
+            device.change(false);
         }
         assert_eq!((device.finish_at(20), device.cache.lost()), (Err(Errno::EIO), true));
         // This flush may have been made before the end was known, so it does not count.
         device.submit_at(1, Op::Flush, ENDED);
         assert_eq!((device.finish_at(30), device.cache.lost()), (Err(Errno::EIO), true));
         assert_eq!((device.failures(), device.cache.lost()), (2, false));
+    }
+}
+
+/// Between the attaching of a server and its first fetch, flushes neither fail nor vouch for what may be lost: the
+/// flush that an older server holds covers that server's cache, and what it answers later is lost if nobody has it.
+#[test]
+fn nothing_is_lost_before_the_first_fetch() {
+    for survived in [false, true] {
+        let mut device = Device::new();
+        device.submit_at(0, Op::Write, 5);
+        assert_eq!(device.finish_at(10), Ok(()));
+        device.ended_at(11);
+        device.submit_at(1, Op::Flush, 12);
+        let Work::Request(flush) = device.queue(0).fetch(1, 0) else { panic!("nothing there") };
+        device.submit_at(0, Op::Write, 13);
+        let Work::Request(write) = device.queue(0).fetch(1, 0) else { panic!("nothing there") };
+        device.attach();
+        assert!(!device.cache.lost());
+        // A server that attaches and never fetches changes nothing.
+        device.attach();
+        device.now = 20;
+        assert_eq!(device.queue(0).finish(flush.handle, Ok(())).expect("held").result(), Ok(()));
+        assert_eq!(device.queue(0).finish(write.handle, Ok(())).expect("held").result(), Ok(()));
+        device.ended_at(21);
+        assert!(!device.cache.lost());
+        if survived {
+            assert_eq!(device.life.claim_cache(3), Ok(()));
+        }
+        device.settle();
+        // The first write was flushed, the second one was not.
+        assert_eq!(device.cache.lost(), !survived);
+        assert_eq!(device.failures(), if survived { 0 } else { 2 });
+        assert_eq!(device.life.claim_cache(3), Err(Errno::EALREADY));
     }
 }
 
@@ -336,7 +403,7 @@ fn the_last_end_of_a_write_counts() {
     device.submit_at(2, Op::Flush, 22);
     device.ended_at(27);
     device.ended_at(20);
-    device.attach(false);
+    device.change(false);
     assert_eq!((device.finish_at(30), device.cache.lost()), (Err(Errno::EIO), true));
     assert_eq!((device.failures(), device.cache.lost()), (2, false));
 }
@@ -349,7 +416,7 @@ fn what_a_flush_has_covered_is_not_lost_for_being_told_late() {
     assert_eq!(device.finish_at(10), Ok(()));
     device.submit_at(1, Op::Flush, 12);
     assert_eq!(device.finish_at(13), Ok(()));
-    device.attach(false);
+    device.change(false);
     assert!(!device.cache.lost());
     device.ended_at(20);
     assert!(!device.cache.lost());
@@ -358,7 +425,7 @@ fn what_a_flush_has_covered_is_not_lost_for_being_told_late() {
     // A write of the next server is lost all the same.
     device.submit_at(0, Op::Write, 32);
     assert_eq!(device.finish_at(33), Ok(()));
-    device.attach(false);
+    device.change(false);
     device.queue(0).ended(2, 1);
     assert_eq!((device.failures(), device.cache.lost()), (2, false));
 }
@@ -371,7 +438,7 @@ fn a_flush_that_its_server_fails_counts() {
     device.submit_at(0, Op::Write, 5);
     assert_eq!(device.finish_at(10), Ok(()));
     device.ended_at(11);
-    device.attach(false);
+    device.change(false);
     for (sent, lost) in [(20, true), (30, false)] {
         device.submit_at(1, Op::Flush, sent);
         let epoch = device.epoch;

@@ -6,9 +6,10 @@
 //! wait for a flush before their data, after it, or both. No flush is made while the data of such a write is
 //! in flight, unless another request has waited for long.
 //!
-//! Writes that an old server answers after a server with another cache has attached are lost. The promise,
-//! for each lost write: no flush succeeds that was sent after the write had ended, unless such a flush has
-//! failed. From each state, a queue that becomes quiet has at most two failed flushes.
+//! Writes that an old server answers after a server with another cache has attached are lost, whether before or after
+//! that server's first fetch. The promise, for each lost write: no flush succeeds that was sent after the write had
+//! ended, unless such a flush has failed. A flush that the old server holds and answers before that first fetch
+//! does not fail. From each state, a queue that becomes quiet has at most two failed flushes.
 //!
 //! The search uses the engine's real queues and cache. A state consists of the machinery's contents and the
 //! order of the relevant times; the search ends when no state is new.
@@ -40,6 +41,8 @@ struct Terms {
     waiting: usize,
     /// Whether there are durable writes, one at a time in each queue.
     writes: bool,
+    /// Whether the old server holds a flush.
+    old_flush: bool,
     wrong: Wrong,
 }
 
@@ -118,6 +121,8 @@ struct World {
     cache: Cache,
     queues: Vec<Machinery>,
     lost: Vec<Lost>,
+    /// The new server has fetched.
+    fetched: bool,
     /// Lost writes that were reported to a submitter.
     reported: u8,
 }
@@ -136,6 +141,7 @@ enum Input {
     TellEngine(usize),
     LosePatience(usize),
     Lose(usize),
+    FirstFetch,
 }
 
 impl World {
@@ -155,17 +161,24 @@ impl World {
             cache: Cache::new(),
             queues: vec![machinery; terms.queues],
             lost: Vec::new(),
+            fetched: false,
             reported: 0,
         };
         for number in 0..terms.queues {
-            world.queue(number).attach(OLD, false);
+            world.queue(number).attach(OLD);
+            world.queue(number).lose_cache(OLD);
         }
         for tag in (LOST..).take(terms.lost) {
             let handle = world.submit(0, tag, Op::Write, 1000, OLD);
             world.lost.push(Lost::Held(handle));
         }
+        if terms.old_flush {
+            let handle = world.submit(0, FLUSH, Op::Flush, 1000, OLD);
+            world.queues[0].running.push(Waits::Flush { relies: 0 });
+            world.queues[0].flush = Flush::Held(handle, 1000);
+        }
         for number in 0..terms.queues {
-            world.queue(number).attach(NEW, false);
+            world.queue(number).attach(NEW);
         }
         world
     }
@@ -231,8 +244,8 @@ impl World {
                 Flush::No if machinery.data != Data::No && !machinery.pending.is_empty() => {
                     inputs.push(Input::LosePatience(queue));
                 }
-                Flush::No => {}
-                Flush::Made(_) => inputs.push(Input::BringFlush(queue)),
+                Flush::Made(_) if self.fetched => inputs.push(Input::BringFlush(queue)),
+                Flush::No | Flush::Made(_) => {}
                 Flush::Held(..) => {
                     inputs.push(Input::AnswerFlush { queue, ok: true });
                     inputs.push(Input::AnswerFlush { queue, ok: false });
@@ -241,14 +254,17 @@ impl World {
                 Flush::Answered(_) => inputs.push(Input::TellFlush(queue)),
             }
             match machinery.data {
-                Data::No => {}
-                Data::OnItsWay { .. } => inputs.push(Input::BringData(queue)),
+                Data::OnItsWay { .. } if self.fetched => inputs.push(Input::BringData(queue)),
+                Data::No | Data::OnItsWay { .. } => {}
                 Data::Held { .. } => inputs.push(Input::AnswerData(queue)),
                 Data::Answered { .. } => inputs.push(Input::TellData(queue)),
             }
             if machinery.ended > 0 {
                 inputs.push(Input::TellEngine(queue));
             }
+        }
+        if !self.fetched {
+            inputs.push(Input::FirstFetch);
         }
         // One after another.
         if let Some(next) = self.lost.iter().position(|lost| *lost != Lost::Told) {
@@ -283,6 +299,7 @@ impl World {
                 let Flush::Held(handle, _) = self.queues[queue].flush else { unreachable!() };
                 let said = if ok { Ok(()) } else { Err(Errno::EIO) };
                 let end = self.queue(queue).finish(handle, said).expect("held");
+                assert!(self.fetched || end.result() == said, "nothing is lost yet");
                 self.queues[queue].flush = Flush::Answered(end.result().is_ok());
                 if end.result().is_err() {
                     self.report(queue);
@@ -317,6 +334,12 @@ impl World {
                 self.queue(queue).ended(NEW, written.into());
             }
             Input::LosePatience(queue) => self.kick(queue, true),
+            Input::FirstFetch => {
+                self.fetched = true;
+                for queue in 0..self.queues.len() {
+                    self.queue(queue).lose_cache(NEW);
+                }
+            }
             Input::Lose(number) => {
                 self.lost[number] = match self.lost[number] {
                     Lost::Held(handle) => {
@@ -415,7 +438,7 @@ impl World {
         let ranks: Vec<_> =
             times.iter().map(|time| sorted.binary_search(time).expect("it is there")).collect();
         let lost: Vec<_> = self.lost.iter().map(std::mem::discriminant).collect();
-        let mut key = format!("{ranks:?}{facts:?}{}{lost:?}", self.reported);
+        let mut key = format!("{ranks:?}{facts:?}{}{}{lost:?}", self.reported, self.fetched);
         for machinery in &self.queues {
             let untimed = |waits: &Waits| match *waits {
                 Waits::Before { relies, after, .. } => Waits::Before { relies, sent: 0, after },
@@ -483,7 +506,8 @@ impl Drop for Way {
     }
 }
 
-const ONE_QUEUE: Terms = Terms { queues: 1, lost: 1, waiting: 3, writes: true, wrong: Wrong::Nothing };
+const ONE_QUEUE: Terms =
+    Terms { queues: 1, lost: 1, waiting: 3, writes: true, old_flush: false, wrong: Wrong::Nothing };
 
 #[test]
 fn one_queue_keeps_the_promise() {
@@ -493,6 +517,11 @@ fn one_queue_keeps_the_promise() {
 #[test]
 fn one_queue_keeps_the_promise_for_two_losses() {
     assert!(search(World::new(Terms { lost: 2, waiting: 2, ..ONE_QUEUE })) > 10_000);
+}
+
+#[test]
+fn a_flush_of_the_old_server_keeps_the_promise() {
+    assert!(search(World::new(Terms { old_flush: true, waiting: 2, ..ONE_QUEUE })) > 5_000);
 }
 
 #[test]

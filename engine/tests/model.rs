@@ -624,7 +624,7 @@ impl Run {
             Call::TakeOver => {
                 self.model.epoch += 1;
                 self.model.waking = 0;
-                self.queue().attach(newest + 1, false);
+                self.queue().attach(newest + 1);
                 self.wake_all();
             }
             Call::Requeue(before) => {

@@ -384,6 +384,36 @@ fn servers_come_and_go() {
     assert_eq!((life.phase(), life.unwanted()), (Phase::Gone, false));
 }
 
+/// A server may claim its predecessors' caches until it fetches. What nobody has claimed is lost with the first fetch
+/// of the newest server, and not before.
+#[test]
+fn caches_are_claimed_before_the_first_fetch() {
+    let terms = Terms { attached: true, grace_ms: 5, auto_destroy: false };
+    let mut life = Life::new(terms);
+    assert_eq!((life.claim_cache(0), life.first_fetch(0)), (Err(Errno::ESHUTDOWN), false), "no server yet");
+    assert_eq!(life.attach(false), Ok(1));
+    life.set_started();
+    assert_eq!([life.first_fetch(1), life.first_fetch(1)], [true, false]);
+    assert_eq!(life.claim_cache(1), Err(Errno::EALREADY));
+    // Claimed, as often as it likes.
+    assert_eq!(life.attach(true), Ok(2));
+    assert_eq!(
+        [life.claim_cache(1), life.claim_cache(2), life.claim_cache(2)],
+        [Err(Errno::ESHUTDOWN), Ok(()), Ok(())]
+    );
+    assert_eq!([life.first_fetch(1), life.first_fetch(2), life.first_fetch(2)], [false; 3]);
+    assert_eq!(life.claim_cache(2), Err(Errno::EALREADY));
+    // A claim ends with its server, and a server that never fetches decides nothing.
+    assert_eq!((life.attach(true), life.claim_cache(3)), (Ok(3), Ok(())));
+    assert_eq!((life.attach(true), life.first_fetch(3)), (Ok(4), false));
+    assert_eq!(life.detach(4, 0), Change::Grace(5));
+    assert_eq!((life.claim_cache(4), life.first_fetch(4)), (Err(Errno::ESHUTDOWN), false), "dead");
+    assert_eq!((life.attach(false), life.first_fetch(5)), (Ok(5), true));
+    // While the device is destroyed nobody can claim, and the first fetch still decides.
+    assert_eq!((life.attach(true), life.drain(0, 0, true)), (Ok(6), Change::None));
+    assert_eq!((life.claim_cache(6), life.first_fetch(6)), (Err(Errno::ENODEV), true));
+}
+
 #[test]
 fn a_device_that_nobody_serves_is_unwanted_or_not() {
     for (started, grace_ms, auto_destroy, change) in [
@@ -1012,7 +1042,7 @@ type Alter = fn(&mut abi2::Enter);
 
 #[test]
 fn enters_are_checked() {
-    let valid: [Alter; 15] = [
+    let valid: [Alter; 20] = [
         |_| {},
         |enter| enter.size = u32::MAX,
         |enter| enter.commit_count = 1024,
@@ -1028,16 +1058,23 @@ fn enters_are_checked() {
         |enter| (enter.arena, enter.arena_bytes) = (u64::MAX, u64::MAX),
         |enter| (enter.commits, enter.requests) = (u64::MAX, u64::MAX),
         |enter| (enter.processed, enter.refused, enter.fetched) = (u32::MAX, u32::MAX, u32::MAX),
+        |enter| (enter.commit_bytes, enter.request_bytes) = (41, 49),
+        |enter| (enter.buffers, enter.buffer_count) = (0, 1024),
+        |enter| (enter.buffers, enter.arena, enter.arena_bytes) = (u64::MAX, 1, 1),
+        |enter| (enter.arena, enter.buffer_count) = (u64::MAX, 1),
+        |enter| (enter.commit_bytes, enter.request_bytes) = (256, 256),
     ];
     for (index, alter) in valid.iter().enumerate() {
         let mut enter = abi2::Enter::default();
         alter(&mut enter);
         assert_eq!(check_enter(&enter), Ok(()), "valid {index}");
     }
-    let wrong: [Alter; 15] = [
+    let wrong: [Alter; 17] = [
         |enter| enter.flags = 2,
         |enter| enter.flags = 1 << 31,
-        |enter| enter.reserved = 1,
+        |enter| enter.buffer_count = 1025,
+        |enter| enter.buffer_count = u32::MAX,
+        |enter| (enter.arena, enter.arena_bytes, enter.buffer_count) = (1, 1, 1),
         |enter| enter.commit_count = 1025,
         |enter| enter.commit_count = u32::MAX,
         |enter| enter.capacity = 1025,
@@ -1056,6 +1093,19 @@ fn enters_are_checked() {
         alter(&mut enter);
         assert_eq!(check_enter(&enter), Err(Errno::EINVAL), "wrong {index}");
     }
+    // The sizes of the arrays' elements: those of the first version are the least.
+    let sizes = [
+        (0, Err(Errno::EINVAL)),
+        (39, Err(Errno::EINVAL)),
+        (257, Err(Errno::E2BIG)),
+        (u32::MAX, Err(Errno::E2BIG)),
+    ];
+    for (bytes, wanted) in sizes {
+        assert_eq!(check_enter(&abi2::Enter { commit_bytes: bytes, ..abi2::Enter::default() }), wanted);
+        assert_eq!(check_enter(&abi2::Enter { request_bytes: bytes, ..abi2::Enter::default() }), wanted);
+    }
+    let short = abi2::Enter { request_bytes: 47, ..abi2::Enter::default() };
+    assert_eq!(check_enter(&short), Err(Errno::EINVAL));
 }
 
 #[test]

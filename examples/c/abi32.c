@@ -345,6 +345,10 @@ static void attach_calls(void)
 static int enter(struct zosbd2_v2_enter *argument)
 {
 	argument->size = sizeof(*argument);
+	if (!argument->commit_bytes)
+		argument->commit_bytes = sizeof(struct zosbd2_v2_commit);
+	if (!argument->request_bytes)
+		argument->request_bytes = sizeof(struct zosbd2_v2_request);
 	return failure(ioctl(server, ZOSBD2_V2_IOCTL_ENTER, argument));
 }
 
@@ -380,7 +384,8 @@ static void idle_calls(void)
 {
 	static struct zosbd2_v2_request requests[4];
 	static struct zosbd2_v2_commit commits[2];
-	struct zosbd2_v2_enter good = { .size = sizeof(good) };
+	struct zosbd2_v2_enter good = { .size = sizeof(good), .commit_bytes = sizeof(commits[0]),
+		.request_bytes = sizeof(requests[0]) };
 	struct pollfd readiness = { .fd = server, .events = POLLIN };
 	int ready;
 
@@ -390,7 +395,13 @@ static void idle_calls(void)
 	call("enter, no memory", server, ZOSBD2_V2_IOCTL_ENTER, NULL, EFAULT);
 	ENTER("nothing to do", 0, .capacity = 0);
 	ENTER("flags", EINVAL, .flags = ZOSBD2_V2_ENTER_FLAGS + 1);
-	ENTER("reserved", EINVAL, .reserved = 1);
+	ENTER("buffer count", EINVAL, .buffer_count = ZOSBD2_V2_MAX_BATCH + 1);
+	ENTER("arena and buffers", EINVAL, .arena = address_of(commits), .arena_bytes = 1, .buffer_count = 1);
+	ENTER("buffers far away", EFAULT, HERE, .capacity = 1, .buffers = address_of(commits) | FAR, .buffer_count = 1);
+	ENTER("short commits", EINVAL, .commit_bytes = sizeof(commits[0]) - 1);
+	ENTER("long commits", E2BIG, .commit_bytes = ZOSBD2_V2_MAX_ELEMENT_BYTES + 1);
+	ENTER("short requests", EINVAL, .request_bytes = sizeof(requests[0]) - 1);
+	ENTER("long requests", E2BIG, .request_bytes = ZOSBD2_V2_MAX_ELEMENT_BYTES + 1);
 	ENTER("capacity", EINVAL, HERE, .capacity = ZOSBD2_V2_MAX_BATCH + 1);
 	ENTER("commit count", EINVAL, .commits = address_of(commits), .commit_count = ZOSBD2_V2_MAX_BATCH + 1);
 	ENTER("minimum", EINVAL, HERE, .capacity = 4, .minimum = 5);
@@ -647,6 +658,16 @@ static void resize_line(const char *name, __u64 bytes, int wanted)
 	call(name, server, ZOSBD2_V2_IOCTL_RESIZE, &resize, wanted);
 }
 
+/* On a server that has not fetched, or has. */
+static void claim_calls(int wanted)
+{
+	struct zosbd2_v2_claim claim = { .size = sizeof(claim), .flags = ZOSBD2_V2_CLAIM_CACHE };
+
+	call("claim the cache", server, ZOSBD2_V2_IOCTL_CLAIM, &claim, wanted);
+	claim.flags = ZOSBD2_V2_CLAIM_FLAGS + 1;
+	call("claim, flags", server, ZOSBD2_V2_IOCTL_CLAIM, &claim, EINVAL);
+}
+
 static void resize_calls(void)
 {
 	struct zosbd2_v2_resize good = { .size = sizeof(good), .size_bytes = MIB };
@@ -672,7 +693,9 @@ static void take_over(void)
 	status_line("status", control, NAME, 0);
 	plain("close the first server", failure(close(server)), 0);
 	server = other;
+	claim_calls(0);
 	ENTER("as the second server", 0, HERE, .capacity = 1);
+	claim_calls(EALREADY);
 	status_line("status", server, "", 0);
 }
 

@@ -71,7 +71,8 @@ static void *serve(void *queue)
 	struct zosbd2_v2_request requests[BATCH];
 	struct zosbd2_v2_commit commits[BATCH];
 	struct zosbd2_v2_enter enter = { .size = sizeof(enter), .queue = (__u32)(uintptr_t)queue,
-		.requests = (uintptr_t)requests, .capacity = BATCH, .minimum = 1, .commits = (uintptr_t)commits };
+		.requests = (uintptr_t)requests, .request_bytes = sizeof(*requests), .capacity = BATCH, .minimum = 1,
+		.commits = (uintptr_t)commits, .commit_bytes = sizeof(*commits) };
 	__u32 i;
 
 	/* Allocations must not wait for I/O, because that I/O may be to this disk. */

@@ -24,7 +24,7 @@ IOCTL_ATTACH = 3224419586
 IOCTL_DESTROY = 3224419587
 IOCTL_STATUS = 3232808197
 IOCTL_START = 3221798160
-IOCTL_ENTER = 3226516755
+IOCTL_ENTER = 3227565331
 
 PR_SET_IO_FLUSHER = 57
 BATCH = 32
@@ -47,8 +47,8 @@ Status = structure("Status", """u32 size flags; text name serial; u64 size_bytes
     servers owner_uid version major minor deadline_policy lost""")
 Destroy = structure("Destroy", "u32 size flags; text name; u32 handle epoch")
 Start = structure("Start", "u32 size flags")
-Enter = structure("Enter", """u32 size flags; u64 commits requests arena arena_bytes; u32 commit_count
-    capacity queue minimum spin_us timeout_ms processed refused fetched reserved""")
+Enter = structure("Enter", """u32 size flags; u64 commits requests arena arena_bytes buffers; u32 commit_count
+    commit_bytes capacity request_bytes buffer_count queue minimum spin_us timeout_ms processed refused fetched""")
 Commit = structure("Commit", """u64 handle; s64 result; u64 address; u32 iovec_count flags; s32 status;
     u32 reserved""")
 Request = structure("Request", "u64 handle offset length data; u32 op flags queue reserved")
@@ -85,8 +85,9 @@ class Ram:
         queues = self.queues
         self.own = make(Destroy, name=name, handle=handle)  # a name may be given again
         self.commits, self.requests = (Commit * BATCH)(), (Request * BATCH)()
-        self.enter = make(Enter, commits=ctypes.addressof(self.commits),
-                          requests=ctypes.addressof(self.requests), capacity=BATCH, minimum=int(queues == 1))
+        self.enter = make(Enter, commits=ctypes.addressof(self.commits), commit_bytes=ctypes.sizeof(Commit),
+                          requests=ctypes.addressof(self.requests), request_bytes=ctypes.sizeof(Request),
+                          capacity=BATCH, minimum=int(queues == 1))
 
     def follow(self, create):
         """Becomes the server of an existing device that has lost its server, if it is the wanted one."""

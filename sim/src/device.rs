@@ -53,6 +53,8 @@ pub(crate) struct QueueBlock {
 pub(crate) struct Device {
     pub(crate) queues: Vec<QueueBlock>,
     pub(crate) life: Life,
+    /// The newest server whose first fetch has decided what is lost.
+    pub(crate) fetched: u32,
     cache: Option<Cache>,
     pub(crate) size_bytes: u64,
     /// The work that holds the device lock.
@@ -97,8 +99,12 @@ pub(crate) enum Teardown {
 /// Work under the device lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
-    /// A process attaches: its number, whether it takes over, whether the cache survived.
+    /// A process attaches: its number, whether it takes over, whether the cache will survive.
     Attach(usize, bool, bool),
+    /// It takes the disk, and claims the cache if that survived.
+    Claim(usize, bool, bool),
+    /// A thread of the server of this epoch is about to fetch for the first time.
+    FirstFetch(u32),
     Start(usize),
     Detach(u32),
     DeclareDead(u32),
@@ -165,6 +171,7 @@ impl Device {
         Self {
             queues: (0..settings.queues).map(|_| queue()).collect(),
             life: Life::new(terms),
+            fetched: 0,
             cache: settings.volatile.then(Cache::new),
             size_bytes: u64::MAX,
             lock: None,
@@ -378,8 +385,12 @@ impl World {
         {
             self.destroy();
         }
-        if let Task::Attach(process, ..) = work.task {
-            self.attached(process, work.epoch);
+        match work.task {
+            Task::Attach(process, take_over, survived) => {
+                self.attached(process, work.epoch, take_over, survived);
+            }
+            Task::FirstFetch(epoch) => self.device.fetched = self.device.fetched.max(epoch),
+            _ => {}
         }
     }
 
@@ -388,7 +399,10 @@ impl World {
             Stage::Waits => self.begin(work),
             Stage::Queue(queue) => {
                 self.on_queue(queue, work);
-                if work.task == Task::Gone { self.next_queue(queue, work) } else { Stage::Tell(queue) }
+                match work.task {
+                    Task::Gone | Task::FirstFetch(_) => self.next_queue(queue, work),
+                    _ => Stage::Tell(queue),
+                }
             }
             Stage::Tell(queue) => {
                 self.wake_pollers();
@@ -413,18 +427,27 @@ impl World {
         let task = work.task;
         self.say(|| format!("begins: {task:?}"));
         match work.task {
-            Task::Attach(process, take_over, survived) => {
-                match self.device.life.attach(take_over) {
-                    Ok(epoch) => {
-                        work.epoch = epoch;
-                        // A server makes sure of its disk before it attaches.
-                        self.takes_disk(process, take_over, survived);
-                        Stage::Queue(0)
-                    }
-                    Err(errno) => {
-                        self.say(|| format!("refused: {errno:?}"));
-                        Stage::Over(Change::None)
-                    }
+            Task::Attach(_, take_over, _) => match self.device.life.attach(take_over) {
+                Ok(epoch) => {
+                    work.epoch = epoch;
+                    Stage::Queue(0)
+                }
+                Err(errno) => {
+                    self.say(|| format!("refused: {errno:?}"));
+                    Stage::Over(Change::None)
+                }
+            },
+            Task::Claim(process, take_over, survived) => {
+                self.claims(process, take_over, survived);
+                Stage::Over(Change::None)
+            }
+            Task::FirstFetch(epoch) => {
+                if self.device.life.first_fetch(epoch) {
+                    work.epoch = epoch;
+                    self.store.unreported = false;
+                    Stage::Queue(0)
+                } else {
+                    Stage::Over(Change::None)
                 }
             }
             Task::Start(_) => {
@@ -478,25 +501,29 @@ impl World {
 
     fn on_queue(&mut self, queue: usize, work: &Work) {
         match work.task {
-            Task::Attach(_, _, survived) => {
+            Task::Attach(..) => {
                 let phase = self.device.life.phase();
                 let mut locked = self.queue(queue);
                 locked.set_phase(phase);
-                locked.attach(work.epoch, survived);
+                locked.attach(work.epoch);
                 self.device.queues[queue].attached_ns = self.now_ns;
                 self.device.queues[queue].waking = 0;
                 self.wake_all(queue);
+            }
+            Task::FirstFetch(epoch) if self.planted(Defect::ForgetsLoss) => {
+                self.say(|| format!("queue {queue}: nobody says that server {epoch} has no cache"));
+            }
+            Task::FirstFetch(epoch) => {
+                self.queue(queue).lose_cache(epoch);
                 let block = &mut self.device.queues[queue];
-                if !survived {
-                    block.cache_from = work.epoch;
-                    if block.written > self.device.covered {
-                        self.device.lost = self.device.lost.max(block.written);
-                        self.device.queues.iter_mut().for_each(|queue| queue.failed_flushes = 0);
-                    }
-                    let block = &mut self.device.queues[queue];
-                    block.written = 0;
-                    self.device.unended += std::mem::take(&mut block.unended);
+                block.cache_from = epoch;
+                if block.written > self.device.covered {
+                    self.device.lost = self.device.lost.max(block.written);
+                    self.device.queues.iter_mut().for_each(|queue| queue.failed_flushes = 0);
                 }
+                let block = &mut self.device.queues[queue];
+                block.written = 0;
+                self.device.unended += std::mem::take(&mut block.unended);
             }
             Task::Detach(epoch) => self.take_back(queue, epoch, false),
             Task::DeclareDead(epoch) => {

@@ -2,7 +2,8 @@
 //! The fake servers: processes with several threads, how they carry out requests, and how they die.
 //!
 //! They are honest unless a defect is planted. A server does not carry out a request marked as
-//! maybe executed while an earlier server may still do so. A server that takes over a disk fences
+//! maybe executed while an earlier server may still do so. A server takes over its disk after it has attached and
+//! before it fetches, and then claims the cache if it has it. A server that takes over a disk fences
 //! the earlier server if that one is dead or has another cache, so that it no longer writes to the
 //! disk. A replaced server then answers with an error, or its cache swallows the write.
 
@@ -109,6 +110,7 @@ impl World {
     /// server writing to the disk.
     pub(crate) fn takes_disk(&mut self, number: usize, take_over: bool, survived: bool) {
         let really = survived && !self.planted(Defect::LosesCache);
+        self.store.unreported |= self.settings.volatile && !really;
         let before = self.on_disk.replace(number);
         let fences = !self.planted(Defect::NotFenced);
         for other in (0..self.processes.len()).filter(|other| *other != number) {
@@ -162,7 +164,7 @@ impl World {
     }
 
     /// The kernel attached it, or refused to if the epoch is 0.
-    pub(crate) fn attached(&mut self, number: usize, epoch: u32) {
+    pub(crate) fn attached(&mut self, number: usize, epoch: u32, take_over: bool, survived: bool) {
         let process = &mut self.processes[number];
         if epoch == 0 {
             process.killed = true;
@@ -170,6 +172,25 @@ impl World {
             return;
         }
         process.epoch = epoch;
+        self.ask(Work::Claim(number, take_over, survived));
+    }
+
+    /// It takes the disk, unless it has lost the device. It claims the caches of the servers before it if it has
+    /// all of them: the loss of a cache that the kernel does not know of makes that claim false.
+    pub(crate) fn claims(&mut self, number: usize, take_over: bool, survived: bool) {
+        let epoch = self.processes[number].epoch;
+        if let Err(errno) = self.device.life.may_change(epoch) {
+            self.say(|| format!("process {number} gives up: {errno:?}"));
+            self.processes[number].killed = true;
+            self.processes[number].closed = true;
+            self.ask(Work::Detach(epoch));
+            return;
+        }
+        let survived = survived && (!self.store.unreported || self.planted(Defect::ClaimsTooMuch));
+        self.takes_disk(number, take_over, survived);
+        if survived && let Err(errno) = self.device.life.claim_cache(epoch) {
+            self.violation(format!("process {number} cannot claim the cache: {errno:?}"));
+        }
         self.start_threads(number);
         if !self.device.life.started() {
             self.ask(Work::Start(number));

@@ -16,6 +16,10 @@ pub enum Defect {
     LiesAboutFua,
     /// A server states that its predecessor's cache survived, and has lost it.
     LosesCache,
+    /// A server claims the cache of its predecessor, which never fetched and did not have those before it.
+    ClaimsTooMuch,
+    /// The queues are not told that a server does not have the caches of those before it.
+    ForgetsLoss,
     /// A server answers reads with older data.
     StaleReads,
     /// A replaced server continues to write to the disk.
@@ -45,10 +49,12 @@ pub enum Defect {
 
 impl Defect {
     /// All defects.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::LiesAboutFlush,
         Self::LiesAboutFua,
         Self::LosesCache,
+        Self::ClaimsTooMuch,
+        Self::ForgetsLoss,
         Self::StaleReads,
         Self::NotFenced,
         Self::EndsTwice,

@@ -12,13 +12,15 @@ pub(crate) struct Store {
     pub(crate) disk: Vec<u64>,
     /// Caches by number.
     pub(crate) caches: Vec<Cache>,
+    /// A process took the disk without the cache of the one before it, and the kernel does not know of the loss.
+    pub(crate) unreported: bool,
 }
 
 impl Store {
     /// A store of zeros.
     #[must_use]
     pub(crate) fn new(blocks: usize) -> Self {
-        Self { disk: vec![0; blocks], caches: Vec::new() }
+        Self { disk: vec![0; blocks], caches: Vec::new(), unreported: false }
     }
 
     /// Adds an empty cache. Returns its number.

@@ -5,6 +5,7 @@
 //! `v1/operation.rs`), one critical section or one copy per step. A stopped thread stops in user mode, or
 //! while it waits for memory; it never stops in a critical section or a copy.
 
+use crate::device::Task;
 use crate::server::{Entry, blocks};
 use crate::settings::{BLOCK, Defect};
 use crate::world::World;
@@ -56,6 +57,8 @@ pub(crate) enum State {
     CommitCopied(Call, Vec<Copying>),
     /// Copies that have to wait for memory.
     CommitSlow(Call, Vec<Copying>, Slow),
+    /// Waits for the device's lock, and for what the first fetch decides.
+    FirstFetch(Call),
     Fetch(Call),
     Copy(Call, Vec<Parcel>, Stop),
     Copied(Call, Vec<Parcel>, Stop),
@@ -215,6 +218,7 @@ impl World {
             State::Out => u64::MAX,
             State::Asleep(_) if !thread.woken && !interrupted => thread.sleeps_until,
             State::Polls if !thread.woken && !interrupted => u64::MAX,
+            State::FirstFetch(_) if self.device.fetched < process.epoch => u64::MAX,
             _ if waits && !process.killed => thread.hung_until.max(process.hung_until),
             _ => 0,
         };
@@ -259,6 +263,7 @@ impl World {
             State::CommitCopy(call, copies) => self.commit_copy(number, call, copies),
             State::CommitCopied(call, copies) => self.commit_copied(number, call, copies),
             State::CommitSlow(call, copies, slow) => self.commit_slow(number, call, copies, slow),
+            State::FirstFetch(call) => State::Fetch(call),
             State::Fetch(call) => self.fetch(number, call),
             State::Copy(call, parcels, stop) => self.copy(call, parcels, stop),
             State::Copied(call, parcels, stop) => self.copied(number, call, parcels, stop),
@@ -356,6 +361,11 @@ impl World {
         }
         if call.capacity == 0 && self.settings.version == 2 {
             return self.leaves(number);
+        }
+        let epoch = self.epoch(number);
+        if self.device.fetched < epoch && self.settings.version == 2 {
+            self.ask(Task::FirstFetch(epoch));
+            return State::FirstFetch(call);
         }
         State::Fetch(call)
     }

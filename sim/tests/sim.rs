@@ -45,7 +45,9 @@ const fn says(defect: Defect) -> &'static [&'static str] {
         // If the cache is lost before the lie has taken effect, more than the disk gives the lie
         // away.
         Defect::LiesAboutFlush | Defect::LiesAboutFua => &["on disk, ", "a flush of step"],
-        Defect::LosesCache | Defect::NotFenced => &["on disk, ", "a flush of step", "a read of step"],
+        Defect::LosesCache | Defect::ClaimsTooMuch | Defect::ForgetsLoss | Defect::NotFenced => {
+            &["on disk, ", "a flush of step", "a read of step"]
+        }
         Defect::StaleReads => &["a read of step"],
         Defect::YoungFlushes => &["and nobody was told"],
         Defect::EndsTwice => &["which is not started"],

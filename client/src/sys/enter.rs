@@ -75,7 +75,7 @@ impl Fetched {
         self.0.length
     }
 
-    /// Offset of a write's data in the arena, with `REQUEST_DATA`.
+    /// With `REQUEST_DATA`: offset of a write's data in the arena, or number of the buffer that has the data.
     #[must_use]
     pub fn data(&self) -> u64 {
         self.0.data
@@ -286,13 +286,93 @@ fn status(entry: &v2::Commit) -> Errno {
     Errno::from_raw_os_error(entry.status.saturating_neg())
 }
 
+/// Memory for the list of buffers of one thread, reused for each call.
+#[derive(Debug, Default)]
+pub struct BufferList {
+    entries: Vec<v2::Iovec>,
+}
+
+impl BufferList {
+    /// Room for `count` buffers; it grows on demand.
+    #[must_use]
+    pub fn with_capacity(count: usize) -> Self {
+        Self { entries: Vec::with_capacity(count) }
+    }
+
+    /// Begins a list. Drops all earlier buffers.
+    pub fn begin(&mut self) -> Buffers<'_> {
+        self.entries.clear();
+        Buffers { entries: &mut self.entries, memory: PhantomData }
+    }
+}
+
+/// Buffers for the data of writes, one write each, and the memory that they borrow. The kernel uses them in their order:
+/// a write gets the next one if its data fits, and otherwise comes without its data.
+///
+/// The contents of buffers that no fetched request names are undefined after the call: the kernel may have copied data of
+/// requests that were lost before they could be handed over.
+#[derive(Debug)]
+pub struct Buffers<'a> {
+    entries: &'a mut Vec<v2::Iovec>,
+    memory: PhantomData<&'a mut [u8]>,
+}
+
+impl<'a> Buffers<'a> {
+    /// Appends a buffer. Its number is the number of buffers before it.
+    #[inline]
+    pub fn push(&mut self, memory: &'a mut [u8]) {
+        let (address, length) = (memory.as_mut_ptr().expose_provenance() as u64, memory.len() as u64);
+        self.entries.push(v2::Iovec { address, length });
+    }
+
+    /// Appends a region as a buffer.
+    #[inline]
+    pub fn push_region(&mut self, region: Region<'a>) {
+        let (address, length) = (region.address().expose_provenance() as u64, region.length() as u64);
+        self.entries.push(v2::Iovec { address, length });
+    }
+
+    /// Number of buffers.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether the list is empty.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+/// The kernel's side, for the fake kernel of the tests.
+#[cfg(test)]
+impl Buffers<'_> {
+    /// Bytes of a buffer.
+    pub(crate) fn length(&self, number: usize) -> Option<u64> {
+        self.entries.get(number).map(|buffer| buffer.length)
+    }
+
+    /// Copies `bytes` into a buffer.
+    pub(crate) fn copy_to_server(&mut self, number: usize, bytes: &[u8]) {
+        let buffer = self.entries[number];
+        assert!(bytes.len() as u64 <= buffer.length, "the data fits");
+        let address = usize::try_from(buffer.address).expect("an address");
+        let target = std::ptr::with_exposed_provenance_mut::<u8>(address);
+        // SAFETY: the memory is that long, and this value borrows it exclusively or as a region.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
+    }
+}
+
 /// What to fetch, and how long to wait for it.
 #[derive(Debug, Default)]
 pub struct Fetch<'a> {
     /// Receives the requests; empty: fetch nothing.
     pub requests: &'a mut [Fetched],
-    /// Receives the data of writes; empty: writes come without data.
+    /// Receives the data of writes, one behind the other; empty: without buffers, writes come without data.
     pub arena: &'a mut [u8],
+    /// Receive the data of one write each. The kernel refuses a call with both an arena and buffers (`EINVAL`).
+    pub buffers: Option<Buffers<'a>>,
     /// Queue to fetch from.
     pub queue: u32,
     /// Number of requests to wait for.
@@ -312,7 +392,17 @@ impl Fetch<'_> {
 
     /// Reborrows this value for another call.
     pub(crate) fn again(&mut self) -> Fetch<'_> {
-        Fetch { requests: &mut *self.requests, arena: &mut *self.arena, ..*self }
+        let buffers =
+            self.buffers.as_mut().map(|Buffers { entries, .. }| Buffers { entries, memory: PhantomData });
+        Fetch {
+            requests: &mut *self.requests,
+            arena: &mut *self.arena,
+            buffers,
+            queue: self.queue,
+            minimum: self.minimum,
+            spin_us: self.spin_us,
+            timeout_ms: self.timeout_ms,
+        }
     }
 }
 
@@ -359,14 +449,16 @@ impl ServerFd {
         }
         let first = batch.processed.min(batch.entries.len());
         let commits = &mut batch.entries[first..];
-        let Fetch { requests, arena, queue, minimum, spin_us, timeout_ms } = fetch;
+        let Fetch { requests, arena, buffers, queue, minimum, spin_us, timeout_ms } = fetch;
+        let buffers = buffers.as_ref().map_or(&[][..], |buffers| buffers.entries);
         let mut argument = v2::Enter {
-            size: v2::ENTER_BYTES,
             flags: if timeout_ms.is_some() { v2::ENTER_TIMEOUT } else { 0 },
             commits: commits.as_mut_ptr().expose_provenance() as u64,
             requests: requests.as_mut_ptr().expose_provenance() as u64,
             arena: if arena.is_empty() { 0 } else { arena.as_mut_ptr().expose_provenance() as u64 },
             arena_bytes: arena.len() as u64,
+            buffers: buffers.as_ptr().expose_provenance() as u64,
+            buffer_count: count(buffers.len()),
             commit_count: count(commits.len()),
             capacity: count(requests.len()),
             queue,
@@ -376,8 +468,9 @@ impl ServerFd {
             ..v2::Enter::default()
         };
         // SAFETY: the kernel reads and writes the argument, `commit_count` commits, `capacity` requests (both
-        // plain integers) and `arena_bytes` bytes, all borrowed exclusively here. It also reads and writes
-        // the memory that the commits name. The batch borrows that memory for longer than this call, and
+        // plain integers) and `arena_bytes` bytes, all borrowed exclusively here. It reads `buffer_count` entries, and
+        // writes to the memory that they name, which `Buffers` borrows exclusively or as a region for longer than this
+        // call. It also reads and writes the memory that the commits name. The batch borrows that memory for longer than this call, and
         // `Batch` checked that each piece is as long as its request.
         let call = unsafe { Updater::<{ v2::IOCTL_ENTER as Opcode }, v2::Enter>::new(&mut argument) };
         // SAFETY: as above.
@@ -400,4 +493,30 @@ impl AsFd for ServerFd {
 /// The kernel refuses more than [`v2::MAX_BATCH`] entries.
 fn count(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_names_its_buffers_in_their_order() {
+        let mut list = BufferList::with_capacity(2);
+        let (mut first, mut second) = ([0_u8; 4], [0_u8; 6]);
+        let mut fetch = Fetch::default();
+        let mut buffers = list.begin();
+        assert!(buffers.is_empty());
+        buffers.push(&mut first);
+        buffers.push(&mut []);
+        buffers.push(&mut second);
+        fetch.buffers = Some(buffers);
+        let mut again = fetch.again();
+        let buffers = again.buffers.as_mut().expect("a list");
+        assert_eq!(buffers.len(), 3);
+        assert_eq!([0, 1, 2, 3].map(|number| buffers.length(number)), [Some(4), Some(0), Some(6), None]);
+        buffers.copy_to_server(2, b"second");
+        buffers.copy_to_server(0, b"one");
+        assert_eq!((&first, &second), (b"one\0", b"second"));
+        assert_eq!(list.begin().len(), 0);
+    }
 }

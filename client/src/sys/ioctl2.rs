@@ -53,6 +53,10 @@ updating!(
     resize, IOCTL_RESIZE, Resize, RESIZE_BYTES
 );
 updating!(
+    /// States what a server has of the servers before it.
+    claim, IOCTL_CLAIM, Claim, CLAIM_BYTES
+);
+updating!(
     /// Gets the counters of one queue.
     stats, IOCTL_STATS, Stats, STATS_BYTES
 );

@@ -89,8 +89,8 @@ impl Control {
 
     /// Becomes the server of a device. Unanswered requests come again, marked `REQUEST_MAYBE_EXECUTED`.
     ///
-    /// If the device has a volatile cache, the cache of its last server counts as lost; see
-    /// [`attach_for`](Self::attach_for).
+    /// If the device has a volatile cache, the caches of earlier servers count as lost from the first fetch on, unless
+    /// this server makes the [claim](Server::claim_cache) that they survived.
     pub fn attach<'a>(&self, device: impl Into<Which<'a>>, take_over: TakeOver) -> Result<Server> {
         self.attach_with(device, take_over, false)
     }
@@ -106,9 +106,8 @@ impl Control {
         self.attach_with(device, take_over, backend.capabilities().cache_survives)
     }
 
-    /// Like [`attach`](Self::attach). `cache_survived` states that this server's cache or storage has every
-    /// write that an earlier server answered. Otherwise, if such writes were not flushed, the next flushes
-    /// fail.
+    /// Like [`attach`](Self::attach). With `cache_survived`, the server also makes the claim of
+    /// [`Server::claim_cache`].
     pub fn attach_with<'a>(
         &self,
         device: impl Into<Which<'a>>,
@@ -116,8 +115,11 @@ impl Control {
         cache_survived: bool,
     ) -> Result<Server> {
         let take_over = if take_over == TakeOver::Yes { v2::ATTACH_TAKE_OVER } else { 0 };
-        let survived = if cache_survived { v2::ATTACH_CACHE_SURVIVED } else { 0 };
-        Server::from_fd(self.attached(device.into(), take_over | survived)?)
+        let server = Server::from_fd(self.attached(device.into(), take_over)?)?;
+        if cache_survived {
+            server.claim_cache()?;
+        }
+        Ok(server)
     }
 
     /// Returns an observer of a device of either version. As for an attach, the caller must own the device or

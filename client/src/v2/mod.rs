@@ -38,7 +38,7 @@ mod tests;
 mod users;
 mod which;
 
-pub use crate::sys::enter::{Answers, Batch, Entered, Fetch, Fetched, ServerId};
+pub use crate::sys::enter::{Answers, Batch, BufferList, Buffers, Entered, Fetch, Fetched, ServerId};
 pub use crate::sys::memory::{Buffer, Region};
 pub use async_backend::AsyncBackend;
 pub use backend::{Backend, Capabilities, ThreadModel, Zero};

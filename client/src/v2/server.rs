@@ -123,6 +123,19 @@ impl Server {
             .map_err(|source| failed("change settings of device", self.name(), source))
     }
 
+    /// Claims the cache: states that this server's cache or storage has every write that earlier servers answered. May be
+    /// called until the first fetch ([`enter`](Self::enter) with room for requests, or [`serve`](Self::serve)), and then
+    /// fails with `EALREADY`. A successor often knows only after it has attached, and after the server before it has
+    /// ended, what it has.
+    ///
+    /// Without this claim, writes that earlier servers answered and no flush covered count as lost from the first fetch
+    /// on, and the next flushes fail. On a device without a volatile cache the claim has no effect.
+    pub fn claim_cache(&self) -> Result<()> {
+        let mut raw = v2::Claim { flags: v2::CLAIM_CACHE, ..v2::Claim::default() };
+        ioctl2::claim(self.as_fd(), &mut raw)
+            .map_err(|source| failed("claim the cache of device", self.name(), source))
+    }
+
     /// Properties and state of the device.
     pub fn status(&self) -> Result<Status> {
         inspect::status(self.as_fd(), self.name())
@@ -341,8 +354,9 @@ impl Channel for Server {
     /// Takes over from this server, the only way to end its sleeping calls without destroying the device.
     fn leave(&self) -> Result<Option<Keeper>> {
         // Attaching on the server's own descriptor needs neither rights nor the control node, and fails if
-        // another server has taken over. The cache still exists; the next server says whether it survived.
-        let flags = v2::ATTACH_TAKE_OVER | v2::ATTACH_CACHE_SURVIVED;
+        // another server has taken over. The placeholder never fetches, so no cache is lost with it: the next server
+        // says whether the cache survived.
+        let flags = v2::ATTACH_TAKE_OVER;
         match ioctl2::attach(self.as_fd(), &mut v2::Attach { flags, ..v2::Attach::default() }) {
             Ok(fd) => Ok(Some(Box::new(Server::from_fd(fd)?))),
             // Taken over, declared dead, or being destroyed: each of these sends the threads away by itself.

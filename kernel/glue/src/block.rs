@@ -55,6 +55,9 @@ pub struct Device {
     policy: AtomicU32,
     /// Epoch of the newest server that ever fetched or answered; 0: none did.
     served: AtomicU32,
+    /// Epoch of the newest server whose first fetch has decided what is lost with older servers' caches, for readers
+    /// without a lock.
+    fetched: AtomicU32,
     /// The process that called last; in version 2, that of the present server.
     caller: Apart<AtomicU32>,
     /// `Some` if servers may have a volatile cache.
@@ -133,6 +136,7 @@ impl Device {
             deadline_ms: AtomicU32::new(params.deadline_ms),
             policy: AtomicU32::new(params.deadline_policy),
             served: AtomicU32::new(0),
+            fetched: AtomicU32::new(0),
             caller: Apart(AtomicU32::new(0)),
             cache: (params.flags & abi::CREATE_VOLATILE_CACHE != 0).then(Cache::new),
             life: Apart(UnsafeCell::new(Life::new(terms))),
@@ -375,6 +379,13 @@ impl Device {
         })
     }
 
+    /// Whether the server of `epoch` has fetched before, so that [`LockedDevice::first_fetch`] need not be called.
+    #[inline]
+    #[must_use]
+    pub fn has_fetched(&self, epoch: u32) -> bool {
+        self.fetched.load(Ordering::Acquire) >= epoch
+    }
+
     /// Like [`note_served`](Self::note_served), for a device whose servers are unknown: records the calling
     /// process.
     pub fn note_caller(&self) {
@@ -445,6 +456,18 @@ impl LockedDevice<'_> {
     /// told.
     pub fn set_present(&mut self, epoch: u32) {
         self.device.present.store(epoch, Ordering::Relaxed);
+    }
+
+    /// The server of `epoch` is about to fetch for the first time: decides what is lost with the caches of the servers
+    /// before it. Nobody waits for I/O of the device while it holds the lock.
+    pub fn first_fetch(&mut self, epoch: u32) {
+        if self.life().first_fetch(epoch) {
+            for block in self.device.queues() {
+                block.lock().queue().lose_cache(epoch);
+            }
+        }
+        // Of a server that was superseded, too: it need not ask again.
+        self.device.fetched.fetch_max(epoch, Ordering::Release);
     }
 
     /// Declares the server of `epoch`, and all earlier ones, dead.

@@ -87,6 +87,32 @@ impl<T: Copy, const N: usize> List<T, N> {
         self.count = self.count.saturating_sub(1);
     }
 
+    /// Removes the first `count` items; later items move up.
+    #[inline]
+    pub fn remove_first(&mut self, count: usize) {
+        let left = self.count.saturating_sub(count);
+        for index in 0..left {
+            let next = self.items().get(index.wrapping_add(count)).copied();
+            if let (Some(next), Some(place)) = (next, self.items_mut().get_mut(index)) {
+                *place = next;
+            }
+        }
+        self.count = left;
+    }
+
+    /// Appends `count` items of the default value; the callers ensure that there is room. Returns them.
+    #[inline]
+    pub fn append(&mut self, count: usize) -> &mut [T]
+    where
+        T: Default,
+    {
+        let before = self.count;
+        for _ in 0..count {
+            self.push(T::default());
+        }
+        self.items_mut().get_mut(before..).unwrap_or_default()
+    }
+
     /// Removes all items.
     #[inline]
     pub const fn clear(&mut self) {

@@ -362,6 +362,8 @@ unsafe impl Plain for v2::Outstanding {}
 unsafe impl Plain for v2::Blob {}
 // SAFETY: integers only, no padding (size asserted in abi).
 unsafe impl Plain for v2::Enter {}
+// SAFETY: as above.
+unsafe impl Plain for v2::Claim {}
 // SAFETY: integers only, no padding (size asserted in abi).
 unsafe impl Plain for v2::Commit {}
 // SAFETY: integers only, no padding (size asserted in abi).

@@ -155,6 +155,102 @@ fn every_tag_of_every_queue_is_served() {
     close(fd);
 }
 
+/// Elements that are longer than the kernel knows: the unknown part of a commit must be zero, and that of a request is
+/// zeroed.
+#[test]
+fn elements_may_be_longer() {
+    const PLACE: usize = 64;
+    let module = Module::load(1);
+    let fd = create(&module, "longer", |create| (create.queues, create.depth) = (1, 32));
+    for tag in 0..20 {
+        assert_eq!(submit(0, 0, tag, (v2::OP_WRITE, 0), pattern(1, 512)), 0);
+    }
+    let mut places = vec![0xee_u8; 20 * PLACE];
+    let mut enter = v2::Enter {
+        requests: address(places.as_mut_slice()),
+        request_bytes: 64,
+        capacity: 20,
+        ..v2::Enter::default()
+    };
+    assert_eq!(call(fd, v2::IOCTL_ENTER, &mut enter), 0);
+    assert_eq!(enter.fetched, 20);
+    let mut commits = vec![0_u8; 20 * PLACE];
+    for (place, commit) in places.chunks(PLACE).zip(commits.chunks_mut(PLACE)) {
+        assert_eq!(place[48..], [0; 16]);
+        commit[..8].copy_from_slice(&place[..8]);
+        commit[8..16].copy_from_slice(&512_i64.to_ne_bytes());
+    }
+    for index in [0, 17, 18, 19] {
+        commits[index * PLACE + 63] = 1;
+    }
+    let mut enter = v2::Enter {
+        commits: address(commits.as_mut_slice()),
+        commit_bytes: 64,
+        commit_count: 20,
+        ..v2::Enter::default()
+    };
+    assert_eq!(call(fd, v2::IOCTL_ENTER, &mut enter), 0);
+    assert_eq!((enter.processed, enter.refused), (20, 4));
+    for (index, commit) in commits.chunks(PLACE).enumerate() {
+        let status = i32::from_ne_bytes(commit[32..36].try_into().expect("four bytes"));
+        assert_eq!(status, if [0, 17, 18, 19].contains(&index) { -7 } else { 0 }, "entry {index}");
+    }
+    assert_eq!(ended(0, 0).len(), 16);
+    assert_eq!(destroy(&module, "longer"), 0);
+    close(fd);
+}
+
+/// Each write gets the next buffer if its data fits; otherwise the buffer stays for the next write.
+#[test]
+fn writes_get_buffers() {
+    let module = Module::load(1);
+    let fd = create(&module, "buffers", |create| (create.queues, create.depth) = (1, 64));
+    // Two of three requests are writes, some of which are long.
+    let requests = (0..40).map(|tag| {
+        let length = if tag % 7 == 3 { 2048 } else { 512 };
+        (if tag % 3 == 1 { v2::OP_READ } else { v2::OP_WRITE }, length)
+    });
+    let requests: Vec<(u32, usize)> = requests.collect();
+    let seed = |tag: usize| u8::try_from(tag).expect("small");
+    for (tag, (op, length)) in requests.iter().enumerate() {
+        let data = if *op == v2::OP_WRITE { pattern(seed(tag), *length) } else { vec![0; *length] };
+        assert_eq!(submit(0, 0, tag, (*op, 0), data), 0);
+    }
+    // The fifth buffer is long, and the last ones are empty.
+    let mut memory: Vec<Vec<u8>> = (0..24)
+        .map(|number| vec![0xee; [512, 4096, 0][usize::from(number == 4) + 2 * usize::from(number > 21)]])
+        .collect();
+    let mut list: Vec<v2::Iovec> = memory
+        .iter_mut()
+        .map(|buffer| v2::Iovec { address: address(buffer.as_mut_slice()), length: buffer.len() as u64 })
+        .collect();
+    let mut got = vec![v2::Request::default(); 64];
+    let mut enter = v2::Enter {
+        requests: address(got.as_mut_slice()),
+        capacity: 64,
+        buffers: address(list.as_mut_slice()),
+        buffer_count: 24,
+        ..v2::Enter::default()
+    };
+    assert_eq!(call(fd, v2::IOCTL_ENTER, &mut enter), 0);
+    assert_eq!(enter.fetched, 40);
+    let mut next = 0;
+    for (tag, ((op, length), request)) in requests.iter().zip(&got).enumerate() {
+        assert_eq!((request.op, request.length), (*op, *length as u64));
+        let fits = *op == v2::OP_WRITE && *length <= memory[next].len();
+        assert_eq!(request.flags & v2::REQUEST_DATA != 0, fits, "request {tag}");
+        if fits {
+            assert_eq!(request.data, next as u64);
+            assert_eq!(memory[next][..*length], pattern(seed(tag), *length));
+            assert!(memory[next][*length..].iter().all(|byte| *byte == 0xee));
+            next += 1;
+        }
+    }
+    assert_eq!(next, 22, "all buffers but the empty ones");
+    assert_eq!(destroy(&module, "buffers"), 0);
+    close(fd);
+}
+
 #[test]
 fn memory_that_is_not_there_is_brought_in() {
     let module = Module::load(1);

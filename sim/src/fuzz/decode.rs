@@ -145,23 +145,28 @@ fn commit(bytes: &mut Bytes<'_>) {
 
 fn enter(bytes: &mut Bytes<'_>) {
     let enter = v2::Enter {
-        size: v2::ENTER_BYTES,
         flags: bytes.below(3).into(),
         commits: bytes.u64(),
         requests: bytes.u64(),
         arena: bytes.u64(),
         arena_bytes: bytes.u64(),
+        buffers: bytes.u64(),
         commit_count: bytes.u32(),
+        commit_bytes: bytes.one_of(&[v2::COMMIT_BYTES, v2::COMMIT_BYTES - 1, 256, 257, 0]),
         capacity: bytes.u32(),
+        request_bytes: bytes.one_of(&[v2::REQUEST_BYTES, v2::REQUEST_BYTES - 1, 256, 257, 0]),
+        buffer_count: bytes.u32(),
         queue: bytes.u32(),
         minimum: bytes.u32(),
         spin_us: bytes.u32(),
         timeout_ms: bytes.u32(),
-        reserved: bytes.below(2).into(),
         ..v2::Enter::default()
     };
     if check_enter(&enter).is_ok() {
         assert!(enter.capacity <= v2::MAX_BATCH && enter.commit_count <= v2::MAX_BATCH);
+        assert!(enter.buffer_count <= if enter.arena_bytes == 0 { v2::MAX_BATCH } else { 0 });
+        assert!((v2::COMMIT_BYTES..=v2::MAX_ELEMENT_BYTES).contains(&enter.commit_bytes));
+        assert!((v2::REQUEST_BYTES..=v2::MAX_ELEMENT_BYTES).contains(&enter.request_bytes));
         assert!(enter.minimum <= enter.capacity && enter.spin_us <= v2::MAX_SPIN_US);
     }
 }

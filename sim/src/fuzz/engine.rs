@@ -225,12 +225,20 @@ impl Device {
             18 | 19 => {
                 let Ok(epoch) = self.life.attach(what == 18) else { return };
                 self.epoch = epoch;
-                let survived = bytes.below(2) == 0;
                 for one in &mut self.queues {
                     let mut queue = one.queue(&self.cache, self.now_ns);
-                    queue.attach(epoch, survived);
+                    queue.attach(epoch);
                     queue.wake_all();
                     (one.asleep, one.woken) = (0, 0);
+                }
+                if bytes.below(2) == 0 {
+                    assert_eq!(self.life.claim_cache(epoch), Ok(()));
+                }
+                // Another server may attach before this one fetches.
+                if bytes.below(4) != 0 && self.life.first_fetch(epoch) {
+                    for one in &mut self.queues {
+                        one.queue(&self.cache, self.now_ns).lose_cache(epoch);
+                    }
                 }
             }
             20 | 21 => {

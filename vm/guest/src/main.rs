@@ -103,6 +103,7 @@ fn main() -> ExitCode {
         ["--swapper", mib, rounds] => role("swap", tests::v2::pressure::swapper_role(mib, rounds)),
         ["--hog", left] => role("hog", tests::v2::pressure::hog_role(left)),
         ["--fuzz", arguments @ ..] => role("fuzz", tests::ioctl_fuzz::role::role(arguments)),
+        ["--hold", way, name] => role("hold", tests::bench::hold::role(way, name)),
         ["--destroy-v2", name] => role("destroy", tests::v2::support::destroy_role(name)),
         ["--demo", module, trees @ ..] => {
             tests::demo::native(module, trees);

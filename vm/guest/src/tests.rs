@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The tests that run in the guest. One line per file, in the order in which they run.
 
-mod bench;
+pub(crate) mod bench;
 mod data;
 pub(crate) mod demo;
 mod fail_nth;

@@ -8,6 +8,7 @@ pub(super) fn judge(form: Form, rows: &[Row]) {
     let goals = match form {
         Form::V1 => v1(rows),
         Form::V2 => v2(rows),
+        Form::Hold => Vec::new(),
     };
     for goal in goals {
         println!("{goal}");

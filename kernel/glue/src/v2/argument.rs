@@ -89,6 +89,7 @@ arguments! {
     Settings SETTINGS_BYTES,
     Start START_BYTES,
     Resize RESIZE_BYTES,
+    Claim CLAIM_BYTES,
     Stats STATS_BYTES,
     Latency LATENCY_BYTES,
     Requests REQUESTS_BYTES,

@@ -8,6 +8,7 @@
 //! pinned while the kernel waits for the server's memory.
 
 use core::mem::{offset_of, size_of};
+use core::slice;
 
 use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
@@ -52,7 +53,7 @@ impl Progress {
     }
 }
 
-/// Carries out `count` commits at `user`.
+/// Carries out the commits of `enter`.
 ///
 /// # Errors
 ///
@@ -62,54 +63,101 @@ impl Progress {
 pub fn all<'a>(
     device: &'a Device,
     epoch: u32,
-    user: u64,
-    count: u32,
+    enter: &abi::Enter,
     progress: &mut Progress,
     ended: &mut Ended<'a>,
 ) -> Result<(), Errno> {
     let mut chunk = [abi::Commit::default(); CHUNK];
-    let mut left = count as usize;
-    let mut at = user;
+    let mut left = enter.commit_count as usize;
+    let mut at = enter.commits;
+    let bytes = enter.commit_bytes;
     // The server carried all of these requests out before the call.
     let moment = shim::now();
     while left > 0 {
         let Some(entries) = chunk.get_mut(..left.min(CHUNK)) else { break };
-        let entries = if shim::user_read_all(at, entries).is_ok() {
-            entries
+        let (entries, known) = if bytes == abi::COMMIT_BYTES && shim::user_read_all(at, entries).is_ok() {
+            (entries, true)
         } else {
-            // Entries before the end of the memory count.
-            let Some(first) = entries.get_mut(..1) else { break };
-            shim::user_read_all(at, first)?;
-            first
+            match read_each(at, bytes, entries) {
+                Ok(read) => (entries.get_mut(..read).unwrap_or_default(), true),
+                Err(Errno::E2BIG) => (entries.get_mut(..1).unwrap_or_default(), false),
+                Err(errno) => return Err(errno),
+            }
         };
         let before = progress.refused;
-        let processed = process(device, epoch, moment, entries, progress, ended);
+        let processed = if known {
+            process(device, epoch, moment, entries, progress, ended)
+        } else {
+            refuse_unknown(entries, progress);
+            Ok(())
+        };
         left = left.saturating_sub(entries.len());
         if progress.refused != before || left > 0 {
             // What follows may wait for the server's memory.
             ended.tell_now();
         }
         if progress.refused != before {
-            tell(at, entries)?;
+            tell(at, bytes, entries)?;
         }
         processed?;
         if left > 0 {
             shim::pause()?;
         }
-        at = at.wrapping_add((entries.len() as u64).wrapping_mul(size_of::<abi::Commit>() as u64));
+        at = at.wrapping_add((entries.len() as u64).wrapping_mul(bytes.into()));
     }
     Ok(())
 }
 
-/// Writes the status of the refused entries.
+/// Reads entries of `bytes` one by one. Stops before the first one that cannot be read, or of which a part is
+/// unknown. Returns the number of entries, which is at least 1.
+///
+/// # Errors
+///
+/// `EFAULT` if the first entry cannot be read, `E2BIG` if its unknown part is not zero.
 #[cold]
-fn tell(user: u64, entries: &[abi::Commit]) -> Result<(), Errno> {
+#[inline(never)]
+fn read_each(user: u64, bytes: u32, entries: &mut [abi::Commit]) -> Result<usize, Errno> {
+    let mut at = user;
+    let mut read = 0_usize;
+    for entry in entries {
+        match read_one(at, bytes, entry) {
+            Ok(()) => {}
+            Err(errno) if read == 0 => return Err(errno),
+            Err(_) => break,
+        }
+        read = read.wrapping_add(1);
+        at = at.wrapping_add(bytes.into());
+    }
+    Ok(read)
+}
+
+fn read_one(user: u64, bytes: u32, entry: &mut abi::Commit) -> Result<(), Errno> {
+    shim::user_read_all(user, slice::from_mut(entry))?;
+    let unknown = bytes.saturating_sub(abi::COMMIT_BYTES);
+    if unknown > 0 && !shim::user_is_zero(user.wrapping_add(abi::COMMIT_BYTES.into()), unknown)? {
+        return Err(Errno::E2BIG);
+    }
+    Ok(())
+}
+
+/// Refuses entries of which a part is unknown and not zero.
+#[cold]
+fn refuse_unknown(entries: &mut [abi::Commit], progress: &mut Progress) {
+    for entry in entries {
+        note(entry, progress, Err(Errno::E2BIG));
+        progress.processed = progress.processed.wrapping_add(1);
+    }
+}
+
+/// Writes the status of the refused entries of `bytes`.
+#[cold]
+fn tell(user: u64, bytes: u32, entries: &[abi::Commit]) -> Result<(), Errno> {
     let mut at = user.wrapping_add(offset_of!(abi::Commit, status) as u64);
     for entry in entries {
         if entry.status != 0 {
             shim::user_write(at, &entry.status)?;
         }
-        at = at.wrapping_add(size_of::<abi::Commit>() as u64);
+        at = at.wrapping_add(bytes.into());
     }
     Ok(())
 }

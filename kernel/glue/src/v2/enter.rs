@@ -4,7 +4,7 @@
 //! Called in the server's process context; may sleep, interruptibly. Everything from the server is copied in
 //! once. No request is lost: a request that cannot be given to the server returns to the queue as the oldest.
 
-use core::mem::{offset_of, size_of};
+use core::mem::offset_of;
 
 use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
@@ -36,16 +36,24 @@ pub fn run(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
     device.note_served(epoch);
     let results = user.wrapping_add(offset_of!(abi::Enter, processed) as u64);
     let mut progress = Progress::default();
-    // Nothing is begun if its result cannot be written.
+    // Nothing is begun if its result cannot be written, or if the buffers are unknown.
     progress.tell(results)?;
+    let mut buffers = Buffers::new();
+    if enter.buffer_count > 0 {
+        buffers.read_ahead(&enter)?;
+    }
     let mut result = Ok(());
     let mut ended = Ended::none();
     if enter.commit_count > 0 {
-        result = commit::all(device, epoch, enter.commits, enter.commit_count, &mut progress, &mut ended);
+        result = commit::all(device, epoch, &enter, &mut progress, &mut ended);
+    }
+    if result.is_ok() && enter.capacity > 0 && !device.has_fetched(epoch) {
+        ended.tell_now();
+        result = first_fetch(device, epoch);
     }
     if result.is_ok() && enter.capacity > 0 {
         ended.tell_unless(block);
-        result = Fetch::new(block, epoch, &enter, results).run(&mut progress, &mut ended);
+        result = Fetch::new(block, epoch, &enter, results, &mut buffers).run(&mut progress, &mut ended);
     }
     ended.tell_now();
     if progress.fetched == 0 {
@@ -53,6 +61,67 @@ pub fn run(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
     }
     // Fetched requests count; the error comes again with the next call.
     if progress.fetched > 0 { Ok(()) } else { result }
+}
+
+/// The buffers of an ENTER, each for the data of one write. Each entry of the array is read once, ahead of its use, while no lock
+/// is held and no request is pinned.
+struct Buffers {
+    /// Entries that were read and are not used up.
+    ahead: List<abi::Iovec, CHUNK>,
+    /// How many of them, from the first on, have data of requests that are on their way to the server.
+    used: usize,
+    /// Number of the first of them in the array.
+    first: u64,
+}
+
+impl Buffers {
+    #[inline]
+    const fn new() -> Self {
+        Self { ahead: List::new(), used: 0, first: 0 }
+    }
+
+    /// Forgets the used entries and reads more, so that there are enough for the next requests, or all that are left.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT`.
+    #[inline(never)]
+    fn read_ahead(&mut self, enter: &abi::Enter) -> Result<(), Errno> {
+        self.ahead.remove_first(self.used);
+        self.first = self.first.wrapping_add(self.used as u64);
+        self.used = 0;
+        // No more than one buffer for each request can be used.
+        let usable = enter.buffer_count.min(enter.capacity);
+        let next = self.first.wrapping_add(self.ahead.len() as u64);
+        let left = usize::try_from(u64::from(usable).saturating_sub(next)).unwrap_or(0);
+        let more = left.min(CHUNK.saturating_sub(self.ahead.len()));
+        if more == 0 {
+            return Ok(());
+        }
+        let at = enter.buffers.wrapping_add(next.wrapping_mul(size_of::<abi::Iovec>() as u64));
+        shim::user_read_all(at, self.ahead.append(more))
+    }
+
+    /// Bytes of the next unused buffer.
+    #[inline]
+    fn room(&self) -> u64 {
+        self.ahead.items().get(self.used).map_or(0, |buffer| buffer.length)
+    }
+
+    /// Uses the next buffer. Returns its number.
+    #[inline]
+    const fn take(&mut self) -> u64 {
+        let number = self.first.wrapping_add(self.used as u64);
+        self.used = self.used.wrapping_add(1);
+        number
+    }
+
+    /// Address of a buffer that is used.
+    #[inline]
+    fn address(&self, number: u64) -> Option<u64> {
+        let index = usize::try_from(number.wrapping_sub(self.first)).ok()?;
+        self.ahead.items().get(index).map(|buffer| buffer.address)
+    }
 }
 
 /// The fetching half of an ENTER.
@@ -65,8 +134,31 @@ struct Fetch<'a> {
     results: u64,
     /// Next free byte of the arena.
     arena: u64,
+    buffers: &'a mut Buffers,
     /// The calling thread.
     thread: u32,
+}
+
+/// Decides what is lost with the caches of earlier servers.
+#[cold]
+#[inline(never)]
+fn first_fetch(device: &Device, epoch: u32) -> Result<(), Errno> {
+    device.lock()?.first_fetch(epoch);
+    Ok(())
+}
+
+/// Writes requests one by one into places of `bytes`, and zeroes the rest of each place.
+#[cold]
+#[inline(never)]
+fn write_each(user: u64, bytes: u32, requests: &[abi::Request]) -> Result<(), Errno> {
+    let mut at = user;
+    for request in requests {
+        shim::user_write(at, request)?;
+        let rest = at.wrapping_add(abi::REQUEST_BYTES.into());
+        shim::user_clear(rest, bytes.saturating_sub(abi::REQUEST_BYTES))?;
+        at = at.wrapping_add(bytes.into());
+    }
+    Ok(())
 }
 
 /// Requests on their way to the server.
@@ -81,9 +173,15 @@ enum Stop {
 
 impl<'a> Fetch<'a> {
     #[inline]
-    fn new(block: &'a QueueBlock, epoch: u32, enter: &'a abi::Enter, results: u64) -> Self {
+    fn new(
+        block: &'a QueueBlock,
+        epoch: u32,
+        enter: &'a abi::Enter,
+        results: u64,
+        buffers: &'a mut Buffers,
+    ) -> Self {
         let handles = Handles::new(epoch, block.index(), block.device().tag_bits());
-        Self { block, epoch, handles, enter, results, arena: 0, thread: shim::thread() }
+        Self { block, epoch, handles, enter, results, arena: 0, buffers, thread: shim::thread() }
     }
 
     // A separate frame from that of the commits.
@@ -115,6 +213,9 @@ impl<'a> Fetch<'a> {
                     Stop::Nothing if enough => return Ok(()),
                     Stop::Enough if progress.fetched >= self.enter.capacity => return Ok(()),
                     Stop::Nothing | Stop::Enough => {}
+                }
+                if self.buffers.used > 0 {
+                    self.buffers.read_ahead(self.enter)?;
                 }
                 locked = self.block.lock();
                 continue;
@@ -164,7 +265,7 @@ impl<'a> Fetch<'a> {
             if parcels.len() == most || copied >= RUN_BYTES {
                 break Stop::Enough;
             }
-            let room = self.enter.arena_bytes.saturating_sub(self.arena);
+            let room = self.room();
             let work = if parcels.is_empty() {
                 queue.fetch(self.epoch, room)
             } else {
@@ -175,10 +276,9 @@ impl<'a> Fetch<'a> {
                     if tracing {
                         trace::fetch(self.block, handle);
                     }
-                    let data = pinned.then_some(self.arena);
+                    let data = pinned.then(|| self.take_room(request.length));
                     if pinned {
                         copied = copied.saturating_add(request.length.max(1));
-                        self.arena = self.arena.wrapping_add(request.length.into());
                     }
                     parcels.push(describe(&self.handles, handle, &request, data));
                 }
@@ -192,17 +292,43 @@ impl<'a> Fetch<'a> {
         (stop, copied)
     }
 
+    /// Bytes of room for the data of the next write.
+    #[inline]
+    fn room(&self) -> u64 {
+        if self.enter.buffer_count == 0 {
+            self.enter.arena_bytes.saturating_sub(self.arena)
+        } else {
+            self.buffers.room()
+        }
+    }
+
+    /// Takes room for the data of a write, which fits. Returns the place for [`abi::Request::data`].
+    #[inline]
+    fn take_room(&mut self, length: u32) -> u64 {
+        if self.enter.buffer_count == 0 {
+            let place = self.arena;
+            self.arena = place.wrapping_add(length.into());
+            place
+        } else {
+            self.buffers.take()
+        }
+    }
+
     /// Writes the requests, which are HELD, and their number to the server. Requests that the server does not
     /// know of would be stuck.
     #[inline]
     fn hand_over(&self, parcels: &Parcels, progress: &mut Progress) -> Result<(), Errno> {
-        let offset = u64::from(progress.fetched).wrapping_mul(size_of::<abi::Request>() as u64);
+        let bytes = self.enter.request_bytes;
+        let to = self.enter.requests.wrapping_add(u64::from(progress.fetched).wrapping_mul(bytes.into()));
         let described = parcels.items();
         let more = u32::try_from(described.len()).unwrap_or(0);
         let after = Progress { fetched: progress.fetched.wrapping_add(more), ..*progress };
-        let told = shim::user_write_all(self.enter.requests.wrapping_add(offset), described)
-            .and_then(|()| after.tell(self.results));
-        if told.is_err() {
+        let written = if bytes == abi::REQUEST_BYTES {
+            shim::user_write_all(to, described)
+        } else {
+            write_each(to, bytes, described)
+        };
+        if written.and_then(|()| after.tell(self.results)).is_err() {
             self.take_back(parcels);
             return Err(Errno::EFAULT);
         }
@@ -210,7 +336,7 @@ impl<'a> Fetch<'a> {
         Ok(())
     }
 
-    /// Copies the data of writes into the arena: first all copies whose memory is present, then the others,
+    /// Copies the data of writes into the arena or the buffers: first all copies whose memory is present, then the others,
     /// each alone, because no request is pinned while the kernel waits for the server's memory. Requests that
     /// were lost meanwhile are dropped. After an error every request has returned to the queue.
     #[inline(never)]
@@ -268,9 +394,14 @@ impl<'a> Fetch<'a> {
         if described.flags & abi::REQUEST_DATA == 0 {
             return None;
         }
+        let user = if self.enter.buffer_count == 0 {
+            self.enter.arena.wrapping_add(described.data)
+        } else {
+            self.buffers.address(described.data)?
+        };
         Some(Transfer {
             handle: self.handle(described)?,
-            user: self.enter.arena.wrapping_add(described.data),
+            user,
             bytes: u32::try_from(described.length).ok()?,
             to_user: true,
         })

@@ -39,7 +39,12 @@ fn others(device: &Device, epoch: u32, command: u32, user: u64) -> Result<i32, E
         abi::IOCTL_REQUESTS => report::requests(device, user),
         abi::IOCTL_STATUS => own_status(device, epoch, user),
         abi::IOCTL_BLOB => blob(device, epoch, user),
-        abi::IOCTL_ENTER | abi::IOCTL_START | abi::IOCTL_RESIZE | abi::IOCTL_ATTACH | abi::IOCTL_SETTINGS
+        abi::IOCTL_ENTER
+        | abi::IOCTL_START
+        | abi::IOCTL_RESIZE
+        | abi::IOCTL_ATTACH
+        | abi::IOCTL_SETTINGS
+        | abi::IOCTL_CLAIM
             if epoch == 0 =>
         {
             Err(Errno::EPERM)
@@ -48,6 +53,7 @@ fn others(device: &Device, epoch: u32, command: u32, user: u64) -> Result<i32, E
         abi::IOCTL_START => start(device, epoch, user),
         abi::IOCTL_RESIZE => resize(device, epoch, user),
         abi::IOCTL_SETTINGS => settings(device, epoch, user),
+        abi::IOCTL_CLAIM => claim(device, epoch, user),
         _ => Err(Errno::ENOTTY),
     };
     done.map(|()| 0)
@@ -74,13 +80,13 @@ pub fn open(
         announce(0)?;
         return Ok(opened);
     }
-    let (take_over, survived) = (flags & abi::ATTACH_TAKE_OVER, flags & abi::ATTACH_CACHE_SURVIVED);
+    let take_over = flags & abi::ATTACH_TAKE_OVER != 0;
     let may_attach = |life: &Life| {
         from.map_or(Ok(()), |from| life.may_change(from))?;
         life.meant(newest)?;
-        life.may_attach(take_over != 0)
+        life.may_attach(take_over)
     };
-    attach(device, &opened, may_attach, (take_over != 0, survived != 0), announce)?;
+    attach(device, &opened, may_attach, take_over, announce)?;
     Ok(opened)
 }
 
@@ -112,14 +118,13 @@ pub fn announced(device: &Device, from: Option<u32>, asked: &abi::Attach, user: 
     }
 }
 
-/// Makes `opened` the descriptor of the newest server. Threads of the older server are sent away. `cache_survived`: the new
-/// server has the data in the older server's cache. `may_attach` returns the new server's epoch. `announce` is called with this epoch
+/// Makes `opened` the descriptor of the newest server. Threads of the older server are sent away. `may_attach` returns the new server's epoch. `announce` is called with this epoch
 /// first, with no lock held, and again if another server attached meanwhile; if it fails, nothing has changed.
 fn attach(
     device: &Device,
     opened: &Opened,
     may_attach: impl Fn(&Life) -> Result<u32, Errno>,
-    (take_over, cache_survived): (bool, bool),
+    take_over: bool,
     announce: impl Fn(u32) -> Result<(), Errno>,
 ) -> Result<(), Errno> {
     let mut locked = device.lock()?;
@@ -143,7 +148,7 @@ fn attach(
     for block in device.queues() {
         let mut queue = block.lock_at(shim::now());
         queue.queue().set_phase(phase);
-        queue.queue().attach(epoch, cache_survived);
+        queue.queue().attach(epoch);
         queue.wake_all();
     }
     locked.tell_news();
@@ -159,7 +164,7 @@ fn succeed(device: &Device, epoch: u32, user: u64) -> Result<i32, Errno> {
     if asked.handle != 0 && asked.handle != device.params().handle {
         return Err(Errno::ESTALE);
     }
-    holds(asked.flags & !(abi::ATTACH_TAKE_OVER | abi::ATTACH_CACHE_SURVIVED) == 0)?;
+    holds(asked.flags & !abi::ATTACH_TAKE_OVER == 0)?;
     announced(device, Some(epoch), &asked, user)
 }
 
@@ -262,6 +267,13 @@ fn settings(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
     locked.life().meant(asked.epoch)?;
     // A device with a server has no grace that could end now.
     locked.set(&asked).map(|_| ())
+}
+
+/// What a server has of the servers before it.
+fn claim(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
+    let asked: abi::Claim = argument::read(user)?;
+    holds(asked.flags == abi::CLAIM_CACHE)?;
+    device.lock()?.life().claim_cache(epoch)
 }
 
 /// Reads or replaces the blob.

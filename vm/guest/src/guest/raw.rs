@@ -207,7 +207,7 @@ macro_rules! plain {
 }
 
 plain!(v1: Create DestroyByHandle DestroyByName DestroyAll HandleByName List Status);
-plain!(v2: Info Create Attach Destroy List ListEntry Status Start Resize Stats Enter Commit Iovec Request);
+plain!(v2: Info Create Attach Destroy List ListEntry Status Start Resize Claim Stats Enter Commit Iovec Request);
 plain!(v2: Latency Requests Outstanding Blob Settings);
 
 /// The bytes of a value.

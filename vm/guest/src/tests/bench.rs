@@ -7,6 +7,8 @@
 //! for the first access to memory. `--set device=A,B` limits the run to devices whose names begin with A or B, and
 //! `--set depth=A,B` to rows of these depths.
 
+pub(crate) mod hold;
+
 use std::fs;
 use std::path::Path;
 use std::thread::available_parallelism;
@@ -24,6 +26,7 @@ pub(super) const TESTS: &[Test] = &[
         .timeout(600)
         .hidden(),
     Test::new("bench_v2", bench_v2).needs(&[Need::Tool("fio"), Need::Tool("losetup")]).timeout(1500).hidden(),
+    Test::new("bench_hold", bench_hold).needs(&[Need::Module, Need::Tool("fio")]).timeout(600).hidden(),
 ];
 
 /// Folder for the files of file-backed devices. A file has [`SIZE`] MiB.
@@ -93,6 +96,12 @@ impl Form {
         let options =
             &["--runtime=400ms", "--ramp_time=100ms", "--cpus_allowed=0,1", "--cpus_allowed_policy=split"];
         Self { workloads, options }
+    }
+
+    fn hold() -> Self {
+        let workload = |bytes, depth| Workload { rw: "randwrite", bytes, depth, jobs: 1, burst: false };
+        let workloads = [4096, 64 << 10].map(|bytes| [1, 32].map(|depth| workload(bytes, depth)));
+        Self { workloads: workloads.into_iter().flatten().collect(), options: Self::v2().options }
     }
 
     fn measure(&self, context: &Context, device: &str, node: &str) {
@@ -223,6 +232,21 @@ fn bench_v2(context: &mut Context) {
     }
 }
 
+/// The ways in which a server that holds the data of writes gets it into memory of its own.
+fn bench_hold(context: &mut Context) {
+    let form = Form::hold();
+    if wanted(context, "null_blk") {
+        null_blk(context, &form, "null_blk");
+    }
+    context.load_module("");
+    for way in ["arena", "commit", "copy", "list"] {
+        let device = format!("hold-{way}");
+        if wanted(context, &device) {
+            served(context, &form, &device, &["--hold", way, &format!("bench-{device}")]);
+        }
+    }
+}
+
 fn null_blk(context: &mut Context, form: &Form, device: &str) {
     let parameters = "nr_devices=1 queue_mode=2 irqmode=0 gb=4 submit_queues=1 hw_queue_depth=256";
     context.load_kernel_module("null_blk", parameters);
@@ -296,13 +320,18 @@ fn nbd(context: &mut Context, form: &Form, device: &str) {
     fs::remove_file(socket).expect("remove the socket");
 }
 
-/// The role creates the device and prints `serving` when the node exists.
 fn ours(context: &mut Context, form: &Form, device: &str, [backend, queues, threads]: [&str; 3]) {
     let store = (backend == "file").then(file_on_tmpfs);
     let name = format!("bench-{device}");
     let mut words = vec!["--serve-v2", backend, &name, queues, threads];
     words.extend(store.iter().map(|(_, file)| file.as_str()));
-    let mut server = context.spawn("/proc/self/exe", &words);
+    served(context, form, device, &words);
+}
+
+/// Measures the device `bench-DEVICE`, which this role creates. It prints `serving` when the node exists.
+fn served(context: &mut Context, form: &Form, device: &str, words: &[&str]) {
+    let name = format!("bench-{device}");
+    let mut server = context.spawn("/proc/self/exe", words);
     let says = |server: &Spawned| server.stdout().lines().any(|line| line == "serving");
     wait_until(20, "the server to print that it serves", || {
         assert!(server.running() || says(&server), "{} has ended: {}", words.join(" "), server.stderr());

@@ -3,6 +3,7 @@
 
 pub(crate) mod again;
 mod bounds;
+mod buffers;
 pub(crate) mod commits;
 mod completions;
 mod conformance;
@@ -75,6 +76,7 @@ pub(super) const TABLES: &[&[Test]] = &[
     inspect::TESTS,
     faulty::TESTS,
     failures::TESTS,
+    buffers::TESTS,
     hostile::TESTS,
     hotplug::TESTS,
     memory::TESTS,

@@ -17,6 +17,7 @@ pub(super) enum Call {
     Settings,
     Start,
     Resize,
+    Claim,
     Stats,
     Enter,
     Latency,
@@ -84,7 +85,7 @@ const PERM: Errno = Errno::PERM;
 const BUSY: Errno = Errno::BUSY;
 
 /// One row per call, in the order of their numbers. Errors as in `docs/abi-v2.md` and `docs/abi-v1.md`.
-pub(super) const ROWS: [Row; 46] = [
+pub(super) const ROWS: [Row; 47] = [
     row(Call::Info, "info", &[INVAL, TOOBIG, FAULT]),
     row(
         Call::Create,
@@ -104,6 +105,7 @@ pub(super) const ROWS: [Row; 46] = [
         &[INVAL, TOOBIG, FAULT, Errno::ALREADY, Errno::EXIST, NODEV, Errno::SHUTDOWN, PERM],
     ),
     row(Call::Resize, "resize", &[INVAL, TOOBIG, FAULT, Errno::RANGE, NODEV, Errno::SHUTDOWN, PERM]),
+    row(Call::Claim, "claim", &[INVAL, TOOBIG, FAULT, Errno::ALREADY, NODEV, Errno::SHUTDOWN, PERM]),
     row(Call::Stats, "stats", &[INVAL, TOOBIG, FAULT]),
     row(Call::Enter, "enter", &[INVAL, TOOBIG, FAULT, Errno::INTR, NODEV, Errno::SHUTDOWN, PERM]),
     row(Call::Latency, "latency", &[INVAL, TOOBIG, FAULT]),
@@ -120,7 +122,7 @@ pub(super) const ROWS: [Row; 46] = [
         "attach from a server",
         &[INVAL, TOOBIG, FAULT, STALE, BUSY, NODEV, Errno::SHUTDOWN, PERM],
     ),
-    row(Call::Commit, "commit", &[STALE, FAULT, INVAL]),
+    row(Call::Commit, "commit", &[STALE, FAULT, INVAL, TOOBIG]),
     row(Call::Ping1, "v1 ping", &[]),
     row(Call::Create1, "v1 create", &[INVAL, Errno::RANGE, Errno::EXIST, Errno::NOMEM]),
     row(Call::DestroyByHandle1, "v1 destroy by handle", &[INVAL, NOENT, BUSY]),
@@ -234,6 +236,8 @@ pub(super) const ESSENTIAL: &[(Call, Result<(), Errno>)] = &[
     (Call::Start, Ok(())),
     (Call::Start, Err(Errno::ALREADY)),
     (Call::Resize, Ok(())),
+    (Call::Claim, Ok(())),
+    (Call::Claim, Err(Errno::ALREADY)),
     (Call::Stats, Ok(())),
     (Call::Enter, Ok(())),
     (Call::Enter, Err(INVAL)),

@@ -2,6 +2,7 @@
 //! Servers of version 2: they fetch requests and answer them, usually correctly and soon. They also call ENTER
 //! with arguments of any kind.
 
+use std::mem::offset_of;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
@@ -12,13 +13,14 @@ use super::calls::Call;
 use super::memory::DATA;
 use super::process::Held;
 use super::thread::{Shape, Thread};
+use crate::guest::raw::{self, PAGE};
 
 const ENTER: Shape = Shape {
     call: Call::Enter,
     command: abi::IOCTL_ENTER,
-    reserved: &[76],
-    addresses: &[8, 16, 24],
-    results: Some(64),
+    reserved: &[],
+    addresses: &[8, 16, 24, 40],
+    results: Some(offset_of!(abi::Enter, processed)),
 };
 
 /// Entries of each array.
@@ -110,15 +112,14 @@ impl Thread<'_> {
 
     /// An ENTER with these commits, and arrays to fetch into. The fetched requests become unanswered.
     fn call(&mut self, held: &Held, argument: &abi::Enter, batch: Batch) -> Result<(), Errno> {
-        let place = |base: usize, index: usize, size: usize| base + index * size;
-        let commits_at = self.memory.commits.at_end(batch.commits.len() * size_of::<abi::Commit>());
-        for (index, commit) in batch.commits.iter().enumerate() {
-            self.memory.commits.put_value(place(commits_at, index, size_of::<abi::Commit>()), commit);
-        }
+        let place = |base: usize, index: usize, size: u32| base + index * size as usize;
+        let mut sent = *argument;
+        sent.commit_bytes = self.random.pick(&[40, 40, 40, 41, 64, 80]);
+        sent.request_bytes = self.random.pick(&[48, 48, 48, 49, 64, 80]);
+        let (commits_at, unknown) = self.put_commits(&batch.commits, sent.commit_bytes);
         let capacity =
             self.random.pick(&[0, 1, 4, BATCH]).max(usize::try_from(argument.minimum).expect("small"));
-        let requests_at = self.memory.requests.at_end(capacity * size_of::<abi::Request>());
-        let mut sent = *argument;
+        let requests_at = self.memory.requests.at_end(place(0, capacity, sent.request_bytes));
         sent.commits = commits_at as u64;
         sent.commit_count = u32::try_from(batch.commits.len()).expect("few");
         sent.requests = requests_at as u64;
@@ -128,12 +129,14 @@ impl Thread<'_> {
             1 => (self.memory.data.at_end(4096) as u64, 4096),
             _ => (self.memory.data.at_end(DATA) as u64, DATA as u64),
         };
+        let buffers = if self.random.chance(40) { self.put_buffers(&mut sent) } else { Vec::new() };
         // Memory that cannot be written, or that holds no data.
         if self.random.chance(6) {
             let bad = self.memory.bad(&mut self.random, 4096).0 as u64;
             match self.random.below(3) {
                 0 => sent.commits = bad,
                 1 => sent.requests = bad,
+                _ if sent.buffer_count > 0 => sent.buffers = bad,
                 _ => sent.arena = bad,
             }
         }
@@ -144,6 +147,8 @@ impl Thread<'_> {
             && ended.after.commits == commits_at as u64
             && ended.after.requests == requests_at as u64
             && ended.after.commit_count == sent.commit_count
+            && ended.after.commit_bytes == sent.commit_bytes
+            && ended.after.request_bytes == sent.request_bytes
             && ended.after.capacity == sent.capacity;
         if !readable {
             return result;
@@ -159,7 +164,7 @@ impl Thread<'_> {
         assert!(result.is_ok() || fetched == 0, "{result:?}: {:?}", ended.after);
         let mut counted = 0;
         for (index, (commit, request)) in batch.commits.iter().zip(batch.requests).enumerate() {
-            let at = place(commits_at, index, size_of::<abi::Commit>());
+            let at = place(commits_at, index, sent.commit_bytes);
             let after: abi::Commit = self.memory.commits.get_value(at);
             if index >= usize::try_from(processed).expect("few") {
                 held.unanswered().extend(request);
@@ -170,7 +175,8 @@ impl Thread<'_> {
             let outcome = errno.map_or(Ok(()), |status| Err(Errno::from_raw_os_error(-status)));
             counted += u32::from(outcome.is_err());
             self.ends(Call::Commit, outcome);
-            let kept = matches!(outcome, Err(Errno::FAULT | Errno::INVAL))
+            assert!(!unknown[index] || outcome == Err(Errno::TOOBIG), "{after:?}: {outcome:?}");
+            let kept = matches!(outcome, Err(Errno::FAULT | Errno::INVAL | Errno::TOOBIG))
                 || (outcome.is_ok() && commit.flags & abi::COMMIT_COPY_ONLY != 0);
             if kept {
                 held.unanswered().extend(request);
@@ -180,9 +186,12 @@ impl Thread<'_> {
             assert_eq!(counted, refused, "{:?}", ended.after);
         }
         for index in 0..usize::try_from(fetched).expect("few") {
-            let at = place(requests_at, index, size_of::<abi::Request>());
+            let at = place(requests_at, index, sent.request_bytes);
             let request: abi::Request = self.memory.requests.get_value(at);
-            check_request(&request, &sent);
+            let known = size_of::<abi::Request>();
+            let rest = self.memory.requests.get(at + known, sent.request_bytes as usize - known);
+            assert!(rest.iter().all(|byte| *byte == 0), "{rest:02x?}");
+            check_request(&request, &ended.after, &buffers);
             self.process.board.remember(request.handle);
             // Some requests are forgotten: their deadline or the death of this server ends them.
             if self.random.chance(97) {
@@ -190,6 +199,45 @@ impl Thread<'_> {
             }
         }
         result
+    }
+
+    /// Puts entries of `bytes` into memory. Returns their address, and for each entry whether its unknown part is not
+    /// zero.
+    fn put_commits(&mut self, commits: &[abi::Commit], bytes: u32) -> (usize, Vec<bool>) {
+        let size = bytes as usize;
+        let base = self.memory.commits.at_end(commits.len() * size);
+        let mut unknown = Vec::new();
+        for (index, commit) in commits.iter().enumerate() {
+            let mut bytes = raw::bytes_of(commit);
+            bytes.resize(size, 0);
+            unknown.push(size > size_of::<abi::Commit>() && self.random.chance(10));
+            if unknown[index] {
+                bytes[size - 1] = 1;
+            }
+            self.memory.commits.put(base + index * size, &bytes);
+        }
+        (base, unknown)
+    }
+
+    /// Replaces the arena by buffers of all lengths, some of them in invalid memory.
+    fn put_buffers(&mut self, sent: &mut abi::Enter) -> Vec<abi::Iovec> {
+        // Apart from the pieces of commits.
+        let at = self.memory.iovecs.at_end(PAGE);
+        let mut buffers = Vec::new();
+        for index in 0..usize::try_from(self.random.below(BATCH as u64)).expect("few") {
+            let length = self.random.pick(&[0, 512, 4096, 4096, 65536]);
+            let address = if self.random.chance(97) {
+                self.memory.data.at_end(length)
+            } else {
+                self.memory.bad(&mut self.random, length).0
+            };
+            let buffer = abi::Iovec { address: address as u64, length: length as u64 };
+            self.memory.iovecs.put_value(at + index * size_of::<abi::Iovec>(), &buffer);
+            buffers.push(buffer);
+        }
+        (sent.arena, sent.arena_bytes) = (0, 0);
+        (sent.buffers, sent.buffer_count) = (at as u64, u32::try_from(buffers.len()).expect("few"));
+        buffers
     }
 
     /// An answer to a request, usually a correct one.
@@ -294,7 +342,7 @@ impl Thread<'_> {
 }
 
 /// Checks that hold for every request.
-fn check_request(request: &abi::Request, sent: &abi::Enter) {
+fn check_request(request: &abi::Request, sent: &abi::Enter, buffers: &[abi::Iovec]) {
     let known = abi::REQUEST_FUA | abi::REQUEST_NO_UNMAP | abi::REQUEST_MAYBE_EXECUTED | abi::REQUEST_DATA;
     assert!(request.op <= abi::OP_SECURE_ERASE && request.flags & !known == 0, "{request:?}");
     assert_eq!(request.reserved, 0, "{request:?}");
@@ -302,6 +350,13 @@ fn check_request(request: &abi::Request, sent: &abi::Enter) {
     assert_eq!((request.offset | request.length) % 512, 0, "{request:?}");
     if request.flags & abi::REQUEST_DATA != 0 {
         assert!(request.op == abi::OP_WRITE, "{request:?}");
-        assert!(request.data + request.length <= sent.arena_bytes, "{request:?} of {sent:?}");
+        if sent.buffer_count == 0 {
+            assert!(request.data + request.length <= sent.arena_bytes, "{request:?} of {sent:?}");
+        } else {
+            assert!(request.data < sent.buffer_count.into(), "{request:?} of {sent:?}");
+            // The list may have been changed to an invalid or a longer one.
+            let buffer = usize::try_from(request.data).ok().and_then(|number| buffers.get(number));
+            assert!(buffer.is_none_or(|buffer| request.length <= buffer.length), "{request:?} of {sent:?}");
+        }
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Calls on server descriptors other than ENTER: START, RESIZE, STATS, LATENCY, REQUESTS, BLOB, STATUS; poll,
+//! Calls on server descriptors other than ENTER: START, RESIZE, CLAIM, STATS, LATENCY, REQUESTS, BLOB, STATUS; poll,
 //! duplicates, passing on and closing. `serve` calls ENTER.
 
 use std::os::fd::AsFd as _;
@@ -17,6 +17,8 @@ const START: Shape =
     Shape { call: Call::Start, command: abi::IOCTL_START, reserved: &[], addresses: &[], results: None };
 const RESIZE: Shape =
     Shape { call: Call::Resize, command: abi::IOCTL_RESIZE, reserved: &[], addresses: &[], results: None };
+const CLAIM: Shape =
+    Shape { call: Call::Claim, command: abi::IOCTL_CLAIM, reserved: &[], addresses: &[], results: None };
 const STATS: Shape =
     Shape { call: Call::Stats, command: abi::IOCTL_STATS, reserved: &[], addresses: &[], results: None };
 const LATENCY: Shape = Shape {
@@ -44,7 +46,7 @@ impl Thread<'_> {
     /// One call on a random descriptor.
     pub(super) fn server_call(&mut self) {
         let Some(held) = self.process.some(&mut self.random) else { return self.create() };
-        match self.random.below(10) {
+        match self.random.below(11) {
             0 => self.start(&held),
             1 => self.resize(&held),
             2 => self.stats(&held),
@@ -56,6 +58,7 @@ impl Thread<'_> {
                 self.own_status(&held);
             }
             8 => self.succeed(&held),
+            9 => self.claim(&held),
             _ => self.enter(&held),
         }
     }
@@ -67,6 +70,11 @@ impl Thread<'_> {
     fn resize(&mut self, held: &Held) {
         let size_bytes = self.random.pick(&[1 << 20, 2 << 20, 8 << 20, 16 << 20, 4096, 0, 513, u64::MAX]);
         self.issue(held.as_fd(), &RESIZE, &abi::Resize { size_bytes, ..abi::Resize::default() });
+    }
+
+    fn claim(&mut self, held: &Held) {
+        let flags = self.random.pick(&[abi::CLAIM_CACHE, abi::CLAIM_CACHE, 0, 2]);
+        self.issue(held.as_fd(), &CLAIM, &abi::Claim { flags, ..abi::Claim::default() });
     }
 
     fn queue(&mut self) -> u32 {

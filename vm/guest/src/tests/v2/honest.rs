@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::Write as _;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,10 +15,10 @@ use std::time::Duration;
 use rustix::fs::fdatasync;
 use rustix::io::{Errno, IoSlice, ReadWriteFlags, pwritev2};
 use zosbd2::v2::abi;
-use zosbd2::{Builder, Control, Fetched, TakeOver};
+use zosbd2::{Answers, Builder, Control, Entered, Fetch, Fetched, Server, TakeOver};
 
 use super::super::support::{Aligned, open_direct, read_in_thread, sleeps_in_ioctl, write_in_thread};
-use super::hostile::commit_raw;
+use super::hostile::{call, commit_raw};
 use super::support::{Disk, Manual, Recorder, by_hand, control, join, plain, threads};
 use crate::guest::raw::{PAGE, Pages};
 use crate::guest::{Context, Mounted, Need, Test, raw, run, wait_until};
@@ -25,6 +26,9 @@ use crate::guest::{Context, Mounted, Need, Test, raw, run, wait_until};
 pub(super) const TESTS: &[Test] = &[
     Test::new("v2_flush_after_a_lost_cache_fails", fails_until_reported).needs(&[Need::Module]).timeout(60),
     Test::new("v2_flush_of_two_queues_and_two_servers", two_queues).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_flush_between_attach_and_claim", between_attach_and_claim)
+        .needs(&[Need::Module])
+        .timeout(60),
     Test::new("v2_flush_older_than_the_loss", older_flush).needs(&[Need::Module]).timeout(60),
     Test::new("v2_merged_flush_leaves_the_loss", merged_flush).needs(&[Need::Module]).timeout(60),
     Test::new("v2_flush_sent_during_a_batch_leaves_the_loss", flush_during_a_batch)
@@ -52,6 +56,12 @@ fn attach(name: &str, take_over: TakeOver, cache_survived: bool) -> (Disk, Manua
     let disk = Disk { server: Arc::new(server), name: name.to_owned() };
     let manual = Manual::new(&disk);
     (disk, manual)
+}
+
+/// The first fetch of a server, while nothing is queued.
+fn begin(server: &mut Manual) {
+    let (requests, entered) = server.try_fetch(0, 1, 0, 0);
+    assert_eq!((requests.len(), entered.error), (0, None));
 }
 
 /// Flushes the disk's own cache, which sends nothing but a flush.
@@ -155,9 +165,13 @@ fn fails_until_reported(context: &mut Context) {
                 drop((disk, server));
                 attached
             };
-            assert_eq!(next.server.status().expect("status").lost, fails, "{what}");
+            assert!(
+                !next.server.status().expect("status").lost,
+                "{what}: nothing is decided before the first fetch"
+            );
             // Reads and writes are not affected.
             write(&mut second, &path, 4096, false);
+            assert_eq!(next.server.status().expect("status").lost, fails, "{what}");
             let failed = failures(&next, 1, || flushes(&mut second, &path));
             assert_eq!(failed > 0, fails, "{what}, then {take_over:?}");
             assert!(!next.server.status().expect("status").lost);
@@ -189,9 +203,10 @@ fn two_queues(context: &mut Context) {
     let writer = write_in_thread(path.clone(), 0, 1, 4096);
     let held = take(&mut server);
     let (next, mut second) = attach("both", TakeOver::Yes, false);
-    assert!(!next.server.status().expect("status").lost, "nothing was answered");
     server.complete(&held);
     assert_eq!(writer.join().expect("writer"), Ok(4096));
+    assert!(!next.server.status().expect("status").lost, "the new server may claim the cache yet");
+    begin(&mut second);
     assert!(next.server.status().expect("status").lost, "answered by one whose cache is another one");
     let failed = failures(&next, 2, || {
         let flusher = flush(path.clone());
@@ -213,10 +228,63 @@ fn two_queues(context: &mut Context) {
     second.complete(&request);
     assert_eq!(flusher.join().expect("flusher"), Ok(()));
     drop((disk, server));
-    let (last, third) = attach("both", TakeOver::Yes, false);
+    let (last, mut third) = attach("both", TakeOver::Yes, false);
+    begin(&mut third);
     assert!(!last.server.status().expect("status").lost, "all writes were flushed");
     last.destroy(true);
     drop((next, second, third));
+}
+
+/// A successor says after it has attached that it has the cache, or does not say so. Until its first fetch nothing is
+/// lost: flushes that the old server holds succeed, and younger flushes wait.
+fn between_attach_and_claim(context: &mut Context) {
+    context.load_module("");
+    let claim = |server: &Server| {
+        let argument = abi::Claim { size: abi::CLAIM_BYTES, flags: abi::CLAIM_CACHE };
+        call(server.as_fd(), abi::IOCTL_CLAIM, &argument).0
+    };
+    for survived in [true, false] {
+        let (disk, mut old) = by_hand(&builder("claim").grace(Duration::from_secs(60)));
+        let path = disk.path();
+        write(&mut old, &path, 0, false);
+        assert_eq!(claim(&disk.server), Err(Errno::ALREADY));
+        let observer = control().observe("claim").expect("observe");
+        let argument = abi::Claim { size: abi::CLAIM_BYTES, flags: abi::CLAIM_CACHE };
+        assert_eq!(call(observer.as_fd(), abi::IOCTL_CLAIM, &argument).0, Err(Errno::PERM));
+        // The old server holds a flush and a write.
+        let earlier = flush(path.clone());
+        let flushed = old.fetch_one();
+        let writer = write_in_thread(path.clone(), 8192, 1, 4096);
+        let written = old.fetch_one();
+        assert_eq!((flushed.op(), written.op()), (abi::OP_FLUSH, abi::OP_WRITE));
+        // A server that never fetches decides nothing.
+        drop(attach("claim", TakeOver::Yes, false));
+        let (next, mut new) = attach("claim", TakeOver::No, false);
+        assert_eq!(claim(&disk.server), Err(Errno::SHUTDOWN));
+        old.complete(&flushed);
+        assert_eq!(earlier.join().expect("flusher"), Ok(()), "the old server has the cache");
+        old.complete(&written);
+        assert_eq!(writer.join().expect("writer"), Ok(4096));
+        let later = flush(path.clone());
+        wait_until(20, "the flush", || next.server.stats(0).expect("stats").queued == 1);
+        assert!(!next.server.status().expect("status").lost);
+        // An ENTER that fetches nothing decides nothing, either.
+        let mut answers = Answers::with_capacity(0);
+        let entered = next.server.enter(&mut next.server.batch(&mut answers), Fetch::nothing());
+        assert_eq!(entered, Entered::default());
+        if survived {
+            next.server.claim_cache().expect("claim");
+            next.server.claim_cache().expect("claim again");
+        }
+        let (result, _) = serve(&mut new, later);
+        assert_eq!(result, if survived { Ok(()) } else { Err(Errno::IO) });
+        let failed = failures(&next, 1, || flushes(&mut new, &path));
+        assert_eq!(failed > 0, !survived);
+        assert_eq!(claim(&next.server), Err(Errno::ALREADY));
+        next.destroy(true);
+        assert_eq!(claim(&next.server), Err(Errno::NODEV));
+        drop((disk, old, new));
+    }
 }
 
 /// A flush that was sent before the lost write was answered is not the one that tells of it.
@@ -262,7 +330,7 @@ fn waits_in_fdatasync(thread: &AtomicI32) -> bool {
 fn early_flush_leaves_the_loss(name: &str, path: &Path, early: JoinHandle<Result<(), Errno>>, what: &str) {
     let (next, mut second) = attach(name, TakeOver::No, false);
     let lost = || next.server.status().expect("status").lost;
-    assert!(lost(), "{what}: the write was in the cache alone");
+    assert!(!lost(), "{what}: nothing is decided before the first fetch");
     let (flushed, seen) = serve(&mut second, early);
     assert!(matches!(flushed, Ok(()) | Err(Errno::IO)), "{what}: {flushed:?}");
     assert_eq!(seen.len(), 1, "{what}: {seen:?}");
@@ -390,8 +458,10 @@ fn under_ext4(context: &mut Context) {
         assert_eq!(write_in_thread("/mnt/file".into(), 0, 8, 4096).join().expect("writer"), Ok(4096));
         let next = follow(&control(), &recorder);
         assert_eq!(join(serving), zosbd2::End::TakenOver);
-        assert_eq!(next.server.status().expect("status").lost, !survived);
         let serving = next.serve_with(&recorder, threads(1));
+        let fetched = || next.server.stats(0).expect("stats").waiting == 1;
+        wait_until(20, "the new server", fetched);
+        assert_eq!(next.server.status().expect("status").lost, !survived);
         drop(disk);
         (&file).write_all(&[9; 4096]).expect("write");
         let synced = file.sync_all().map_err(|error| error.raw_os_error());

@@ -2,6 +2,7 @@
 //! Invalid input of every kind: a precise error for that entry alone, and no request is lost.
 
 use std::fs::File;
+use std::mem::offset_of;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("v2_create_at_the_extremes", create_extremes).needs(&[Need::Module]).timeout(60),
     Test::new("v2_unknown_ioctls", unknown_ioctls).needs(&[Need::Module]).timeout(120),
     Test::new("v2_enter_at_the_extremes", enter_extremes).needs(&[Need::Module]).timeout(60),
+    Test::new("v2_enter_with_longer_elements", longer_elements).needs(&[Need::Module]).timeout(60),
     Test::new("v2_stale_and_invented_handles", handles).needs(&[Need::Module]).timeout(60),
     Test::new("v2_arrays_that_end_too_early", arrays_that_end).needs(&[Need::Module]).timeout(60),
     Test::new("v2_read_only_memory", read_only_memory).needs(&[Need::Module]).timeout(60),
@@ -182,6 +184,12 @@ fn sizes_and_flags(context: &mut Context) {
         let (result, _) = call(fd, abi::IOCTL_RESIZE, &abi::Resize { size_bytes, ..resize });
         assert_eq!(result, Err(errno), "RESIZE to {size_bytes}");
     }
+    let claim = abi::Claim { size: abi::CLAIM_BYTES, flags: abi::CLAIM_CACHE };
+    sizes(fd, abi::IOCTL_CLAIM, &claim, "CLAIM");
+    for flags in [0, 2, 3, 1 << 31, u32::MAX] {
+        let (result, _) = call(fd, abi::IOCTL_CLAIM, &abi::Claim { flags, ..claim });
+        assert_eq!(result, Err(Errno::INVAL), "CLAIM with the flags {flags:#x}");
+    }
     let counters = abi::Stats { size: abi::STATS_BYTES, ..abi::Stats::default() };
     sizes(fd, abi::IOCTL_STATS, &counters, "STATS");
     must_be_zero(fd, abi::IOCTL_STATS, &counters, &[4, 8], "STATS");
@@ -189,7 +197,8 @@ fn sizes_and_flags(context: &mut Context) {
     must_be_zero(fd, abi::IOCTL_START, &start, &[4], "START");
     let enter = abi::Enter { size: abi::ENTER_BYTES, ..abi::Enter::default() };
     sizes(fd, abi::IOCTL_ENTER, &enter, "ENTER");
-    must_be_zero(fd, abi::IOCTL_ENTER, &enter, &[4, 48, 76], "ENTER");
+    let zero = [4, offset_of!(abi::Enter, queue), offset_of!(abi::Enter, buffer_count)];
+    must_be_zero(fd, abi::IOCTL_ENTER, &enter, &zero, "ENTER");
     disk.destroy(true);
 }
 
@@ -289,7 +298,7 @@ fn unknown_ioctls(context: &mut Context) {
     let node = control_node();
     let block = open(disk.path(), OFlags::RDWR, Mode::empty()).expect("open the node");
     for number in 0..256 {
-        for size in [0, 8, 16, 40, 80, 144, 192, 272, 784] {
+        for size in [0, 8, 16, 40, abi::ENTER_BYTES, 144, 192, 272, 784] {
             for direction in [0, 1, 2, 3] {
                 let command = direction << 30 | size << 16 | abi::IOCTL_TYPE << 8 | number;
                 if !CONTROL_CALLS.contains(&command) {
@@ -318,7 +327,7 @@ fn enter_extremes(context: &mut Context) {
     context.load_module("");
     let (disk, mut server) = plain_by_hand("enter");
     let good = abi::Enter::default();
-    let cases: [(Change<abi::Enter>, Errno); 12] = [
+    let cases: [(Change<abi::Enter>, Errno); 19] = [
         (|enter| enter.flags = 2, Errno::INVAL),
         (|enter| enter.commit_count = abi::MAX_BATCH + 1, Errno::INVAL),
         (|enter| enter.commit_count = u32::MAX, Errno::INVAL),
@@ -329,8 +338,15 @@ fn enter_extremes(context: &mut Context) {
         (|enter| enter.queue = u32::MAX, Errno::INVAL),
         (|enter| enter.spin_us = abi::MAX_SPIN_US + 1, Errno::INVAL),
         (|enter| enter.timeout_ms = 1, Errno::INVAL),
-        (|enter| enter.reserved = 1, Errno::INVAL),
+        (|enter| enter.buffer_count = abi::MAX_BATCH + 1, Errno::INVAL),
+        (|enter| (enter.arena, enter.arena_bytes, enter.buffer_count) = (4096, 1, 1), Errno::INVAL),
         (|enter| enter.arena_bytes = 1, Errno::INVAL),
+        (|enter| enter.commit_bytes = 0, Errno::INVAL),
+        (|enter| enter.commit_bytes = abi::COMMIT_BYTES - 1, Errno::INVAL),
+        (|enter| enter.commit_bytes = abi::MAX_ELEMENT_BYTES + 1, Errno::TOOBIG),
+        (|enter| enter.request_bytes = 0, Errno::INVAL),
+        (|enter| enter.request_bytes = abi::REQUEST_BYTES - 1, Errno::INVAL),
+        (|enter| enter.request_bytes = u32::MAX, Errno::TOOBIG),
     ];
     for (index, (change, errno)) in cases.into_iter().enumerate() {
         let mut argument = good;
@@ -338,7 +354,7 @@ fn enter_extremes(context: &mut Context) {
         assert_eq!(enter(&disk.server, &argument).0, Err(errno), "case {index}");
     }
     // Empty arrays need no memory.
-    let nothing = abi::Enter { commits: u64::MAX, requests: 1, ..good };
+    let nothing = abi::Enter { commits: u64::MAX, requests: 1, buffers: 1, buffer_count: 1024, ..good };
     assert_eq!(enter(&disk.server, &nothing).0, Ok(0));
     // Flags of commits, one by one, each beside a valid entry.
     let reads: Vec<_> = (0..2).map(|index| read_in_thread(disk.path(), index * 4096, 4096)).collect();
@@ -377,6 +393,105 @@ fn enter_extremes(context: &mut Context) {
     assert_eq!(statuses, [-22, 0, -22, 0, -22], "the rest of the batch is done");
     for read in reads {
         assert_eq!(read.join().expect("reader"), Ok(vec![0; 4096]));
+    }
+    disk.destroy(true);
+}
+
+/// Commits and requests that are longer than the kernel knows: an unknown part that is not zero is refused for its
+/// commit alone, and the unknown part of a request is zeroed.
+fn longer_elements(context: &mut Context) {
+    context.load_module("");
+    let (disk, mut server) = plain_by_hand("longer");
+    for bytes in [abi::COMMIT_BYTES + 1, 64, abi::MAX_ELEMENT_BYTES] {
+        let (size, count) = (bytes as usize, 20);
+        let reads: Vec<_> =
+            (0..count).map(|at| read_in_thread(disk.path(), at as u64 * 4096, 4096)).collect();
+        wait_until(20, "the reads", || disk.server.stats(0).expect("stats").queued as usize == count);
+        let longer = abi::REQUEST_BYTES + bytes - abi::COMMIT_BYTES;
+        let longer = longer.min(abi::MAX_ELEMENT_BYTES);
+        let places = Pages::new(count * longer as usize);
+        let requests = places.at_end(count * longer as usize);
+        places.put(requests, &vec![0xee; count * longer as usize]);
+        let fetch = abi::Enter {
+            requests: requests as u64,
+            request_bytes: longer,
+            capacity: u32::try_from(count).expect("few"),
+            minimum: u32::try_from(count).expect("few"),
+            ..abi::Enter::default()
+        };
+        let (result, after) = enter(&disk.server, &fetch);
+        assert_eq!((result, after.fetched as usize), (Ok(0), count));
+        let data = Pages::new(PAGE);
+        let commits = Pages::new(count * size);
+        let at = commits.at_end(count * size);
+        for index in 0..count {
+            let place = requests + index * longer as usize;
+            let request: abi::Request = places.get_value(place);
+            assert_eq!((request.op, request.length, request.reserved), (abi::OP_READ, 4096, 0));
+            let known = abi::REQUEST_BYTES as usize;
+            assert!(places.get(place + known, longer as usize - known).iter().all(|byte| *byte == 0));
+            let entry = abi::Commit {
+                handle: request.handle,
+                result: 4096,
+                address: data.at_end(4096) as u64,
+                ..abi::Commit::default()
+            };
+            commits.put(at + index * size, &vec![0; size]);
+            commits.put_value(at + index * size, &entry);
+        }
+        // The first, one in the middle, and the last one have an unknown part.
+        let unknown = [0, 7, count - 1];
+        for index in unknown {
+            commits.put(at + (index + 1) * size - 1, &[1]);
+        }
+        let answer = abi::Enter {
+            commits: at as u64,
+            commit_bytes: bytes,
+            commit_count: u32::try_from(count).expect("few"),
+            ..abi::Enter::default()
+        };
+        let (result, after) = enter(&disk.server, &answer);
+        assert_eq!((result, after.processed as usize, after.refused), (Ok(0), count, 3));
+        for index in 0..count {
+            let entry: abi::Commit = commits.get_value(at + index * size);
+            let wanted = if unknown.contains(&index) { -Errno::TOOBIG.raw_os_error() } else { 0 };
+            assert_eq!(entry.status, wanted, "entry {index} of {bytes} bytes");
+        }
+        assert_eq!(disk.server.stats(0).expect("stats").held, 3, "refused commits leave their requests");
+        // The same commits again, without the unknown parts: those that were accepted are stale.
+        for index in unknown {
+            commits.put(at + (index + 1) * size - 1, &[0]);
+            let entry: abi::Commit = commits.get_value(at + index * size);
+            commits.put_value(at + index * size, &abi::Commit { status: 0, ..entry });
+        }
+        let (result, after) = enter(&disk.server, &answer);
+        assert_eq!((result, after.processed as usize, after.refused as usize), (Ok(0), count, count - 3));
+        for read in reads {
+            assert_eq!(read.join().expect("reader"), Ok(vec![0; 4096]));
+        }
+        // The unknown part of the last commit is missing; so is that of the place of a request.
+        let read = read_in_thread(disk.path(), 0, 4096);
+        wait_until(20, "the read", || disk.server.stats(0).expect("stats").queued == 1);
+        let short = places.at_end(longer as usize - 1) as u64;
+        let fetch = abi::Enter { requests: short, capacity: 1, minimum: 1, ..fetch };
+        let (result, after) = enter(&disk.server, &fetch);
+        assert_eq!((result, after.fetched), (Err(Errno::FAULT), 0));
+        assert_eq!(disk.server.stats(0).expect("stats").queued, 1);
+        let request = server.fetch_one();
+        let at = commits.at_end(size - 1);
+        let entry = abi::Commit {
+            handle: request.handle(),
+            result: 4096,
+            address: data.at_end(4096) as u64,
+            ..abi::Commit::default()
+        };
+        commits.put(at, &vec![0; size - 1]);
+        commits.put_value(at, &entry);
+        let (result, after) =
+            enter(&disk.server, &abi::Enter { commits: at as u64, commit_count: 1, ..answer });
+        assert_eq!((result, after.processed), (Err(Errno::FAULT), 0));
+        server.complete(&request);
+        assert!(read.join().expect("reader").is_ok());
     }
     disk.destroy(true);
 }

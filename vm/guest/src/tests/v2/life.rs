@@ -144,7 +144,7 @@ fn attach_from_a_server(context: &mut Context) {
     assert_eq!(answer(&mut first, &held, 1), [], "the old server answers its requests");
     assert_eq!(read.join().expect("reader"), Ok(vec![1; 4096]));
     assert_eq!(ask(own, over, unnamed).err(), Some(Errno::SHUTDOWN), "it is not the newest server");
-    let (third, epoch) = ask(second.as_fd(), over | abi::ATTACH_CACHE_SURVIVED, unnamed).expect("attach");
+    let (third, epoch) = ask(second.as_fd(), over, unnamed).expect("attach");
     assert_eq!((epoch, node.status("own").expect("status").servers), (3, 3));
     drop((first, second));
     node.destroy("own", true).expect("destroy");

@@ -35,6 +35,7 @@ pub(crate) const CONTROL_CALLS: [u32; 7] = [
 pub(crate) const SERVER_CALLS: [u32; 10] = [
     abi::IOCTL_START,
     abi::IOCTL_RESIZE,
+    abi::IOCTL_CLAIM,
     abi::IOCTL_STATS,
     abi::IOCTL_ENTER,
     abi::IOCTL_STATUS,
