@@ -348,10 +348,9 @@ impl State {
         Ok(())
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "mirrors the signature of the real call")]
-    fn fetch(&mut self, specs: &mut VecDeque<Spec>, id: ServerId, fetch: Fetch<'_>) -> usize {
+    fn fetch(&mut self, specs: &mut VecDeque<Spec>, id: ServerId, mut fetch: Fetch<'_>) -> usize {
         self.arenas.push(fetch.arena.len());
-        let mut used = 0_usize;
+        let (mut used, mut buffer) = (0_usize, 0_usize);
         let mut count = 0;
         while count < fetch.requests.len() {
             let Some(spec) = specs.pop_front() else { break };
@@ -373,6 +372,18 @@ impl State {
                 raw.data = used as u64;
                 used += place.len();
                 given = true;
+            }
+            if let (v2::OP_WRITE, false, Some(buffers)) = (spec.op, spec.withheld, &mut fetch.buffers) {
+                if buffers.length(buffer).is_some_and(|room| room >= spec.length) {
+                    buffers.copy_to_server(
+                        buffer,
+                        &vec![spec.fill; usize::try_from(spec.length).expect("fits")],
+                    );
+                    raw.flags |= v2::REQUEST_DATA;
+                    raw.data = buffer as u64;
+                    buffer += 1;
+                    given = true;
+                }
             }
             fetch.requests[count] = Fetched::forge(raw, id);
             self.held.insert(handle, Held { spec, given });

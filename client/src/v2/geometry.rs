@@ -16,13 +16,15 @@ pub(super) struct Geometry {
     pub(super) block: u64,
     /// Most data of one request, and size of the arena, in bytes.
     pub(super) max_io: u64,
+    /// Whether the data of writes comes in buffers, one for each write, instead of an arena.
+    pub(super) buffers: bool,
 }
 
 /// A checked request. Its range is inside the device and consists of whole blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     Read,
-    /// The data is at this offset of the arena.
+    /// The data is at this offset of the arena, or in the buffer of this number.
     Write(usize),
     /// The data is still in the kernel.
     WriteWithoutData,
@@ -62,7 +64,7 @@ impl Geometry {
             }
             Wanted::WriteWithoutData if request.flags() & v2::REQUEST_DATA != 0 => {
                 let (at, arena) = (request.data(), self.max_io);
-                if at > arena || length > arena - at {
+                if !self.buffers && (at > arena || length > arena - at) {
                     return Err(BadRequest::OutOfArena { at, length, arena });
                 }
                 // The arena is in memory, so the offset fits a `usize`.

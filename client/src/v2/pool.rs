@@ -71,6 +71,22 @@ impl Pool {
         Some(buffer)
     }
 
+    /// Like [`take`](Self::take), but leaves the reserve alone.
+    #[inline]
+    pub(super) fn take_spare(&mut self, length: usize) -> Option<Buffer> {
+        let class = self.class(length);
+        let buffer = match self.unused.get_mut(class)?.pop() {
+            Some(buffer) => {
+                self.spare -= buffer.len();
+                buffer
+            }
+            None => Buffer::new(self.page << class, false).ok()?,
+        };
+        self.in_use += buffer.len();
+        self.peak = self.peak.max(self.in_use);
+        Some(buffer)
+    }
+
     /// Takes a buffer back.
     #[inline]
     pub(super) fn give(&mut self, buffer: Buffer) {

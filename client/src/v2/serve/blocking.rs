@@ -88,7 +88,7 @@ pub(super) struct Worker<'s, C, B: ?Sized> {
 impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
     fn new(lanes: &Blocking<'s, C, B>, queue: u32) -> Self {
         let Blocking { session, backend, options, regions, faults } = *lanes;
-        let limits = Limits::new(&session.channel, &session.notes, || backend.size());
+        let limits = Limits::new(&session.channel, &session.notes, false, || backend.size());
         let calls = Calls::new(&session.channel, &session.stop, &session.notes);
         let spin_us = options.spin_us();
         let pace = Pace::new(options.most_requests(), options.adapts());
@@ -119,6 +119,7 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
                 let fetch = Fetch {
                     requests: &mut requests[..self.pace.limit()],
                     arena: if self.regions { &mut [] } else { &mut arena },
+                    buffers: None,
                     queue: self.queue,
                     minimum: 1,
                     spin_us: self.spin_us,

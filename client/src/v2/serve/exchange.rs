@@ -19,7 +19,7 @@ use super::session::Session;
 use crate::v2::geometry::Wanted;
 use crate::v2::link::{Answer, LaneLink, Link, collect};
 use crate::v2::pool::{Pool, Use};
-use crate::v2::{Answers, Buffer, Channel, Fetch, Fetched, Operation, Request};
+use crate::v2::{Answers, Buffer, BufferList, Channel, Fetch, Fetched, Operation, Request};
 use crate::{Errno, Error, Result};
 use std::sync::Arc;
 
@@ -44,6 +44,17 @@ pub(super) struct Exchange<'s, C: Channel + Clone + 'static> {
     fetched: usize,
     /// Requests for which there was no memory.
     short: Vec<Fetched>,
+    /// The buffers that the next call offers for the data of writes, and memory for their list.
+    offered: Vec<Option<Buffer>>,
+    list: BufferList,
+    /// Length of the offered buffers: that of the longest write lately.
+    expected: usize,
+    /// Number of buffers to offer: as many as writes came lately, and one more.
+    wanted: usize,
+    /// Longest write since the last trim.
+    longest: usize,
+    /// The pool was trimmed, so shorter writes may set the length of the offered buffers.
+    trimmed: bool,
     /// Writes whose data the next call copies, and writes that have their data.
     filling: Vec<(Fetched, Buffer)>,
     filled: Vec<(Fetched, Buffer)>,
@@ -53,6 +64,8 @@ pub(super) struct Exchange<'s, C: Channel + Clone + 'static> {
     handed: u64,
     answered: u64,
     rounds: u32,
+    /// Most requests of a call.
+    most: usize,
     /// Whether the last call that looked for requests left none; `None`: the last call did not look.
     drained: Option<bool>,
 }
@@ -94,7 +107,7 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
         Ok(Self {
             link: LaneLink::new(channel, stop, notes, depth),
             calls: Calls::new(channel, stop, notes),
-            limits: Limits::new(channel, notes, size),
+            limits: Limits::new(channel, notes, true, size),
             queue,
             spin_us: options.spin_us(),
             pool,
@@ -102,12 +115,19 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
             requests: vec![Fetched::EMPTY; batch],
             fetched: 0,
             short: Vec::with_capacity(batch),
+            offered: Vec::with_capacity(batch),
+            list: BufferList::with_capacity(batch),
+            expected: 0,
+            wanted: 1,
+            longest: 0,
+            trimmed: false,
             filling: Vec::with_capacity(batch),
             filled: Vec::with_capacity(batch),
             own: Vec::with_capacity(batch * 2),
             handed: 0,
             answered: 0,
             rounds: 0,
+            most: batch,
             drained: None,
         })
     }
@@ -122,7 +142,12 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
         mut handle: impl FnMut(&mut T, Request),
         more: impl FnOnce(&mut T),
     ) {
-        let Self { link, limits, pool, requests, fetched, short, filling, filled, own, handed, .. } = self;
+        let Self {
+            link, limits, pool, requests, fetched, short, offered, filling, filled, own, handed, ..
+        } = self;
+        let most = self.most;
+        let (longest, wanted) = (&mut self.longest, &mut self.wanted);
+        let mut writes = 0;
         let new = |fetched, operation, buffer| {
             let link: Arc<dyn Link> = link.clone();
             Request::new(fetched, operation, buffer, link)
@@ -142,10 +167,17 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
                     Ok(Wanted::Flush) => (Operation::Flush, None),
                     Ok(Wanted::WriteZeroes) => (Operation::WriteZeroes, None),
                     Ok(Wanted::SecureErase) => (Operation::SecureErase, None),
-                    // No arena was offered for data.
-                    Ok(Wanted::Write(_)) => {
+                    // The data is in the offered buffer of this number.
+                    Ok(Wanted::Write(number)) => {
+                        writes += 1;
+                        *longest = (*longest).max(bytes(&request));
                         *handed += 1;
-                        new(request, Operation::Write, None).complete(Err(Errno::IO));
+                        let buffer = offered.get_mut(number).and_then(Option::take);
+                        let fits = |buffer: &Buffer| buffer.len() >= bytes(&request);
+                        match buffer.filter(fits) {
+                            Some(buffer) => handle(taker, new(request, Operation::Write, Some(buffer))),
+                            None => new(request, Operation::Write, None).complete(Err(Errno::IO)),
+                        }
                         continue;
                     }
                     Err(error) => {
@@ -156,10 +188,8 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
                 };
                 let buffer = match for_a {
                     None => None,
-                    // The length was compared with that of the longest request.
                     Some(for_a) => {
-                        let length = usize::try_from(request.length()).unwrap_or(usize::MAX);
-                        let Some(buffer) = pool.take(length, for_a) else {
+                        let Some(buffer) = pool.take(bytes(&request), for_a) else {
                             short.push(request);
                             continue;
                         };
@@ -167,7 +197,11 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
                     }
                 };
                 match buffer {
-                    Some(buffer) if operation == Operation::Write => filling.push((request, buffer)),
+                    Some(buffer) if operation == Operation::Write => {
+                        writes += 1;
+                        *longest = (*longest).max(bytes(&request));
+                        filling.push((request, buffer));
+                    }
                     buffer => {
                         *handed += 1;
                         handle(taker, new(request, operation, buffer));
@@ -176,6 +210,8 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
             }
             more(taker);
         });
+        // One more than came, so that the number can grow; a round without writes halves it.
+        *wanted = if writes >= *wanted { writes * 2 } else { (*wanted).max(2) - 1 }.clamp(1, most);
         short.drain(..waiting);
         *fetched = 0;
     }
@@ -244,20 +280,40 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
         for (request, buffer) in &mut self.filling {
             batch.copy(request, buffer);
         }
+        let looks = match mode {
+            _ if held_back => 0,
+            Mode::Sleep => self.requests.len(),
+            Mode::Look(most) => most.min(self.requests.len()),
+        };
+        // The offered buffers have no data here: all writes that came with data were handed out.
+        if self.longest > self.expected || self.trimmed {
+            set_expected(&mut self.offered, &mut self.pool, &mut self.expected, self.longest);
+            if std::mem::take(&mut self.trimmed) {
+                self.longest = 0;
+            }
+        }
+        offer(&mut self.offered, &mut self.pool, self.wanted.min(looks), self.expected);
+        let mut buffers = self.list.begin();
+        for buffer in self.offered.iter_mut().flatten().take(looks) {
+            buffers.push(buffer);
+        }
         let fetch = match mode {
-            _ if held_back => Fetch::nothing(),
+            _ if looks == 0 => Fetch::nothing(),
             Mode::Sleep => Fetch {
                 requests: &mut self.requests,
                 arena: &mut [],
+                buffers: Some(buffers),
                 queue: self.queue,
                 minimum: 1,
                 spin_us: self.spin_us,
                 timeout_ms: (self.pool.spare() > KEPT_WHEN_IDLE).then_some(IDLE_MS),
             },
-            Mode::Look(most) => {
-                let most = most.min(self.requests.len());
-                Fetch { requests: &mut self.requests[..most], queue: self.queue, ..Fetch::nothing() }
-            }
+            Mode::Look(_) => Fetch {
+                requests: &mut self.requests[..looks],
+                buffers: Some(buffers),
+                queue: self.queue,
+                ..Fetch::nothing()
+            },
         };
         let asked = fetch.requests.len();
         let given = self.calls.give(&mut batch, fetch)?;
@@ -288,10 +344,42 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
         if self.rounds >= ROUNDS || (given.fetched == 0 && mode == Mode::Sleep && !held_back) {
             self.rounds = 0;
             self.pool.trim();
+            self.trimmed = true;
         }
         let nothing = self.fetched == 0 && self.filled.is_empty();
         Ok(if nothing { Exchanged::Nothing } else { Exchanged::Requests })
     }
+}
+
+/// Offers buffers of another length from now on.
+#[inline]
+fn set_expected(offered: &mut Vec<Option<Buffer>>, pool: &mut Pool, expected: &mut usize, length: usize) {
+    if length != *expected {
+        *expected = length;
+        for buffer in offered.drain(..).flatten() {
+            pool.give(buffer);
+        }
+    }
+}
+
+/// Fills the list of offered buffers up to this number. If there is no memory, fewer are offered, and writes come
+/// without data.
+#[inline]
+fn offer(offered: &mut Vec<Option<Buffer>>, pool: &mut Pool, wanted: usize, length: usize) {
+    // Those that were not used move to the front, because a buffer's number is its place.
+    offered.retain(Option::is_some);
+    while offered.len() < wanted {
+        // The reserve is for writes that have arrived.
+        let Some(buffer) = pool.take_spare(length) else { return };
+        offered.push(Some(buffer));
+    }
+}
+
+/// The length of a read or write, which was compared with that of the longest request.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "see above")]
+fn bytes(request: &Fetched) -> usize {
+    request.length() as usize
 }
 
 impl<C: Channel + Clone + 'static> Drop for Exchange<'_, C> {

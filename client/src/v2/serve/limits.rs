@@ -22,12 +22,14 @@ pub(super) struct Limits<'s, C> {
 }
 
 impl<'s, C: Channel> Limits<'s, C> {
-    pub(super) fn new(channel: &'s C, notes: &'s Notes, own: impl Fn() -> u64) -> Self {
+    /// With `buffers` the data of writes comes in buffers, otherwise in an arena.
+    pub(super) fn new(channel: &'s C, notes: &'s Notes, buffers: bool, own: impl Fn() -> u64) -> Self {
         let status = channel.status();
         let geometry = Geometry {
             size: 0,
             block: u64::from(status.logical_block_size).max(1),
             max_io: u64::from(status.max_io_bytes),
+            buffers,
         };
         let mut limits = Self { channel, notes, geometry, told: 0 };
         limits.set(channel.size(), own);

@@ -122,7 +122,7 @@ fn every_operation_reaches_the_backend() {
     assert_eq!(fake.answers()[5].data, [1; 512]);
     assert_eq!(
         backend.store().diary(),
-        ["flush", "discard 512 512", "zero 1024 512 false false", "write 0 512 true"]
+        ["write 0 512 true", "flush", "discard 512 512", "zero 1024 512 false false"]
     );
 }
 

@@ -154,7 +154,7 @@ proptest! {
         data in number(),
         flags in prop_oneof![Just(0), Just(v2::REQUEST_DATA), any::<u32>()],
     ) {
-        let geometry = Geometry { size: SIZE, block: 512, max_io: MAX_IO.into() };
+        let geometry = Geometry { size: SIZE, block: 512, max_io: MAX_IO.into(), buffers: false };
         let raw = v2::Request { op, offset, length, data, flags, ..v2::Request::default() };
         let Ok(wanted) = geometry.look(&Fetched::forge(raw, ServerId::next())) else {
             return Ok(());

@@ -76,14 +76,13 @@ fn a_request_has_its_range_its_flags_and_its_data() {
     let fake = fake([requests(&specs)]);
     assert_eq!(serve_requests(&fake, &handler).expect("served"), End::Gone);
     let seen = seen.into_inner().expect("seen");
-    // The write comes last, because its data has to be copied first.
     assert_eq!(
         seen,
         [
+            ((Operation::Write, 512, 1024, 1024, Some(7)), [true, true, true]),
             ((Operation::Read, 0, 512, 512, None), [false, true, false]),
             ((Operation::WriteZeroes, 0, SIZE, 0, None), [false, false, false]),
             ((Operation::Flush, 0, 0, 0, None), [false, true, false]),
-            ((Operation::Write, 512, 1024, 1024, Some(7)), [true, true, true]),
         ]
     );
     assert_eq!(fake.answers()[1].data, [9; 512]);

@@ -5,7 +5,7 @@
 use std::hint::black_box;
 
 use zosbd2::v2::abi;
-use zosbd2::{Answers, BufferList, Builder, Control, Errno, Fetch, Request, Server};
+use zosbd2::{Answers, BufferList, Builder, Control, Errno, Fetch, Fetched, Server};
 
 /// Size of the device.
 const SIZE: u64 = 256 << 20;
@@ -53,7 +53,7 @@ fn serve(way: Way, server: &Server) -> Result<(), Errno> {
     let mut buffers: Vec<Vec<u8>> = (0..BATCH).map(|_| vec![1; LENGTH]).collect();
     let mut list = BufferList::with_capacity(BATCH);
     let mut answers = Answers::with_capacity(BATCH);
-    let mut requests = [Request::EMPTY; BATCH];
+    let mut requests = [Fetched::EMPTY; BATCH];
     let mut fetched = 0;
     loop {
         let mut batch = server.batch(&mut answers);

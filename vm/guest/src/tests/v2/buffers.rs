@@ -3,7 +3,7 @@
 
 use rustix::io::Errno;
 use zosbd2::v2::abi;
-use zosbd2::{Answers, BufferList, Fetch, Request};
+use zosbd2::{Answers, BufferList, Fetch, Fetched};
 
 use super::super::support::{Aligned, write_in_thread};
 use super::hostile::{commit_raw, enter};
@@ -219,7 +219,7 @@ fn many(context: &mut Context) {
     let mut answers = Answers::with_capacity(WRITES);
     let mut list = BufferList::with_capacity(WRITES);
     let mut memory = vec![vec![0; PAGE]; WRITES];
-    let mut requests = [Request::EMPTY; WRITES];
+    let mut requests = [Fetched::EMPTY; WRITES];
     let mut buffers = list.begin();
     for buffer in &mut memory {
         buffers.push(buffer);

@@ -32,7 +32,7 @@ pub(crate) const CONTROL_CALLS: [u32; 7] = [
 ];
 
 /// Every call on a server descriptor.
-pub(crate) const SERVER_CALLS: [u32; 10] = [
+pub(crate) const SERVER_CALLS: [u32; 11] = [
     abi::IOCTL_START,
     abi::IOCTL_RESIZE,
     abi::IOCTL_CLAIM,
