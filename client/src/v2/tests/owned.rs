@@ -195,7 +195,7 @@ fn a_request_that_outlives_its_device_keeps_nothing_open() {
 #[test]
 fn a_refused_answer_from_elsewhere_becomes_an_error() {
     let read = |refuse| Spec { refuse, ..Spec::new(v2::OP_READ, 0, 512) };
-    let copied = |refuse| Spec { refuse, ..Spec::write(0, 512, 1) };
+    let copied = |refuse| Spec { refuse, withheld: true, ..Spec::write(0, 512, 1) };
     let specs = [
         read(Some(Errno::FAULT)),
         read(Some(Errno::STALE)),
