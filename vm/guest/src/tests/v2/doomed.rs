@@ -32,8 +32,10 @@ const LENGTH: usize = 8 << 20;
 const OLD: usize = 15;
 const LIMIT: Duration = Duration::from_millis(1900);
 /// Time from the first deadline to the block layer's timer: HZ rounded up to a power of two, in ticks
-/// (`blk_round_jiffies`); HZ is 250. A timer that far ahead may be up to 32 ms late.
+/// (`blk_round_jiffies`); HZ is 250.
 const LATER: Duration = Duration::from_millis(1024);
+/// The kernel lets a timer that is 512 to 4095 ticks ahead expire at the next multiple of 64 ticks (`kernel/time/timer.c`).
+const STEP: Duration = Duration::from_millis(256);
 /// How long before the timer the copies of [`late_copy_is_stale`] begin.
 const AHEAD: Duration = Duration::from_millis(100);
 /// The same for [`beside_a_slow_page`], one after the other: its copy is shorter.
@@ -95,6 +97,14 @@ fn wait_for(disk: &Disk, bytes: usize) -> Option<Instant> {
     all.then(|| Instant::now() + (LIMIT + LATER).saturating_sub(oldest))
 }
 
+/// The first multiple of [`STEP`] after `look`, counted from `known`, the time at which such a timer was seen to expire. Both
+/// times are some milliseconds late.
+fn next_step(look: Instant, known: Instant) -> Instant {
+    let since = look.saturating_duration_since(known + Duration::from_millis(10)).as_nanos();
+    let steps = u32::try_from(since.div_ceil(STEP.as_nanos())).expect("a short test");
+    known + STEP * steps
+}
+
 /// The requests came too late, on a busy machine.
 fn again(round: usize, disk: &Disk, submitters: impl IntoIterator<Item = JoinHandle<Result<usize, Errno>>>) {
     eprintln!("round {round}: the requests came too late: again");
@@ -119,6 +129,8 @@ fn beside_a_slow_page(context: &mut Context) {
     let mut data = Aligned::new(LONG, 0);
     data.fill(1);
     let data = Arc::new(data);
+    // When a timer expired in an earlier round. A fast machine copies for less than a step, so the step has to be known.
+    let mut expired: Option<Instant> = None;
     for (round, ahead) in CLOSE.iter().cycle().take(ROUNDS).enumerate() {
         // A new device has no timer yet.
         let disk = started("beside");
@@ -135,6 +147,7 @@ fn beside_a_slow_page(context: &mut Context) {
             again(round, &disk, old);
             continue;
         };
+        let look = expired.map_or(look, |expired| next_step(look, expired));
         // Young enough not to be late then.
         sleep_until(AHEAD * 2, look);
         let young = write(disk.path(), OLD, &data, LONG);
@@ -173,6 +186,10 @@ fn beside_a_slow_page(context: &mut Context) {
         });
         let (result, took) = (if hit { "as wanted" } else { "again" }, begin.elapsed());
         eprintln!("round {round}: {most} failed while they were copied, after {took:?}: {result}");
+        if old.iter().any(JoinHandle::is_finished) {
+            // Unknown if the timer expired before anyone looked.
+            expired = (took > Duration::from_millis(10)).then_some(begin + took);
+        }
         if hit {
             // Their data is copied soon, and these writes only had to wait for that.
             wait_until(20, "the failed writes to end, although a page is withheld that is another's", || {
