@@ -91,12 +91,14 @@ static void sizes(const char *name, int fd, unsigned long number, const void *ar
 {
 	static const char *const kinds[] = { "size 0", "short", "longer, last byte not zero",
 					     "longer, first byte not zero" };
+	/* The number has the size of the first version. */
+	__u32 first = number >> 16 & 0x3fff;
 	_Alignas(8) unsigned char longer[256];
 	char text[64];
 	int kind;
 
 	for (kind = 0; kind < 4; kind++) {
-		__u32 size = kind == 0 ? 0 : kind == 1 ? bytes - 1 : bytes + 20;
+		__u32 size = kind == 0 ? 0 : kind == 1 ? first - 1 : bytes + 20;
 
 		memset(longer, 0, sizeof(longer));
 		memcpy(longer, argument, bytes);

@@ -526,7 +526,7 @@ fn name_clash(context: &mut Context) {
     let refused = node
         .create(&zosbd2::Builder::new("flat").size_bytes(1 << 20))
         .expect_err("its disk has the name of another");
-    assert!(refused.to_string().contains("a device of that name exists"), "{refused}");
+    assert!(refused.to_string().contains("another disk has that name"), "{refused}");
     first.destroy();
     drop_caches();
 }
