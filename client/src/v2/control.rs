@@ -6,7 +6,7 @@
 
 use super::{Backend, Builder, Info, Listed, Observer, Server, Settings, Status, Users, Which, name};
 use crate::node;
-use crate::sys::{ioctl, ioctl2};
+use crate::sys::ioctl2;
 use crate::{Errno, Error, Result};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::FileType;
@@ -44,7 +44,7 @@ impl Control {
         let wrong = |problem| Error::WrongNode { path: path.to_owned(), problem: Cow::Borrowed(problem) };
         let kind = rustix::fs::fstat(&node).map(|stat| FileType::from_raw_mode(stat.st_mode));
         // The ping comes first: it carries no pointer, so it is harmless with a foreign driver.
-        if kind != Ok(FileType::CharacterDevice) || ioctl::ping(node.as_fd()).is_err() {
+        if kind != Ok(FileType::CharacterDevice) || ioctl2::ping(node.as_fd()).is_err() {
             return Err(wrong("it is not a control node of zosbd2"));
         }
         let mut raw = v2::Info::default();

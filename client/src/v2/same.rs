@@ -129,11 +129,13 @@ fn taken(status: &Status, server: &str) -> String {
 
 /// The end of a sentence about the server of a device. `server`: the processes that serve it.
 pub(super) fn whose(status: &Status, server: &str) -> String {
-    let mut text = if server.is_empty() { String::new() } else { format!(": {server}") };
-    if let Some(time) = status.unserved {
-        text += &format!("; {} s ago its last thread asked for requests, and some wait", time.as_secs());
+    let server = if server.is_empty() { String::new() } else { format!(": {server}") };
+    match status.unserved {
+        Some(time) => {
+            format!("{server}; {} s ago its last thread asked for requests, and some wait", time.as_secs())
+        }
+        None => server,
     }
-    text
 }
 
 /// A server, and whether its device existed before.
