@@ -39,7 +39,7 @@
 //! What an operator must know meanwhile is an [`Event`]. [`Server::serve`] does the same for programs that create
 //! or attach to a device themselves. [`Server::enter`] is the single call below that, for programs with their
 //! own loop. [`SparseMemory`] is a store for RAM disks and tests. Interface version 1, that of the original
-//! zosbd2, is in [`v1`].
+//! zosbd2, is in the module `v1`, with the feature `v1`, for programs that were written for it.
 //!
 //! All calls block the calling thread, and need no async runtime. Offsets and lengths are in bytes. No
 //! function panics on data from the kernel: the library checks every request against the size of the device
@@ -55,6 +55,7 @@ mod stop;
     reason = "the one module that makes system calls with pointers; each block argues its safety"
 )]
 mod sys;
+#[cfg(feature = "v1")]
 pub mod v1;
 pub mod v2;
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Asks the serve loop that uses this token to destroy its device and return: see [`Server::serve`] and
-/// [`v1::serve`](crate::v1::serve). There are two kinds of requests: to [stop](Self::request) as soon as the device is
+/// `v1::serve`. There are two kinds of requests: to [stop](Self::request) as soon as the device is
 /// unused, and to stop by [force](Self::force).
 ///
 /// [`Server::serve`]: crate::Server::serve
@@ -39,7 +39,7 @@ impl StopToken {
     }
 
     /// Requests a stop. [`Server::serve`](crate::Server::serve) destroys the device as soon as it is not open, however
-    /// often this is called. [`v1::serve`](crate::v1::serve) destroys it by force, and retries a failed destroy at
+    /// often this is called. `v1::serve` destroys it by force, and retries a failed destroy at
     /// the next request.
     pub fn request(&self) {
         self.add(false);

@@ -128,6 +128,7 @@ static int follow(int control, struct zosbd2_v2_create *create)
 {
 	struct zosbd2_v2_status status = { .size = sizeof(status) };
 	struct zosbd2_v2_attach attach = { .size = sizeof(attach) };
+	int number;
 
 	memcpy(status.name, create->name, sizeof(status.name));
 	memcpy(attach.name, create->name, sizeof(attach.name));
@@ -139,7 +140,13 @@ static int follow(int control, struct zosbd2_v2_create *create)
 	create->queues = status.queues;
 	create->handle = attach.handle = status.handle;
 	attach.epoch = status.epoch; /* not if another server came in between */
-	return ioctl(control, ZOSBD2_V2_IOCTL_ATTACH, &attach);
+	number = ioctl(control, ZOSBD2_V2_IOCTL_ATTACH, &attach);
+	if (number < 0 && errno == EBUSY && status.pid != 0) {
+		fprintf(stderr, "ram: attach: the device has a server: process %u (%.*s)\n", status.pid,
+			(int)sizeof(status.program), status.program);
+		exit(1);
+	}
+	return number;
 }
 
 int main(int argc, char **argv)
@@ -182,6 +189,8 @@ int main(int argc, char **argv)
 		fail(errno == EBUSY    ? "attach (the device has a server)"
 		     : errno == EINVAL ? "create (the name has an invalid character?)"
 		     : errno == ERANGE ? "create (the size, the queues or the depth are outside their limits)"
+		     : errno == EOVERFLOW ? "create (queues times depth are more than 65536)"
+		     : errno == ENOTTY ? "create (the module is older than this program?)"
 				       : "create or attach");
 	destroy.handle = create.handle; /* the name may be in use again */
 	for (queue = 0; queue < create.queues; queue++) {

@@ -171,7 +171,7 @@ int main(int argc, char **argv)
 	struct zosbd2_v1_create create = { .name = NAME, .block_size = ZOSBD2_V1_BLOCK_SIZE,
 					   .block_count = BLOCKS, .timeout_s = 30 };
 	struct zosbd2_v1_destroy_by_handle destroy = { .force = 1 };
-	struct zosbd2_v1_destroy_all all = { .force = 1 };
+	struct zosbd2_v1_destroy_by_name own = { .name = NAME, .force = 1 };
 	int option, only_destroy = 0, status;
 	sigset_t signals;
 	long threads = 1;
@@ -186,7 +186,9 @@ int main(int argc, char **argv)
 	if (control < 0)
 		return fail("open " ZOSBD2_CONTROL_PATH " (root only; is the kernel module zosbd2 loaded?)");
 	if (only_destroy)
-		return ioctl(control, ZOSBD2_V1_IOCTL_DESTROY_ALL, &all) ? fail("destroy all devices") : 0;
+		return ioctl(control, ZOSBD2_V1_IOCTL_DESTROY_BY_NAME, &own) != 0 && errno != ENOENT ?
+			       fail("destroy " NAME) :
+			       0;
 	disk = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (disk == MAP_FAILED)
 		return fail("get memory for the disk");

@@ -31,7 +31,8 @@ BATCH = 32
 
 
 def structure(name, text):
-    kinds = {"u32": c_uint32, "s32": c_int32, "u64": c_uint64, "s64": c_int64, "text": c_char * 32}
+    kinds = {"u32": c_uint32, "s32": c_int32, "u64": c_uint64, "s64": c_int64, "text": c_char * 32,
+             "word": c_char * 16}
     lists = (part.split() for part in text.split(";"))
     fields = [(field, kinds[kind]) for kind, *names in lists for field in names]
     return type(name, (ctypes.Structure,), {"_fields_": fields})
@@ -44,7 +45,7 @@ Attach = structure("Attach", "u32 size flags; text name; u32 handle epoch")
 Status = structure("Status", """u32 size flags; text name serial; u64 size_bytes;
     u32 logical_block_size physical_block_size io_min io_opt max_io_bytes queues depth discard_granularity
     max_discard_bytes max_write_zeroes_bytes max_secure_erase_bytes deadline_ms grace_ms handle create_flags state epoch
-    servers owner_uid version major minor deadline_policy lost""")
+    servers owner_uid version major minor deadline_policy lost pid opens threads unserved_ms; word program""")
 Destroy = structure("Destroy", "u32 size flags; text name; u32 handle epoch")
 Start = structure("Start", "u32 size flags")
 Enter = structure("Enter", """u32 size flags; u64 commits requests arena arena_bytes buffers; u32 commit_count
@@ -82,6 +83,12 @@ class Ram:
         except FileExistsError:
             self.queues, handle = self.follow(create)
             self.existed = True
+        except OSError as error:
+            hint = {errno.EINVAL: "the name has an invalid character?",
+                    errno.ERANGE: "the size, the queues or the depth are outside their limits",
+                    errno.EOVERFLOW: "queues times depth are more than 65536",
+                    errno.ENOTTY: "the module is older than this program?"}.get(error.errno)
+            raise OSError(error.errno, "create" + (f" ({hint})" if hint else "") + f": {error.strerror}") from None
         queues = self.queues
         self.own = make(Destroy, name=name, handle=handle)  # a name may be given again
         self.commits, self.requests = (Commit * BATCH)(), (Request * BATCH)()
@@ -103,7 +110,8 @@ class Ram:
         try:
             self.server = fcntl.ioctl(self.control, IOCTL_ATTACH, attach)
         except OSError as error:
-            raise OSError(error.errno, "attach: " + ("the device has a server" if error.errno == errno.EBUSY
+            server = f": process {status.pid} ({status.program.decode()})" if status.pid else ""
+            raise OSError(error.errno, "attach: " + ("the device has a server" + server if error.errno == errno.EBUSY
                                                      else error.strerror)) from None
         return status.queues, status.handle
 

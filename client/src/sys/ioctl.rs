@@ -54,14 +54,6 @@ updating!(
     status, IOCTL_STATUS, v1::Status
 );
 
-/// Pings a control node.
-pub(crate) fn ping(node: BorrowedFd<'_>) -> Result<()> {
-    // SAFETY: the call carries no pointer, so even a foreign driver cannot access memory of this process.
-    let call = unsafe { NoArg::<{ v1::IOCTL_PING as Opcode }>::new() };
-    // SAFETY: as above.
-    unsafe { ioctl(node, call) }
-}
-
 /// Pings a block node.
 pub(crate) fn block_ping(node: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: the call carries no pointer, so even a foreign driver cannot access memory of this process.

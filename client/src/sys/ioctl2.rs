@@ -9,9 +9,17 @@
 
 use rustix::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Result;
-use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, Updater, ioctl};
+use rustix::ioctl::{Ioctl, IoctlOutput, NoArg, Opcode, Updater, ioctl};
 use std::ffi::c_void;
-use zosbd2_abi::v2;
+use zosbd2_abi::{v1, v2};
+
+/// Pings a control node, which is that of both versions.
+pub(crate) fn ping(node: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: the call carries no pointer, so even a foreign driver cannot access memory of this process.
+    let call = unsafe { NoArg::<{ v1::IOCTL_PING as Opcode }>::new() };
+    // SAFETY: as above.
+    unsafe { ioctl(node, call) }
+}
 
 macro_rules! updating {
     ($(#[$doc:meta])* $name:ident, $number:ident, $argument:ident, $bytes:ident) => {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Everything that needs unsafe: the ioctls of both interfaces, raw memory mappings, two calls for
+//! Everything that needs unsafe: the ioctls of both interfaces (version 1's with the feature `v1`), raw memory mappings, two calls for
 //! serving threads, and the handler of forks.
 //!
 //! No caller can break memory safety through these wrappers. The ioctl functions take references whose types
@@ -10,6 +10,7 @@
 pub(crate) mod counting;
 pub(crate) mod enter;
 pub(crate) mod fork;
+#[cfg(feature = "v1")]
 pub(crate) mod ioctl;
 pub(crate) mod ioctl2;
 pub(crate) mod memory;

@@ -5,7 +5,7 @@
 //! to the `Control`: they outlive it and the process.
 
 use super::{CreateOptions, DeviceName, DeviceStatus, Handle};
-use crate::sys::ioctl;
+use crate::sys::{ioctl, ioctl2};
 use crate::{Errno, Error, Result, node};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::FileType;
@@ -30,7 +30,7 @@ impl Control {
         let node = node::open(path)?;
         let wrong = |problem| Error::WrongNode { path: path.to_owned(), problem: Cow::Borrowed(problem) };
         let kind = rustix::fs::fstat(&node).map(|stat| FileType::from_raw_mode(stat.st_mode));
-        if kind != Ok(FileType::CharacterDevice) || ioctl::ping(node.as_fd()).is_err() {
+        if kind != Ok(FileType::CharacterDevice) || ioctl2::ping(node.as_fd()).is_err() {
             return Err(wrong("it is not a control node of zosbd2"));
         }
         Ok(Self { node })
@@ -38,7 +38,7 @@ impl Control {
 
     /// Checks that the module answers.
     pub fn ping(&self) -> Result<()> {
-        ioctl::ping(self.fd()).map_err(|source| failed("ping", "the control node", source))
+        ioctl2::ping(self.fd()).map_err(|source| failed("ping", "the control node", source))
     }
 
     /// Creates a device. On return `/dev/NAME` exists and queues requests until a server fetches them or

@@ -274,7 +274,7 @@ impl Builder {
         let Found { server, existed } = self.find(&Control::open()?, &capabilities)?;
         if existed {
             let hand_over = self.take_over.unwrap_or_default().with_listener(serving.listener());
-            hand_over.wait_for_others(&server)?;
+            hand_over.finish(&server, capabilities.cache_survives)?;
         }
         Ok((Arc::new(server), serving))
     }
@@ -298,7 +298,6 @@ impl Builder {
             create: self.to_raw(control.info())?,
             identity: &self.identity,
             ephemeral: capabilities.ephemeral,
-            cache_survives: capabilities.cache_survives,
             take_over: self.take_over.as_ref(),
         };
         create_or_attach(control, &wanted)

@@ -6,7 +6,7 @@
 
 use super::{Backend, Builder, Info, Listed, Observer, Server, Settings, Status, Users, Which, name};
 use crate::node;
-use crate::sys::{ioctl, ioctl2};
+use crate::sys::ioctl2;
 use crate::{Errno, Error, Result};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::FileType;
@@ -44,7 +44,7 @@ impl Control {
         let wrong = |problem| Error::WrongNode { path: path.to_owned(), problem: Cow::Borrowed(problem) };
         let kind = rustix::fs::fstat(&node).map(|stat| FileType::from_raw_mode(stat.st_mode));
         // The ping comes first: it carries no pointer, so it is harmless with a foreign driver.
-        if kind != Ok(FileType::CharacterDevice) || ioctl::ping(node.as_fd()).is_err() {
+        if kind != Ok(FileType::CharacterDevice) || ioctl2::ping(node.as_fd()).is_err() {
             return Err(wrong("it is not a control node of zosbd2"));
         }
         let mut raw = v2::Info::default();
@@ -96,7 +96,8 @@ impl Control {
     }
 
     /// Like [`attach`](Self::attach), to serve this backend.
-    /// [`Capabilities::cache_survives`](super::Capabilities::cache_survives) says whether the cache survived.
+    /// [`Capabilities::cache_survives`](super::Capabilities::cache_survives) says whether to make the claim, as
+    /// [`attach_with`](Self::attach_with) does.
     pub fn attach_for<'a, B: Backend + ?Sized>(
         &self,
         device: impl Into<Which<'a>>,
@@ -107,7 +108,8 @@ impl Control {
     }
 
     /// Like [`attach`](Self::attach). With `cache_survived`, the server also makes the claim of
-    /// [`Server::claim_cache`].
+    /// [`Server::claim_cache`], at once, when older servers may still answer what they hold. So the cache must have what they
+    /// answer until they end. [`HandOver`](super::HandOver) makes the claim after their end.
     pub fn attach_with<'a>(
         &self,
         device: impl Into<Which<'a>>,
@@ -134,11 +136,11 @@ impl Control {
         ioctl2::attach(self.fd(), &mut raw).map_err(|source| {
             let hint = match source {
                 Errno::BUSY => {
-                    let server = self.status(device.name()).map(|status| super::same::served_by(&status));
-                    match server.unwrap_or_default() {
-                        unseen if unseen.is_empty() => " (it has a server)".into(),
-                        server => format!(" (it has a server: {server})").into(),
-                    }
+                    let whose = self.status(device.name()).map(|status| {
+                        let server = super::same::served_by(&status);
+                        super::same::whose(&status, &server)
+                    });
+                    format!(" (it has a server{})", whose.unwrap_or_default()).into()
                 }
                 other => hint(other),
             };
@@ -156,9 +158,10 @@ impl Control {
         let device = device.into();
         self.destroy_silently(device, force).map_err(|error| match error {
             Error::Control { operation, object, source: source @ Errno::BUSY, .. } => {
-                let users = self.status(device.name()).ok().and_then(|status| status.device_number);
-                let users = users.map(Users::of).unwrap_or_default();
-                let hint = format!(" (it is in use: {users})").into();
+                let status = self.status(device.name()).ok();
+                let opens = status.as_ref().map_or(0, |status| status.opens);
+                let users = status.and_then(|status| status.device_number).map(Users::of).unwrap_or_default();
+                let hint = in_use(&users, opens).into();
                 Error::Control { operation, object, hint, source }
             }
             other => other,
@@ -225,6 +228,17 @@ fn too_old(interface: u32) -> Cow<'static, str> {
     .into()
 }
 
+/// What is said of a device in use. `opens`: how often it is open.
+fn in_use(users: &Users, opens: u32) -> String {
+    // Users of other namespaces and of the kernel cannot be seen, but the kernel counts them.
+    let times = if opens == 1 { "once" } else { &format!("{opens} times") };
+    if users.is_empty() && opens > 0 {
+        format!(" (it is in use: open {times}, {users})")
+    } else {
+        format!(" (it is in use: {users})")
+    }
+}
+
 /// An error of a control call, with the meaning of the number for this operation.
 pub(super) fn failed(operation: &'static str, object: &str, source: Errno) -> Error {
     Error::Control { operation, object: object.to_owned(), hint: hint(source), source }
@@ -265,6 +279,17 @@ mod tests {
             let error = Control::open_at(Path::new(path)).expect_err("foreign node");
             assert!(matches!(error, Error::WrongNode { .. }), "{path}: {error}");
         }
+    }
+
+    #[test]
+    fn a_device_in_use_names_its_users_or_counts_them() {
+        let nobody = Users::default();
+        assert_eq!(in_use(&nobody, 0), " (it is in use: by nothing that this process can see)");
+        assert_eq!(in_use(&nobody, 1), " (it is in use: open once, by nothing that this process can see)");
+        assert_eq!(in_use(&nobody, 2), " (it is in use: open 2 times, by nothing that this process can see)");
+        let mut users = Users::default();
+        users.mounts.push("/mnt".into());
+        assert_eq!(in_use(&users, 2), " (it is in use: mounted on /mnt)");
     }
 
     #[test]

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What happens to devices, as the kernel tells it: a server died, another followed, a device fails.
 //!
+//! An [`Event`] of this module comes from the kernel, about any device, to any process that watches, also when no server
+//! runs. [`zosbd2::Event`](crate::Event) comes from the library of the serving process, about its own device, to the callback
+//! of [`Builder::on_event`](super::Builder::on_event): the kernel does not know what it tells, such as an error of the backend or a
+//! stop that waits.
+//!
 //! The module sends a uevent for each event, besides a line in the kernel's log. [`Watch`] receives the events of all
 //! devices of version 2; it needs no rights and no control node. A container with a network namespace of its own
 //! may get none. An event may be older than the state of its device by the time it is read:
@@ -78,7 +83,8 @@ impl Kind {
     }
 }
 
-/// An event of a device. Its text is a sentence.
+/// An event of a device that the kernel told, not to be confused with what the library tells its own program
+/// ([`zosbd2::Event`](crate::Event)). Its text is a sentence.
 #[non_exhaustive]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {

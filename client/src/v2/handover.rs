@@ -14,6 +14,7 @@
 //! 4. Then it kills the processes that still have an older descriptor, stopped ones too, and waits for their end.
 //! 5. If that is not possible, it does not serve: the device waits for its next server, and the error names the
 //!    processes.
+//! 6. A server whose cache survives claims it now, before its first fetch: the older servers answer nothing more.
 
 use super::peers::{Peer, lasting_servers_of};
 use super::tell::{Event, Listener};
@@ -98,25 +99,40 @@ impl HandOver {
     /// 4. Then it kills the processes that still have an older descriptor, stopped ones too, if that is
     ///    [wanted](Self::fence) and permitted, and waits for their end.
     ///
-    /// The cache counts as for [`Control::attach_for`].
+    /// 5. If [the backend's cache survives](super::Capabilities::cache_survives), the new server
+    ///    [claims](Server::claim_cache) it.
     ///
     /// # Errors
     ///
     /// [`Error::OlderServer`] if an older server cannot be made to end. The device then waits for its next server, as
-    /// after a death. Errors of [`Control::attach_for`].
+    /// after a death. Errors of [`Control::attach`].
     pub fn take_over<'a, B: Backend + ?Sized>(
         &self,
         control: &Control,
         device: impl Into<Which<'a>>,
         backend: &B,
     ) -> Result<Server> {
-        let server = control.attach_for(device, TakeOver::Yes, backend)?;
-        self.wait_for_others(&server)?;
+        let server = control.attach(device, TakeOver::Yes)?;
+        self.finish(&server, backend.capabilities().cache_survives)?;
         Ok(server)
     }
 
+    /// What follows the attach: waits for the older servers, then claims the cache if it survives.
+    pub(super) fn finish(&self, server: &Server, cache_survives: bool) -> Result<()> {
+        self.wait_for_others(server)?;
+        if !cache_survives {
+            return Ok(());
+        }
+        match server.claim_cache() {
+            // A device that was destroyed or taken over meanwhile: serving tells.
+            Err(Error::Control { source: Errno::NODEV | Errno::SHUTDOWN, .. }) => Ok(()),
+            claimed => claimed,
+        }
+    }
+
     /// Waits for the end of the servers that are older than this one, which has attached and serves nothing yet: steps 3
-    /// and 4 of [`take_over`](Self::take_over). Also for a device whose last server was declared dead and still runs.
+    /// and 4 of [`take_over`](Self::take_over). Also for a device whose last server was declared dead and still runs. A server
+    /// whose cache survives calls [`Server::claim_cache`] afterwards.
     pub fn wait_for_others(&self, server: &Server) -> Result<()> {
         self.wait(&Live(server))
     }

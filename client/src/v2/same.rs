@@ -6,7 +6,7 @@
 
 use super::handover::HandOver;
 use super::peers::servers_of;
-use super::{Builder, Control, Server, State, Status, TakeOver, Which};
+use super::{Builder, Control, Process, Server, State, Status, TakeOver, Which};
 use crate::{Errno, Error, Result};
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -44,7 +44,6 @@ pub(super) struct Wanted<'a> {
     pub(super) identity: &'a [u8],
     /// The backend forgets everything at the end of its process.
     pub(super) ephemeral: bool,
-    pub(super) cache_survives: bool,
     /// Whether and how a live server is replaced.
     pub(super) take_over: Option<&'a HandOver>,
 }
@@ -55,7 +54,8 @@ pub(super) trait Devices {
     fn create(&self, builder: &Builder) -> Result<Self::Server>;
     fn status(&self, name: &str) -> Result<Status>;
     fn blob(&self, device: Which<'_>) -> Result<Vec<u8>>;
-    fn attach(&self, device: Which<'_>, take_over: TakeOver, cache_survived: bool) -> Result<Self::Server>;
+    /// The attach makes no claim of the cache: the older servers may still change it.
+    fn attach(&self, device: Which<'_>, take_over: TakeOver) -> Result<Self::Server>;
     /// The processes that serve the device, as text; empty if none can be seen.
     fn served_by(&self, status: &Status) -> String;
     /// Waits a moment. Returns false if the caller has waited long enough.
@@ -77,8 +77,8 @@ impl Devices for Control {
         self.observe(device)?.blob()
     }
 
-    fn attach(&self, device: Which<'_>, take_over: TakeOver, cache_survived: bool) -> Result<Server> {
-        self.attach_with(device, take_over, cache_survived)
+    fn attach(&self, device: Which<'_>, take_over: TakeOver) -> Result<Server> {
+        Control::attach(self, device, take_over)
     }
 
     fn served_by(&self, status: &Status) -> String {
@@ -91,8 +91,14 @@ impl Devices for Control {
     }
 }
 
-/// The processes that serve a device, as text; empty if none can be seen.
+/// The processes that serve a device, as text; empty if none can be seen, or if the only one is about to end.
 pub(super) fn served_by(status: &Status) -> String {
+    if let Some(pid) = status.process
+        && !Process::is_ending(pid)
+    {
+        return Process { pid, program: status.program.clone() }.to_string();
+    }
+    // The descriptor may be open in another process: a fork, or a process that it was passed to.
     let mut processes: Vec<_> = servers_of(status.handle)
         .into_iter()
         .filter(|peer| peer.epoch == status.epoch)
@@ -117,8 +123,18 @@ fn taken(status: &Status, server: &str) -> String {
         State::Orphaned | State::Failed => {
             " (a device of that name exists and waits for a server: attach to it, or destroy it)".to_owned()
         }
-        _ if server.is_empty() => " (a device of that name exists and has a server)".to_owned(),
-        _ => format!(" (a device of that name exists and has a server: {server})"),
+        _ => format!(" (a device of that name exists and has a server{})", whose(status, server)),
+    }
+}
+
+/// The end of a sentence about the server of a device. `server`: the processes that serve it.
+pub(super) fn whose(status: &Status, server: &str) -> String {
+    let server = if server.is_empty() { String::new() } else { format!(": {server}") };
+    match status.unserved {
+        Some(time) => {
+            format!("{server}; {} s ago its last thread asked for requests, and some wait", time.as_secs())
+        }
+        None => server,
     }
 }
 
@@ -200,7 +216,7 @@ fn follow<D: Devices>(
     if !differences.is_empty() {
         return Err(Error::Differs { name: status.name.clone(), differences });
     }
-    devices.attach(device, take_over, wanted.cache_survives)
+    devices.attach(device, take_over)
 }
 
 /// The constant properties that matter for the data and for the backend, and in which the device differs.
@@ -289,7 +305,7 @@ mod tests {
             max_discard_bytes: 4096,
             ..v2::Create::default()
         };
-        Wanted { builder, create, identity: &[], ephemeral: false, cache_survives: true, take_over: None }
+        Wanted { builder, create, identity: &[], ephemeral: false, take_over: None }
     }
 
     fn status(state: u32) -> Status {
@@ -345,11 +361,11 @@ mod tests {
             Ok(b"blue".to_vec())
         }
 
-        fn attach(&self, device: Which<'_>, over: TakeOver, survived: bool) -> Result<&'static str> {
+        fn attach(&self, device: Which<'_>, over: TakeOver) -> Result<&'static str> {
             if let Some(errno) = self.attach.take() {
                 return Err(failed("attach to device", "disk", errno));
             }
-            self.attached.borrow_mut().push(format!("{device:?} {over:?} {survived}"));
+            self.attached.borrow_mut().push(format!("{device:?} {over:?}"));
             Ok("attached")
         }
 
@@ -372,7 +388,7 @@ mod tests {
             assert_eq!((found.server, found.existed), ("attached", true));
             let attached = devices.attached.into_inner();
             assert!(
-                attached[0].contains("handle: 5, epoch: 3") && attached[0].ends_with("No true"),
+                attached[0].contains("handle: 5, epoch: 3") && attached[0].ends_with("No"),
                 "{attached:?}"
             );
         }

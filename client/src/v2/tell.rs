@@ -15,7 +15,10 @@ use std::time::{Duration, Instant};
 /// Time between two events of a kind that can occur with every request.
 const PERIOD: Duration = Duration::from_secs(5);
 
-/// Something that an operator must know: see [`Builder::on_event`](super::Builder::on_event). Prints as a sentence.
+/// Something that an operator must know and that this process knows because it serves: see
+/// [`Builder::on_event`](super::Builder::on_event). Prints as a sentence.
+///
+/// What the kernel tells of all devices, such as the death of a server, is an [`events::Event`](super::events::Event).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event {

@@ -33,6 +33,11 @@ impl Process {
         let program = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         Self { pid, program: program.trim_end().to_owned() }
     }
+
+    /// Whether the process was killed or exits, and so closes its descriptors, or has done so.
+    pub(super) fn is_ending(pid: u32) -> bool {
+        fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| exits(&stat))
+    }
 }
 
 impl fmt::Display for Process {
@@ -40,6 +45,17 @@ impl fmt::Display for Process {
         write!(f, "process {}", self.pid)?;
         if self.program.is_empty() { Ok(()) } else { write!(f, " ({})", self.program) }
     }
+}
+
+/// Whether a line of `/proc/PID/stat` says that the process exits.
+fn exits(stat: &str) -> bool {
+    /// `PF_EXITING` of the kernel.
+    const EXITING: u64 = 4;
+    // The name of the program may have spaces and brackets.
+    let Some((_, rest)) = stat.rsplit_once(')') else { return false };
+    let mut fields = rest.split_whitespace();
+    let ended = matches!(fields.next(), Some("Z" | "X"));
+    ended || fields.nth(5).and_then(|flags| flags.parse::<u64>().ok()).is_some_and(|flags| flags & EXITING != 0)
 }
 
 /// What uses a disk or one of its partitions, as far as this process can see.
@@ -215,6 +231,20 @@ fn unescape(text: &[u8]) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_that_exits_is_told_from_one_that_lives() {
+        assert!(!Process::is_ending(std::process::id()) && !Process::is_ending(u32::MAX));
+        assert!(!exits("7 (a) b) S 1 7 7 0 -1 4194304 100") && exits("7 (a) Z) Z 1 7 7 0 -1 4194304 100"));
+        assert!(exits("7 (a) R 1 7 7 0 -1 4194308 100") && !exits("7") && !exits(""));
+        let mut child = std::process::Command::new("true").spawn().expect("true");
+        let begin = Instant::now();
+        while !Process::is_ending(child.id()) {
+            assert!(begin.elapsed() < Duration::from_secs(60), "it does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        child.wait().expect("wait");
+    }
 
     #[test]
     fn mounts_are_found_by_number_and_by_source() {

@@ -15,7 +15,7 @@ use std::io::Write;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Duration;
-use zosbd2::SparseMemory;
+use zosbd2::{Errno, Error, SparseMemory};
 use zosbd2::v1::{Control, CreateOptions, Device, DeviceName, Handle, StopToken, serve};
 
 /// How long udev may take to make the block node accessible.
@@ -25,9 +25,12 @@ const BLOCKS_PER_MIB: u64 = 256;
 /// A RAM disk /dev/zosbd2ramdisk of 4 GiB that takes memory only as it is written.
 #[derive(Parser)]
 struct Arguments {
-    /// Destroy all devices (or the one given by --name) instead, even when in use
+    /// Destroy the device zosbd2ramdisk (or the one given by --name) instead, even when in use
     #[arg(short, long)]
     destroy: bool,
+    /// With --destroy: destroy all devices of version 1, whoever made them, even when in use
+    #[arg(long, requires = "destroy", conflicts_with = "name")]
+    all: bool,
     /// Threads that serve requests
     #[arg(short, long, default_value = "1", value_name = "N")]
     threads: NonZeroUsize,
@@ -40,6 +43,12 @@ struct Arguments {
     /// Seconds until an unanswered request fails, 1 to 1200
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=1200))]
     timeout: u64,
+}
+
+impl Arguments {
+    fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or("zosbd2ramdisk")
+    }
 }
 
 fn main() -> ExitCode {
@@ -61,20 +70,24 @@ fn say(line: &str) {
 }
 
 fn destroy(arguments: &Arguments) -> Result<()> {
+    let name = DeviceName::new(arguments.name())?;
     let control = Control::open()?;
-    if let Some(name) = &arguments.name {
-        control.destroy_by_name(&DeviceName::new(name)?, true)?;
-        say(&format!("destroyed {name}"));
+    if arguments.all {
+        let count = control.list()?.len();
+        control.destroy_all(true)?;
+        say(&format!("destroyed {count}"));
         return Ok(());
     }
-    let count = control.list()?.len();
-    control.destroy_all(true)?;
-    say(&if count == 0 { "there is no device to destroy".to_owned() } else { format!("destroyed {count}") });
+    match control.destroy_by_name(&name, true) {
+        Ok(()) => say(&format!("destroyed {name}")),
+        Err(Error::Control { source: Errno::NOENT, .. }) => say(&format!("there is no device {name}")),
+        Err(error) => return Err(error.into()),
+    }
     Ok(())
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    let name = arguments.name.as_deref().unwrap_or("zosbd2ramdisk");
+    let name = arguments.name();
     let options = CreateOptions::new(name, arguments.size_mib * BLOCKS_PER_MIB)?
         .timeout(Duration::from_secs(arguments.timeout));
     let control = Control::open()?;

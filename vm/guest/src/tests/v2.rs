@@ -36,7 +36,7 @@ mod settings;
 mod store;
 pub(crate) mod support;
 pub(crate) mod teardown;
-mod voice;
+pub(crate) mod voice;
 mod wakeups;
 mod which;
 

@@ -14,12 +14,14 @@ use super::{
 };
 use crate::guest::raw::{self, PAGE, Pages};
 use crate::guest::{Context, FailNth, Test, wait_until};
-use crate::tests::support::{open_direct, read_in_thread};
+use crate::tests::support::{open_direct, read_in_thread, write_in_thread};
 use crate::tests::v2::support::{Disk, Manual, control};
 
 pub(super) const TESTS: &[Test] = &[
     test("fail_nth_questions", questions),
     test("fail_nth_attach", attach),
+    test("fail_nth_settings", settings),
+    test("fail_nth_claim", claim),
     test("fail_nth_create", create).allows(OUT_OF_MEMORY).timeout(600),
     test("fail_nth_start", start).allows(OUT_OF_MEMORY).timeout(1200),
     test("fail_nth_destroy", destroy),
@@ -134,6 +136,66 @@ fn attach(context: &mut Context) {
     });
     assert_eq!(places, 0);
     disk.destroy(true);
+}
+
+/// SETTINGS changes everything that it was asked for, or nothing.
+fn settings(context: &mut Context) {
+    context.load_module("");
+    let faults = FailNth::new(context);
+    let disk = started("set");
+    let node = control_node();
+    let mut kept = disk.server.status().expect("status").grace;
+    let mut next_ms = 1000;
+    for (what, fd) in [("SETTINGS", node.as_fd()), ("SETTINGS of a server", disk.server.as_fd())] {
+        each(context, &faults, what, |round| {
+            next_ms += 1000;
+            let asked = abi::Settings {
+                size: abi::SETTINGS_BYTES,
+                flags: abi::SETTINGS_GRACE | abi::SETTINGS_DEADLINE,
+                name: name("set"),
+                grace_ms: next_ms,
+                deadline_ms: next_ms,
+                ..abi::Settings::default()
+            };
+            if call(round, fd, abi::IOCTL_SETTINGS, &asked).0.is_ok() {
+                kept = Duration::from_millis(next_ms.into());
+            }
+            let status = disk.server.status().expect("status");
+            assert_eq!(status.grace, kept);
+            // Both, or none.
+            assert!(status.deadline.is_none_or(|deadline| deadline == kept), "{status:?}");
+        });
+        let status = disk.server.status().expect("status");
+        assert_eq!((status.grace, status.deadline), (kept, Some(kept)), "the last round is not disturbed");
+    }
+    serves(&disk);
+    disk.destroy(true);
+}
+
+/// A CLAIM that fails claims nothing: the cache of the server before counts as lost.
+fn claim(context: &mut Context) {
+    context.load_module("");
+    let faults = FailNth::new(context);
+    let cached = builder("cache").volatile_cache(true).grace(Duration::from_secs(600));
+    each(context, &faults, "CLAIM", |round| {
+        let disk = Disk::create(&cached);
+        disk.server.start().expect("start");
+        // A write that no flush covers, and the next server.
+        let write = write_in_thread(disk.path(), 0, 1, 4096);
+        let mut server = Manual::new(&disk);
+        let request = server.fetch_one();
+        server.complete(&request);
+        assert_eq!(write.join().expect("writer"), Ok(4096));
+        let next = control().attach("cache", TakeOver::Yes).expect("attach");
+        drop((server, disk));
+        let disk = Disk { server: next.into(), name: "cache".into() };
+        let asked = abi::Claim { size: abi::CLAIM_BYTES, flags: abi::CLAIM_CACHE };
+        let (result, _) = call(round, disk.server.as_fd(), abi::IOCTL_CLAIM, &asked);
+        let mut server = Manual::new(&disk);
+        assert!(server.fetch(0, 1, 0).expect("fetch").is_empty());
+        assert_eq!(disk.server.status().expect("status").lost, result.is_err(), "{result:?}");
+        disk.destroy(true);
+    });
 }
 
 /// Checks that the device serves a read.

@@ -28,6 +28,8 @@ pub(super) const TESTS: &[Test] = &[
 enum Way {
     /// Data of a write, together with the request.
     Arena,
+    /// The same, in a buffer of a list.
+    Buffers,
     /// In one piece, with the commit.
     Whole,
     /// In several pieces, with the commit.
@@ -54,6 +56,7 @@ const LENGTHS: [usize; 2] = [512, 16384];
 fn kinds() -> impl Iterator<Item = Kind> {
     let ways = [
         (true, Way::Arena),
+        (true, Way::Buffers),
         (true, Way::Whole),
         (true, Way::Pieces),
         (true, Way::Copied),
@@ -70,6 +73,11 @@ impl Kind {
         let Self { writes, bytes, way, fresh } = self;
         let (op, fresh) = (if writes { "write" } else { "read" }, if fresh { ", fresh memory" } else { "" });
         format!("{call} of a {op} of {bytes} bytes, {way:?}{fresh}")
+    }
+
+    /// Whether it is a write whose data comes with the request.
+    fn comes_with_data(self) -> bool {
+        matches!(self.way, Way::Arena | Way::Buffers)
     }
 
     /// The data that the submitter writes, or must read.
@@ -129,6 +137,14 @@ struct Memory {
 const DATA: usize = 65536;
 const CAPACITY: usize = 32;
 
+/// Place and length of a buffer: the first two have room for every request, the others for short ones.
+const fn buffer(number: usize) -> (usize, usize) {
+    match number {
+        0 | 1 => (number * 16384, 16384),
+        _ => (32768 + (number - 2) * 1024, 1024),
+    }
+}
+
 impl Memory {
     /// Empty memory. The memory for data is unused if `fresh` is set.
     fn new(fresh: bool) -> Self {
@@ -159,7 +175,7 @@ impl Memory {
         }
         let (mut address, mut iovec_count, mut flags, mut result) = (at as u64, 0, 0, bytes);
         match kind.way {
-            Way::Arena => address = 0,
+            Way::Arena | Way::Buffers => address = 0,
             Way::Whole => {}
             Way::Copied => flags = abi::COMMIT_COPY_ONLY,
             Way::Half => {
@@ -191,9 +207,21 @@ impl Memory {
         self.count += 1;
     }
 
-    /// Writes the argument of an ENTER that fetches up to `capacity` requests, and returns its address.
-    fn prepare(&self, capacity: usize, arena: bool) -> usize {
+    /// Writes the argument of an ENTER that fetches up to `capacity` requests, and returns its address. The data of writes
+    /// comes in this way, if it is `Arena` or `Buffers`.
+    fn prepare(&self, capacity: usize, way: Option<Way>) -> usize {
         let count = |count: usize| u32::try_from(count).expect("a count");
+        let (mut buffers, mut buffer_count) = (0, 0);
+        if way == Some(Way::Buffers) {
+            buffer_count = capacity;
+            let list = self.iovecs.at_end(buffer_count * size_of::<abi::Iovec>());
+            for number in 0..buffer_count {
+                let (at, length) = buffer(number);
+                let entry = abi::Iovec { address: (self.data_at() + at) as u64, length: length as u64 };
+                self.iovecs.put_value(list + number * size_of::<abi::Iovec>(), &entry);
+            }
+            buffers = list as u64;
+        }
         let enter = abi::Enter {
             size: abi::ENTER_BYTES,
             commits: self.commits.at_end(PAGE) as u64,
@@ -201,7 +229,9 @@ impl Memory {
             requests: self.requests.at_end(2 * PAGE) as u64,
             capacity: count(capacity),
             arena: self.data_at() as u64,
-            arena_bytes: if arena { DATA as u64 } else { 0 },
+            arena_bytes: if way == Some(Way::Arena) { DATA as u64 } else { 0 },
+            buffers,
+            buffer_count: count(buffer_count),
             ..abi::Enter::default()
         };
         let at = self.enter.at_end(size_of::<abi::Enter>());
@@ -262,14 +292,14 @@ impl Scene {
         self.disk.server.stats(0).expect("stats").operations.iter().map(|counts| counts.committed).sum()
     }
 
-    fn enter(&self, memory: &Memory, capacity: usize, arena: bool) -> Result<i32, Errno> {
-        raw::ioctl(self.disk.server.as_fd(), abi::IOCTL_ENTER, memory.prepare(capacity, arena))
+    fn enter(&self, memory: &Memory, capacity: usize, way: Option<Way>) -> Result<i32, Errno> {
+        raw::ioctl(self.disk.server.as_fd(), abi::IOCTL_ENTER, memory.prepare(capacity, way))
     }
 
     /// Fetches all queued requests, without injected failures.
-    fn fetch(&self, count: usize, arena: bool) -> (Vec<abi::Request>, Memory) {
+    fn fetch(&self, count: usize, way: Option<Way>) -> (Vec<abi::Request>, Memory) {
         let memory = Memory::new(false);
-        assert_eq!(self.enter(&memory, CAPACITY, arena), Ok(0));
+        assert_eq!(self.enter(&memory, CAPACITY, way), Ok(0));
         let requests = memory.fetched();
         assert_eq!(requests.len(), count);
         (requests, memory)
@@ -279,7 +309,7 @@ impl Scene {
     fn answer(&self, kind: Kind, request: &abi::Request, seed: u64) -> (i32, Memory) {
         let mut memory = Memory::new(kind.fresh);
         memory.answer(kind, request, seed);
-        assert_eq!(self.enter(&memory, 0, false), Ok(0));
+        assert_eq!(self.enter(&memory, 0, None), Ok(0));
         (memory.status(0), memory)
     }
 
@@ -301,14 +331,14 @@ fn fetch(context: &mut Context) {
     context.load_module("");
     let faults = FailNth::new(context);
     let mut scene = Scene::new("fetch");
-    for kind in kinds().filter(|kind| kind.way == Way::Arena || (kind.way == Way::Whole && !kind.fresh)) {
-        let arena = kind.way == Way::Arena;
+    for kind in kinds().filter(|kind| kind.comes_with_data() || (kind.way == Way::Whole && !kind.fresh)) {
+        let way = Some(kind.way);
         each(context, &faults, &kind.what("fetch"), |round| {
             let committed = scene.committed();
             let submitted = scene.submit(kind, 0);
             scene.wait_for(1);
             let memory = Memory::new(kind.fresh);
-            let at = memory.prepare(1, arena);
+            let at = memory.prepare(1, way);
             let result = round.call(|| raw::ioctl(scene.disk.server.as_fd(), abi::IOCTL_ENTER, at));
             round.check(&result, &[Errno::FAULT]);
             let (request, memory) = if result.is_ok() {
@@ -316,12 +346,13 @@ fn fetch(context: &mut Context) {
                 (memory.fetched()[0], memory)
             } else {
                 assert_eq!(scene.counts(), (1, 0), "the request is lost");
-                let (requests, memory) = scene.fetch(1, arena);
+                let (requests, memory) = scene.fetch(1, way);
                 (requests[0], memory)
             };
             assert_eq!(request.length, kind.bytes as u64);
-            if arena {
+            if kind.comes_with_data() {
                 assert_ne!(request.flags & abi::REQUEST_DATA, 0);
+                assert_eq!(request.data, 0, "the first place");
                 assert!(memory.bytes(0, kind.bytes) == kind.data(submitted.seed), "wrong data was fetched");
             }
             scene.finish(submitted, &request);
@@ -341,11 +372,11 @@ fn commit(context: &mut Context) {
             let committed = scene.committed();
             let submitted = scene.submit(kind, 0);
             scene.wait_for(1);
-            let (requests, _) = scene.fetch(1, kind.way == Way::Arena);
+            let (requests, _) = scene.fetch(1, Some(kind.way));
             let [request] = requests[..] else { unreachable!("one was fetched") };
             let mut memory = Memory::new(kind.fresh);
             memory.answer(kind, &request, submitted.seed);
-            let at = memory.prepare(0, false);
+            let at = memory.prepare(0, None);
             let result = round.call(|| raw::ioctl(scene.disk.server.as_fd(), abi::IOCTL_ENTER, at));
             round.check(&result, &[Errno::FAULT]);
             let refused = memory.status(0);
@@ -365,7 +396,7 @@ fn commit(context: &mut Context) {
                     seen = again;
                 }
             }
-            if kind.writes && kind.way != Way::Arena {
+            if kind.writes && !kind.comes_with_data() {
                 assert!(seen.bytes(0, kind.bytes) == kind.data(submitted.seed), "wrong data was given");
             }
             if stays {
@@ -394,12 +425,12 @@ fn both(context: &mut Context) {
             let committed = scene.committed();
             let first = scene.submit(kind, 0);
             scene.wait_for(1);
-            let (requests, _) = scene.fetch(1, kind.way == Way::Arena);
+            let (requests, _) = scene.fetch(1, Some(kind.way));
             let second = scene.submit(next, 1);
             scene.wait_for(1);
             let mut memory = Memory::new(false);
             memory.answer(kind, &requests[0], first.seed);
-            let at = memory.prepare(1, false);
+            let at = memory.prepare(1, None);
             let result = round.call(|| raw::ioctl(scene.disk.server.as_fd(), abi::IOCTL_ENTER, at));
             round.check(&result, &[Errno::FAULT]);
             let fetched = memory.fetched();
@@ -417,7 +448,7 @@ fn both(context: &mut Context) {
             first.succeeds();
             let request = match fetched[..] {
                 [request] => request,
-                _ => scene.fetch(1, false).0[0],
+                _ => scene.fetch(1, None).0[0],
             };
             scene.finish(second, &request);
             assert_eq!((scene.counts(), scene.committed()), ((0, 0), committed + 2));
@@ -432,13 +463,13 @@ fn batches(context: &mut Context) {
     context.load_module("");
     let faults = FailNth::new(context);
     let mut scene = Scene::new("many");
-    for writes in [true, false] {
-        let way = if writes { Way::Arena } else { Way::Whole };
+    for way in [Way::Arena, Way::Buffers, Way::Whole] {
+        let writes = way != Way::Whole;
         let kind = Kind { writes, bytes: 512, way, fresh: false };
         each(context, &faults, &kind.what("batch: fetch"), |round| {
             let submitted = many(&mut scene, kind, COUNT);
             let memory = Memory::new(false);
-            let at = memory.prepare(CAPACITY, writes);
+            let at = memory.prepare(CAPACITY, Some(way));
             let result = round.call(|| raw::ioctl(scene.disk.server.as_fd(), abi::IOCTL_ENTER, at));
             round.check(&result, &[Errno::FAULT]);
             let mut requests = memory.fetched();
@@ -449,17 +480,21 @@ fn batches(context: &mut Context) {
                 "the server was told of other requests than it holds"
             );
             assert_eq!(result.is_ok(), told > 0, "an error only when nothing was fetched");
-            requests.extend(scene.fetch((COUNT - told) as usize, writes).0);
+            requests.extend(scene.fetch((COUNT - told) as usize, Some(way)).0);
             for submitted in submitted {
                 let place = submitted.1 * SPACING;
                 let request = requests.iter().find(|request| request.offset == place);
                 scene.finish(submitted.0, request.expect("each was fetched"));
             }
         });
+        if way == Way::Buffers {
+            // Committed like those that came in the arena.
+            continue;
+        }
         each(context, &faults, &kind.what("batch: commit"), |round| {
             let committed = scene.committed();
             let submitted = many(&mut scene, kind, COUNT);
-            let requests = scene.fetch(COUNT as usize, writes).0;
+            let requests = scene.fetch(COUNT as usize, Some(way)).0;
             let seed_of = |request: &abi::Request| {
                 let own = submitted.iter().find(|(_, place)| place * SPACING == request.offset);
                 own.expect("one of ours").0.seed
@@ -470,7 +505,7 @@ fn batches(context: &mut Context) {
             for request in &requests {
                 memory.answer(kind, request, seed);
             }
-            let at = memory.prepare(0, false);
+            let at = memory.prepare(0, None);
             let result = round.call(|| raw::ioctl(scene.disk.server.as_fd(), abi::IOCTL_ENTER, at));
             round.check(&result, &[Errno::FAULT]);
             let statuses: Vec<i32> = (0..requests.len()).map(|index| memory.status(index)).collect();

@@ -28,6 +28,8 @@ pub(super) enum Call {
     Succeed,
     /// One entry of an ENTER.
     Commit,
+    /// A write that came with its data in a buffer of a list.
+    Buffered,
     Ping1,
     Create1,
     DestroyByHandle1,
@@ -85,7 +87,7 @@ const PERM: Errno = Errno::PERM;
 const BUSY: Errno = Errno::BUSY;
 
 /// One row per call, in the order of their numbers. Errors as in `docs/abi-v2.md` and `docs/abi-v1.md`.
-pub(super) const ROWS: [Row; 47] = [
+pub(super) const ROWS: [Row; 48] = [
     row(Call::Info, "info", &[INVAL, TOOBIG, FAULT]),
     row(
         Call::Create,
@@ -123,6 +125,7 @@ pub(super) const ROWS: [Row; 47] = [
         &[INVAL, TOOBIG, FAULT, STALE, BUSY, NODEV, Errno::SHUTDOWN, PERM],
     ),
     row(Call::Commit, "commit", &[STALE, FAULT, INVAL, TOOBIG]),
+    row(Call::Buffered, "data in a buffer", &[]),
     row(Call::Ping1, "v1 ping", &[]),
     row(Call::Create1, "v1 create", &[INVAL, Errno::RANGE, Errno::EXIST, Errno::NOMEM]),
     row(Call::DestroyByHandle1, "v1 destroy by handle", &[INVAL, NOENT, BUSY]),
@@ -238,6 +241,7 @@ pub(super) const ESSENTIAL: &[(Call, Result<(), Errno>)] = &[
     (Call::Resize, Ok(())),
     (Call::Claim, Ok(())),
     (Call::Claim, Err(Errno::ALREADY)),
+    (Call::Claim, Err(INVAL)),
     (Call::Stats, Ok(())),
     (Call::Enter, Ok(())),
     (Call::Enter, Err(INVAL)),
@@ -253,11 +257,16 @@ pub(super) const ESSENTIAL: &[(Call, Result<(), Errno>)] = &[
     (Call::Blob, Err(PERM)),
     (Call::OwnStatus, Ok(())),
     (Call::Settings, Ok(())),
+    (Call::Settings, Err(INVAL)),
+    (Call::Settings, Err(NOENT)),
+    (Call::Settings, Err(STALE)),
     (Call::OwnSettings, Ok(())),
+    (Call::OwnSettings, Err(INVAL)),
     (Call::Succeed, Ok(())),
     (Call::Commit, Ok(())),
     (Call::Commit, Err(Errno::STALE)),
     (Call::Commit, Err(INVAL)),
+    (Call::Buffered, Ok(())),
     (Call::Ping1, Ok(())),
     (Call::Create1, Ok(())),
     (Call::Create1, Err(INVAL)),

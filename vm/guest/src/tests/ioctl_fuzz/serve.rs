@@ -192,6 +192,9 @@ impl Thread<'_> {
             let rest = self.memory.requests.get(at + known, sent.request_bytes as usize - known);
             assert!(rest.iter().all(|byte| *byte == 0), "{rest:02x?}");
             check_request(&request, &ended.after, &buffers);
+            if request.flags & abi::REQUEST_DATA != 0 && ended.after.buffer_count > 0 {
+                self.ends(Call::Buffered, Ok(()));
+            }
             self.process.board.remember(request.handle);
             // Some requests are forgotten: their deadline or the death of this server ends them.
             if self.random.chance(97) {
