@@ -65,12 +65,12 @@ pub use stop::StopToken;
 pub use sys::fork::{ForkGuard, OwnFile};
 pub use sys::memory::SparseMemory;
 pub use v2::{
-    Action, Answers, AsyncBackend, Backend, Batch, Blocking, Buffer, BufferList, Buffers, Builder,
-    Capabilities, Channel, Control, DeadlinePolicy, Difference, End, Entered, Event, Fault, FaultCounts,
-    FaultPlan, Faulty, Fetch, Fetched, HandOver, Handler, Holder, Info, Keeper, Latency, Listed, MemoryLock,
-    Moment, Observer, Operation, OperationCounts, Outstanding, ParseFaultError, Process, Readiness, Region,
-    Request, RequestState, ServeOptions, Server, ServerId, Settings, State, Stats, Status, TakeOver,
-    ThreadModel, UNLIMITED, Users, Which, Zero, events,
+    Answer, Answers, AsyncBackend, Backend, Batch, Blocking, Buffer, BufferList, Buffers, Builder,
+    Capabilities, Channel, Control, DeadlinePolicy, Difference, End, Entered, Event, Fetch, Fetched,
+    HandOver, Handler, Holder, Identity, Info, Keeper, Latency, Layer, Listed, MemoryLock, Observer,
+    Operation, OperationCounts, Outstanding, Process, Readiness, Region, Request, RequestState, ServeOptions,
+    Server, ServerId, Settings, State, Stats, Status, TakeOver, ThreadModel, UNLIMITED, Users, Which, Zero,
+    events,
 };
 
 /// What the functions of this crate return.
@@ -85,8 +85,3 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct PackageReadme;
-
-/// Compiles the example of the text on backends.
-#[cfg(doctest)]
-#[doc = include_str!("../../docs/backends.md")]
-struct Backends;

@@ -95,7 +95,7 @@ impl StopToken {
     }
 
     /// Sleeps for `time`, or until the next request.
-    pub(crate) fn pause(&self, time: Duration) {
+    pub fn pause(&self, time: Duration) {
         self.pause_unless(time, || false);
     }
 

@@ -6,6 +6,10 @@
 //! comes from a [`Fetched`], which only the kernel can make and which records its server. A request that was
 //! answered before has a stale handle, which the kernel refuses.
 
+mod provide;
+
+pub use provide::{Answer, Identity};
+
 use crate::Errno;
 use crate::sys::memory::Region;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,10 +22,17 @@ use zosbd2_abi::v2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServerId(u32);
 
+/// Bit of the ids of channels that are not the kernel's: see [`Identity`].
+const OWN: u32 = 1 << 31;
+
 impl ServerId {
     pub(crate) fn next() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
-        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+        Self(NEXT.fetch_add(1, Ordering::Relaxed) & !OWN)
+    }
+
+    const fn is_own(self) -> bool {
+        self.0 & OWN != 0
     }
 }
 
@@ -92,13 +103,6 @@ impl Fetched {
         self.0.data = data;
         self.0.flags |= v2::REQUEST_DATA;
     }
-
-    /// A request as the kernel makes it.
-    #[cfg(test)]
-    pub(crate) fn forge(mut raw: v2::Request, server: ServerId) -> Self {
-        raw.reserved = server.0;
-        Self(raw)
-    }
 }
 
 /// The result of an answer that did this many bytes of its request.
@@ -111,19 +115,23 @@ const fn bytes(length: u64) -> i64 {
 #[derive(Debug)]
 pub struct Answers {
     entries: Vec<v2::Commit>,
+    /// Numbers of the entries whose memory may be written to. Only kept for batches that do not go to the kernel.
+    writable: Vec<usize>,
 }
 
 impl Answers {
     /// Room for `count` answers; it grows on demand.
     #[must_use]
     pub fn with_capacity(count: usize) -> Self {
-        Self { entries: Vec::with_capacity(count) }
+        Self { entries: Vec::with_capacity(count), writable: Vec::new() }
     }
 
     /// Begins a batch of answers to requests of this server. Drops all earlier answers.
-    pub(crate) fn begin(&mut self, server: ServerId) -> Batch<'_> {
+    pub fn begin(&mut self, server: ServerId) -> Batch<'_> {
         self.entries.clear();
-        Batch { entries: &mut self.entries, processed: 0, server, memory: PhantomData }
+        self.writable.clear();
+        let Self { entries, writable } = self;
+        Batch { entries, writable, processed: 0, server, memory: PhantomData }
     }
 }
 
@@ -134,6 +142,7 @@ impl Answers {
 #[derive(Debug)]
 pub struct Batch<'a> {
     entries: &'a mut Vec<v2::Commit>,
+    writable: &'a mut Vec<usize>,
     processed: usize,
     server: ServerId,
     memory: PhantomData<&'a mut [u8]>,
@@ -185,20 +194,11 @@ impl<'a> Batch<'a> {
         self.push(request, bytes(request.0.length), region.address().expose_provenance(), 0);
     }
 
-    /// Answers that only `done` bytes of the request are done; a read has them in `data`. The kernel fails
-    /// the request if `done` is less than its length.
-    pub(crate) fn short(&mut self, request: &Fetched, done: u64, data: Option<&'a [u8]>) {
-        let address = data.filter(|_| done != 0).map_or(0, |data| {
-            self.check(request, data.len());
-            data.as_ptr().expose_provenance()
-        });
-        self.push(request, bytes(done.min(request.0.length)), address, 0);
-    }
-
     /// Copies the data of the write to `target` and completes the write.
     #[inline]
     pub fn write(&mut self, request: &Fetched, target: &'a mut [u8]) {
         self.check(request, target.len());
+        self.note_writable();
         self.push(request, bytes(request.0.length), target.as_mut_ptr().expose_provenance(), 0);
     }
 
@@ -206,6 +206,7 @@ impl<'a> Batch<'a> {
     #[inline]
     pub fn write_region(&mut self, request: &Fetched, target: Region<'a>) {
         self.check(request, target.length());
+        self.note_writable();
         self.push(request, bytes(request.0.length), target.address().expose_provenance(), 0);
     }
 
@@ -213,6 +214,7 @@ impl<'a> Batch<'a> {
     #[inline]
     pub fn copy(&mut self, request: &Fetched, target: &'a mut [u8]) {
         self.check(request, target.len());
+        self.note_writable();
         let address = target.as_mut_ptr().expose_provenance();
         self.push(request, bytes(request.0.length), address, v2::COMMIT_COPY_ONLY);
     }
@@ -232,6 +234,7 @@ impl<'a> Batch<'a> {
             *entry = v2::Commit { handle: entry.handle, result, ..v2::Commit::default() };
             keep
         });
+        self.writable.clear();
         self.processed = 0;
     }
 
@@ -241,44 +244,18 @@ impl<'a> Batch<'a> {
         assert!(self.server.0 == request.0.reserved, "the request belongs to another server");
     }
 
+    /// Records that the memory of the next entry may be written to. The kernel knows that by itself.
+    #[inline]
+    fn note_writable(&mut self) {
+        if self.server.is_own() {
+            self.writable.push(self.entries.len());
+        }
+    }
+
     #[inline]
     fn push(&mut self, request: &Fetched, result: i64, address: usize, flags: u32) {
         let (handle, address) = (request.0.handle, address as u64);
         self.entries.push(v2::Commit { handle, result, address, flags, ..v2::Commit::default() });
-    }
-}
-
-/// The kernel's side, for the fake kernel of the tests.
-#[cfg(test)]
-impl Batch<'_> {
-    /// The next unprocessed answer.
-    pub(crate) fn next(&self) -> Option<v2::Commit> {
-        self.entries.get(self.processed).copied()
-    }
-
-    /// Marks the next answer as carried out (0) or refused (a negative errno).
-    pub(crate) fn process(&mut self, status: i32) {
-        self.entries[self.processed].status = status;
-        self.processed += 1;
-    }
-
-    /// Copies `length` bytes from the memory of the next answer.
-    pub(crate) fn copy_from_server(&self, length: usize) -> Vec<u8> {
-        let address = usize::try_from(self.entries[self.processed].address).expect("an address");
-        let mut bytes = vec![0; length];
-        let source = std::ptr::with_exposed_provenance::<u8>(address);
-        // SAFETY: the answer was made from memory that is borrowed as long as the batch. The fake passes the
-        // length of the request, and the memory is at least that long.
-        unsafe { std::ptr::copy_nonoverlapping(source, bytes.as_mut_ptr(), length) };
-        bytes
-    }
-
-    /// Copies `bytes` into the memory of the next answer, which answers a write.
-    pub(crate) fn copy_to_server(&mut self, bytes: &[u8]) {
-        let address = usize::try_from(self.entries[self.processed].address).expect("an address");
-        let target = std::ptr::with_exposed_provenance_mut::<u8>(address);
-        // SAFETY: as above. The memory of an answer to a write is borrowed exclusively or is a region.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
     }
 }
 
@@ -345,25 +322,6 @@ impl<'a> Buffers<'a> {
     }
 }
 
-/// The kernel's side, for the fake kernel of the tests.
-#[cfg(test)]
-impl Buffers<'_> {
-    /// Bytes of a buffer.
-    pub(crate) fn length(&self, number: usize) -> Option<u64> {
-        self.entries.get(number).map(|buffer| buffer.length)
-    }
-
-    /// Copies `bytes` into a buffer.
-    pub(crate) fn copy_to_server(&mut self, number: usize, bytes: &[u8]) {
-        let buffer = self.entries[number];
-        assert!(bytes.len() as u64 <= buffer.length, "the data fits");
-        let address = usize::try_from(buffer.address).expect("an address");
-        let target = std::ptr::with_exposed_provenance_mut::<u8>(address);
-        // SAFETY: the memory is that long, and this value borrows it exclusively or as a region.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
-    }
-}
-
 /// What to fetch, and how long to wait for it.
 #[derive(Debug, Default)]
 pub struct Fetch<'a> {
@@ -391,7 +349,7 @@ impl Fetch<'_> {
     }
 
     /// Reborrows this value for another call.
-    pub(crate) fn again(&mut self) -> Fetch<'_> {
+    pub fn again(&mut self) -> Fetch<'_> {
         let buffers =
             self.buffers.as_mut().map(|Buffers { entries, .. }| Buffers { entries, memory: PhantomData });
         Fetch {
@@ -416,6 +374,9 @@ pub struct Entered {
     pub refused: usize,
     /// Number of fetched requests.
     pub fetched: usize,
+    /// Number of requests that were fetched, too, and that a layer has kept for itself. So there may be more requests
+    /// although fewer were returned than there was room for.
+    pub kept: usize,
     /// Why nothing was fetched: see `Enter` in [`abi`](crate::v2::abi).
     pub error: Option<Errno>,
 }
@@ -480,7 +441,8 @@ impl ServerFd {
         for request in &mut requests[..fetched] {
             request.0.reserved = self.id.0;
         }
-        Entered { processed: argument.processed as usize, refused: argument.refused as usize, fetched, error }
+        let (processed, refused) = (argument.processed as usize, argument.refused as usize);
+        Entered { processed, refused, fetched, kept: 0, error }
     }
 }
 
@@ -493,30 +455,4 @@ impl AsFd for ServerFd {
 /// The kernel refuses more than [`v2::MAX_BATCH`] entries.
 fn count(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_list_names_its_buffers_in_their_order() {
-        let mut list = BufferList::with_capacity(2);
-        let (mut first, mut second) = ([0_u8; 4], [0_u8; 6]);
-        let mut fetch = Fetch::default();
-        let mut buffers = list.begin();
-        assert!(buffers.is_empty());
-        buffers.push(&mut first);
-        buffers.push(&mut []);
-        buffers.push(&mut second);
-        fetch.buffers = Some(buffers);
-        let mut again = fetch.again();
-        let buffers = again.buffers.as_mut().expect("a list");
-        assert_eq!(buffers.len(), 3);
-        assert_eq!([0, 1, 2, 3].map(|number| buffers.length(number)), [Some(4), Some(0), Some(6), None]);
-        buffers.copy_to_server(2, b"second");
-        buffers.copy_to_server(0, b"one");
-        assert_eq!((&first, &second), (b"one\0", b"second"));
-        assert_eq!(list.begin().len(), 0);
-    }
 }

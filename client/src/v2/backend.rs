@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The storage behind a device.
 
-use super::FaultPlan;
 use crate::sys::memory::Region;
 use crate::{Errno, SparseMemory};
 use std::cell::Cell;
@@ -90,12 +89,6 @@ pub trait Backend: Sync {
     /// memory. Without a region the library calls [`read`](Self::read).
     fn read_region(&self, offset: u64, length: usize) -> Option<Region<'_>> {
         self.region(offset, length)
-    }
-
-    /// The faults to inject while the backend is served, for tests: see [`Faulty`](super::Faulty). Called
-    /// once, when serving begins.
-    fn faults(&self) -> Option<&FaultPlan> {
-        None
     }
 }
 
@@ -278,10 +271,6 @@ macro_rules! forward {
             #[inline]
             fn read_region(&self, offset: u64, length: usize) -> Option<Region<'_>> {
                 (**self).read_region(offset, length)
-            }
-
-            fn faults(&self) -> Option<&FaultPlan> {
-                (**self).faults()
             }
         })*
     };

@@ -5,12 +5,13 @@
 //! kernel is asked. A value that is not set comes from the backend, if there is one, or is the interface's
 //! default.
 
+use super::channel::Layers;
 use super::same::{Found, Wanted, create_or_attach};
 use super::serve::NO_FLUSHES;
 use super::signals::SignalWatch;
 use super::tell::{Event, Listener};
 use super::{
-    Backend, Capabilities, Control, DeadlinePolicy, End, HandOver, Info, ServeOptions, Server, name,
+    Backend, Capabilities, Control, DeadlinePolicy, End, HandOver, Info, Layer, ServeOptions, Server, name,
 };
 use crate::{Error, Result, StopToken};
 use std::path::Path;
@@ -55,6 +56,7 @@ pub struct Builder {
     grace: Duration,
     serving: ServeOptions,
     listener: Listener,
+    layers: Layers,
     identity: Vec<u8>,
     take_over: Option<HandOver>,
 }
@@ -102,6 +104,7 @@ impl Builder {
             grace: DEFAULT_GRACE,
             serving: ServeOptions::default(),
             listener: Listener::default(),
+            layers: Layers::default(),
             identity: Vec::new(),
             take_over: None,
         }
@@ -205,6 +208,13 @@ impl Builder {
         self
     }
 
+    /// Serves through this layer, which is put around those that were set before, here or in the [`ServeOptions`].
+    #[must_use]
+    pub fn layer(mut self, layer: impl Layer + 'static) -> Self {
+        self.layers.push(layer);
+        self
+    }
+
     /// Name of the device.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -269,7 +279,7 @@ impl Builder {
         capabilities: Capabilities,
     ) -> Result<(Arc<Server>, ServeOptions)> {
         self.backend.get_or_insert((size, capabilities));
-        let serving = self.serving.clone().with_listener(&self.listener);
+        let serving = self.serving.clone().with_listener(&self.listener).with_layers(&self.layers);
         serving.check(&self.name, self.queues, capabilities.threads)?;
         let Found { server, existed } = self.find(&Control::open()?, &capabilities)?;
         if existed {

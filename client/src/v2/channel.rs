@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What serving needs of the kernel.
 //!
-//! [`Server`](super::Server) implements it with system calls, the fake kernel of the tests in memory. All functions may
+//! [`Server`](super::Server) implements it with system calls, [`testing`](crate::testing) in memory. All functions may
 //! be called from any thread, also at the same time. A channel holds no request: what it hands out belongs to
 //! the caller until the caller answers it or the channel is dropped.
 //!
-//! A layer is a channel around another one. A layer that injects faults needs nothing else: after the inner
-//! `enter` it looks at the fetched requests and, for a request that it chose, answers the request in a call
-//! of its own (error), keeps it out of the caller's array and lowers `fetched` (drop), kills the process, or
-//! waits. Before the inner `enter` it looks at the answers of the batch to requests that it marked earlier,
-//! and shortens, repeats or removes them. Only the last part needs functions that [`Batch`] does not have
-//! yet: to find, change and remove an answer by its handle.
+//! A [`Layer`] puts a channel around another one. To the lanes above, the new channel is the kernel: it hands out
+//! requests under an [`Identity`](super::Identity) of its own and carries out their [`Answer`](super::Answer)s. To the
+//! channel below, it is a server: it makes batches of its own and [passes](super::Batch::pass) answers on. Between the
+//! two it may change, repeat, keep or delay what it likes.
 
 use super::{Batch, Entered, Fetch, ServerId, Status, Users};
-use crate::Result;
+use crate::{Result, StopToken};
+use std::fmt;
+use std::sync::Arc;
 
 /// Keeps a device that the caller has left, and serves nothing. The next server can attach when it is dropped.
 pub type Keeper = Box<dyn std::any::Any + Send>;
@@ -51,6 +51,46 @@ pub trait Channel: Send + Sync {
     /// Ends all calls of [`enter`](Self::enter), those that sleep too, and leaves the device to the next
     /// server. Returns `None` if the calls end anyway. After an error nothing has changed.
     fn leave(&self) -> Result<Option<Keeper>>;
+}
+
+/// Puts a channel around the channel to the kernel, for example one that injects faults (the crate `zosbd2-faults`).
+pub trait Layer: Send + Sync {
+    /// The channel that the lanes use instead of `channel`. Called once, when serving begins. A request on `stop` asks
+    /// serving to end.
+    fn around<'a>(&self, channel: Arc<dyn Channel + 'a>, stop: &StopToken) -> Arc<dyn Channel + 'a>;
+}
+
+/// The layers of a serve, the innermost first.
+#[derive(Clone, Default)]
+pub(super) struct Layers(Vec<Arc<dyn Layer>>);
+
+impl fmt::Debug for Layers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Layers({})", self.0.len())
+    }
+}
+
+impl Layers {
+    /// Adds a layer around the others.
+    pub(super) fn push(&mut self, layer: impl Layer + 'static) {
+        self.0.push(Arc::new(layer));
+    }
+
+    /// Adds layers around the others.
+    pub(super) fn extend(&mut self, outer: &Self) {
+        self.0.extend_from_slice(&outer.0);
+    }
+
+    /// The outermost channel. `None`: there are no layers.
+    pub(super) fn around<'a>(
+        &self,
+        channel: impl Channel + 'a,
+        stop: &StopToken,
+    ) -> Option<Arc<dyn Channel + 'a>> {
+        let (first, others) = self.0.split_first()?;
+        let first = first.around(Arc::new(channel), stop);
+        Some(others.iter().fold(first, |inner, layer| layer.around(inner, stop)))
+    }
 }
 
 macro_rules! forward {
@@ -94,4 +134,4 @@ macro_rules! forward {
     };
 }
 
-forward!(&C, std::sync::Arc<C>);
+forward!(&C, Arc<C>);

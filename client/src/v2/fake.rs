@@ -7,7 +7,7 @@
 
 use super::channel::Keeper;
 use super::serve::ready::{Readiness, Sleeper};
-use super::{Batch, Channel, Entered, Fetch, Fetched, ServerId, Status};
+use super::{Answer as Given, Batch, Channel, Entered, Fetch, Identity, ServerId, Status};
 use crate::sys::counting::uncounted;
 use crate::{Errno, Result};
 use std::collections::{HashMap, VecDeque};
@@ -88,7 +88,6 @@ struct State {
     left: usize,
     kept: Arc<AtomicBool>,
     asleep: usize,
-    stale: usize,
     /// Tasks that wait for news.
     wakers: Vec<Waker>,
     /// A request that is submitted again for each answer, and how often.
@@ -96,7 +95,7 @@ struct State {
 }
 
 pub(super) struct Fake {
-    id: ServerId,
+    identity: Identity,
     status: Status,
     size: AtomicU64,
     /// The size that the kernel returns when asked.
@@ -109,8 +108,6 @@ pub(super) struct Fake {
     poor: Option<(&'static str, Status)>,
     /// Number of failing attempts to leave the device.
     stuck: AtomicUsize,
-    /// Answers may state a shorter length.
-    pub(super) short: bool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -134,7 +131,7 @@ impl Fake {
             ..v2::Status::default()
         };
         Self {
-            id: ServerId::next(),
+            identity: Identity::new(),
             status: Status::from(&status),
             size: AtomicU64::new(size),
             true_size: AtomicU64::new(size),
@@ -142,7 +139,6 @@ impl Fake {
             broken_queue: None,
             poor: None,
             stuck: AtomicUsize::new(0),
-            short: false,
             state: Mutex::new(State { steps: steps.into_iter().collect(), ..State::default() }),
             changed: Condvar::new(),
         }
@@ -252,11 +248,6 @@ impl Fake {
         self.state.lock().expect("state").arenas.clone()
     }
 
-    /// Number of answers with an unknown handle.
-    pub(super) fn stale(&self) -> usize {
-        self.state.lock().expect("state").stale
-    }
-
     /// Number of requests that were fetched and never answered.
     pub(super) fn left(&self) -> usize {
         self.state.lock().expect("state").held.len()
@@ -291,64 +282,62 @@ impl State {
     }
 
     /// Processes up to `most` answers.
-    fn process(&mut self, batch: &mut Batch<'_>, most: usize, short: bool) -> Entered {
-        let mut entered = Entered::default();
-        while let Some(commit) = batch.next().filter(|_| entered.processed < most) {
-            let refused = self.commit(&commit, batch, short).err();
-            self.stale += usize::from(refused == Some(Errno::STALE));
-            batch.process(refused.map_or(0, |errno| -errno.raw_os_error()));
-            entered.processed += 1;
-            entered.refused += usize::from(refused.is_some());
+    fn process(&mut self, batch: &mut Batch<'_>, most: usize) -> Entered {
+        let given: Vec<_> = batch.answers().take(most).map(|answer| self.commit(&answer)).collect();
+        for result in &given {
+            batch.process(*result);
         }
-        entered
+        let refused = given.iter().filter(|result| result.is_err()).count();
+        Entered { processed: given.len(), refused, ..Entered::default() }
     }
 
-    fn commit(&mut self, commit: &v2::Commit, batch: &mut Batch<'_>, short: bool) -> Result<(), Errno> {
-        let held = self.held.get_mut(&commit.handle).ok_or(Errno::STALE)?;
+    fn commit(&mut self, answer: &Given<'_>) -> Result<(), Errno> {
+        let held = self.held.get_mut(&answer.handle()).ok_or(Errno::STALE)?;
         let Spec { op, length, fill, .. } = held.spec;
-        assert_eq!((commit.reserved, commit.iovec_count, commit.status), (0, 0, 0));
         if let Some(errno) = held.spec.refuse.take() {
             if errno == Errno::STALE {
-                self.held.remove(&commit.handle);
+                self.held.remove(&answer.handle());
             }
             return Err(errno);
         }
         let bytes = usize::try_from(length).expect("length");
-        if commit.flags == v2::COMMIT_COPY_ONLY {
-            assert!(op == v2::OP_WRITE && commit.address != 0 && !held.given);
-            batch.copy_to_server(&vec![fill; bytes]);
+        if answer.copies_only() {
+            assert!(op == v2::OP_WRITE && !held.given);
+            answer.fill(&vec![fill; bytes]);
             held.given = true;
             return Ok(());
         }
-        assert_eq!(commit.flags, 0);
         let mut data = Vec::new();
-        if short && u64::try_from(commit.result).is_ok_and(|done| done < length) {
-            assert_eq!(commit.address != 0, op == v2::OP_READ && commit.result != 0);
-        } else if commit.result >= 0 {
-            assert_eq!(u64::try_from(commit.result), Ok(length), "the answer must not be short");
-            match op {
-                v2::OP_READ => {
-                    assert_ne!(commit.address, 0);
-                    data = batch.copy_from_server(bytes);
-                }
-                v2::OP_WRITE => {
-                    assert_eq!(held.given, commit.address == 0, "an answer moves data in one direction");
-                    if commit.address != 0 {
-                        batch.copy_to_server(&vec![fill; bytes]);
+        let result = match answer.result() {
+            Ok(done) => {
+                assert_eq!(done, length, "the answer must not be short");
+                match op {
+                    v2::OP_READ => {
+                        data.resize(bytes, 0);
+                        answer.copy_to(&mut data);
                     }
+                    v2::OP_WRITE => {
+                        assert_ne!(held.given, answer.wants_data(), "an answer moves data in one direction");
+                        if answer.wants_data() {
+                            answer.fill(&vec![fill; bytes]);
+                        }
+                    }
+                    _ => assert!(!answer.has_memory()),
                 }
-                _ => assert_eq!(commit.address, 0),
+                i64::try_from(done).expect("length")
             }
-        } else {
-            assert!(commit.result >= -4095 && commit.address == 0);
-        }
-        self.held.remove(&commit.handle);
-        let index = (commit.handle & !(1 << 63)) >> 20;
-        self.answers.push(Answer { index, result: commit.result, data });
+            Err(error) => {
+                assert!(!answer.has_memory());
+                i64::from(-error.raw_os_error())
+            }
+        };
+        self.held.remove(&answer.handle());
+        let index = (answer.handle() & !(1 << 63)) >> 20;
+        self.answers.push(Answer { index, result, data });
         Ok(())
     }
 
-    fn fetch(&mut self, specs: &mut VecDeque<Spec>, id: ServerId, mut fetch: Fetch<'_>) -> usize {
+    fn fetch(&mut self, specs: &mut VecDeque<Spec>, identity: &Identity, mut fetch: Fetch<'_>) -> usize {
         self.arenas.push(fetch.arena.len());
         let (mut used, mut buffer) = (0_usize, 0_usize);
         let mut count = 0;
@@ -374,18 +363,15 @@ impl State {
                 given = true;
             }
             if let (v2::OP_WRITE, false, Some(buffers)) = (spec.op, spec.withheld, &mut fetch.buffers) {
-                if buffers.length(buffer).is_some_and(|room| room >= spec.length) {
-                    buffers.copy_to_server(
-                        buffer,
-                        &vec![spec.fill; usize::try_from(spec.length).expect("fits")],
-                    );
+                if buffers.room(buffer).is_some_and(|room| room >= spec.length) {
+                    buffers.fill(buffer, &vec![spec.fill; usize::try_from(spec.length).expect("fits")]);
                     raw.flags |= v2::REQUEST_DATA;
                     raw.data = buffer as u64;
                     buffer += 1;
                     given = true;
                 }
             }
-            fetch.requests[count] = Fetched::forge(raw, id);
+            fetch.requests[count] = identity.request(raw);
             self.held.insert(handle, Held { spec, given });
             self.fetched += 1;
             count += 1;
@@ -409,10 +395,10 @@ impl Fake {
         let step = if ready { state.steps.pop_front() } else { None };
         match step {
             Some(Step::Fail(errno)) => return Entered { error: Some(errno), ..Entered::default() },
-            Some(Step::Partial(most)) => return state.process(batch, most, self.short),
+            Some(Step::Partial(most)) => return state.process(batch, most),
             _ => {}
         }
-        let mut entered = state.process(batch, usize::MAX, self.short);
+        let mut entered = state.process(batch, usize::MAX);
         if entered.processed > 0 {
             state.calls.push((entered.processed, fetches));
             state.submit_again(entered.processed);
@@ -421,7 +407,7 @@ impl Fake {
         match step {
             Some(Step::Requests(specs)) => {
                 let mut specs = VecDeque::from(specs);
-                entered.fetched = state.fetch(&mut specs, self.id, fetch);
+                entered.fetched = state.fetch(&mut specs, &self.identity, fetch);
                 if !specs.is_empty() {
                     state.steps.push_front(Step::Requests(specs.into()));
                 }
@@ -460,7 +446,7 @@ impl Channel for Fake {
     }
 
     fn id(&self) -> ServerId {
-        self.id
+        self.identity.id()
     }
 
     fn status(&self) -> &Status {

@@ -15,7 +15,6 @@ mod control;
 pub mod events;
 #[cfg(test)]
 mod fake;
-mod fault;
 mod geometry;
 mod handler;
 mod handover;
@@ -38,14 +37,15 @@ mod tests;
 mod users;
 mod which;
 
-pub use crate::sys::enter::{Answers, Batch, BufferList, Buffers, Entered, Fetch, Fetched, ServerId};
+pub use crate::sys::enter::{
+    Answer, Answers, Batch, BufferList, Buffers, Entered, Fetch, Fetched, Identity, ServerId,
+};
 pub use crate::sys::memory::{Buffer, Region};
 pub use async_backend::AsyncBackend;
 pub use backend::{Backend, Capabilities, ThreadModel, Zero};
 pub use builder::{Builder, UNLIMITED};
-pub use channel::{Channel, Keeper};
+pub use channel::{Channel, Keeper, Layer};
 pub use control::{Control, TakeOver};
-pub use fault::{Action, Fault, FaultCounts, FaultPlan, Faulty, Moment, ParseFaultError};
 pub use handler::{Blocking, Handler};
 pub use handover::HandOver;
 pub use inspect::Observer;

@@ -40,11 +40,12 @@ pub enum Operation {
 
 impl Operation {
     /// All operations, ordered by number.
-    pub(super) const ALL: [Self; v2::OPERATIONS] =
+    pub const ALL: [Self; v2::OPERATIONS] =
         [Self::Read, Self::Write, Self::Discard, Self::Flush, Self::WriteZeroes, Self::SecureErase];
 
-    /// Its number.
-    pub(super) const fn number(self) -> u32 {
+    /// Its number: one of the `OP_` numbers of [`abi`](crate::v2::abi).
+    #[must_use]
+    pub const fn number(self) -> u32 {
         match self {
             Self::Read => v2::OP_READ,
             Self::Write => v2::OP_WRITE,
@@ -58,6 +59,20 @@ impl Operation {
     /// Its name in messages.
     pub(super) fn name(self) -> &'static str {
         operation_name(self.number())
+    }
+}
+
+/// As in the text of faults and of tools.
+impl std::fmt::Display for Operation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Discard => "discard",
+            Self::Flush => "flush",
+            Self::WriteZeroes => "write-zeroes",
+            Self::SecureErase => "secure-erase",
+        })
     }
 }
 

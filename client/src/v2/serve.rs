@@ -18,7 +18,6 @@
 //! | `start` | serving with owned requests, as functions of `Builder` and `Server` |
 //! | `calls` | repeats interrupted calls, and gives refused answers again |
 //! | `notes` | the errors of one serve |
-//! | `inject` | faults, for tests |
 //!
 //! The calling thread waits; the serving threads have all ended when it returns. On a stop request the device
 //! is destroyed while the threads still serve, so that the kernel can write out dirty data.
@@ -30,7 +29,6 @@ mod course;
 mod exchange;
 #[cfg(feature = "tokio")]
 pub(super) mod executor;
-mod inject;
 mod limits;
 mod memory;
 pub(super) mod notes;

@@ -214,9 +214,11 @@ impl Server {
         ready: impl FnOnce(),
     ) -> Result<End> {
         let serving = Serving::new(self, options);
-        let destroy = |force| serving.destroy(force);
-        let end = serve_with(self, backend, options, stop, || serving.begin(ready), destroy);
-        serving.end(end)
+        let (start, destroy) = (|| serving.begin(ready), |force| serving.destroy(force));
+        serving.end(match options.layers().around(self, stop) {
+            None => serve_with(self, backend, options, stop, start, destroy),
+            Some(channel) => serve_with(&channel, backend, options, stop, start, destroy),
+        })
     }
 
     /// After serving failed: destroys the device if it was never started, because nobody ever will. Errors are

@@ -15,8 +15,8 @@ use super::fake::{Answer, Fake, Spec, Step};
 use super::geometry::{Geometry, Wanted};
 use super::serve::serve_with;
 use super::{
-    Answers, Backend, Builder, Capabilities, End, Event, Fetched, Info, Region, ServeOptions, ServerId,
-    ThreadModel, UNLIMITED, Zero,
+    Answers, Backend, Builder, Capabilities, End, Event, Identity, Info, Region, ServeOptions, ThreadModel,
+    UNLIMITED, Zero,
 };
 use crate::{BadRequest, Errno, Error, Result, SparseMemory, StopToken};
 use proptest::prelude::*;
@@ -426,21 +426,21 @@ fn busy(device: &str) -> Error {
 
 #[test]
 fn answers_are_bound_to_server_and_length() {
-    let (ours, other) = (ServerId::next(), ServerId::next());
+    let (ours, other) = (Identity::new(), Identity::new());
     let raw = v2::Request { handle: 5, length: 512, ..v2::Request::default() };
     let mut answers = Answers::with_capacity(4);
-    let give = |answers: &mut Answers, server, length| {
+    let give = |answers: &mut Answers, server: &Identity, length| {
         let data = vec![0; length];
-        let request = Fetched::forge(raw, server);
-        let mut batch = answers.begin(ours);
+        let request = server.request(raw);
+        let mut batch = answers.begin(ours.id());
         batch.read(&request, &data);
         batch.len()
     };
-    assert_eq!(give(&mut answers, ours, 512), 1);
+    assert_eq!(give(&mut answers, &ours, 512), 1);
     let mut panics = |server, length| {
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| give(&mut answers, server, length)))
     };
-    assert!(panics(ours, 511).is_err());
-    assert!(panics(other, 512).is_err());
-    assert!(panics(ours, 513).is_ok());
+    assert!(panics(&ours, 511).is_err());
+    assert!(panics(&other, 512).is_err());
+    assert!(panics(&ours, 513).is_ok());
 }

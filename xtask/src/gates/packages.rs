@@ -13,7 +13,7 @@ use zosbd2_vm::kernels;
 use crate::paths;
 
 /// The packages, each after those that it depends on.
-const PACKAGES: [&str; 3] = ["zosbd2-abi", "zosbd2", "zosbd2-backends"];
+const PACKAGES: [&str; 4] = ["zosbd2-abi", "zosbd2", "zosbd2-backends", "zosbd2-faults"];
 /// Files that every package has.
 const FILES: [&str; 4] = ["README.md", "LICENSE-MIT", "LICENSE-APACHE", "src/lib.rs"];
 /// Most keywords and categories, and the longest keyword, that the registry accepts.

@@ -6,14 +6,13 @@
 //! thread. A panic of the backend fails its request, and the lane goes on.
 
 use super::calls::{Calls, Given, retain_accepted};
-use super::inject::Places;
 use super::limits::Limits;
 use super::memory::{FreeSpace, Memory, ask_for_data};
 use super::pace::Pace;
 use super::session::{Lanes, Session};
 use super::{End, ServeOptions};
 use crate::v2::geometry::{Wanted, operation_name};
-use crate::v2::{Backend, Batch, Channel, FaultPlan, Fetch, Fetched, Region, Zero};
+use crate::v2::{Backend, Batch, Channel, Fetch, Fetched, Region, Zero};
 use crate::{Errno, Error, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use zosbd2_abi::v2;
@@ -25,8 +24,6 @@ pub(super) struct Blocking<'s, C, B: ?Sized> {
     options: &'s ServeOptions,
     /// The kernel copies directly from and to the backend's memory, so writes need no arena.
     regions: bool,
-    /// Faults to inject.
-    faults: Option<&'s FaultPlan>,
 }
 
 impl<'s, C: Channel, B: Backend + ?Sized> Blocking<'s, C, B> {
@@ -34,12 +31,7 @@ impl<'s, C: Channel, B: Backend + ?Sized> Blocking<'s, C, B> {
         // A region for the first block stands for regions of all blocks.
         let block = session.channel.status().logical_block_size as usize;
         let regions = session.guard("region", || backend.region(0, block).is_some()).unwrap_or(false);
-        let faults = session.guard("faults", || backend.faults()).ok().flatten();
-        if let Some(plan) = faults {
-            let (device, seed) = (session.notes.device(), plan.seed());
-            tracing::warn!(device, seed, "serving with injected faults");
-        }
-        Self { session, backend, options, regions, faults }
+        Self { session, backend, options, regions }
     }
 }
 
@@ -74,25 +66,24 @@ enum Outcome<'b> {
 
 /// One lane.
 pub(super) struct Worker<'s, C, B: ?Sized> {
-    pub(super) session: &'s Session<&'s C>,
-    pub(super) backend: &'s B,
+    session: &'s Session<&'s C>,
+    backend: &'s B,
     regions: bool,
-    faults: Option<&'s FaultPlan>,
     calls: Calls<'s, &'s C>,
     queue: u32,
     spin_us: u32,
     pace: Pace,
-    pub(super) limits: Limits<'s, &'s C>,
+    limits: Limits<'s, &'s C>,
 }
 
 impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
     fn new(lanes: &Blocking<'s, C, B>, queue: u32) -> Self {
-        let Blocking { session, backend, options, regions, faults } = *lanes;
+        let Blocking { session, backend, options, regions } = *lanes;
         let limits = Limits::new(&session.channel, &session.notes, false, || backend.size());
         let calls = Calls::new(&session.channel, &session.stop, &session.notes);
         let spin_us = options.spin_us();
         let pace = Pace::new(options.most_requests(), options.adapts());
-        Self { session, backend, regions, faults, calls, queue, spin_us, pace, limits }
+        Self { session, backend, regions, calls, queue, spin_us, pace, limits }
     }
 
     /// Serves until the device is gone or taken over.
@@ -103,19 +94,13 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
     fn work(mut self, memory: Memory) -> Result<End> {
         let Memory { mut requests, mut answers, mut reads, mut arena } = memory;
         let mut pending = 0;
-        let mut fresh = false;
         loop {
-            if let (true, Some(plan)) = (fresh, self.faults) {
-                let mut places = Places { arena: &mut arena, scratch: &mut reads };
-                pending = self.inject(plan, &mut requests[..pending], &mut places, &mut answers)?;
-            }
             let began = self.pace.begin(pending);
             let mut batch = answers.begin(self.session.channel.id());
             let mut space = FreeSpace { free: &mut reads };
             let kept = self.round(&mut requests[..pending], &mut arena, &mut space, &mut batch);
             self.pace.end(began, pending);
-            fresh = kept == 0 && !self.calls.taken_over;
-            let given = if fresh {
+            let given = if kept == 0 && !self.calls.taken_over {
                 let fetch = Fetch {
                     requests: &mut requests[..self.pace.limit()],
                     arena: if self.regions { &mut [] } else { &mut arena },
@@ -245,19 +230,14 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
     }
 
     #[inline]
-    pub(super) fn give(&mut self, batch: &mut Batch<'_>, fetch: Fetch<'_>) -> Result<Given> {
+    fn give(&mut self, batch: &mut Batch<'_>, fetch: Fetch<'_>) -> Result<Given> {
         self.calls.give(batch, fetch)
     }
 
     /// Fails the requests whose answers were refused, unless they are stale. With `kept` set, those requests
     /// may be among `pending`, and are removed from it. Returns the number of remaining requests.
     #[cold]
-    pub(super) fn refused(
-        &mut self,
-        batch: &mut Batch<'_>,
-        pending: &mut [Fetched],
-        kept: bool,
-    ) -> Result<usize> {
+    fn refused(&mut self, batch: &mut Batch<'_>, pending: &mut [Fetched], kept: bool) -> Result<usize> {
         let left = if kept { retain_accepted(batch, pending) } else { pending.len() };
         self.calls.fail_refused(batch)?;
         Ok(left)

@@ -19,6 +19,8 @@ pub(in crate::v2) const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug)]
 pub(in crate::v2) struct Given {
     pub(in crate::v2) fetched: usize,
+    /// Requests that were fetched, too, and that a layer has kept.
+    pub(in crate::v2) kept: usize,
     pub(in crate::v2) refused: usize,
     /// The device is gone.
     pub(in crate::v2) gone: bool,
@@ -45,7 +47,8 @@ impl<'s, C: Channel> Calls<'s, C> {
         let entered = self.channel.enter(batch, fetch.again());
         if entered.error.is_none() && batch.is_processed() {
             self.failures = 0;
-            return Ok(Given { fetched: entered.fetched, refused: entered.refused, gone: false });
+            let Entered { fetched, kept, refused, .. } = entered;
+            return Ok(Given { fetched, kept, refused, gone: false });
         }
         self.give_rest(batch, fetch, entered)
     }
@@ -64,9 +67,10 @@ impl<'s, C: Channel> Calls<'s, C> {
         mut fetch: Fetch<'_>,
         mut entered: Entered,
     ) -> Result<Given> {
-        let mut given = Given { fetched: 0, refused: 0, gone: false };
+        let mut given = Given { fetched: 0, kept: 0, refused: 0, gone: false };
         loop {
             given.refused += entered.refused;
+            given.kept += entered.kept;
             if entered.fetched > 0 {
                 // The fetched requests stay in place while the remaining answers are given.
                 given.fetched = entered.fetched;

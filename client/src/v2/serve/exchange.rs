@@ -317,7 +317,7 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
         };
         let asked = fetch.requests.len();
         let given = self.calls.give(&mut batch, fetch)?;
-        self.drained = (asked != 0).then_some(given.fetched < asked && given.refused == 0);
+        self.drained = (asked != 0).then_some(given.fetched + given.kept < asked && given.refused == 0);
         if given.gone {
             return Ok(Exchanged::Gone);
         }

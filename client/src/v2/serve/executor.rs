@@ -83,7 +83,10 @@ impl Server {
         let (starter, destroyer) = (serving.clone(), serving.clone());
         let start = move || starter.begin(ready);
         let destroy = move |force| destroyer.destroy(force);
-        serving.end(serve_in_task(self, backend, options, stop, readiness, start, destroy).await)
+        serving.end(match options.layers().around(self.clone(), stop) {
+            None => serve_in_task(self, backend, options, stop, readiness, start, destroy).await,
+            Some(channel) => serve_in_task(&channel, backend, options, stop, readiness, start, destroy).await,
+        })
     }
 }
 

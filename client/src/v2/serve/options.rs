@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! How a device is served: threads, memory and batches. Checked before serving begins.
 
-use crate::v2::ThreadModel;
+use crate::v2::channel::Layers;
 use crate::v2::tell::{Event, Listener};
+use crate::v2::{Layer, ThreadModel};
 use crate::{Errno, Error, Result};
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::thread::CpuSet;
@@ -23,6 +24,7 @@ pub struct ServeOptions {
     in_flight: Option<usize>,
     spin: Duration,
     listener: Listener,
+    layers: Layers,
 }
 
 /// Which memory of the process is locked.
@@ -52,6 +54,7 @@ impl Default for ServeOptions {
             in_flight: None,
             spin: Duration::ZERO,
             listener: Listener::default(),
+            layers: Layers::default(),
         }
     }
 }
@@ -109,6 +112,23 @@ impl ServeOptions {
     pub fn on_event(mut self, tell: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         self.listener = Listener::new(tell);
         self
+    }
+
+    /// Serves through this layer, which is put around those that were set before.
+    #[must_use]
+    pub fn layer(mut self, layer: impl Layer + 'static) -> Self {
+        self.layers.push(layer);
+        self
+    }
+
+    /// The same options with these layers around the others.
+    pub(in crate::v2) fn with_layers(mut self, outer: &Layers) -> Self {
+        self.layers.extend(outer);
+        self
+    }
+
+    pub(in crate::v2) fn layers(&self) -> &Layers {
+        &self.layers
     }
 
     /// The same options with this listener, if it listens.

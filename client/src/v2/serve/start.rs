@@ -79,7 +79,10 @@ impl Server {
         };
         let serving = Serving::new(&**self, options);
         let (start, destroy) = (|| serving.begin(ready), |force| serving.destroy(force));
-        serving.end(serve_async_with(self, backend, options, stop, sleepers, start, destroy))
+        serving.end(match options.layers().around(self.clone(), stop) {
+            None => serve_async_with(self, backend, options, stop, sleepers, start, destroy),
+            Some(channel) => serve_async_with(&channel, backend, options, stop, sleepers, start, destroy),
+        })
     }
 
     /// Like [`serve_then`](Self::serve_then), for a backend that answers requests later and elsewhere.
@@ -94,8 +97,10 @@ impl Server {
         ready: impl FnOnce(),
     ) -> Result<End> {
         let serving = Serving::new(&**self, options);
-        let destroy = |force| serving.destroy(force);
-        let end = serve_requests_with(self, handler, options, stop, || serving.begin(ready), destroy);
-        serving.end(end)
+        let (start, destroy) = (|| serving.begin(ready), |force| serving.destroy(force));
+        serving.end(match options.layers().around(self.clone(), stop) {
+            None => serve_requests_with(self, handler, options, stop, start, destroy),
+            Some(channel) => serve_requests_with(&channel, handler, options, stop, start, destroy),
+        })
     }
 }

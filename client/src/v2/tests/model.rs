@@ -156,7 +156,7 @@ proptest! {
     ) {
         let geometry = Geometry { size: SIZE, block: 512, max_io: MAX_IO.into(), buffers: false };
         let raw = v2::Request { op, offset, length, data, flags, ..v2::Request::default() };
-        let Ok(wanted) = geometry.look(&Fetched::forge(raw, ServerId::next())) else {
+        let Ok(wanted) = geometry.look(&Identity::new().request(raw)) else {
             return Ok(());
         };
         if wanted == Wanted::Flush {

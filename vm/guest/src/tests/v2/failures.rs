@@ -2,11 +2,11 @@
 //! What submitters see of errors that the kernel would take for something other than a failure.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, fallocate, fdatasync, fsync};
 use rustix::io::{Errno, IoSlice, ReadWriteFlags, pwritev2};
-use zosbd2::{Builder, Fault, Faulty};
+use zosbd2::Builder;
+use zosbd2_faults::{Fault, FaultPlan};
 
 use super::super::support::{Aligned, discard, open_direct, read_in_thread, write_in_thread};
 use super::support::{Disk, Recorder, Serving, threads};
@@ -27,16 +27,15 @@ const MISTAKEN: [&str; 9] =
 
 /// A disk with all operations, whose server fails as the texts say.
 fn failing(texts: &[String]) -> (Disk, Serving) {
-    let recorder = Arc::into_inner(Recorder::new(16 << 20, |capabilities| {
+    let recorder = Recorder::new(16 << 20, |capabilities| {
         capabilities.volatile_cache = true;
         capabilities.fua = true;
         capabilities.discard = true;
         capabilities.write_zeroes = true;
-    }));
-    let recorder = recorder.expect("no other server holds the request");
+    });
     let fault = |text: &String| text.parse::<Fault>().unwrap_or_else(|error| panic!("{error}"));
-    let faulty = texts.iter().fold(Faulty::new(recorder, 1), |faulty, text| faulty.with(fault(text)));
-    Disk::serve(&Builder::new("failing").partition_scan(false), &Arc::new(faulty), threads(1))
+    let plan = texts.iter().fold(FaultPlan::new(1), |plan, text| plan.with(fault(text)));
+    Disk::serve(&Builder::new("failing").partition_scan(false), &recorder, threads(1).layer(plan))
 }
 
 /// fsync of the disk and of a file system's journal: only `EIO` says that no data is durable.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! What submitters see of each fault that the library can inject, and that harmless faults are invisible.
+//! What submitters see of each fault that can be injected, and that harmless faults are invisible.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -13,8 +13,9 @@ use rustix::fs::fdatasync;
 use rustix::io::Errno;
 use rustix::process::Signal;
 use zosbd2::v2::abi;
-use zosbd2::{Backend, Builder, DeadlinePolicy, End, Fault, Faulty, State, StopToken, TakeOver};
+use zosbd2::{Backend, Builder, DeadlinePolicy, End, ServeOptions, State, StopToken, TakeOver};
 use zosbd2_backends::{FileOptions, Ram, conformance};
+use zosbd2_faults::{Fault, FaultPlan};
 
 use super::super::support::{Aligned, TICK, discard, open_direct, read_in_thread, write_in_thread};
 use super::support::{Buffered, Disk, Manual, Recorder, Serving, control, join, threads};
@@ -45,8 +46,28 @@ fn fault(text: &str) -> Fault {
     text.parse().unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn with<B: Backend>(backend: B, seed: u64, faults: &[&str]) -> Arc<Faulty<B>> {
-    Arc::new(faults.iter().fold(Faulty::new(backend, seed), |faulty, text| faulty.with(fault(text))))
+/// A backend and the faults of its disk.
+struct Faulty<B> {
+    backend: Arc<B>,
+    plan: FaultPlan,
+}
+
+impl<B: Backend + Send + 'static> Faulty<B> {
+    fn options(&self, serving_threads: usize) -> ServeOptions {
+        threads(serving_threads).layer(self.plan.clone())
+    }
+
+    fn serve(&self, builder: &Builder, serving_threads: usize) -> (Disk, Serving) {
+        Disk::serve(builder, &self.backend, self.options(serving_threads))
+    }
+}
+
+fn plan(seed: u64, faults: &[&str]) -> FaultPlan {
+    faults.iter().fold(FaultPlan::new(seed), |plan, text| plan.with(fault(text)))
+}
+
+fn with<B: Backend>(backend: B, seed: u64, faults: &[&str]) -> Faulty<B> {
+    Faulty { backend: Arc::new(backend), plan: plan(seed, faults) }
 }
 
 fn ram() -> Ram {
@@ -54,15 +75,15 @@ fn ram() -> Ram {
 }
 
 fn injected<B: Backend>(faulty: &Faulty<B>) -> Vec<u64> {
-    faulty.plan().counts().map(|(_, counts)| counts.injected).collect()
+    faulty.plan.counts().map(|(_, counts)| counts.injected).collect()
 }
 
 fn builder() -> Builder {
     Builder::new("faulty").partition_scan(false)
 }
 
-fn serve<B: Backend + Send + 'static>(builder: &Builder, faulty: &Arc<Faulty<B>>) -> (Disk, Serving) {
-    Disk::serve(builder, faulty, threads(1))
+fn serve<B: Backend + Send + 'static>(builder: &Builder, faulty: &Faulty<B>) -> (Disk, Serving) {
+    faulty.serve(builder, 1)
 }
 
 fn read(path: &Path, offset: u64, length: usize) -> Result<Vec<u8>, Errno> {
@@ -132,7 +153,7 @@ fn short(context: &mut Context) {
 const SHORT: &[&str] = &["write:nth=2:short", "read:nth=3:short", "discard:nth=1:short"];
 
 /// A torn write, a read, and a discard.
-fn shorten<B: Backend + Send + 'static>(faulty: &Arc<Faulty<B>>) {
+fn shorten<B: Backend + Send + 'static>(faulty: &Faulty<B>) {
     let (disk, serving) = serve(&builder(), faulty);
     let path = disk.path();
     assert_eq!(write(&path, 0, 8192), Ok(8192));
@@ -193,7 +214,7 @@ fn dropped(context: &mut Context) {
     let faulty = with(ram(), 1, &["read:drop"]);
     let (disk, serving) = serve(&builder(), &faulty);
     let reader = read_in_thread(disk.path(), 0, 4096);
-    wait_until(20, "the read to be dropped", || faulty.plan().injected() == 1);
+    wait_until(20, "the read to be dropped", || faulty.plan.injected() == 1);
     assert_eq!(write(&disk.path(), 0, 4096), Ok(4096), "others are served");
     assert!(!reader.is_finished());
     assert_eq!(disk.server.stats(0).expect("stats").held, 1);
@@ -207,7 +228,7 @@ fn requeued(context: &mut Context) {
     for serving_threads in [1, 2] {
         let faulty = with(ram(), 1, &["write:nth=1:drop=after", "read:nth=1:drop", "read:nth=2:drop"]);
         let builder = with_deadline(DeadlinePolicy::Requeue);
-        let (disk, serving) = Disk::serve(&builder, &faulty, threads(serving_threads));
+        let (disk, serving) = faulty.serve(&builder, serving_threads);
         let path = disk.path();
         let begin = Instant::now();
         assert_eq!(write(&path, 0, 4096), Ok(4096));
@@ -232,7 +253,7 @@ fn declared_dead(context: &mut Context) {
     assert!(!writer.is_finished());
     let server = control().attach("faulty", TakeOver::No).expect("attach");
     let next = Disk { server: Arc::new(server), name: "faulty".to_owned() };
-    let serving = next.serve_with(&faulty, threads(1));
+    let serving = next.serve_with(&faulty.backend, faulty.options(1));
     assert_eq!(writer.join().expect("writer"), Ok(4096));
     assert!(read(&path, 0, 4096) == Ok(written(0, 4096)));
     assert_eq!(injected(&faulty), [1]);
@@ -247,8 +268,8 @@ fn duplicate(context: &mut Context) {
 }
 
 /// Every answer is given twice, to submitters that send as fast as they can.
-fn twice<B: Backend + Send + 'static>(faulty: &Arc<Faulty<B>>) {
-    let (disk, serving) = Disk::serve(&builder().depth(4), faulty, threads(2));
+fn twice<B: Backend + Send + 'static>(faulty: &Faulty<B>) {
+    let (disk, serving) = faulty.serve(&builder().depth(4), 2);
     let path = disk.path();
     std::thread::scope(|scope| {
         for thread in 0..4_u64 {
@@ -271,7 +292,7 @@ fn twice<B: Backend + Send + 'static>(faulty: &Arc<Faulty<B>>) {
     assert!(read(&path, 0, 8192) == Ok(vec![0; 8192]));
     let stats = || disk.server.stats(0).expect("stats");
     // The second answer comes after the submitter has gone on.
-    wait_until(20, "the last answer", || stats().stale == faulty.plan().injected());
+    wait_until(20, "the last answer", || stats().stale == faulty.plan.injected());
     let stats = stats();
     let ended: u64 = stats.operations.iter().map(|counts| counts.committed).sum();
     assert!(ended >= 402, "{stats:?}");
@@ -332,17 +353,18 @@ pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>>
     let [name, file, seed, texts @ ..] = arguments else {
         return Err("usage: --serve-faulty NAME FILE SEED [FAULT]...".into());
     };
-    let mut faulty = Faulty::new(FileOptions::default().open(Path::new(file))?, seed.parse()?);
+    let disk = FileOptions::default().open(Path::new(file))?;
+    let mut plan = FaultPlan::new(seed.parse()?);
     for text in texts {
-        faulty = faulty.with(text.parse()?);
+        plan = plan.with(text.parse()?);
     }
     let control = control();
     let server = if control.status(name).is_ok() {
-        control.attach_for(*name, TakeOver::No, &faulty)?
+        control.attach_for(*name, TakeOver::No, &disk)?
     } else {
-        control.create(&Builder::new(name).for_backend(&faulty).partition_scan(false))?
+        control.create(&Builder::new(name).for_backend(&disk).partition_scan(false))?
     };
-    server.serve_then(&faulty, &threads(1), &StopToken::new(), || println!("serving"))?;
+    server.serve_then(&disk, &threads(1).layer(plan), &StopToken::new(), || println!("serving"))?;
     Ok(())
 }
 
@@ -360,13 +382,12 @@ fn conforming(context: &mut Context) {
     let seed = context.random("faulty").next();
     let faulty = with(Ram::new(64 * MIB).expect("memory"), seed, &texts);
     let builder = with_deadline(DeadlinePolicy::Requeue).queues(2);
-    let (disk, serving) = Disk::serve(&builder, &faulty, threads(2));
+    let (disk, serving) = faulty.serve(&builder, 2);
     let target = conformance::Disk::open(&disk.path()).expect("open the disk");
     let report = conformance::run(&target, context.seed()).unwrap_or_else(|failure| panic!("{failure}"));
     assert!(report.iter().filter(|check| check.skipped.is_some()).all(|check| check.name == "outside"));
     drop(target);
-    let counts: Vec<_> =
-        faulty.plan().counts().map(|(fault, counts)| format!("{fault}: {counts:?}")).collect();
+    let counts: Vec<_> = faulty.plan.counts().map(|(fault, counts)| format!("{fault}: {counts:?}")).collect();
     context.say(&format!("seed {seed}: {counts:?}"));
     assert!(injected(&faulty).iter().all(|count| *count > 0), "{counts:?}");
     disk.destroy_and_join(serving);
@@ -399,15 +420,15 @@ fn under_ext4(context: &mut Context) {
     for round in 0..ROUNDS {
         let seed = random.next();
         let faulty = with(Ram::new(32 * MIB).expect("memory"), seed, &["write:share=0.03:errno=EIO"]);
-        faulty.plan().arm(false);
+        faulty.plan.arm(false);
         let (disk, serving) = serve(&builder(), &faulty);
         let path = disk.path();
         let device = path.to_str().expect("a plain path");
         run(60, "mkfs.ext4", &["-q", device]);
         let mounted = Mounted::new(device, "/mnt", "ext4", "");
-        faulty.plan().arm(true);
+        faulty.plan.arm(true);
         let files = write_files(mounted.path(), seed, FILES);
-        faulty.plan().arm(false);
+        faulty.plan.arm(false);
         mounted.unmount();
         drop_caches();
         let mounted = Mounted::new(device, "/mnt", "ext4", "");

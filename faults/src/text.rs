@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Faults as text, for command lines. Parsing the displayed text returns the same fault.
 
-use super::{Action, Fault, Moment, Operation, When};
-use crate::Errno;
+use crate::plan::{Action, Fault, Moment, When};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
+use zosbd2::{Errno, Operation};
 
 /// The text is not a valid [`Fault`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -64,30 +64,11 @@ const NO_MOMENT: Problem = "is not a moment: use before or after";
 const NO_TIME: Problem = "is not a time: use a number and one of s, ms, us, ns";
 const NO_SIZE: Problem = "is not a number of bytes: use a number, optionally with one of K, M, G, T, P, E";
 
-impl Operation {
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Write => "write",
-            Self::Discard => "discard",
-            Self::Flush => "flush",
-            Self::WriteZeroes => "write-zeroes",
-            Self::SecureErase => "secure-erase",
-        }
-    }
-}
-
-impl fmt::Display for Operation {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.word())
-    }
-}
-
 impl fmt::Display for Fault {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut separator = "";
         for operation in Operation::ALL {
-            if self.operations & operation.bit() != 0 {
+            if self.operations & (1 << operation.number()) != 0 {
                 write!(formatter, "{separator}{operation}")?;
                 separator = "+";
             }
@@ -157,8 +138,8 @@ impl FromStr for Fault {
         let words = parts.next().unwrap_or_default();
         if words != ANY {
             for word in words.split('+') {
-                let known = Operation::ALL.into_iter().find(|operation| operation.word() == word);
-                operations |= known.ok_or_else(|| wrong(word, "is not an operation"))?.bit();
+                let known = Operation::ALL.into_iter().find(|operation| operation.to_string() == word);
+                operations |= 1 << known.ok_or_else(|| wrong(word, "is not an operation"))?.number();
             }
         }
         let (mut range, mut when, mut action) = (None, None, None);

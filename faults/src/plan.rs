@@ -1,129 +1,16 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Faults for tests: which requests they hit, and what goes wrong with those requests.
+//! Which requests the faults hit, and what goes wrong with these requests.
 //!
-//! Pure, except for counters. The serve loop asks the plan of its backend once for each fetched request and
-//! injects what the plan says (`serve::inject`). The backend does not know of the plan. So direct copies of
-//! [`Backend::region`] can fail, too, and answers can be lost or given twice, which no backend could do.
+//! Pure, except for counters. [`Faulty`](crate::Faulty) asks the plan once for each fetched request.
 //!
 //! Which requests a fault hits depends only on the seed and on the number of earlier matches: the same
 //! sequence of requests has the same faults.
 
-mod text;
-
-use super::{Backend, Capabilities, Fetched, Operation, Region, Zero};
-use crate::Errno;
 use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-pub use text::ParseFaultError;
-
-/// A backend that injects planned faults into its requests, to test the code above the disk: the file system and
-/// the application.
-///
-/// ```
-/// use zosbd2::{Action, Backend, Errno, Fault, Faulty, Operation, SparseMemory};
-///
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let memory = SparseMemory::new(1 << 20)?; // or your own `Backend`
-/// let faulty = Faulty::new(memory, 42)
-///     // The third read of the first block fails ...
-///     .with(Fault::new(Action::Errno(Errno::IO)).on(Operation::Read).range(0..4096).nth(3))
-///     // ... and one write in a hundred is slow; the same in words, as a command line has it.
-///     .with("write:share=0.01:delay=50ms".parse()?);
-/// assert_eq!(faulty.size(), 1 << 20);
-/// # let serve = || -> zosbd2::Result<()> {
-/// zosbd2::Builder::new("faulty").serve(&faulty)?;
-/// println!("{} requests went wrong", faulty.plan().injected());
-/// # Ok(()) };
-/// # Ok(())
-/// # }
-/// ```
-///
-/// Only requests that are served have faults: the functions of [`Backend`] called on it directly do what those
-/// of the backend do. One in another has the plan of the outer one.
-#[derive(Debug)]
-pub struct Faulty<B> {
-    backend: B,
-    plan: FaultPlan,
-}
-
-impl<B: Backend> Faulty<B> {
-    /// A backend without faults. The seed decides which requests a [`Fault::share`] hits.
-    pub fn new(backend: B, seed: u64) -> Self {
-        Self { backend, plan: FaultPlan::new(seed) }
-    }
-
-    /// Adds a fault.
-    #[must_use]
-    pub fn with(mut self, fault: Fault) -> Self {
-        self.plan = self.plan.with(fault);
-        self
-    }
-
-    /// The faults, and how often each was injected.
-    #[must_use]
-    pub fn plan(&self) -> &FaultPlan {
-        &self.plan
-    }
-
-    /// The wrapped backend.
-    #[must_use]
-    pub fn backend(&self) -> &B {
-        &self.backend
-    }
-}
-
-impl<B: Backend> Backend for Faulty<B> {
-    fn size(&self) -> u64 {
-        self.backend.size()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.backend.capabilities()
-    }
-
-    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Errno> {
-        self.backend.read(offset, buffer)
-    }
-
-    fn write(&self, offset: u64, data: &mut [u8], fua: bool) -> Result<(), Errno> {
-        self.backend.write(offset, data, fua)
-    }
-
-    fn flush(&self) -> Result<(), Errno> {
-        self.backend.flush()
-    }
-
-    fn discard(&self, offset: u64, length: u64) -> Result<(), Errno> {
-        self.backend.discard(offset, length)
-    }
-
-    fn write_zeroes(&self, offset: u64, length: u64, zero: Zero) -> Result<(), Errno> {
-        self.backend.write_zeroes(offset, length, zero)
-    }
-
-    fn secure_erase(&self, offset: u64, length: u64) -> Result<(), Errno> {
-        self.backend.secure_erase(offset, length)
-    }
-
-    fn region(&self, offset: u64, length: usize) -> Option<Region<'_>> {
-        self.backend.region(offset, length)
-    }
-
-    fn read_region(&self, offset: u64, length: usize) -> Option<Region<'_>> {
-        self.backend.read_region(offset, length)
-    }
-
-    fn faults(&self) -> Option<&FaultPlan> {
-        Some(&self.plan)
-    }
-}
-
-impl Operation {
-    const fn bit(self) -> u32 {
-        1 << self.number()
-    }
-}
+use zosbd2::{Errno, Fetched, Operation};
 
 /// Whether something happens before or after the backend carries out the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,8 +25,8 @@ pub enum Moment {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
-    /// Delays the request by this time, or until a stop is requested. The thread does nothing meanwhile, so
-    /// all requests of the same batch are late.
+    /// Delays the request by this time, or until a stop is requested. The lane does nothing meanwhile, so all
+    /// requests of the same batch are late.
     Delay(Duration),
     /// Fails the request without carrying it out. An error that the block layer does not have becomes `EIO`.
     Errno(Errno),
@@ -149,7 +36,7 @@ pub enum Action {
     /// Never answers the request. It ends with the device's deadline or with its server.
     Drop(Moment),
     /// Carries out the request and answers twice. The kernel refuses the second answer and counts it
-    /// ([`Stats::stale`](super::Stats::stale)).
+    /// ([`Stats::stale`](zosbd2::Stats::stale)).
     Duplicate,
     /// Kills the process (`SIGKILL`) with this request, and all others that it holds, unanswered.
     Die(Moment),
@@ -157,7 +44,7 @@ pub enum Action {
 
 /// Which of the matching requests a fault hits.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum When {
+pub(crate) enum When {
     Always,
     Nth(u64),
     Share(f64),
@@ -178,11 +65,11 @@ enum When {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Fault {
     /// Bit mask of [`Operation`]; 0: all.
-    operations: u32,
+    pub(crate) operations: u32,
     /// First byte and end of the range; an end of `u64::MAX` means no end.
-    range: Option<(u64, u64)>,
-    when: When,
-    action: Action,
+    pub(crate) range: Option<(u64, u64)>,
+    pub(crate) when: When,
+    pub(crate) action: Action,
 }
 
 impl Fault {
@@ -195,7 +82,7 @@ impl Fault {
     /// Restricts the fault to this operation. Further calls add operations.
     #[must_use]
     pub const fn on(mut self, operation: Operation) -> Self {
-        self.operations |= operation.bit();
+        self.operations |= 1 << operation.number();
         self
     }
 
@@ -278,36 +165,41 @@ struct Planned {
     injected: AtomicU64,
 }
 
-/// The faults of a backend: see [`Faulty`] and [`Backend::faults`].
+/// The faults of a device: a [`Layer`](zosbd2::Layer) that [`Builder::layer`](zosbd2::Builder::layer) takes. Clones
+/// have the same counts, and are armed and disarmed together.
 ///
 /// Each fault counts its matching requests independently of the other faults. If several faults hit a
 /// request, their delays add up, and of the other actions only the first one happens.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct FaultPlan {
     seed: u64,
-    armed: AtomicBool,
-    faults: Vec<Planned>,
+    armed: Arc<AtomicBool>,
+    faults: Vec<Arc<Planned>>,
 }
 
 /// What goes wrong with one request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Verdict {
-    pub(super) delay: Duration,
+pub(crate) struct Verdict {
+    pub(crate) delay: Duration,
     /// The action besides the delay.
-    pub(super) action: Option<Action>,
+    pub(crate) action: Option<Action>,
 }
 
 impl FaultPlan {
-    /// A plan without faults, armed.
+    /// A plan without faults, armed. The seed decides which requests a [`Fault::share`] hits.
     #[must_use]
-    pub const fn new(seed: u64) -> Self {
-        Self { seed, armed: AtomicBool::new(true), faults: Vec::new() }
+    pub fn new(seed: u64) -> Self {
+        Self { seed, armed: Arc::new(AtomicBool::new(true)), faults: Vec::new() }
     }
 
     /// Adds a fault.
     #[must_use]
     pub fn with(mut self, fault: Fault) -> Self {
-        self.faults.push(Planned { fault, matched: AtomicU64::new(0), injected: AtomicU64::new(0) });
+        self.faults.push(Arc::new(Planned {
+            fault,
+            matched: AtomicU64::new(0),
+            injected: AtomicU64::new(0),
+        }));
         self
     }
 
@@ -339,7 +231,7 @@ impl FaultPlan {
     }
 
     /// What goes wrong with this request. Call it once per request, because it counts.
-    pub(super) fn judge(&self, request: &Fetched) -> Verdict {
+    pub(crate) fn judge(&self, request: &Fetched) -> Verdict {
         let mut verdict = Verdict::default();
         if !self.armed.load(Ordering::Acquire) {
             return verdict;
@@ -388,12 +280,12 @@ const fn scramble(mut word: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ServerId;
-    use zosbd2_abi::v2;
+    use zosbd2::Identity;
+    use zosbd2::v2::abi as v2;
 
     fn request(op: u32, offset: u64, length: u64) -> Fetched {
         let raw = v2::Request { op, offset, length, ..v2::Request::default() };
-        Fetched::forge(raw, ServerId::next())
+        Identity::new().request(raw)
     }
 
     /// The numbers, counted from 1, of the requests that the plan hits among `count` reads of the first
@@ -426,13 +318,6 @@ mod tests {
         ] {
             let is = FaultPlan::new(1).with(fault).judge(&request(op, offset, length)).action.is_some();
             assert_eq!(is, matches, "{fault} on operation {op}, {length} bytes at {offset}");
-        }
-    }
-
-    #[test]
-    fn every_operation_has_the_bit_of_its_number() {
-        for (number, operation) in Operation::ALL.into_iter().enumerate() {
-            assert_eq!(operation.bit(), 1 << number, "{operation:?}");
         }
     }
 
