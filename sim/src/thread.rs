@@ -369,7 +369,8 @@ impl World {
             slept: false,
         };
         if version == 1 {
-            let call = Call { capacity: 1, minimum: 1, room: Room::Arena(u64::MAX), timeout_ns: u64::MAX, ..call };
+            let call =
+                Call { capacity: 1, minimum: 1, room: Room::Arena(u64::MAX), timeout_ns: u64::MAX, ..call };
             if self.random.one_in(200) {
                 let wake = self.queue(0).notify();
                 self.wake(0, wake);
@@ -868,7 +869,9 @@ impl World {
         let Fetched { request, copying, .. } = fetched;
         let fits = request.op == Op::Write && u64::from(request.length) <= room;
         if *copying != fits {
-            self.violation(format!("queue {queue}: {request:?} with {room} bytes of room, copied: {copying}"));
+            self.violation(format!(
+                "queue {queue}: {request:?} with {room} bytes of room, copied: {copying}"
+            ));
         }
         let tag = fetched.handle.tag();
         let asked = self.block.started(queue, tag).map(|started| started.request);
