@@ -31,18 +31,16 @@ fn a_missing_module_is_named_by_both_modes() {
 
 #[test]
 fn nonsense_on_the_command_line_is_refused_before_anything_happens() {
-    for arguments in
-        [
-            &["-t", "0"][..],
-            &["--size-mib", "3"],
-            &["--timeout", "0"],
-            &["--timeout", "1201"],
-            &["-x"],
-            // Everybody's devices only on demand.
-            &["--all"],
-            &["-d", "--all", "--name", "disk"],
-        ]
-    {
+    for arguments in [
+        &["-t", "0"][..],
+        &["--size-mib", "3"],
+        &["--timeout", "0"],
+        &["--timeout", "1201"],
+        &["-x"],
+        // Everybody's devices only on demand.
+        &["--all"],
+        &["-d", "--all", "--name", "disk"],
+    ] {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));
     }

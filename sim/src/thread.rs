@@ -79,11 +79,40 @@ pub(crate) struct Call {
     entries: Vec<Entry>,
     capacity: usize,
     minimum: usize,
-    room: u64,
+    room: Room,
     timeout_ns: u64,
     fetched: usize,
     refused: usize,
     slept: bool,
+}
+
+/// Memory for the data of fetched writes.
+#[derive(Clone, Debug)]
+enum Room {
+    /// The rest of the arena, in bytes.
+    Arena(u64),
+    /// The lengths of the unused buffers, the next one last.
+    Buffers(Vec<u64>),
+}
+
+impl Room {
+    /// Bytes for the next write.
+    fn next(&self) -> u64 {
+        match self {
+            Self::Arena(bytes) => *bytes,
+            Self::Buffers(unused) => unused.last().copied().unwrap_or(0),
+        }
+    }
+
+    /// A write of this length takes its place, also if it is lost while its data is copied.
+    fn take(&mut self, length: u64) {
+        match self {
+            Self::Arena(bytes) => *bytes -= length,
+            Self::Buffers(unused) => {
+                unused.pop();
+            }
+        }
+    }
 }
 
 /// A request on its way to the server.
@@ -320,7 +349,7 @@ impl World {
         // A thread with work does not sleep while it holds that work.
         let busy = self.has_task(number, entries.len());
         let minimum = if busy || polls { 0 } else { self.random.index(capacity + 1) };
-        let room = u64::from(BLOCK) * self.random.pick(&[0, 1, 4, 16]);
+        let room = self.room(capacity);
         // Some queue may have no other thread.
         let only = queue != own || self.settings.threads < queues;
         let timeout_ns = match self.random.below(4) {
@@ -340,7 +369,8 @@ impl World {
             slept: false,
         };
         if version == 1 {
-            let call = Call { capacity: 1, minimum: 1, room: u64::MAX, timeout_ns: u64::MAX, ..call };
+            let call =
+                Call { capacity: 1, minimum: 1, room: Room::Arena(u64::MAX), timeout_ns: u64::MAX, ..call };
             if self.random.one_in(200) {
                 let wake = self.queue(0).notify();
                 self.wake(0, wake);
@@ -352,6 +382,17 @@ impl World {
             };
         }
         self.enter(number, call)
+    }
+
+    /// The memory that an ENTER names for data: an arena, or buffers of any length, also none and too many.
+    fn room(&mut self, capacity: usize) -> Room {
+        let block = u64::from(BLOCK);
+        if self.random.one_in(2) {
+            return Room::Arena(block * self.random.pick(&[0, 1, 4, 16]));
+        }
+        let mut unused = vec![0; self.random.index(capacity + 2)];
+        unused.fill_with(|| block * self.random.pick(&[0, 1, 1, 2, 4, 16]));
+        Room::Buffers(unused)
     }
 
     /// The rest of an ENTER.
@@ -753,7 +794,7 @@ impl World {
             if parcels.len() == most {
                 break Stop::Enough;
             }
-            match self.queue_for(queue, thread).fetch(epoch, call.room) {
+            match self.queue_for(queue, thread).fetch(epoch, call.room.next()) {
                 Work::Request(fetched) => {
                     let tag = fetched.handle.tag();
                     let oldest = self.device.queues[queue].fifo.pop_front();
@@ -763,13 +804,13 @@ impl World {
                             "queue {queue}: {tag} is fetched, but {oldest:?} is the oldest"
                         ));
                     }
-                    self.check_fetched(queue, &fetched);
+                    self.check_fetched(queue, &fetched, call.room.next());
                     self.device.queues[queue].fetched[usize::from(tag)] = self.steps;
                     let mut id = 0;
                     if fetched.copying {
                         id = self.pin(queue, tag);
                         pinned = true;
-                        call.room -= u64::from(fetched.request.length);
+                        call.room.take(fetched.request.length.into());
                     }
                     let slow = fetched.copying && self.random.one_in(6);
                     parcels.push(Parcel { fetched, id, data: None, slow });
@@ -822,8 +863,16 @@ impl World {
         State::Asleep(call)
     }
 
-    /// A fetched request equals the block layer's request, except for the mark.
-    fn check_fetched(&mut self, queue: usize, fetched: &Fetched) {
+    /// A fetched request equals the block layer's request, except for the mark. A write comes with its data if there is
+    /// room for all of it.
+    fn check_fetched(&mut self, queue: usize, fetched: &Fetched, room: u64) {
+        let Fetched { request, copying, .. } = fetched;
+        let fits = request.op == Op::Write && u64::from(request.length) <= room;
+        if *copying != fits {
+            self.violation(format!(
+                "queue {queue}: {request:?} with {room} bytes of room, copied: {copying}"
+            ));
+        }
         let tag = fetched.handle.tag();
         let asked = self.block.started(queue, tag).map(|started| started.request);
         let got = Request { flags: fetched.request.flags & !MAYBE_EXECUTED, ..fetched.request };

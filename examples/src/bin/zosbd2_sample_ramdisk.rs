@@ -15,8 +15,8 @@ use std::io::Write;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Duration;
-use zosbd2::{Errno, Error, SparseMemory};
 use zosbd2::v1::{Control, CreateOptions, Device, DeviceName, Handle, StopToken, serve};
+use zosbd2::{Errno, Error, SparseMemory};
 
 /// How long udev may take to make the block node accessible.
 const PATIENCE: Duration = Duration::from_secs(5);
