@@ -6,6 +6,10 @@
 //! comes from a [`Fetched`], which only the kernel can make and which records its server. A request that was
 //! answered before has a stale handle, which the kernel refuses.
 
+mod owned;
+
+pub(crate) use owned::{Collected, Offer};
+
 use crate::Errno;
 use crate::sys::memory::Region;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
