@@ -6,8 +6,10 @@
 //! comes from a [`Fetched`], which only the kernel can make and which records its server. A request that was
 //! answered before has a stale handle, which the kernel refuses.
 
+mod owned;
 mod provide;
 
+pub(crate) use owned::{Collected, Offer};
 pub use provide::{Answer, Identity};
 
 use crate::Errno;

@@ -12,8 +12,10 @@ use super::outbox::{Outbox, Pushed};
 use super::serve::calls::Calls;
 use super::serve::notes::Notes;
 use super::{Answers, Batch, Buffer, Channel, Fetched, ServerId};
+use crate::sys::enter::Collected;
 use crate::{Errno, StopToken};
 use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use zosbd2_abi::v2;
 
@@ -45,32 +47,65 @@ impl Answer {
 pub(super) struct Own {
     /// Address of the lane's link; 0: no lane hands out.
     lane: usize,
-    answers: Vec<Answer>,
+    /// Present if a lane hands out.
+    answers: Option<Box<Collected>>,
 }
 
 thread_local! {
-    pub(super) static OWN: RefCell<Own> = const { RefCell::new(Own { lane: 0, answers: Vec::new() }) };
+    pub(super) static OWN: RefCell<Own> = const { RefCell::new(Own { lane: 0, answers: None }) };
 }
 
 impl Own {
-    /// Takes the answer if it is one to a request of the lane that hands out.
+    /// Whether this is the link of the lane that hands out.
     #[inline]
-    pub(super) fn push(&mut self, lane: usize, answer: &mut Option<Answer>) {
-        if lane == self.lane {
-            self.answers.extend(answer.take());
+    pub(super) fn collects(&self, link: &dyn Link) -> bool {
+        address(link) == self.lane
+    }
+
+    /// Takes the answer, of success, if it is one to a request of the lane that hands out.
+    #[inline]
+    pub(super) fn done(&mut self, link: &dyn Link, request: &Fetched, buffer: &mut Option<Buffer>) -> bool {
+        match &mut self.answers {
+            Some(answers) if address(link) == self.lane => {
+                answers.done(request, buffer.take());
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The same with an answer of failure.
+    pub(super) fn failed(
+        &mut self,
+        link: &dyn Link,
+        request: &Fetched,
+        error: Errno,
+        buffer: &mut Option<Buffer>,
+    ) -> bool {
+        match &mut self.answers {
+            Some(answers) if address(link) == self.lane => {
+                answers.failed(request, error, buffer.take());
+                true
+            }
+            _ => false,
         }
     }
 }
 
-/// Runs `hand_out` and collects in `answers` what this thread answers meanwhile.
 #[inline]
-pub(super) fn collect<C: Channel + 'static, R>(
+fn address(link: &dyn Link) -> usize {
+    std::ptr::from_ref(link).cast::<()>() as usize
+}
+
+/// Runs `hand_out`, which must not panic, and collects in `answers` what this thread answers meanwhile. `answers` is
+/// present.
+#[inline]
+pub(super) fn collect<C: Channel + Clone + 'static, R>(
     link: &Arc<LaneLink<C>>,
-    answers: &mut Vec<Answer>,
+    answers: &mut Option<Box<Collected>>,
     hand_out: impl FnOnce() -> R,
 ) -> R {
-    let lane = Arc::as_ptr(link).cast::<()>() as usize;
-    let mut own = Own { lane, answers: std::mem::take(answers) };
+    let mut own = Own { lane: address(&**link), answers: answers.take() };
     // Another lane may be handing out on this thread, and has its turn again afterwards.
     OWN.with_borrow_mut(|current| std::mem::swap(current, &mut own));
     let result = hand_out();
@@ -83,6 +118,9 @@ pub(super) fn collect<C: Channel + 'static, R>(
 pub(super) trait Link: Send + Sync {
     /// Sees to it that the answer is given.
     fn deliver(&self, answer: Answer);
+
+    /// Tells that the backend failed a request. [`deliver`](Self::deliver) does it by itself.
+    fn failed(&self, request: &Fetched, error: Errno);
 }
 
 /// See the module.
@@ -98,6 +136,8 @@ pub(super) struct LaneLink<C> {
     kit: Mutex<Kit>,
     /// Buffers on their way to the pool.
     returned: Mutex<Vec<Buffer>>,
+    /// Whether there may be such buffers.
+    any_returned: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -118,6 +158,7 @@ impl<C: Channel + Clone + 'static> LaneLink<C> {
             outbox: Outbox::with_capacity(depth),
             kit: Mutex::new(kit),
             returned: Mutex::new(Vec::with_capacity(depth)),
+            any_returned: AtomicBool::new(false),
         })
     }
 
@@ -132,10 +173,13 @@ impl<C: Channel + Clone + 'static> LaneLink<C> {
         self.outbox.wait_delivered(seen)
     }
 
-    /// The buffers that came back.
+    /// The buffers that came back, if there are any.
     #[inline]
-    pub(super) fn returned(&self) -> MutexGuard<'_, Vec<Buffer>> {
-        lock(&self.returned)
+    pub(super) fn returned(&self) -> Option<MutexGuard<'_, Vec<Buffer>>> {
+        // The lock orders the rest. A buffer that is missed here is found the next time.
+        let any =
+            self.any_returned.load(Ordering::Relaxed) && self.any_returned.swap(false, Ordering::Relaxed);
+        any.then(|| lock(&self.returned))
     }
 
     /// Ends the link: later answers are dropped.
@@ -163,7 +207,8 @@ impl<C: Channel + Clone + 'static> LaneLink<C> {
                     self.notes.note(error);
                 }
             }
-            self.returned().extend(taken.drain(..).filter_map(|answer| answer.buffer));
+            lock(&self.returned).extend(taken.drain(..).filter_map(|answer| answer.buffer));
+            self.any_returned.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -175,6 +220,10 @@ impl<C: Channel + Clone + 'static> Link for LaneLink<C> {
             Pushed::Deliver => self.deliver_all(),
             Pushed::Closed(answer) => drop(answer),
         }
+    }
+
+    fn failed(&self, request: &Fetched, error: Errno) {
+        self.notes.failed(request, error);
     }
 }
 

@@ -25,14 +25,15 @@ pub(super) enum Use {
 #[derive(Debug)]
 pub(super) struct Pool {
     page: usize,
+    page_bits: u32,
     /// Unused buffers of one page, of two, of four, ...
     unused: Vec<Vec<Buffer>>,
     /// The buffers for want of others: for a read and for a write.
     reserve: [Option<Buffer>; 2],
-    /// Sums of bytes: handed out, and unused without the reserve.
+    /// Sums of bytes without the reserve: handed out, and mapped.
     in_use: usize,
-    spare: usize,
-    /// Most bytes handed out since the last trim.
+    mapped: usize,
+    /// Most bytes handed out since the last trim, as far as [`note_peak`](Self::note_peak) was called.
     peak: usize,
 }
 
@@ -46,10 +47,11 @@ impl Pool {
         let reserve = || Buffer::new(longest, populated).map(Some);
         Ok(Self {
             page,
+            page_bits: page.trailing_zeros(),
             unused: (0..classes).map(|_| Vec::with_capacity(depth)).collect(),
             reserve: [reserve()?, reserve()?],
             in_use: 0,
-            spare: 0,
+            mapped: 0,
             peak: 0,
         })
     }
@@ -60,14 +62,10 @@ impl Pool {
     pub(super) fn take(&mut self, length: usize, for_a: Use) -> Option<Buffer> {
         let class = self.class(length);
         let buffer = match self.unused.get_mut(class)?.pop() {
-            Some(buffer) => {
-                self.spare -= buffer.len();
-                buffer
-            }
-            None => self.map(class, for_a)?,
+            Some(buffer) => buffer,
+            None => self.map(class).or_else(|| self.take_reserve(for_a))?,
         };
         self.in_use += buffer.len();
-        self.peak = self.peak.max(self.in_use);
         Some(buffer)
     }
 
@@ -76,14 +74,10 @@ impl Pool {
     pub(super) fn take_spare(&mut self, length: usize) -> Option<Buffer> {
         let class = self.class(length);
         let buffer = match self.unused.get_mut(class)?.pop() {
-            Some(buffer) => {
-                self.spare -= buffer.len();
-                buffer
-            }
-            None => Buffer::new(self.page << class, false).ok()?,
+            Some(buffer) => buffer,
+            None => self.map(class)?,
         };
         self.in_use += buffer.len();
-        self.peak = self.peak.max(self.in_use);
         Some(buffer)
     }
 
@@ -91,45 +85,61 @@ impl Pool {
     #[inline]
     pub(super) fn give(&mut self, buffer: Buffer) {
         self.in_use = self.in_use.saturating_sub(buffer.len());
-        let class = self.class(buffer.len());
+        // The length is a power of two.
+        let class = (buffer.len() >> self.page_bits).trailing_zeros() as usize;
         if class + 1 == self.unused.len() {
             if let Some(empty) = self.reserve.iter_mut().find(|place| place.is_none()) {
+                self.mapped = self.mapped.saturating_sub(buffer.len());
                 *empty = Some(buffer);
                 return;
             }
         }
-        self.spare += buffer.len();
         self.unused[class].push(buffer);
+    }
+
+    /// Notes how much is handed out. To be called before buffers are taken back.
+    #[inline]
+    pub(super) fn note_peak(&mut self) {
+        self.peak = self.peak.max(self.in_use);
     }
 
     /// Unmaps unused buffers, the largest first, until no more than the most bytes since the last call remain.
     pub(super) fn trim(&mut self) {
+        self.note_peak();
         let wanted = std::mem::replace(&mut self.peak, self.in_use);
         for class in self.unused.iter_mut().rev() {
-            while self.in_use + self.spare > wanted {
+            while self.mapped > wanted {
                 let Some(buffer) = class.pop() else { break };
-                self.spare -= buffer.len();
+                self.mapped -= buffer.len();
             }
         }
     }
 
     /// Bytes of unused buffers, without the reserve.
+    #[inline]
     pub(super) fn spare(&self) -> usize {
-        self.spare
+        self.mapped.saturating_sub(self.in_use)
     }
 
     #[cold]
-    fn map(&mut self, class: usize, for_a: Use) -> Option<Buffer> {
-        match Buffer::new(self.page << class, false) {
-            Ok(buffer) => Some(buffer),
-            Err(_) => self.reserve[usize::from(for_a == Use::Write)].take(),
-        }
+    fn map(&mut self, class: usize) -> Option<Buffer> {
+        let buffer = Buffer::new(self.page << class, false).ok()?;
+        self.mapped += buffer.len();
+        Some(buffer)
     }
 
+    #[cold]
+    fn take_reserve(&mut self, for_a: Use) -> Option<Buffer> {
+        let buffer = self.reserve[usize::from(for_a == Use::Write)].take()?;
+        self.mapped += buffer.len();
+        Some(buffer)
+    }
+
+    /// The smallest class whose buffers have this length.
     #[inline]
     fn class(&self, length: usize) -> usize {
-        let pages = length.div_ceil(self.page).max(1);
-        pages.next_power_of_two().trailing_zeros() as usize
+        let more_pages = length.saturating_sub(1) >> self.page_bits;
+        (usize::BITS - more_pages.leading_zeros()) as usize
     }
 }
 
@@ -155,6 +165,7 @@ mod tests {
         let mut pool = pool();
         let taken: Vec<_> = (0..5).map(|_| pool.take(8192, Use::Read).expect("memory")).collect();
         assert_eq!((pool.in_use, pool.spare()), (5 * 8192, 0));
+        pool.note_peak();
         for buffer in taken {
             pool.give(buffer);
         }
@@ -173,17 +184,18 @@ mod tests {
     #[test]
     fn the_reserve_serves_one_read_and_one_write() {
         let mut pool = pool();
-        let mut reserve = |for_a| pool.map(50, for_a).map(|buffer| buffer.len());
-        // No system has memory for a buffer of this class.
+        let mut reserve = |for_a| pool.take_reserve(for_a).map(|buffer| buffer.len());
+        // As if the system had no memory.
         assert_eq!(
             [Use::Read, Use::Read, Use::Write, Use::Write].map(&mut reserve),
             [Some(65536), None, Some(65536), None]
         );
         assert!(pool.reserve.iter().all(Option::is_none));
-        for _ in 0..3 {
-            pool.give(Buffer::new(65536, false).expect("memory"));
+        let third = pool.take(65536, Use::Read).expect("memory");
+        for buffer in [third, Buffer::new(65536, false).expect("memory"), pool.map(4).expect("memory")] {
+            pool.give(buffer);
         }
         assert!(pool.reserve.iter().all(Option::is_some), "filled before anything else");
-        assert_eq!(pool.spare(), 65536);
+        assert_eq!(pool.unused[4].len(), 1);
     }
 }

@@ -13,10 +13,10 @@
 //!
 //! A request may outlive its device and the lane. Completing it then does nothing.
 
-use super::geometry::operation_name;
 use super::link::{Answer, Link, OWN};
 use super::{Buffer, Fetched};
 use crate::Errno;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use zosbd2_abi::v2;
 
@@ -55,11 +55,6 @@ impl Operation {
             Self::SecureErase => v2::OP_SECURE_ERASE,
         }
     }
-
-    /// Its name in messages.
-    pub(super) fn name(self) -> &'static str {
-        operation_name(self.number())
-    }
 }
 
 /// As in the text of faults and of tools.
@@ -82,16 +77,12 @@ impl std::fmt::Display for Operation {
 /// Its range is inside the device and consists of whole blocks. Moving a request moves no data.
 #[must_use = "a dropped request fails"]
 pub struct Request {
-    // `None` only after completion.
-    inner: Option<Inner>,
-}
-
-struct Inner {
     fetched: Fetched,
     operation: Operation,
     /// Of a read or write.
     buffer: Option<Buffer>,
-    link: Arc<dyn Link>,
+    /// `None` only after completion.
+    link: Option<Arc<dyn Link>>,
 }
 
 impl Request {
@@ -103,60 +94,55 @@ impl Request {
         buffer: Option<Buffer>,
         link: Arc<dyn Link>,
     ) -> Self {
-        Self { inner: Some(Inner { fetched, operation, buffer, link }) }
-    }
-
-    #[inline]
-    fn inner(&self) -> &Inner {
-        self.inner.as_ref().expect("present until the request is completed")
+        Self { fetched, operation, buffer, link: Some(link) }
     }
 
     /// What to do.
     #[must_use]
     #[inline]
     pub fn operation(&self) -> Operation {
-        self.inner().operation
+        self.operation
     }
 
     /// First byte on the device.
     #[must_use]
     #[inline]
     pub fn offset(&self) -> u64 {
-        self.inner().fetched.offset()
+        self.fetched.offset()
     }
 
     /// Length in bytes; 0 for a flush.
     #[must_use]
     #[inline]
     pub fn length(&self) -> u64 {
-        self.inner().fetched.length()
+        self.fetched.length()
     }
 
     /// Queue that the request came from.
     #[must_use]
     pub fn queue(&self) -> u32 {
-        self.inner().fetched.queue()
+        self.fetched.queue()
     }
 
     /// Whether the write, or the zeros, must be durable before the request is completed.
     #[must_use]
     #[inline]
     pub fn fua(&self) -> bool {
-        self.inner().fetched.flags() & v2::REQUEST_FUA != 0
+        self.fetched.flags() & v2::REQUEST_FUA != 0
     }
 
     /// Of a [`Operation::WriteZeroes`]: whether the space may be freed.
     #[must_use]
     #[inline]
     pub fn unmap(&self) -> bool {
-        self.inner().fetched.flags() & v2::REQUEST_NO_UNMAP == 0
+        self.fetched.flags() & v2::REQUEST_NO_UNMAP == 0
     }
 
     /// Whether an earlier server, or a late thread, may have carried the request out already. Carry it out
     /// again.
     #[must_use]
     pub fn maybe_executed(&self) -> bool {
-        self.inner().fetched.flags() & v2::REQUEST_MAYBE_EXECUTED != 0
+        self.fetched.flags() & v2::REQUEST_MAYBE_EXECUTED != 0
     }
 
     /// The data of a write, or the buffer of a read, which holds unrelated older data until it is filled. Empty
@@ -164,9 +150,8 @@ impl Request {
     #[must_use]
     #[inline]
     pub fn data(&self) -> &[u8] {
-        let inner = self.inner();
-        match &inner.buffer {
-            Some(buffer) => &buffer[..inner.bytes()],
+        match &self.buffer {
+            Some(buffer) => &buffer[..bytes(&self.fetched)],
             None => &[],
         }
     }
@@ -176,39 +161,55 @@ impl Request {
     #[must_use]
     #[inline]
     pub fn data_mut(&mut self) -> &mut [u8] {
-        match &mut self.inner {
-            Some(Inner { fetched, buffer: Some(buffer), .. }) => &mut buffer[..bytes(fetched)],
-            _ => &mut [],
+        match &mut self.buffer {
+            Some(buffer) => &mut buffer[..bytes(&self.fetched)],
+            None => &mut [],
         }
     }
 
     /// Answers the request. For a successful read, the submitter gets [`data`](Self::data). An error reaches the
     /// submitter as an I/O error.
     #[inline]
-    pub fn complete(mut self, result: Result<(), Errno>) {
-        if let Some(inner) = self.inner.take() {
-            inner.complete(result);
+    pub fn complete(self, result: Result<(), Errno>) {
+        // Nothing is left to drop: the answer takes what is not plain data.
+        ManuallyDrop::new(self).answer(result);
+    }
+
+    #[inline]
+    fn answer(&mut self, result: Result<(), Errno>) {
+        let Some(link) = self.link.take() else { return };
+        let mut buffer = self.buffer.take();
+        match result {
+            Ok(()) => {
+                // While the thread itself is being destroyed, its collection is gone.
+                let own = OWN.try_with(|own| own.borrow_mut().done(&*link, &self.fetched, &mut buffer));
+                if own != Ok(true) {
+                    deliver(&*link, self.fetched, buffer);
+                }
+            }
+            Err(error) => fail(&*link, self.fetched, error, buffer),
         }
     }
 }
 
-impl Inner {
-    #[inline]
-    fn bytes(&self) -> usize {
-        bytes(&self.fetched)
-    }
+/// Answers success elsewhere than on the thread of the lane.
+#[inline(never)]
+fn deliver(link: &dyn Link, fetched: Fetched, buffer: Option<Buffer>) {
+    link.deliver(Answer { fetched, result: Ok(()), buffer });
+}
 
-    #[inline]
-    fn complete(self, result: Result<(), Errno>) {
-        let answer = Answer { fetched: self.fetched, result, buffer: self.buffer };
-        let lane = Arc::as_ptr(&self.link).cast::<()>() as usize;
-        let mut elsewhere = Some(answer);
-        // While the thread itself is being destroyed, the value is gone.
-        let _ = OWN.try_with(|own| own.borrow_mut().push(lane, &mut elsewhere));
-        if let Some(answer) = elsewhere {
-            self.link.deliver(answer);
+#[cold]
+fn fail(link: &dyn Link, fetched: Fetched, error: Errno, mut buffer: Option<Buffer>) {
+    let own = |link| OWN.try_with(|own| own.borrow().collects(link));
+    if own(link) == Ok(true) {
+        // Whoever is told may complete requests, so nothing is borrowed meanwhile.
+        link.failed(&fetched, error);
+        let failed = OWN.try_with(|own| own.borrow_mut().failed(link, &fetched, error, &mut buffer));
+        if failed == Ok(true) {
+            return;
         }
     }
+    link.deliver(Answer { fetched, result: Err(error), buffer });
 }
 
 /// The length of a read or write, which was compared with that of a buffer.
@@ -221,8 +222,9 @@ fn bytes(fetched: &Fetched) -> usize {
 impl Drop for Request {
     #[inline]
     fn drop(&mut self) {
-        if let Some(inner) = self.inner.take() {
-            inner.complete(Err(Errno::IO));
+        // The parts are taken out, so that a completed request need not be in memory.
+        if let Some(link) = self.link.take() {
+            fail(&*link, self.fetched, Errno::IO, self.buffer.take());
         }
     }
 }

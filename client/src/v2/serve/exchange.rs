@@ -16,15 +16,18 @@ use super::ServeOptions;
 use super::calls::Calls;
 use super::limits::Limits;
 use super::session::Session;
-use crate::v2::geometry::Wanted;
-use crate::v2::link::{Answer, LaneLink, Link, collect};
+use crate::sys::enter::{Collected, Offer};
+use crate::v2::geometry::{Wanted, operation_name};
+use crate::v2::link::{LaneLink, collect};
 use crate::v2::pool::{Pool, Use};
-use crate::v2::{Answers, Buffer, BufferList, Channel, Fetch, Fetched, Operation, Request};
+use crate::v2::{Buffer, Channel, Fetch, Fetched, Operation, Request};
 use crate::{Errno, Error, Result};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use zosbd2_abi::v2;
 
-/// Bytes of unused buffers that an idle lane keeps.
-const KEPT_WHEN_IDLE: usize = 64 << 10;
+/// Bytes of unused buffers that an idle lane keeps. With less there is no timer to set for each sleep.
+const KEPT_WHEN_IDLE: usize = 512 << 10;
 /// Rounds between two trims of the pool.
 const ROUNDS: u32 = 256;
 /// How long a lane is idle before it gives memory back.
@@ -38,15 +41,14 @@ pub(super) struct Exchange<'s, C: Channel + Clone + 'static> {
     queue: u32,
     spin_us: u32,
     pool: Pool,
-    answers: Answers,
-    /// The fetched requests, at the front.
+    /// The fetched requests, at the front, and how many of them were looked at.
     requests: Vec<Fetched>,
     fetched: usize,
+    looked_at: usize,
     /// Requests for which there was no memory.
     short: Vec<Fetched>,
-    /// The buffers that the next call offers for the data of writes, and memory for their list.
-    offered: Vec<Option<Buffer>>,
-    list: BufferList,
+    /// The buffers that the next call offers for the data of writes.
+    offered: Offer,
     /// Length of the offered buffers: that of the longest write lately.
     expected: usize,
     /// Number of buffers to offer: as many as writes came lately, and one more.
@@ -58,14 +60,12 @@ pub(super) struct Exchange<'s, C: Channel + Clone + 'static> {
     /// Writes whose data the next call copies, and writes that have their data.
     filling: Vec<(Fetched, Buffer)>,
     filled: Vec<(Fetched, Buffer)>,
-    /// Answers that the next call gives.
-    own: Vec<Answer>,
+    /// Answers that the next call gives; always present.
+    own: Option<Box<Collected>>,
     /// Number of requests that were handed out, and of those that were answered on this thread, ever.
     handed: u64,
     answered: u64,
     rounds: u32,
-    /// Most requests of a call.
-    most: usize,
     /// Whether the last call that looked for requests left none; `None`: the last call did not look.
     drained: Option<bool>,
 }
@@ -111,29 +111,27 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
             queue,
             spin_us: options.spin_us(),
             pool,
-            answers: Answers::with_capacity(batch * 2),
             requests: vec![Fetched::EMPTY; batch],
             fetched: 0,
+            looked_at: 0,
             short: Vec::with_capacity(batch),
-            offered: Vec::with_capacity(batch),
-            list: BufferList::with_capacity(batch),
+            offered: Offer::with_capacity(batch),
             expected: 0,
             wanted: 1,
             longest: 0,
             trimmed: false,
             filling: Vec::with_capacity(batch),
             filled: Vec::with_capacity(batch),
-            own: Vec::with_capacity(batch * 2),
+            own: Some(Box::new(Collected::with_capacity(batch * 2, channel.id()))),
             handed: 0,
             answered: 0,
             rounds: 0,
-            most: batch,
             drained: None,
         })
     }
 
     /// Hands out all requests that have what they need, and then calls `more`. Answers that this thread gives in
-    /// both wait for the next exchange.
+    /// both wait for the next exchange. A panic of either is noted; `handle` then goes on with the next request.
     #[inline]
     pub(super) fn hand_out<T>(
         &mut self,
@@ -142,83 +140,128 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
         mut handle: impl FnMut(&mut T, Request),
         more: impl FnOnce(&mut T),
     ) {
-        let Self {
-            link, limits, pool, requests, fetched, short, offered, filling, filled, own, handed, ..
-        } = self;
-        let most = self.most;
-        let (longest, wanted) = (&mut self.longest, &mut self.wanted);
+        let (link, mut own) = (self.link.clone(), self.own.take());
+        let notes = self.calls.notes;
         let mut writes = 0;
-        let new = |fetched, operation, buffer| {
-            let link: Arc<dyn Link> = link.clone();
-            Request::new(fetched, operation, buffer, link)
-        };
-        let waiting = short.len();
-        collect(link, own, || {
-            for (fetched, buffer) in filled.drain(..) {
-                *handed += 1;
-                handle(taker, new(fetched, Operation::Write, Some(buffer)));
+        collect(&link, &mut own, || {
+            if !self.filled.is_empty() || !self.short.is_empty() {
+                self.hand_out_waiting(taker, &mut handle);
             }
-            for at in 0..waiting + *fetched {
-                let request = if at < waiting { short[at] } else { requests[at - waiting] };
-                let (operation, for_a) = match limits.check(&request, &size) {
-                    Ok(Wanted::Read) => (Operation::Read, Some(Use::Read)),
-                    Ok(Wanted::WriteWithoutData) => (Operation::Write, Some(Use::Write)),
-                    Ok(Wanted::Discard) => (Operation::Discard, None),
-                    Ok(Wanted::Flush) => (Operation::Flush, None),
-                    Ok(Wanted::WriteZeroes) => (Operation::WriteZeroes, None),
-                    Ok(Wanted::SecureErase) => (Operation::SecureErase, None),
-                    // The data is in the offered buffer of this number.
-                    Ok(Wanted::Write(number)) => {
-                        writes += 1;
-                        *longest = (*longest).max(bytes(&request));
-                        *handed += 1;
-                        let buffer = offered.get_mut(number).and_then(Option::take);
-                        let fits = |buffer: &Buffer| buffer.len() >= bytes(&request);
-                        match buffer.filter(fits) {
-                            Some(buffer) => handle(taker, new(request, Operation::Write, Some(buffer))),
-                            None => new(request, Operation::Write, None).complete(Err(Errno::IO)),
-                        }
-                        continue;
-                    }
-                    Err(error) => {
-                        *handed += 1;
-                        new(request, Operation::Flush, None).complete(Err(error));
-                        continue;
-                    }
-                };
-                let buffer = match for_a {
-                    None => None,
-                    Some(for_a) => {
-                        let Some(buffer) = pool.take(bytes(&request), for_a) else {
-                            short.push(request);
-                            continue;
-                        };
-                        Some(buffer)
-                    }
-                };
-                match buffer {
-                    Some(buffer) if operation == Operation::Write => {
-                        writes += 1;
-                        *longest = (*longest).max(bytes(&request));
-                        filling.push((request, buffer));
-                    }
-                    buffer => {
-                        *handed += 1;
-                        handle(taker, new(request, operation, buffer));
-                    }
+            // One frame for all requests, because each costs. After a panic another one continues.
+            while self.looked_at < self.fetched {
+                let run = || self.hand_out_fetched(&size, taker, &mut handle, &mut writes);
+                if catch_unwind(AssertUnwindSafe(run)).is_err() {
+                    let request = &self.requests[self.looked_at - 1];
+                    let range = Some((request.offset(), request.length()));
+                    notes.panicked(operation_name(request.op()), range);
                 }
             }
-            more(taker);
+            if catch_unwind(AssertUnwindSafe(|| more(taker))).is_err() {
+                notes.panicked("future", None);
+            }
         });
-        // One more than came, so that the number can grow; a round without writes halves it.
-        *wanted = if writes >= *wanted { writes * 2 } else { (*wanted).max(2) - 1 }.clamp(1, most);
-        short.drain(..waiting);
-        *fetched = 0;
+        self.own = own;
+        if self.fetched > 0 {
+            // Twice as many if all were used, and otherwise one less.
+            let wanted = if writes >= self.wanted { writes * 2 } else { self.wanted - 1 };
+            self.wanted = wanted.clamp(1, self.requests.len());
+        }
+        (self.fetched, self.looked_at) = (0, 0);
+    }
+
+    /// Hands out the fetched requests from `looked_at` on. Counts writes.
+    #[inline]
+    fn hand_out_fetched<T>(
+        &mut self,
+        size: &impl Fn() -> u64,
+        taker: &mut T,
+        handle: &mut impl FnMut(&mut T, Request),
+        writes: &mut usize,
+    ) {
+        let Self {
+            link, limits, pool, requests, looked_at, short, offered, filling, handed, longest, ..
+        } = self;
+        let expected = self.expected;
+        for request in &requests[*looked_at..self.fetched] {
+            *looked_at += 1;
+            let mut hand_out = |operation, buffer| {
+                *handed += 1;
+                let link = link.clone();
+                handle(taker, Request::new(*request, operation, buffer, link));
+            };
+            match limits.check(request, size) {
+                Ok(Wanted::Read) => match pool.take(bytes(request), Use::Read) {
+                    Some(buffer) => hand_out(Operation::Read, Some(buffer)),
+                    None => short.push(*request),
+                },
+                // The data is in the offered buffer of this number.
+                Ok(Wanted::Write(number)) => {
+                    *writes += 1;
+                    *longest = (*longest).max(bytes(request));
+                    match offered.replace(number, pool.take_spare(expected)) {
+                        Some(buffer) if buffer.len() >= bytes(request) => {
+                            hand_out(Operation::Write, Some(buffer));
+                        }
+                        buffer => {
+                            *handed += 1;
+                            Request::new(*request, Operation::Write, buffer, link.clone())
+                                .complete(Err(Errno::IO));
+                        }
+                    }
+                }
+                Ok(Wanted::WriteWithoutData) => {
+                    *writes += 1;
+                    *longest = (*longest).max(bytes(request));
+                    match pool.take(bytes(request), Use::Write) {
+                        Some(buffer) => filling.push((*request, buffer)),
+                        None => short.push(*request),
+                    }
+                }
+                Ok(Wanted::Flush) => hand_out(Operation::Flush, None),
+                Ok(Wanted::Discard) => hand_out(Operation::Discard, None),
+                Ok(Wanted::WriteZeroes) => hand_out(Operation::WriteZeroes, None),
+                Ok(Wanted::SecureErase) => hand_out(Operation::SecureErase, None),
+                Err(error) => {
+                    *handed += 1;
+                    Request::new(*request, Operation::Flush, None, link.clone()).complete(Err(error));
+                }
+            }
+        }
+    }
+
+    /// Hands out what waited for its data or for memory, as far as there is memory now.
+    #[cold]
+    fn hand_out_waiting<T>(&mut self, taker: &mut T, handle: &mut impl FnMut(&mut T, Request)) {
+        let notes = self.calls.notes;
+        let mut hand_out = |link: &Arc<LaneLink<C>>, request: Fetched, operation, buffer| {
+            let owned = Request::new(request, operation, Some(buffer), link.clone());
+            if catch_unwind(AssertUnwindSafe(|| handle(taker, owned))).is_err() {
+                let range = Some((request.offset(), request.length()));
+                notes.panicked(operation_name(request.op()), range);
+            }
+        };
+        for (request, buffer) in self.filled.drain(..) {
+            self.handed += 1;
+            hand_out(&self.link, request, Operation::Write, buffer);
+        }
+        let Self { link, pool, short, filling, handed, .. } = self;
+        // Those that still have no memory stay, in their order. They were checked before.
+        short.retain(|request| {
+            let for_a = if request.op() == v2::OP_READ { Use::Read } else { Use::Write };
+            let Some(buffer) = pool.take(bytes(request), for_a) else { return true };
+            if for_a == Use::Write {
+                filling.push((*request, buffer));
+            } else {
+                *handed += 1;
+                hand_out(link, *request, Operation::Read, buffer);
+            }
+            false
+        });
     }
 
     /// Whether a call would give something.
     pub(super) fn has_answers(&self) -> bool {
-        !self.own.is_empty() || !self.filling.is_empty()
+        self.own.as_ref().is_some_and(|own| own.len() > 0) || !self.filling.is_empty()
     }
 
     /// Whether requests wait for memory.
@@ -263,19 +306,21 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
     /// Takes back the buffers of requests that were answered elsewhere.
     #[inline]
     pub(super) fn take_returned(&mut self) {
-        let mut returned = self.link.returned();
-        for buffer in returned.drain(..) {
-            self.pool.give(buffer);
+        if let Some(mut returned) = self.link.returned() {
+            for buffer in returned.drain(..) {
+                self.pool.give(buffer);
+            }
         }
     }
 
     /// Gives the answers, copies the data of writes, and fetches.
     #[inline]
     pub(super) fn exchange(&mut self, size: impl Fn() -> u64, mode: Mode) -> Result<Exchanged> {
-        let mut batch = self.answers.begin(self.calls.channel.id());
-        for answer in &self.own {
-            answer.put(&mut batch, self.calls.notes);
-        }
+        let id = self.calls.channel.id();
+        let own = self.own.get_or_insert_with(|| Box::new(Collected::with_capacity(0, id)));
+        let answered = own.len();
+        self.pool.note_peak();
+        let mut batch = own.batch();
         let held_back = !self.filling.is_empty() || !self.short.is_empty() || self.calls.taken_over;
         for (request, buffer) in &mut self.filling {
             batch.copy(request, buffer);
@@ -293,10 +338,7 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
             }
         }
         offer(&mut self.offered, &mut self.pool, self.wanted.min(looks), self.expected);
-        let mut buffers = self.list.begin();
-        for buffer in self.offered.iter_mut().flatten().take(looks) {
-            buffers.push(buffer);
-        }
+        let buffers = self.offered.buffers();
         let fetch = match mode {
             _ if looks == 0 => Fetch::nothing(),
             Mode::Sleep => Fetch {
@@ -326,8 +368,8 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
             refused.extend(batch.refused().map(|(handle, _)| handle));
             self.calls.fail_refused(&mut batch)?;
         }
-        self.answered += self.own.len() as u64;
-        for buffer in self.own.drain(..).filter_map(|answer| answer.buffer) {
+        self.answered += answered as u64;
+        for buffer in own.clear() {
             self.pool.give(buffer);
         }
         for (request, buffer) in self.filling.drain(..) {
@@ -353,25 +395,28 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
 
 /// Offers buffers of another length from now on.
 #[inline]
-fn set_expected(offered: &mut Vec<Option<Buffer>>, pool: &mut Pool, expected: &mut usize, length: usize) {
+fn set_expected(offered: &mut Offer, pool: &mut Pool, expected: &mut usize, length: usize) {
     if length != *expected {
         *expected = length;
-        for buffer in offered.drain(..).flatten() {
-            pool.give(buffer);
+        while offered.len() > 0 {
+            offered.pop().into_iter().for_each(|buffer| pool.give(buffer));
         }
     }
 }
 
-/// Fills the list of offered buffers up to this number. If there is no memory, fewer are offered, and writes come
+/// Makes the list of offered buffers this long. If there is no memory, fewer are offered, and writes come
 /// without data.
 #[inline]
-fn offer(offered: &mut Vec<Option<Buffer>>, pool: &mut Pool, wanted: usize, length: usize) {
-    // Those that were not used move to the front, because a buffer's number is its place.
-    offered.retain(Option::is_some);
+fn offer(offered: &mut Offer, pool: &mut Pool, wanted: usize, length: usize) {
+    // A buffer's number is its place, so unused ones move to the front if others could not be replaced.
+    offered.close_gaps();
+    while offered.len() > wanted {
+        offered.pop().into_iter().for_each(|buffer| pool.give(buffer));
+    }
     while offered.len() < wanted {
         // The reserve is for writes that have arrived.
         let Some(buffer) = pool.take_spare(length) else { return };
-        offered.push(Some(buffer));
+        offered.push(buffer);
     }
 }
 

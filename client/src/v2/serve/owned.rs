@@ -9,7 +9,6 @@ use super::session::{Lanes, Session};
 use super::{End, ServeOptions};
 use crate::Result;
 use crate::v2::{Channel, Handler};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// The lanes of a handler.
 pub(super) struct Owned<'s, C, H: ?Sized> {
@@ -28,19 +27,7 @@ impl<'s, C: Channel + Clone + 'static, H: Handler + ?Sized> Lanes for Owned<'s, 
     fn work(&self, mut lane: Self::Lane) -> Result<End> {
         let size = || self.handler.size();
         loop {
-            lane.hand_out(
-                size,
-                &mut (),
-                |(), request| {
-                    let operation = request.operation();
-                    let range = Some((request.offset(), request.length()));
-                    let run = || self.handler.handle(request);
-                    if catch_unwind(AssertUnwindSafe(run)).is_err() {
-                        self.session.notes.panicked(operation.name(), range);
-                    }
-                },
-                |()| {},
-            );
+            lane.hand_out(size, &mut (), |(), request| self.handler.handle(request), |()| {});
             if !lane.has_answers() {
                 if lane.is_short() {
                     lane.wait_elsewhere();
