@@ -5,13 +5,19 @@
 //!
 //! ```no_run
 //! use std::sync::RwLock;
-//! use zosbd2::{Backend, Builder, Errno};
+//! use std::time::Duration;
+//! use zosbd2::{Backend, Builder, Capabilities, Errno};
 //!
 //! struct Memory(RwLock<Vec<u8>>);
 //!
 //! impl Backend for Memory {
 //!     fn size(&self) -> u64 {
 //!         64 << 20
+//!     }
+//!
+//!     fn capabilities(&self) -> Capabilities {
+//!         // The data goes with the program, so the program does not go on with the disk of an earlier one.
+//!         Capabilities::default().ephemeral(true)
 //!     }
 //!
 //!     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Errno> {
@@ -29,19 +35,26 @@
 //!
 //! fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let memory = Memory(RwLock::new(vec![0; 64 << 20]));
-//!     Builder::new("hello").serve_then(&memory, |node| println!("serving {}", node.display()))?;
+//!     // If the program dies, the disk goes at once.
+//!     let builder = Builder::new("hello").auto_destroy(true).grace(Duration::ZERO);
+//!     builder.serve_then(&memory, |node| println!("serving {}", node.display()))?;
 //!     Ok(())
 //! }
 //! ```
 //!
 //! A program implements a [`Backend`] and calls [`Builder::serve`]. The call creates the device and serves
-//! it until a signal or another process destroys it. A program that died is started again, and goes on with the device.
+//! it until a signal or another process destroys it. If the data outlives the program, a program that died is started
+//! again, and goes on with the device.
 //! What an operator must know meanwhile is an [`Event`]. [`Server::serve`] does the same for programs that create
 //! or attach to a device themselves. [`Server::enter`] is the single call below that, for programs with their
 //! own loop. [`SparseMemory`] is a store for RAM disks and tests. Interface version 1, that of the original
 //! zosbd2, is in the module `v1`, with the feature `v1`, for programs that were written for it.
 //!
-//! All calls block the calling thread, and need no async runtime. Offsets and lengths are in bytes. No
+//! A store that waits for a network is an [`AsyncBackend`], for [`Builder::serve_async`], or `Builder::serve_tokio` with
+//! the feature `tokio`. A store with completions of its own is a [`Handler`]. The folder `examples` of the repository has a
+//! program of each kind.
+//!
+//! All calls but those for tokio block the calling thread, and need no async runtime. Offsets and lengths are in bytes. No
 //! function panics on data from the kernel: the library checks every request against the size of the device
 //! and of the buffer before a backend sees it.
 #![deny(unsafe_code)]

@@ -282,7 +282,15 @@ pub(crate) fn guest_programs() -> Result<Programs> {
     let status = cargo.status().context("run cargo")?;
     ensure!(status.success(), "building the guest's programs failed");
     let folder = target.join(arch::host().guest_target).join("release");
-    let names = ["zosbd2_sample_ramdisk", "hello_disk", "slow_disk", "zosbd2-conformance"];
+    let names = [
+        "zosbd2_sample_ramdisk",
+        "hello_disk",
+        "slow_disk",
+        "http_disk",
+        "crypt_disk",
+        "mirror_disk",
+        "zosbd2-conformance",
+    ];
     let mut programs: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
     programs.extend(c_programs(&target)?);
     Ok(Programs { init: folder.join("zosbd2-vm-guest"), programs })

@@ -27,7 +27,8 @@ const ALIGNMENT: usize = 4096;
 /// Writes are durable when they are flushed or have FUA. The size is the current size of the file, without an
 /// incomplete last block: [`Server::serve`](zosbd2::Server::serve) notices changes.
 ///
-/// The file must not be on a file system on this disk.
+/// The file must not be on a file system on this disk. A write leaves its data unchanged, so a backend can pass the same
+/// data to several disks.
 #[derive(Debug)]
 pub struct FileDisk {
     /// Not for forked children, which would keep the lock.

@@ -13,6 +13,10 @@ use std::future::Future;
 /// spawns a task of its own. Any executor and any timer can be used inside, if the executor that polls the lane
 /// supports them.
 ///
+/// The data of a request is only lent to its future. A client that blocks runs in a thread pool, such as tokio's
+/// `spawn_blocking`, with memory of its own, and the future copies. To have the buffer in another thread, use a
+/// [`Handler`](super::Handler): a [`Request`] owns its buffer.
+///
 /// | what happens | what the submitter sees |
 /// |---|---|
 /// | the future returns an error | an I/O error |

@@ -14,7 +14,8 @@ use std::sync::Arc;
 /// reaches the submitter as an I/O error. So does a panic, and the thread continues.
 ///
 /// An operation that a backend does not implement is either not offered ([`Capabilities`]) or emulated by the
-/// kernel.
+/// kernel. A backend over another one takes care of what it does not forward: see "A backend over another one" in
+/// docs/backends.md.
 ///
 /// # What a backend may not do
 ///
@@ -131,7 +132,8 @@ pub struct Capabilities {
     pub write_zeroes: bool,
     /// [`Backend::secure_erase`] works.
     pub secure_erase: bool,
-    /// The kernel refuses writes.
+    /// The kernel refuses writes, and everything else that changes data. [`Backend::write`] is never called; it can return
+    /// `EROFS`.
     pub read_only: bool,
     /// Seeking costs time.
     pub rotational: bool,
@@ -194,6 +196,7 @@ setters!(
     volatile_cache: bool,
     cache_survives: bool,
     write_through: bool,
+    ephemeral: bool,
     fua: bool,
     discard: bool,
     write_zeroes: bool,

@@ -132,7 +132,9 @@ impl Builder {
         /// Optimal I/O size, in bytes: a multiple of `io_min`; 0: none.
         io_opt: u32 => Some(io_opt);
         /// Most data of one request, in bytes: a multiple of the logical block, a page to 32 MiB; 0: 4 MiB.
-        /// Each serving thread has two buffers of this size.
+        /// The kernel cuts longer I/O into several requests, so a store with pieces of a size can ask for requests
+        /// that are no longer. Each thread of [`serve`](Self::serve) has two buffers of this size, of which only used
+        /// pages are in memory.
         max_io_bytes: u32 => max_io_bytes;
         /// Number of queues, 1 to the number of CPUs.
         queues: u32 => queues;
@@ -177,7 +179,8 @@ impl Builder {
         self
     }
 
-    /// What identifies the content of the device, such as the path or the UUID of its store: at most 256 bytes. The
+    /// What identifies the content of the device, such as the path or the UUID of its store, or the version of data
+    /// that others can change: at most 256 bytes, more is an error when the device is created. The
     /// kernel keeps it, as the blob ([`Server::blob`]), and [`serve`](Self::serve) follows only a device that has the
     /// same one.
     #[must_use]

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The disk /dev/zosbd2-slow, until Ctrl-C: 64 MiB of memory that answers after 100 ms, as a store behind a network does.
 //! Hundreds of requests wait at the same time, on one thread.
+//! The memory goes with the program, so the disk does, too, if the program is killed.
 
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
-use zosbd2::{AsyncBackend, Builder, Errno};
+use zosbd2::{AsyncBackend, Builder, Capabilities, Errno};
 
 const LATENCY: Duration = Duration::from_millis(100);
 const SIZE: usize = 64 << 20;
@@ -14,6 +15,11 @@ struct Slow(RwLock<Vec<u8>>);
 impl AsyncBackend for Slow {
     fn size(&self) -> u64 {
         SIZE as u64
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        // The next process has other memory: it must not go on with the disk of this one.
+        Capabilities::default().ephemeral(true)
     }
 
     async fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Errno> {
@@ -34,11 +40,8 @@ impl AsyncBackend for Slow {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() {
+async fn main() -> zosbd2::Result<()> {
     let slow = Arc::new(Slow(RwLock::new(vec![0; SIZE])));
-    let ready = |path: std::path::PathBuf| println!("serving {}", path.display());
-    if let Err(error) = Builder::new("slow").serve_tokio_then(slow, ready).await {
-        eprintln!("{error}");
-        std::process::exit(1);
-    }
+    let builder = Builder::new("slow").auto_destroy(true).grace(Duration::ZERO);
+    builder.on_event(|event| eprintln!("{event}")).serve_tokio(slow).await
 }

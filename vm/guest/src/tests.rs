@@ -4,6 +4,7 @@
 pub(crate) mod bench;
 mod data;
 pub(crate) mod demo;
+mod examples;
 mod fail_nth;
 mod hostile;
 pub(crate) mod ioctl_fuzz;
@@ -28,6 +29,7 @@ const TABLES: &[&[Test]] = &[
     signature::TESTS,
     hostile::TESTS,
     languages::TESTS,
+    examples::TESTS,
     selftest::TESTS,
     bench::TESTS,
     demo::TESTS,

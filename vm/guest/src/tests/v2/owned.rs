@@ -356,7 +356,7 @@ fn slow_disk(context: &mut Context) {
     let mut server = context.spawn("slow_disk", &[]);
     wait_until(30, "the server to serve", || {
         assert!(server.running(), "it ended: {}", server.stderr());
-        server.stdout().contains("serving")
+        server.stderr().contains("serving /dev/zosbd2-slow\n")
     });
     let begin = std::time::Instant::now();
     let readers: Vec<_> = (0..64_u64)
