@@ -35,6 +35,10 @@ impl AsyncBackend for Slow {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
+    // This thread carries out the requests.
+    if let Err(error) = zosbd2::prepare_thread() {
+        eprintln!("no I/O flusher, do not swap to this disk: {error}");
+    }
     let slow = Arc::new(Slow(RwLock::new(vec![0; SIZE])));
     let ready = |path: std::path::PathBuf| println!("serving {}", path.display());
     if let Err(error) = Builder::new("slow").serve_tokio_then(slow, ready).await {
