@@ -61,6 +61,7 @@
 
 mod error;
 mod node;
+mod prepare;
 mod serving;
 mod stop;
 #[expect(
@@ -73,6 +74,7 @@ pub mod v1;
 pub mod v2;
 
 pub use error::{BadRequest, Chain, Error, MemoryError};
+pub use prepare::prepare_thread;
 pub use rustix::io::Errno;
 pub use stop::StopToken;
 pub use sys::fork::{ForkGuard, OwnFile};

@@ -77,12 +77,18 @@ pub(crate) struct NoFlusher(pub(crate) Option<Errno>);
 /// Prepares the calling thread to serve a disk. Failures only cause a log entry, because serving works
 /// without. Returns the failure that the operator must know.
 pub(crate) fn prepare_thread(device: &str) -> Option<NoFlusher> {
+    let flusher = prepare_for_writes(device);
+    if let Err(error) = crate::sys::schedule::wake_without_preempting() {
+        tracing::debug!(device, %error, "serving with the default scheduling policy");
+    }
+    flusher
+}
+
+/// The part of [`prepare_thread`] that is for the backend's own I/O.
+pub(crate) fn prepare_for_writes(device: &str) -> Option<NoFlusher> {
     let flusher = become_io_flusher(device);
     if let Err(error) = crate::sys::signal::block_signals_of_writes() {
         tracing::warn!(device, %error, "SIGXFSZ and SIGPIPE are not blocked: a write that fails may kill the server");
-    }
-    if let Err(error) = crate::sys::schedule::wake_without_preempting() {
-        tracing::debug!(device, %error, "serving with the default scheduling policy");
     }
     flusher
 }

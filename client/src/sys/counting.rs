@@ -3,8 +3,10 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 thread_local! {
+    static MAPPED: &'static AtomicUsize = Box::leak(Box::default());
     static COUNT: Cell<usize> = const { Cell::new(0) };
     static PAUSED: Cell<bool> = const { Cell::new(false) };
 }
@@ -17,6 +19,17 @@ static ALLOCATOR: Counting = Counting;
 /// Allocations of this thread so far.
 pub(crate) fn counted() -> usize {
     COUNT.get()
+}
+
+/// Bytes of the buffers that this thread has mapped, without those that it has unmapped. Other threads may look, too.
+pub(crate) fn mapped() -> &'static AtomicUsize {
+    MAPPED.with(|mapped| *mapped)
+}
+
+/// Counts a buffer that is mapped or, with a false `more`, unmapped.
+pub(crate) fn count_mapped(bytes: usize, more: bool) {
+    let change = if more { bytes } else { bytes.wrapping_neg() };
+    let _ = MAPPED.try_with(|mapped| mapped.fetch_add(change, Ordering::Relaxed));
 }
 
 /// Runs something whose allocations do not count, such as the fake kernel.

@@ -384,7 +384,7 @@ impl Fake {
     fn carry_out(&self, batch: &mut Batch<'_>, fetch: Fetch<'_>) -> Entered {
         let mut state = self.state.lock().expect("state");
         let fetches = !fetch.requests.is_empty();
-        let fetch_minimum = fetch.minimum;
+        let (fetch_minimum, limited) = (fetch.minimum, fetch.timeout_ms.is_some());
         if fetches && self.broken_queue == Some(fetch.queue) {
             return Entered { error: Some(Errno::NOMEM), ..Entered::default() };
         }
@@ -417,6 +417,8 @@ impl Fake {
             _ if self.sleeps && fetch_minimum == 0 => {
                 entered.error = state.over();
             }
+            // The time is over at once.
+            _ if self.sleeps && limited && state.over().is_none() => {}
             _ if self.sleeps => {
                 state.asleep += 1;
                 self.changed.notify_all();

@@ -97,6 +97,11 @@ impl Pool {
         self.unused[class].push(buffer);
     }
 
+    /// Length of the longest buffers.
+    pub(super) fn longest(&self) -> usize {
+        self.page << (self.unused.len() - 1)
+    }
+
     /// Notes how much is handed out. To be called before buffers are taken back.
     #[inline]
     pub(super) fn note_peak(&mut self) {
@@ -113,6 +118,24 @@ impl Pool {
                 self.mapped -= buffer.len();
             }
         }
+    }
+
+    /// Unmaps unused buffers, the largest first, until no more than this many bytes of them remain.
+    #[cold]
+    pub(super) fn shrink(&mut self, kept: usize) {
+        self.peak = self.in_use;
+        for class in self.unused.iter_mut().rev() {
+            while self.mapped.saturating_sub(self.in_use) > kept {
+                let Some(buffer) = class.pop() else { break };
+                self.mapped -= buffer.len();
+            }
+        }
+    }
+
+    /// Bytes of all buffers, without the reserve.
+    #[inline]
+    pub(super) fn mapped(&self) -> usize {
+        self.mapped
     }
 
     /// Bytes of unused buffers, without the reserve.
@@ -182,6 +205,22 @@ mod tests {
     }
 
     #[test]
+    fn an_idle_pool_keeps_little() {
+        let mut pool = pool();
+        let mut taken: Vec<_> = (0..8).map(|_| pool.take(4096, Use::Read).expect("memory")).collect();
+        taken.push(pool.take(65536, Use::Write).expect("memory"));
+        let last = taken.swap_remove(0);
+        for buffer in taken {
+            pool.give(buffer);
+        }
+        pool.shrink(3 * 4096);
+        assert_eq!((pool.in_use, pool.spare()), (4096, 3 * 4096));
+        pool.give(last);
+        pool.shrink(0);
+        assert_eq!((pool.in_use, pool.spare()), (0, 0));
+    }
+
+    #[test]
     fn the_reserve_serves_one_read_and_one_write() {
         let mut pool = pool();
         let mut reserve = |for_a| pool.take_reserve(for_a).map(|buffer| buffer.len());
@@ -191,8 +230,8 @@ mod tests {
             [Some(65536), None, Some(65536), None]
         );
         assert!(pool.reserve.iter().all(Option::is_none));
-        let third = pool.take(65536, Use::Read).expect("memory");
-        for buffer in [third, Buffer::new(65536, false).expect("memory"), pool.map(4).expect("memory")] {
+        let three: Vec<_> = (0..3).map(|_| pool.take(65536, Use::Read).expect("memory")).collect();
+        for buffer in three {
             pool.give(buffer);
         }
         assert!(pool.reserve.iter().all(Option::is_some), "filled before anything else");

@@ -8,6 +8,7 @@ mod declared;
 #[cfg(feature = "tokio")]
 mod executor;
 mod life;
+mod memory;
 mod model;
 mod owned;
 

@@ -41,6 +41,10 @@ impl AsyncBackend for Slow {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> zosbd2::Result<()> {
+    // This thread carries out the requests.
+    if let Err(error) = zosbd2::prepare_thread() {
+        eprintln!("no I/O flusher, do not swap to this disk: {error}");
+    }
     let slow = Arc::new(Slow(RwLock::new(vec![0; SIZE])));
     let builder = Builder::new("slow").auto_destroy(true).grace(Duration::ZERO);
     builder.on_event(|event| eprintln!("{event}")).serve_tokio(slow).await

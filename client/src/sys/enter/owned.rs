@@ -60,12 +60,14 @@ impl Collected {
         Batch { entries, writable, processed: 0, server: self.server, memory: PhantomData }
     }
 
-    /// Forgets all answers, which were given, and hands their buffers out.
+    /// Forgets all answers, which were given, and hands their buffers to `take`.
     #[inline]
-    pub(crate) fn clear(&mut self) -> impl Iterator<Item = Buffer> {
+    pub(crate) fn clear(&mut self, mut take: impl FnMut(Buffer)) {
         self.answers.entries.clear();
         self.answers.writable.clear();
-        self.buffers.drain(..)
+        while let Some(buffer) = self.buffers.pop() {
+            take(buffer);
+        }
     }
 }
 

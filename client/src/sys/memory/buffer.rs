@@ -51,7 +51,10 @@ impl Buffer {
             return Err(MemoryError::Size(bytes as u64));
         }
         let populate = if populated { MapFlags::POPULATE } else { MapFlags::empty() };
-        Ok(Self { base: map(bytes, MapFlags::PRIVATE | populate)?, bytes })
+        let base = map(bytes, MapFlags::PRIVATE | populate)?;
+        #[cfg(test)]
+        crate::sys::counting::count_mapped(bytes, true);
+        Ok(Self { base, bytes })
     }
 
     /// The bytes as words that threads share; bytes beyond the last whole word are left out. The buffer must
@@ -95,5 +98,7 @@ impl Drop for Buffer {
         // SAFETY: `new` made the mapping with this size, and nobody can use it after `drop`. `munmap` cannot
         // fail for such a range.
         let _ = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
+        #[cfg(test)]
+        crate::sys::counting::count_mapped(self.bytes, false);
     }
 }

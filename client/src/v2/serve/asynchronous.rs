@@ -78,7 +78,13 @@ where
                 }
                 if self.dry {
                     match self.ready.poll_ready(context) {
-                        Poll::Pending => return Poll::Pending,
+                        Poll::Pending => {
+                            // Nobody sets a timer for a task, so memory goes back at once when the last request ends.
+                            if self.slots.is_idle() {
+                                self.exchange.rest();
+                            }
+                            return Poll::Pending;
+                        }
                         Poll::Ready(Ok(())) => {}
                         Poll::Ready(Err(error)) => return Poll::Ready(Err(self.failed(&error))),
                     }

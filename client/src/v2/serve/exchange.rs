@@ -26,7 +26,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use zosbd2_abi::v2;
 
-/// Bytes of unused buffers that an idle lane keeps. With less there is no timer to set for each sleep.
+/// Bytes of buffers that an idle lane keeps, if they suffice for the longest request. A lane with no more sets no timer
+/// for its sleep.
 const KEPT_WHEN_IDLE: usize = 512 << 10;
 /// Rounds between two trims of the pool.
 const ROUNDS: u32 = 256;
@@ -41,6 +42,8 @@ pub(super) struct Exchange<'s, C: Channel + Clone + 'static> {
     queue: u32,
     spin_us: u32,
     pool: Pool,
+    /// Bytes of unused buffers that the lane keeps when it is idle.
+    kept: usize,
     /// The fetched requests, at the front, and how many of them were looked at.
     requests: Vec<Fetched>,
     fetched: usize,
@@ -104,6 +107,7 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
         let batch = options.most_requests();
         let pool = Pool::new(status.max_io_bytes as usize, depth, options.locks_memory())
             .map_err(|source| Error::Buffers { device: status.name.clone(), source })?;
+        let kept = KEPT_WHEN_IDLE.max(pool.longest());
         Ok(Self {
             link: LaneLink::new(channel, stop, notes, depth),
             calls: Calls::new(channel, stop, notes),
@@ -111,6 +115,7 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
             queue,
             spin_us: options.spin_us(),
             pool,
+            kept,
             requests: vec![Fetched::EMPTY; batch],
             fetched: 0,
             looked_at: 0,
@@ -313,6 +318,16 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
         }
     }
 
+    /// Gives memory back, because the lane is idle: what the pool has beyond the `kept` bytes.
+    #[inline]
+    pub(super) fn rest(&mut self) {
+        self.take_returned();
+        if self.pool.spare() > self.kept {
+            self.pool.shrink(self.kept);
+            self.trimmed = true;
+        }
+    }
+
     /// Gives the answers, copies the data of writes, and fetches.
     #[inline]
     pub(super) fn exchange(&mut self, size: impl Fn() -> u64, mode: Mode) -> Result<Exchanged> {
@@ -348,7 +363,7 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
                 queue: self.queue,
                 minimum: 1,
                 spin_us: self.spin_us,
-                timeout_ms: (self.pool.spare() > KEPT_WHEN_IDLE).then_some(IDLE_MS),
+                timeout_ms: (self.pool.mapped() > self.kept).then_some(IDLE_MS),
             },
             Mode::Look(_) => Fetch {
                 requests: &mut self.requests[..looks],
@@ -369,9 +384,7 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
             self.calls.fail_refused(&mut batch)?;
         }
         self.answered += answered as u64;
-        for buffer in own.clear() {
-            self.pool.give(buffer);
-        }
+        own.clear(|buffer| self.pool.give(buffer));
         for (request, buffer) in self.filling.drain(..) {
             if refused.contains(&request.handle()) {
                 self.pool.give(buffer);
@@ -383,10 +396,12 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
         self.fetched = given.fetched;
         self.limits.renew(size);
         self.rounds += 1;
-        if self.rounds >= ROUNDS || (given.fetched == 0 && mode == Mode::Sleep && !held_back) {
+        if self.rounds >= ROUNDS {
             self.rounds = 0;
             self.pool.trim();
             self.trimmed = true;
+        } else if given.fetched == 0 && mode == Mode::Sleep && !held_back {
+            self.rest();
         }
         let nothing = self.fetched == 0 && self.filled.is_empty();
         Ok(if nothing { Exchanged::Nothing } else { Exchanged::Requests })

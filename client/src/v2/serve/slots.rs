@@ -74,6 +74,12 @@ impl<F: Future<Output = ()>> Slots<F> {
         self.most - self.all.len() + self.unused.len()
     }
 
+    /// Whether there is no future.
+    #[inline]
+    pub(super) fn is_idle(&self) -> bool {
+        self.all.len() == self.unused.len()
+    }
+
     /// Wakes of slots go to this waker from now on.
     #[inline]
     pub(super) fn register(&self, waker: &Waker) {

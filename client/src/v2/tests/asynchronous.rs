@@ -235,3 +235,33 @@ fn without_kib(step: Step) -> Step {
         other => other,
     }
 }
+
+/// The kernel refuses to destroy a device whose submitters wait, so futures end before the device.
+#[test]
+fn a_stop_waits_for_the_futures() {
+    let reads = [Spec::new(v2::OP_READ, 0, 512); 5];
+    let fake = Arc::new(Fake::new(SIZE, MAX_IO, [requests(&reads)]).sleeping(1));
+    let (gated, stop) = (Gated::new(false), StopToken::new());
+    let destroy = |force: bool| {
+        assert!(!force);
+        if fake.left() > 0 {
+            gated.open();
+            return Err(busy("fake"));
+        }
+        fake.destroy();
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while gated.waiting() < 5 {
+                std::thread::yield_now();
+            }
+            stop.request();
+        });
+        let sleepers = || Ok(FakeSleeper::new(&fake));
+        let options = ServeOptions::default();
+        let end = serve_async_with(&fake, &gated, &options, &stop, sleepers, || Ok(()), destroy);
+        assert_eq!(end.expect("served"), End::Gone);
+    });
+    assert_eq!(fake.results(), [0, 1, 2, 3, 4].map(|index| (index, 512)));
+}

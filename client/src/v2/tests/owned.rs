@@ -192,6 +192,39 @@ fn a_request_that_outlives_its_device_keeps_nothing_open() {
     assert_eq!((fake.results(), fake.left()), (vec![], 1));
 }
 
+/// The kernel refuses to destroy a device whose submitters wait, so requests are answered before the end.
+#[test]
+fn a_stop_waits_for_the_requests_that_a_handler_holds() {
+    let reads = [Spec::new(v2::OP_READ, 0, 512); 5];
+    let fake = Arc::new(Fake::new(SIZE, MAX_IO, [requests(&reads)]).sleeping(1));
+    let (held, stop, refused) = (Held::default(), StopToken::new(), AtomicUsize::new(0));
+    let destroy = |force: bool| {
+        assert!(!force);
+        if fake.left() > 0 {
+            refused.fetch_add(1, Ordering::Relaxed);
+            return Err(busy("fake"));
+        }
+        fake.destroy();
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let requests = held.take(5);
+            stop.request();
+            while refused.load(Ordering::Relaxed) == 0 {
+                std::thread::yield_now();
+            }
+            for request in requests {
+                request.complete(Ok(()));
+            }
+        });
+        let options = ServeOptions::default();
+        let end = serve_requests_with(&fake, &held.handler(), &options, &stop, || Ok(()), destroy);
+        assert_eq!(end.expect("served"), End::Gone);
+    });
+    assert_eq!(fake.results(), [0, 1, 2, 3, 4].map(|index| (index, 512)));
+}
+
 #[test]
 fn a_refused_answer_from_elsewhere_becomes_an_error() {
     let read = |refuse| Spec { refuse, ..Spec::new(v2::OP_READ, 0, 512) };
