@@ -85,7 +85,7 @@ pub use v2::{
     HandOver, Handler, Holder, Identity, Info, Keeper, Latency, Layer, Listed, MemoryLock, Observer,
     Operation, OperationCounts, Outstanding, Process, Readiness, Region, Request, RequestState, ServeOptions,
     Server, ServerId, Settings, State, Stats, Status, TakeOver, ThreadModel, UNLIMITED, Users, Which, Zero,
-    events,
+    events, testing,
 };
 
 /// What the functions of this crate return.

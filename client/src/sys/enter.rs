@@ -189,6 +189,13 @@ impl<'a> Batch<'a> {
         self.push(request, bytes(request.0.length), data.as_ptr().expose_provenance(), 0);
     }
 
+    /// Completes a read with `data`, which may be shorter than the request: the rest reads as zeros.
+    pub fn read_and_zero(&mut self, request: &Fetched, data: &'a [u8]) {
+        let length = (data.len() as u64).min(request.0.length);
+        let address = if length == 0 { 0 } else { data.as_ptr().expose_provenance() };
+        self.push(request, bytes(length), address, v2::COMMIT_ZERO_FILL);
+    }
+
     /// Completes a read with the bytes of `region`.
     #[inline]
     pub fn read_region(&mut self, request: &Fetched, region: Region<'a>) {

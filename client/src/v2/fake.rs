@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! A fake kernel for the tests of the serve loop.
+//! A scripted kernel for the tests of the serve loop, for what a kernel that keeps its word does not do.
+//!
+//! [`testing`](super::testing) cannot take its place: the scripts name the requests of each single call, refuse chosen
+//! answers, end calls with chosen errors in the middle of a batch, hand out requests outside of the device, deny memory to
+//! chosen threads, and count the calls.
 //!
 //! It hands out a script, and then reports that the device is gone, or sleeps until it is destroyed. It moves
 //! data as the kernel does, checks every answer against the interface, and records it. The data of a write

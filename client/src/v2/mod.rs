@@ -32,6 +32,7 @@ mod server;
 mod settings;
 mod signals;
 mod tell;
+pub mod testing;
 #[cfg(test)]
 mod tests;
 mod users;

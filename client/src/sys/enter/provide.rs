@@ -83,6 +83,12 @@ impl Answer<'_> {
         self.commit.flags & v2::COMMIT_COPY_ONLY != 0
     }
 
+    /// Whether a read with fewer bytes than its request has succeeds, and the rest of it reads as zeros.
+    #[must_use]
+    pub fn fills_with_zeros(&self) -> bool {
+        self.commit.flags & v2::COMMIT_ZERO_FILL != 0
+    }
+
     /// Whether the entry names memory: with the data of a read, or for the data of a write.
     #[must_use]
     pub fn has_memory(&self) -> bool {
@@ -207,7 +213,8 @@ impl<'a> Batch<'a> {
         self.entries.push(entry);
     }
 
-    /// Answers that only `done` bytes of the request are done, without data. The request fails.
+    /// Answers that only `done` bytes of the request are done, without data; of a read, none. The request fails if it is
+    /// not empty.
     pub fn short(&mut self, request: &Fetched, done: u64) {
         self.push(request, bytes(done.min(request.0.length)), 0, 0);
     }

@@ -7,6 +7,7 @@ mod buffers;
 pub(crate) mod commits;
 mod completions;
 mod conformance;
+mod contract;
 mod copies;
 pub(crate) mod crash;
 pub(crate) mod crews;
@@ -52,6 +53,7 @@ pub(super) const TABLES: &[&[Test]] = &[
     completions::TESTS,
     data::TESTS,
     conformance::TESTS,
+    contract::TESTS,
     store::TESTS,
     limits::TESTS,
     serving::TESTS,
