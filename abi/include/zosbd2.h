@@ -1397,8 +1397,9 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, program) == 192,
  * struct zosbd2_v2_settings - Argument of ZOSBD2_V2_IOCTL_SETTINGS. The flags
  * say which settings change; the fields of the others must be 0. The new grace
  * also counts for a grace that has begun. A new deadline counts for requests
- * that are sent from then on; the others keep theirs. The new policy counts for
- * all requests.
+ * that are sent from then on; those sent before keep theirs, or get 30 s if
+ * they had none (the block layer's default). The new policy counts for all
+ * requests.
  * @size: Bytes of this argument.
  * @flags: SETTINGS_ flags.
  * @name: Name of the device.

@@ -489,8 +489,8 @@ pub struct Status {
 }
 
 /// Argument of [`IOCTL_SETTINGS`]. The flags say which settings change; the fields of the others must be 0. The new
-/// grace also counts for a grace that has begun. A new deadline counts for requests that are sent from then on; the
-/// others keep theirs. The new policy counts for all requests.
+/// grace also counts for a grace that has begun. A new deadline counts for requests that are sent from then on; those
+/// sent before keep theirs, or get 30 s if they had none (the block layer's default). The new policy counts for all requests.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {

@@ -23,8 +23,23 @@ const FREE: u64 = 4 << 30;
 /// Largest folder.
 const MOST: u64 = 16 << 30;
 
-/// How a file looked: its size and its time of change in seconds.
-type Look = (u64, i64);
+/// What tells whether a file has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Look {
+    /// Length and time of the last change, in seconds.
+    File(u64, i64),
+    /// Target. debugfs makes links anew, so their times say nothing.
+    Link(PathBuf),
+}
+
+impl Look {
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::File(bytes, _) => *bytes,
+            Self::Link(_) => 0,
+        }
+    }
+}
 
 /// A folder in an image.
 #[derive(Debug)]
@@ -48,7 +63,7 @@ impl Share {
             Err(error) => return Err(file("examine", folder)(error)),
         }
         let before = looks(folder)?;
-        let bytes: u64 = before.values().map(|(size, _)| size.next_multiple_of(4096)).sum();
+        let bytes: u64 = before.values().map(|look| look.bytes().next_multiple_of(4096)).sum();
         if bytes > MOST {
             return Err(cannot(format!(
                 "its files have {} MiB, and {} are the most",
@@ -106,7 +121,7 @@ impl Share {
                 continue;
             }
             let host = self.folder.join(&path);
-            let now = fs::symlink_metadata(&host).ok().map(|metadata| self::look(&metadata));
+            let now = fs::symlink_metadata(&host).ok().map(|metadata| self::look(&host, &metadata));
             let mut to = host.clone();
             if now.as_ref() != self.before.get(&path) {
                 let name = host.file_name().unwrap_or_default().to_string_lossy();
@@ -134,8 +149,11 @@ fn put(from: &Path, to: &Path) -> Result<()> {
     }
 }
 
-fn look(metadata: &fs::Metadata) -> Look {
-    (metadata.len(), metadata.mtime())
+fn look(path: &Path, metadata: &fs::Metadata) -> Look {
+    match fs::read_link(path) {
+        Ok(target) => Look::Link(target),
+        Err(_) => Look::File(metadata.len(), metadata.mtime()),
+    }
 }
 
 /// The regular files and symbolic links of a folder and the folders in it.
@@ -147,11 +165,11 @@ fn looks(folder: &Path) -> Result<BTreeMap<PathBuf, Look>> {
         for entry in fs::read_dir(&path).map_err(file("read", &path))? {
             let entry = entry.map_err(file("read", &path))?;
             let metadata = entry.metadata().map_err(file("examine", &entry.path()))?;
-            let inner = inner.join(entry.file_name());
+            let (path, inner) = (entry.path(), inner.join(entry.file_name()));
             if metadata.is_dir() {
                 folders.push(inner);
             } else if metadata.is_file() || metadata.is_symlink() {
-                found.insert(inner, look(&metadata));
+                found.insert(inner, look(&path, &metadata));
             }
         }
     }

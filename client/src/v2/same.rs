@@ -93,9 +93,7 @@ impl Devices for Control {
 
 /// The processes that serve a device, as text; empty if none can be seen, or if the only one is about to end.
 pub(super) fn served_by(status: &Status) -> String {
-    if let Some(pid) = status.process
-        && !Process::is_ending(pid)
-    {
+    if let Some(pid) = status.process.filter(|pid| !Process::is_ending(*pid)) {
         return Process { pid, program: status.program.clone() }.to_string();
     }
     // The descriptor may be open in another process: a fork, or a process that it was passed to.

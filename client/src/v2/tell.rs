@@ -8,6 +8,7 @@ use super::{Process, Users};
 use crate::error::Range;
 use crate::{Errno, Error};
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -273,7 +274,7 @@ impl Listener {
 
     pub(super) fn tell(&self, event: &Event) {
         if let Some(callback) = &self.0 {
-            (callback.tell)(event);
+            callback.call(event);
         }
     }
 
@@ -283,7 +284,7 @@ impl Listener {
     pub(super) fn tell_sparingly(&self, kind: Frequent, event: impl FnOnce(u64) -> Event) {
         let Some(callback) = &self.0 else { return };
         if let Some(more) = callback.may_tell(kind, Instant::now()) {
-            (callback.tell)(&event(more));
+            callback.call(&event(more));
         }
     }
 
@@ -293,7 +294,7 @@ impl Listener {
         match &self.0 {
             Some(callback) if callback.may_tell(Frequent::Error, Instant::now()).is_some() => {
                 let event = Event::Error(error);
-                (callback.tell)(&event);
+                callback.call(&event);
                 match event {
                     Event::Error(error) => error,
                     _ => unreachable!("it was made here"),
@@ -310,13 +311,19 @@ impl Listener {
         for (kind, what) in FREQUENT {
             let times = told[kind as usize].since;
             if times > 0 {
-                (callback.tell)(&Event::Repeated { device: device.to_owned(), what, times });
+                callback.call(&Event::Repeated { device: device.to_owned(), what, times });
             }
         }
     }
 }
 
 impl Callback {
+    /// Tells an event. A callback that panics, for example because its standard error is a broken pipe, loses the event:
+    /// the caller is about to answer requests. The panic's own message is all that is left of it.
+    fn call(&self, event: &Event) {
+        let _ = catch_unwind(AssertUnwindSafe(|| (self.tell)(event)));
+    }
+
     /// Whether to tell an event of this kind now: then the number of those that were not told.
     fn may_tell(&self, kind: Frequent, now: Instant) -> Option<u64> {
         let mut told = self.lock();

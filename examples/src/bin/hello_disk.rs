@@ -2,7 +2,7 @@
 //! The disk /dev/zosbd2-hello: the file hello.img, until Ctrl-C. Started again after its death, it goes on.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use zosbd2::{Backend, Builder, Capabilities, Errno};
 
 struct Image(File);
@@ -39,5 +39,8 @@ impl Backend for Image {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let file = File::options().read(true).write(true).create(true).truncate(false).open("hello.img")?;
     file.set_len(64 << 20)?; // a hole, or what is there
-    Ok(Builder::new("hello").on_event(|event| eprintln!("{event}")).serve(&Image(file))?)
+    // Another hello.img is another disk, and does not go on with this one.
+    let identity = format!("{}:{}", file.metadata()?.dev(), file.metadata()?.ino());
+    let builder = Builder::new("hello").identity(identity.as_bytes());
+    Ok(builder.on_event(|event| eprintln!("{event}")).serve(&Image(file))?)
 }

@@ -161,7 +161,9 @@ fn any_thread_may_answer() {
 fn who_is_taken_over_waits_for_answers_from_elsewhere() {
     let specs = [Spec::new(v2::OP_READ, 0, 512), Spec::write(0, 512, 1), Spec::new(v2::OP_FLUSH, 0, 0)];
     let taken_over = Step::FailAfterAnswers(Errno::SHUTDOWN);
-    let fake = fake([requests(&specs), Step::Partial(1), taken_over.clone(), taken_over]);
+    // Enough for the calls that give answers elsewhere, and for the lane's own.
+    let ends = std::iter::repeat_n(taken_over, 16);
+    let fake = fake([requests(&specs), Step::Partial(1)].into_iter().chain(ends));
     let held = Held::default();
     std::thread::scope(|scope| {
         let serving = scope.spawn(|| serve_requests(&fake, &held.handler()));
@@ -264,4 +266,24 @@ proptest! {
             serve_requests_with(fake, &backend, &options, &stop, || Ok(()), |_| panic!("no stop"))
         })?;
     }
+}
+
+/// The callback runs where answers are given. A broken pipe behind `eprintln!` must not cost one.
+#[test]
+fn a_callback_that_panics_costs_no_answer() {
+    let fake = fake([requests(&[Spec::new(v2::OP_READ, 0, 512); 3])]);
+    let fake = Arc::new(Arc::into_inner(fake).expect("one owner").sleeping(1));
+    let held = Held::default();
+    let (options, stop) = (ServeOptions::default().on_event(|_| panic!("a broken pipe")), StopToken::new());
+    std::thread::scope(|scope| {
+        let serving = scope.spawn(|| {
+            serve_requests_with(&fake, &held.handler(), &options, &stop, || Ok(()), |_| panic!("no stop"))
+        });
+        for request in held.take(3) {
+            request.complete(Err(Errno::NOSPC));
+        }
+        fake.wait_answers(3);
+        fake.destroy();
+        serving.join().expect("no panic").expect("served");
+    });
 }
