@@ -7,6 +7,7 @@
 mod abi_gen;
 mod apt;
 mod bench;
+mod client_test;
 mod command;
 mod core_lib;
 mod debug_kernel;
@@ -74,6 +75,10 @@ enum Command {
     Gates(gates::Arguments),
     /// Run the glue's test on the host under Miri
     Miri,
+    /// Run the library's outbox in all interleavings
+    Loom,
+    /// Run the library's tests of owned requests and futures with the thread sanitizer
+    ThreadSanitizer,
     /// Measure instructions per I/O of this project's devices and of others
     Bench(bench::Arguments),
     /// Show the RAM disk at work, from insmod to rmmod
@@ -119,6 +124,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::RustObject(arguments) => rust_object::run(&arguments),
         Command::Gates(arguments) => gates::run(&arguments),
         Command::Miri => host_test::run(),
+        Command::Loom => client_test::loom(),
+        Command::ThreadSanitizer => client_test::thread_sanitizer(),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),

@@ -10,7 +10,8 @@
 use crate::from_archive::Unpacked;
 use crate::tally::Tally;
 use crate::{
-    fetch, from_archive, gates, host_test, narrate, oldest_rust, paths, root, self_test, setup, test_all, vm,
+    client_test, fetch, from_archive, gates, host_test, narrate, oldest_rust, paths, root, self_test, setup,
+    test_all, vm,
 };
 use anyhow::{Context as _, Result, bail, ensure};
 use std::io::{BufRead as _, BufReader};
@@ -46,6 +47,7 @@ const STEPS: [&[Lane]; 5] = [
             ("clippy", clippy),
             ("unit tests", unit_tests),
             ("glue on the host, sanitized", glue_sanitized),
+            ("outbox under loom", loom),
             ("oldest Rust", oldest_rust::check),
         ],
     ],
@@ -215,6 +217,10 @@ fn result(line: &str) -> Option<(&str, &str)> {
 
 fn glue_sanitized() -> Result<Tally> {
     host_test::sanitized().map(|()| Tally::passed(1))
+}
+
+fn loom() -> Result<Tally> {
+    client_test::loom().map(|()| Tally::passed(1))
 }
 
 fn all_gates() -> Result<Tally> {
