@@ -39,8 +39,6 @@ impl Backend for Image {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let file = File::options().read(true).write(true).create(true).truncate(false).open("hello.img")?;
     file.set_len(64 << 20)?; // a hole, or what is there
-    // Another hello.img is another disk, and does not go on with this one.
-    let identity = format!("{}:{}", file.metadata()?.dev(), file.metadata()?.ino());
-    let builder = Builder::new("hello").identity(identity.as_bytes());
-    Ok(builder.on_event(|event| eprintln!("{event}")).serve(&Image(file))?)
+    let inode = file.metadata()?.ino().to_le_bytes(); // another hello.img is another disk
+    Ok(Builder::new("hello").identity(&inode).on_event(|event| eprintln!("{event}")).serve(&Image(file))?)
 }
