@@ -136,7 +136,7 @@ impl Builder {
         /// that are no longer. Each thread of [`serve`](Self::serve) has two buffers of this size, of which only used
         /// pages are in memory.
         max_io_bytes: u32 => max_io_bytes;
-        /// Number of queues, 1 to the number of CPUs.
+        /// Number of queues, 1 to the number of CPUs; 1 by default.
         queues: u32 => queues;
         /// Requests per queue, 1 to 1024; 0: 128.
         depth: u32 => depth;
