@@ -8,6 +8,7 @@
 use super::channel::Layers;
 use super::same::{Found, Wanted, create_or_attach};
 use super::serve::NO_FLUSHES;
+use super::settings::milliseconds;
 use super::signals::SignalWatch;
 use super::tell::{Event, Listener};
 use super::{
@@ -455,9 +456,7 @@ impl Builder {
     }
 
     fn milliseconds(&self, option: &'static str, time: Duration, min: u64) -> Result<u32> {
-        let milliseconds = u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
-        self.range(option, milliseconds, min, v2::MAX_MILLISECONDS.into())?;
-        Ok(u32::try_from(milliseconds).unwrap_or(v2::MAX_MILLISECONDS))
+        milliseconds("create", &self.name, option, time, min)
     }
 
     fn range(&self, option: &'static str, value: u64, min: u64, max: u64) -> Result<()> {

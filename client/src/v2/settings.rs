@@ -63,14 +63,14 @@ impl Settings {
         let mut raw = v2::Settings::default();
         if let Some(grace) = self.grace {
             raw.flags |= v2::SETTINGS_GRACE;
-            raw.grace_ms = milliseconds(device, "grace in milliseconds", grace, 0)?;
+            raw.grace_ms = milliseconds(OPERATION, device, "grace in milliseconds", grace, 0)?;
         }
         if self.no_deadline {
             raw.flags |= v2::SETTINGS_DEADLINE;
         }
         if let Some(deadline) = self.deadline {
             raw.flags |= v2::SETTINGS_DEADLINE;
-            raw.deadline_ms = milliseconds(device, "deadline in milliseconds", deadline, 1)?;
+            raw.deadline_ms = milliseconds(OPERATION, device, "deadline in milliseconds", deadline, 1)?;
         }
         if let Some(policy) = self.policy {
             raw.flags |= v2::SETTINGS_POLICY;
@@ -80,13 +80,23 @@ impl Settings {
     }
 }
 
-fn milliseconds(device: &str, option: &'static str, time: Duration, min: u64) -> Result<u32> {
+/// What the calls do, in messages.
+const OPERATION: &str = "change settings of";
+
+/// A time in whole milliseconds, rounded up, as the kernel takes it for `operation` on a device.
+pub(super) fn milliseconds(
+    operation: &'static str,
+    device: &str,
+    option: &'static str,
+    time: Duration,
+    min: u64,
+) -> Result<u32> {
     let value = u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
     let max = u64::from(v2::MAX_MILLISECONDS);
     if (min..=max).contains(&value) {
         return Ok(u32::try_from(value).unwrap_or(v2::MAX_MILLISECONDS));
     }
-    Err(Error::Range { operation: "change settings of", name: device.to_owned(), option, value, min, max })
+    Err(Error::Range { operation, name: device.to_owned(), option, value, min, max })
 }
 
 #[cfg(test)]
