@@ -7,10 +7,14 @@
 use crate::narrate;
 use crate::paths;
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process_group};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 use zosbd2_vm::kernels::{self, KernelName};
 
 /// Arguments of the command.
@@ -58,13 +62,36 @@ fn folder(name: &str, keep: &[&str]) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Runs a command, and fails with what it printed unless its status is as expected.
+/// The time after which a command has hung. A session may last as long as its work, so nothing else would end the command.
+const HUNG: Duration = Duration::from_mins(20);
+
+/// Runs a command, and fails with what it printed unless its status is as expected. A command that hangs is killed, with
+/// all processes that it has started.
 fn expect(command: &mut Command, status: i32, what: &str) -> Result<Output> {
     let _doing = narrate::doing(what);
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("run {what}"))?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    let child = command.spawn().with_context(|| format!("run {what}"))?;
+    let group = Pid::from_child(&child);
+    let (ended, end) = mpsc::channel::<()>();
+    let output = std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if end.recv_timeout(HUNG) == Err(RecvTimeoutError::Timeout) {
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+        });
+        let output = child.wait_with_output();
+        drop(ended);
+        output
+    })
+    .with_context(|| format!("wait for {what}"))?;
     let said =
         || format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    ensure!(output.status.code() == Some(status), "{what}: {}, and not {status}\n{}", output.status, said());
+    ensure!(
+        output.status.code() == Some(status),
+        "{what}: {}, and not {status} (a command that hangs is killed after {HUNG:?})\n{}",
+        output.status,
+        said()
+    );
     Ok(output)
 }
 
@@ -93,9 +120,11 @@ fn command_with_everything(kernel: KernelName) -> Result<()> {
     cc(&["-shared", "-fPIC", "-o", "libown.so", "own.c"])?;
     cc(&["-o", "own", "main.c", "-L.", "-lown", &format!("-Wl,-rpath,{}", folder.display())])?;
 
-    // The server is left in the background, and has to end by itself.
+    // The server is left in the background, and has to end by itself. It keeps the FIFO open, so that it can go on
+    // speaking after the command has ended.
     let script = "script && cat data /share/in /share/out && modprobe dm-crypt || exit 1
-        mkfifo ready; hello_disk > ready & read -r served < ready; echo \"$served\" | cut -c1-12
+        mkfifo said; exec 3<> said; hello_disk 2>&3 & read -t 300 -r served <&3 || exit 2
+        echo \"$served\" | cut -c1-12
         exit 42";
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["vm", "--kernel", &kernel.to_string(), "--share", "shared"]).current_dir(&folder);
