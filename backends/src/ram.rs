@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! A RAM disk.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
@@ -36,8 +36,12 @@ impl Ram {
             .mode(0o600)
             .open(path)
             .map_err(|source| FileError::Io { operation: "open", path: path.to_owned(), source })?;
-        let memory = SparseMemory::in_file(file, size);
-        memory.map(Self).map_err(|source| FileError::Memory { path: path.to_owned(), source })
+        Self::in_file(file, size).map_err(|source| FileError::Memory { path: path.to_owned(), source })
+    }
+
+    /// Like [`shared`](Self::shared), in an open file, such as a memfd.
+    pub fn in_file(file: File, size: u64) -> Result<Self, MemoryError> {
+        SparseMemory::in_file(file, size).map(Self)
     }
 }
 

@@ -293,8 +293,9 @@ impl Builder {
         Ok((Arc::new(server), serving))
     }
 
-    /// Calls `serve` with a token that SIGINT and SIGTERM request to stop.
-    pub(super) fn with_signals<T>(serve: impl FnOnce(&StopToken) -> Result<T>) -> Result<T> {
+    /// Calls `serve` with a token that SIGINT and SIGTERM request to stop, as [`serve`](Self::serve) does: for a program that
+    /// takes over or attaches by itself.
+    pub fn with_signals<T>(serve: impl FnOnce(&StopToken) -> Result<T>) -> Result<T> {
         let stop = StopToken::new();
         let _signals = Self::watch_signals(&stop)?;
         serve(&stop)

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The command `zosbd2`: makes disks that programs implement, shows them, and keeps them alive.
+//!
+//! What the command does is in the libraries; what is here is what people see: words, tables, exit codes. A verb is a
+//! file in `verbs`.
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod config;
+mod control;
+mod facts;
+mod failure;
+mod launch;
+mod memory;
+mod node;
+mod notice;
+mod places;
+mod progress;
+mod server;
+mod table;
+mod units;
+mod verbs;
+
+use arguments::{Arguments, Verb};
+use clap::Parser as _;
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    log();
+    let node = arguments.device.as_deref();
+    let done = match &arguments.verb {
+        Verb::Add(arguments) => verbs::add::run(arguments),
+        Verb::List(arguments) => verbs::list::run(arguments, node),
+        Verb::Show(arguments) => verbs::show::run(arguments, node),
+        Verb::Remove(arguments) => verbs::remove::run(arguments, node),
+        Verb::Recover(arguments) => verbs::recover::run(arguments, node),
+        Verb::Upgrade(arguments) => verbs::upgrade::run(arguments, node),
+        Verb::Serve(arguments) => verbs::serve::run(arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// Messages go to standard error; the journal has times of its own.
+fn log() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    builder.with_ansi(std::io::stderr().is_terminal()).without_time().init();
+}

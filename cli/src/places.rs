@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! Where the command keeps what it knows of disks.
+
+use std::path::{Path, PathBuf};
+
+/// Folders of configurations. Tests have their own below `ZOSBD2_ROOT`.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    /// Disks that come back at boot.
+    pub(crate) persistent: PathBuf,
+    /// Disks until the reboot, and the state of servers without systemd.
+    pub(crate) run: PathBuf,
+}
+
+impl Places {
+    /// Those of this system.
+    pub(crate) fn system() -> Self {
+        let root = std::env::var_os("ZOSBD2_ROOT").map_or_else(|| PathBuf::from("/"), PathBuf::from);
+        Self { persistent: root.join("etc/zosbd2"), run: root.join("run/zosbd2") }
+    }
+
+    /// The configuration of a disk in either folder; the folder of this boot wins.
+    pub(crate) fn configuration(&self, name: &str) -> Option<PathBuf> {
+        [&self.run, &self.persistent]
+            .map(|folder| file(folder, name, "toml"))
+            .into_iter()
+            .find(|path| path.exists())
+    }
+
+    /// The configuration that comes back at boot, whether it exists or not.
+    pub(crate) fn persistent_file(&self, name: &str) -> PathBuf {
+        file(&self.persistent, name, "toml")
+    }
+
+    /// The configuration of this boot, whether it exists or not.
+    pub(crate) fn run_file(&self, name: &str) -> PathBuf {
+        file(&self.run, name, "toml")
+    }
+
+    /// The log of a server without systemd.
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
+        file(&self.run, name, "log")
+    }
+
+    /// The names of all configured disks, sorted.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let folders = [&self.run, &self.persistent].into_iter();
+        let entries = folders.flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten().flatten());
+        let mut names: Vec<String> = entries
+            .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".toml").map(str::to_owned))
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
+/// Names have no `/`, but may have a point, which is why the suffix is added and not set.
+fn file(folder: &Path, name: &str, suffix: &str) -> PathBuf {
+    folder.join(format!("{name}.{suffix}"))
+}
+
+/// The bytes of a RAM disk that systemd does not keep.
+pub(crate) fn memory(name: &str) -> PathBuf {
+    PathBuf::from(format!("/dev/shm/zosbd2-{name}"))
+}

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+//! The verbs: a file for each, with its arguments, and what it does.
+
+pub(crate) mod add;
+pub(crate) mod list;
+pub(crate) mod recover;
+pub(crate) mod remove;
+pub(crate) mod serve;
+pub(crate) mod show;
+pub(crate) mod upgrade;
+
+use crate::failure::{Context as _, Failure, Result};
+use serde::Serialize;
+
+/// Prints facts as JSON.
+fn json(facts: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(facts).context("write JSON")?;
+    println!("{text}");
+    Ok(())
+}
+
+/// The disks that a verb is for.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct Disks {
+    /// The disks
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// All disks that it is possible for
+    #[arg(long)]
+    all: bool,
+}
+
+impl Disks {
+    /// Does something to each disk, also after a failure; the first failure is the result, and the others are printed.
+    fn each(
+        &self,
+        all: impl FnOnce() -> Result<Vec<String>>,
+        mut act: impl FnMut(&str) -> Result<()>,
+    ) -> Result<()> {
+        let names = if self.all { all()? } else { self.names.clone() };
+        let mut first: Option<Failure> = None;
+        for name in names {
+            match (act(&name), &first) {
+                (Ok(()), _) => {}
+                (Err(failure), None) => first = Some(failure),
+                (Err(failure), Some(_)) => {
+                    failure.report();
+                }
+            }
+        }
+        first.map_or(Ok(()), Err)
+    }
+}
