@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! Starts servers in the background: as units of systemd where systemd is process 1, else as processes.
 
-mod process;
+pub(crate) mod process;
 pub(crate) mod systemd;
 
 use crate::failure::Result;

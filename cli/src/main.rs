@@ -10,6 +10,7 @@ mod config;
 mod control;
 mod facts;
 mod failure;
+mod generator;
 mod launch;
 mod memory;
 mod node;
@@ -27,10 +28,14 @@ use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
     log();
+    let mut words = std::env::args();
+    if words.next().is_some_and(|program| program.rsplit('/').next() == Some(generator::NAME)) {
+        return done(generator::run(&words.collect::<Vec<_>>()));
+    }
+    let arguments = Arguments::parse();
     let node = arguments.device.as_deref();
-    let done = match &arguments.verb {
+    done(match &arguments.verb {
         Verb::Add(arguments) => verbs::add::run(arguments),
         Verb::List(arguments) => verbs::list::run(arguments, node),
         Verb::Show(arguments) => verbs::show::run(arguments, node),
@@ -38,8 +43,12 @@ fn main() -> ExitCode {
         Verb::Recover(arguments) => verbs::recover::run(arguments, node),
         Verb::Upgrade(arguments) => verbs::upgrade::run(arguments, node),
         Verb::Serve(arguments) => verbs::serve::run(arguments),
-    };
-    match done {
+    })
+}
+
+/// The exit code of what was done. A failure is printed.
+fn done(result: failure::Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }

@@ -2,7 +2,8 @@
 //! The block node of a disk: its owner and permissions, and when udev has looked at it.
 
 use crate::config::{self, Disk};
-use crate::failure::{Failure, Result};
+use crate::failure::{Context as _, Failure, Result};
+use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
@@ -12,7 +13,29 @@ use std::time::{Duration, Instant};
 /// How long udev may take for one node.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Gives the node its owner and permissions, as configured. Where udev runs, its rule does the same.
+/// Tells udev's rule the owner and the permissions of the node, before the node exists.
+pub(crate) fn announce(file: &Path, disk: &Disk) -> Result<()> {
+    let mut text = String::new();
+    let (user, group) =
+        disk.owner.as_deref().map_or(("", ""), |owner| owner.split_once(':').unwrap_or((owner, "")));
+    for (key, value) in
+        [("OWNER", user), ("GROUP", group), ("MODE", disk.mode.as_deref().unwrap_or_default())]
+    {
+        if !value.is_empty() {
+            let _ = writeln!(text, "ZOSBD2_{key}={value}");
+        }
+    }
+    if text.is_empty() {
+        let _ = fs::remove_file(file);
+        return Ok(());
+    }
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(folder)
+        .and_then(|()| fs::write(file, text))
+        .context(format_args!("write {}", file.display()))
+}
+
+/// Gives the node its owner and permissions, as configured, where udev does not.
 pub(crate) fn prepare(path: &Path, disk: &Disk) {
     if let Some(bits) = disk.mode.as_deref().and_then(|mode| config::octal(mode).ok()) {
         let set = fs::set_permissions(path, fs::Permissions::from_mode(bits));

@@ -42,17 +42,32 @@ impl Places {
         file(&self.run, name, "log")
     }
 
+    /// Names and configurations of the disks that come back at boot, sorted.
+    pub(crate) fn persistent_disks(&self) -> Vec<(String, PathBuf)> {
+        let mut disks: Vec<_> =
+            names(&self.persistent).map(|name| (name.clone(), self.persistent_file(&name))).collect();
+        disks.sort();
+        disks
+    }
+
+    /// What udev's rule reads of a disk.
+    pub(crate) fn udev(&self, name: &str) -> PathBuf {
+        self.run.join(format!("zosbd2-{name}.udev"))
+    }
+
     /// The names of all configured disks, sorted.
     pub(crate) fn names(&self) -> Vec<String> {
-        let folders = [&self.run, &self.persistent].into_iter();
-        let entries = folders.flat_map(|folder| std::fs::read_dir(folder).into_iter().flatten().flatten());
-        let mut names: Vec<String> = entries
-            .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".toml").map(str::to_owned))
-            .collect();
+        let mut names: Vec<String> = names(&self.run).chain(names(&self.persistent)).collect();
         names.sort();
         names.dedup();
         names
     }
+}
+
+/// The names of the configurations in a folder.
+fn names(folder: &Path) -> impl Iterator<Item = String> + use<> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".toml").map(str::to_owned))
 }
 
 /// Names have no `/`, but may have a point, which is why the suffix is added and not set.

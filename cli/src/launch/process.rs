@@ -9,7 +9,8 @@ use crate::places::Places;
 use crate::server::How;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitStatus, Stdio};
 
 /// Most of the log that an error shows.
 const SHOWN: usize = 3;
@@ -22,22 +23,7 @@ pub(super) fn start(places: &Places, name: &str, how: How) -> Result<()> {
     let file = fs::File::options().create(true).append(true).open(&log);
     let file = file.context(format_args!("open the log {}", log.display()))?;
     let before = file.metadata().map(|metadata| metadata.len()).unwrap_or_default();
-    let mut command = Command::new(std::env::current_exe().context("find this program")?);
-    command.args(["serve", "--detach", name]);
-    if how == How::TakeOver {
-        command.arg("--take-over");
-    }
-    let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file).spawn().context(&doing)?;
-    let mut line = String::new();
-    if let Some(stdout) = child.stdout.take() {
-        BufReader::new(stdout).read_line(&mut line).context(&doing)?;
-    }
-    if line.ends_with('\n') {
-        // It lives on without this process.
-        return Ok(());
-    }
-    let status = child.wait().context(&doing)?;
+    let Some(status) = spawn(command(name, how)?.stderr(file), &doing)? else { return Ok(()) };
     let text = fs::read_to_string(&log).unwrap_or_default();
     let said = text.get(usize::try_from(before).unwrap_or_default()..).unwrap_or_default();
     let lines: Vec<_> = said.lines().rev().take(SHOWN).collect();
@@ -45,4 +31,37 @@ pub(super) fn start(places: &Places, name: &str, how: How) -> Result<()> {
     let said = last.unwrap_or_else(|| lines.into_iter().rev().collect::<Vec<_>>().join("; "));
     let said = if said.is_empty() { format!("it ended ({status})") } else { said };
     Err(Failure::failed(format!("{doing}: {said}")))
+}
+
+/// Starts a server that takes over, as one more process of this process's unit, and returns when it serves. It has said
+/// itself why it failed.
+pub(crate) fn replace(name: &str) -> Result<()> {
+    let doing = format!("start another server of disk {name}");
+    // The sign is for systemd-shutdown: see the unit.
+    match spawn(command(name, How::TakeOver)?.arg0("@zosbd2"), &doing)? {
+        None => Ok(()),
+        Some(status) => Err(Failure::failed(format!("{doing}: it ended ({status})"))),
+    }
+}
+
+fn command(name: &str, how: How) -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe().context("find this program")?);
+    command.args(["serve", "--detach", name]);
+    if how == How::TakeOver {
+        command.arg("--take-over");
+    }
+    Ok(command)
+}
+
+/// Returns nothing if the server serves, and lives on without this process; or how it ended.
+fn spawn(command: &mut Command, doing: &str) -> Result<Option<ExitStatus>> {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context(doing)?;
+    let mut line = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout).read_line(&mut line).context(doing)?;
+    }
+    if line.ends_with('\n') {
+        return Ok(None);
+    }
+    child.wait().context(doing).map(Some)
 }

@@ -8,8 +8,18 @@ use std::process::{Command, Output, Stdio};
 /// The unit of a disk. Like `systemd-escape --template=zosbd2@.service NAME`: names of disks have `-` and `+`, which mean
 /// something to systemd.
 pub(crate) fn unit(name: &str) -> String {
+    format!("zosbd2@{}.service", escape(name))
+}
+
+/// A path as the name of a unit. Like `systemd-escape --path`.
+pub(crate) fn escape_path(path: &str) -> String {
+    let parts: Vec<_> = path.split('/').filter(|part| !part.is_empty()).map(escape).collect();
+    if parts.is_empty() { "-".to_owned() } else { parts.join("-") }
+}
+
+fn escape(text: &str) -> String {
     let mut escaped = String::new();
-    for (index, byte) in name.bytes().enumerate() {
+    for (index, byte) in text.bytes().enumerate() {
         let plain =
             byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'_') || (byte == b'.' && index > 0);
         if plain {
@@ -18,7 +28,7 @@ pub(crate) fn unit(name: &str) -> String {
             let _ = write!(escaped, "\\x{byte:02x}");
         }
     }
-    format!("zosbd2@{escaped}.service")
+    escaped
 }
 
 /// Starts the unit, and returns when its server is ready.
@@ -117,5 +127,7 @@ mod tests {
                 assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), wanted);
             }
         }
+        assert_eq!(escape_path("/dev/vg/lv-1"), "dev-vg-lv\\x2d1");
+        assert_eq!(escape_path("/"), "-");
     }
 }

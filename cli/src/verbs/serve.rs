@@ -3,11 +3,12 @@
 
 use crate::config::Disk;
 use crate::failure::Result;
-use crate::launch::Launcher;
+use crate::launch::process;
+use crate::node;
 use crate::places::Places;
 use crate::server::{self, How};
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -35,15 +36,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     };
     if arguments.replace {
         // Within the unit, the new server is one more process of it.
-        return Launcher::Process.start(&places, name, How::TakeOver);
+        return process::replace(name);
     }
     if arguments.detach {
         let _ = rustix::process::setsid();
     }
     let how = if arguments.take_over { How::TakeOver } else { How::Follow };
-    server::serve(name, &disk, how, |node| {
+    node::announce(&places.udev(name), &disk)?;
+    let served = server::serve(name, &disk, how, |node| {
         let mut stdout = std::io::stdout();
         // Whoever waited for it may be gone.
         let _ = writeln!(stdout, "{}", node.display()).and_then(|()| stdout.flush());
-    })
+    });
+    if !Path::new("/sys/class/block").join(format!("zosbd2-{name}")).exists() {
+        let _ = std::fs::remove_file(places.udev(name));
+    }
+    served
 }
