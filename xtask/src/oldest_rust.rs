@@ -14,13 +14,14 @@ use crate::tally::Tally;
 use crate::{command, narrate, paths};
 
 /// What people get, and what tests it in a virtual machine. The project's own commands may ask for a newer Rust.
-const PACKAGES: [&str; 8] = [
+const PACKAGES: [&str; 9] = [
     "zosbd2-abi",
     "zosbd2-engine",
     "zosbd2-glue",
     "zosbd2",
     "zosbd2-backends",
     "zosbd2-faults",
+    "zosbd2-cli",
     "zosbd2-examples",
     "zosbd2-vm-guest",
 ];
