@@ -39,6 +39,7 @@
 )]
 
 pub mod cache;
+pub mod deadline;
 pub mod device;
 pub mod errno;
 pub mod event;

@@ -65,6 +65,9 @@ enum zosbd2_op {
 #define ZOSBD2_MOST_WAKES 8
 #define ZOSBD2_LOOK_MS 20
 
+/* NONE_MS of engine/src/deadline.rs: the timeout of a request without a deadline. */
+#define ZOSBD2_NO_DEADLINE_MS 1000000000
+
 /* Properties of a disk besides its limits; CREATE_ in abi/src/v2.rs. */
 #define ZOSBD2_READ_ONLY 1
 #define ZOSBD2_ROTATIONAL 2
@@ -107,6 +110,13 @@ enum zosbd2_late_action {
 	ZOSBD2_LATE_REQUEUED,
 	ZOSBD2_LATE_SERVER_DEAD,
 	ZOSBD2_LATE_WAITS,
+};
+
+/* What becomes of the timer of a request whose timeout has passed. */
+enum zosbd2_timer {
+	ZOSBD2_TIMER_AGAIN,
+	ZOSBD2_TIMER_OVER,
+	ZOSBD2_TIMER_NEVER,
 };
 
 /*
@@ -327,6 +337,7 @@ void zosbd2_debug_remove(struct zosbd2_device *device);
 /* queue.c, for disk.c */
 extern const struct blk_mq_ops zosbd2_queue_ops;
 void zosbd2_device_declare_dead(struct zosbd2_device *device, u32 epoch);
+unsigned int zosbd2_request_timeout(u32 deadline_ms);
 void *zosbd2_alloc_block(size_t bytes, int node);
 int zosbd2_queue_init(void);
 void zosbd2_queue_exit(void);
@@ -447,7 +458,7 @@ int zosbd2_rs_queue_submit(void *engine, u32 tag, u32 what, u64 offset, u32 leng
 
 void zosbd2_rs_queue_announce(void *engine);
 void zosbd2_rs_queue_look(void *engine);
-bool zosbd2_rs_queue_expire(void *engine, u32 tag, u32 deadline_ms, struct zosbd2_late *late);
+u32 zosbd2_rs_queue_expire(void *engine, u32 tag, u32 timeout_ms, struct zosbd2_late *late);
 void zosbd2_rs_queue_show(void *engine, void *file, u32 what);
 void zosbd2_rs_device_declare_dead(void *engine, void *registry, u32 epoch);
 long zosbd2_rs_node(void *engine, bool may_write, u32 command, u64 argument);

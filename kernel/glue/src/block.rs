@@ -20,6 +20,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
 use zosbd2_engine::cache::Cache;
+use zosbd2_engine::deadline::is_late;
 use zosbd2_engine::device::{Change, Life, Phase, Terms};
 use zosbd2_engine::event::{Board, Event, Kind, News, Next, Seen, WATCH_MS, Watch};
 use zosbd2_engine::latency::{Histograms, Latencies};
@@ -228,10 +229,11 @@ impl Device {
         self.tag_bits
     }
 
-    /// Deadline of `ms` and its policy; without effect on devices without a deadline.
+    /// The deadline that a request has passed whose timeout of `ms` is over, and its policy; `None` if the request has no
+    /// deadline.
     #[must_use]
     pub fn deadline(&self, ms: u32) -> Option<Deadline> {
-        if self.deadline_ms.load(Ordering::Relaxed) == 0 {
+        if !is_late(self.deadline_ms.load(Ordering::Relaxed), ms) {
             return None;
         }
         Some(Deadline { policy: deadline_policy(self.policy()).unwrap_or_default(), ns: deadline_ns(ms) })

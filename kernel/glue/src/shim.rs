@@ -180,6 +180,16 @@ pub mod late {
     pub const WAITS: u32 = 5;
 }
 
+/// `enum zosbd2_timer`: what becomes of the timer of a request whose timeout has passed.
+pub mod timer {
+    /// It starts again.
+    pub const AGAIN: u32 = 0;
+    /// The request has ended, or is about to.
+    pub const OVER: u32 = 1;
+    /// It starts again, with the timeout of a request without a deadline.
+    pub const NEVER: u32 = 2;
+}
+
 impl Params {
     /// Name of the device, NUL padded: the disk's name without its folder.
     #[must_use]

@@ -6,8 +6,11 @@ mod shim;
 
 use shim::{
     Ended, Module, address, call, close, ended, expire, operation, page_out, pass, poll, show, submit,
+    time_out,
 };
 use zosbd2_abi::{v1, v2};
+use zosbd2_engine::deadline::NONE_MS;
+use zosbd2_glue::shim::timer;
 
 const MIB: u64 = 1 << 20;
 
@@ -337,6 +340,37 @@ fn a_successor_gets_what_a_dead_server_had() {
     assert_eq!((status.epoch, status.servers, status.queues, status.major), (2, 1, 3, 259));
     assert_eq!(destroy(&module, "heir"), 0);
     assert_eq!(ended(0, 1), [Ended { tag: 1, error: -5, data: vec![0; 512] }]);
+    close(fd);
+}
+
+#[test]
+fn a_request_keeps_the_deadline_that_it_was_sent_with() {
+    let module = Module::load(1);
+    let fd = create(&module, "timed", |_| ());
+    let set = |deadline_ms: u32| {
+        let (size, flags) = (v2::SETTINGS_BYTES, v2::SETTINGS_DEADLINE);
+        let mut asked = v2::Settings { size, flags, deadline_ms, ..v2::Settings::default() };
+        assert_eq!(call(fd, v2::IOCTL_SETTINGS, &mut asked), 0);
+    };
+    for tag in 0..2 {
+        assert_eq!(submit(0, 0, tag, (v2::OP_READ, 0), vec![0; 512]), 0);
+    }
+    assert_eq!(enter(fd, 0, &mut [], 1).1.requests.len(), 1);
+    // The block layer stores a timeout in each request when the request starts. Both started without a deadline.
+    for deadline_ms in [0, 1, 60_000, 0, 1] {
+        set(deadline_ms);
+        pass(100_000_000_000);
+        assert_eq!(time_out(0, 0, 0, NONE_MS), timer::NEVER, "held, {deadline_ms} ms");
+        assert_eq!(time_out(0, 0, 1, NONE_MS), timer::NEVER, "queued, {deadline_ms} ms");
+    }
+    assert_eq!(ended(0, 0), []);
+    // Sent with a deadline of 50 ms: without effect while there is none, whatever a new one is.
+    set(0);
+    assert_eq!(time_out(0, 0, 1, 50), timer::NEVER);
+    set(60_000);
+    assert_eq!((time_out(0, 0, 1, 50), time_out(0, 0, 4, 50)), (timer::OVER, timer::AGAIN));
+    assert_eq!(ended(0, 0).iter().map(|end| (end.tag, end.error)).collect::<Vec<_>>(), [(1, -5)]);
+    assert_eq!(destroy(&module, "timed"), 0);
     close(fd);
 }
 

@@ -14,7 +14,7 @@ use std::ptr;
 
 use zosbd2_abi::v1::IOCTL_OPERATION;
 use zosbd2_glue::entry;
-use zosbd2_glue::shim::{Device, File, Params, Place, Queue};
+use zosbd2_glue::shim::{Device, File, Params, Place, Queue, timer};
 
 const EFAULT: i32 = -14;
 const ETIME: i32 = -62;
@@ -264,10 +264,15 @@ const DEADLINE_MS: u32 = 50;
 
 /// The deadline of a request passes. Returns whether the request has ended.
 pub(crate) fn expire(number: usize, queue: usize, tag: u32) -> bool {
+    time_out(number, queue, tag, DEADLINE_MS) == timer::OVER
+}
+
+/// A request's timeout passes. Returns what becomes of its timer.
+pub(crate) fn time_out(number: usize, queue: usize, tag: u32, timeout_ms: u32) -> u32 {
     let mut late = zosbd2_glue::shim::Late::default();
     let engine = at(number, queue, |hardware| hardware.engine.start.cast());
     // SAFETY: a queue's block; `late` can be written.
-    unsafe { entry::zosbd2_rs_queue_expire(engine, tag, DEADLINE_MS, &raw mut late) }
+    unsafe { entry::zosbd2_rs_queue_expire(engine, tag, timeout_ms, &raw mut late) }
 }
 
 /// The requests that ended since the last call.
