@@ -52,5 +52,6 @@ pub mod registry;
 pub mod request;
 pub mod v1;
 pub mod v2;
+pub mod watch;
 
 pub use errno::Errno;

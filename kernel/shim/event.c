@@ -202,8 +202,19 @@ void zosbd2_device_process(struct zosbd2_device *device, struct zosbd2_process *
 {
 	spin_lock(&device->servers_lock);
 	process->first = pid_nr(device->process);
-	process->own = device->process && pid_has_task(device->process, PIDTYPE_TGID) ?
+	process->own = zosbd2_pid_lives(device->process, PIDTYPE_TGID) ?
 		pid_vnr(device->process) : 0;
 	memcpy(process->program, device->program, sizeof(process->program));
 	spin_unlock(&device->servers_lock);
+}
+
+/* Whether the process that serves the device, or that did so last, is alive. */
+bool zosbd2_device_process_lives(struct zosbd2_device *device)
+{
+	bool lives;
+
+	spin_lock(&device->servers_lock);
+	lives = zosbd2_pid_lives(device->process, PIDTYPE_TGID);
+	spin_unlock(&device->servers_lock);
+	return lives;
 }

@@ -19,14 +19,13 @@
 #include <linux/kref.h>
 #include <linux/list.h>
 #include <linux/mutex.h>
+#include <linux/pid.h>
 #include <linux/ratelimit.h>
 #include <linux/rcupdate.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
-
-struct pid;
 
 #define ZOSBD2_NAME_BYTES 32
 #define ZOSBD2_SERIAL_BYTES 32
@@ -328,6 +327,9 @@ void zosbd2_device_tell_late(struct zosbd2_device *device);
 void zosbd2_device_tell_last(struct zosbd2_device *device);
 void zosbd2_device_watch(struct zosbd2_device *device, u32 ms);
 
+/* user.c */
+bool zosbd2_pid_lives(struct pid *pid, enum pid_type type);
+
 /* debug.c */
 void zosbd2_debug_init(void);
 void zosbd2_debug_exit(void);
@@ -417,6 +419,7 @@ void zosbd2_device_set_deadline(struct zosbd2_device *device, u32 ms);
 u32 zosbd2_device_opens(struct zosbd2_device *device);
 void zosbd2_device_note_process(struct zosbd2_device *device);
 void zosbd2_device_process(struct zosbd2_device *device, struct zosbd2_process *process);
+bool zosbd2_device_process_lives(struct zosbd2_device *device);
 void zosbd2_device_tell(struct zosbd2_device *device);
 bool zosbd2_device_seal(struct zosbd2_device *device, bool force);
 void zosbd2_device_destroy(struct zosbd2_device *device);

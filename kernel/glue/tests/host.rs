@@ -5,11 +5,12 @@
 mod shim;
 
 use shim::{
-    Ended, Module, address, call, close, ended, expire, operation, page_out, pass, poll, show, submit,
-    time_out,
+    Ended, Module, address, become_process, call, close, end_process, ended, expire, operation, page_out,
+    pass, poll, show, submit, time_out, watch,
 };
 use zosbd2_abi::{v1, v2};
 use zosbd2_engine::deadline::NONE_MS;
+use zosbd2_engine::event::Kind;
 use zosbd2_glue::shim::timer;
 
 const MIB: u64 = 1 << 20;
@@ -371,6 +372,57 @@ fn a_request_keeps_the_deadline_that_it_was_sent_with() {
     assert_eq!((time_out(0, 0, 1, 50), time_out(0, 0, 4, 50)), (timer::OVER, timer::AGAIN));
     assert_eq!(ended(0, 0).iter().map(|end| (end.tag, end.error)).collect::<Vec<_>>(), [(1, -5)]);
     assert_eq!(destroy(&module, "timed"), 0);
+    close(fd);
+}
+
+/// The numbers of requests in the events "unserved" that looks every second tell in a minute. Another queue is served
+/// meanwhile.
+fn unserved(served: Option<(usize, u32)>) -> Vec<u32> {
+    let mut told = Vec::new();
+    for _ in 0..60 {
+        pass(1_000_000_000);
+        if let Some((fd, queue)) = served {
+            assert_eq!(submit(0, queue as usize, 0, (v2::OP_WRITE, 0), vec![0; 512]), 0);
+            let (_, batch) = enter(fd, queue, &mut [], 1);
+            enter(fd, queue, &mut [done(&batch.requests[0], 0)], 0);
+            ended(0, queue as usize);
+        }
+        for event in watch(0) {
+            assert_eq!(event.kind, Kind::Unserved.number());
+            told.push(event.requests);
+        }
+    }
+    told
+}
+
+#[test]
+fn each_queue_is_watched_by_itself() {
+    let module = Module::load(1);
+    let fd = create(&module, "lanes", |create| create.grace_ms = 1000);
+    for tag in 1..3 {
+        assert_eq!(submit(0, 1, tag, (v2::OP_READ, 0), vec![0; 512]), 0);
+    }
+    assert_eq!(unserved(Some((fd, 0))), [2], "another queue is served");
+    // A server that is merely slow.
+    assert_eq!(enter(fd, 1, &mut [], 2).1.requests.len(), 2);
+    assert_eq!(unserved(None), []);
+    assert_eq!(unserved(Some((fd, 0))), []);
+    // Another process serves another queue, and has none of these requests; the thread that has them lives.
+    become_process(2);
+    assert_eq!(unserved(Some((fd, 0))), []);
+    end_process(2);
+    assert_eq!(unserved(None), []);
+    // Another process, a fork, has the descriptor of those that ended.
+    end_process(1);
+    assert_eq!(unserved(None), [2]);
+    let mut status = v2::Status { size: v2::STATUS_BYTES, name: name("lanes"), ..v2::Status::default() };
+    assert_eq!(module.control(v2::IOCTL_STATUS, &mut status), 0);
+    assert_eq!((status.pid, status.threads), (0, 0));
+    assert!(status.unserved_ms >= 55_000, "{status:?}");
+    // The fork begins to serve.
+    become_process(3);
+    assert_eq!(unserved(Some((fd, 0))), [], "it may answer those requests, too");
+    assert_eq!(destroy(&module, "lanes"), 0);
     close(fd);
 }
 

@@ -37,6 +37,7 @@ mod settings;
 mod store;
 pub(crate) mod support;
 pub(crate) mod teardown;
+pub(crate) mod unserved;
 pub(crate) mod voice;
 mod wakeups;
 mod which;
@@ -69,6 +70,7 @@ pub(super) const TABLES: &[&[Test]] = &[
     recovery::TESTS,
     late::TESTS,
     voice::TESTS,
+    unserved::TESTS,
     doomed::TESTS,
     patience::TESTS,
     copies::TESTS,
