@@ -183,16 +183,23 @@ void zosbd2_device_tell_last(struct zosbd2_device *device)
 	flush_delayed_work(&device->tell);
 }
 
-/* Records that the calling process serves the device. */
-void zosbd2_device_note_process(struct zosbd2_device *device)
+/*
+ * Records that the calling process serves the device as the server @epoch. A call
+ * of an older server, which was under way when a newer one attached, records
+ * nothing.
+ */
+void zosbd2_device_note_process(struct zosbd2_device *device, u32 epoch)
 {
 	struct pid *process = get_pid(task_tgid(current));
 	char program[TASK_COMM_LEN] = {};
 
 	get_task_comm(program, current->group_leader);
 	spin_lock(&device->servers_lock);
-	swap(device->process, process);
-	memcpy(device->program, program, sizeof(device->program));
+	if (epoch >= device->process_epoch) {
+		swap(device->process, process);
+		memcpy(device->program, program, sizeof(device->program));
+		device->process_epoch = epoch;
+	}
 	spin_unlock(&device->servers_lock);
 	put_pid(process);
 }

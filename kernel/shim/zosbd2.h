@@ -214,8 +214,8 @@ static_assert(sizeof(struct zosbd2_queue) % ZOSBD2_BLOCK_ALIGN == 0);
  * @started: the disk was added. Changes under @lock, false to true.
  * @start_error: why it could not be added. Changes under @lock, once.
  * @late_limit: of the lines in the log about late requests.
- * @process: the process that serves, or that did so last, and @program its name.
- *	Under @servers_lock.
+ * @process: the process that serves, or that did so last, @program its name, and
+ *	@process_epoch the server it serves as. Under @servers_lock.
  * @late: late requests that no event has told of yet.
  * @unseen: the disk is being deleted, and sends no more uevents.
  */
@@ -250,6 +250,7 @@ struct zosbd2_device {
 	struct delayed_work watch;
 	atomic_t late;
 	struct pid *process;
+	u32 process_epoch;
 	u8 program[ZOSBD2_PROGRAM_BYTES];
 	struct completion gone;
 	struct dentry *debug;
@@ -417,7 +418,7 @@ u32 zosbd2_device_deadline(struct zosbd2_device *device, u32 ms);
 void zosbd2_device_begin_grace(struct zosbd2_device *device, u32 ms);
 void zosbd2_device_set_deadline(struct zosbd2_device *device, u32 ms);
 u32 zosbd2_device_opens(struct zosbd2_device *device);
-void zosbd2_device_note_process(struct zosbd2_device *device);
+void zosbd2_device_note_process(struct zosbd2_device *device, u32 epoch);
 void zosbd2_device_process(struct zosbd2_device *device, struct zosbd2_process *process);
 bool zosbd2_device_process_lives(struct zosbd2_device *device);
 void zosbd2_device_tell(struct zosbd2_device *device);

@@ -346,16 +346,18 @@ impl Device {
         // So is this one, unless several processes serve.
         let process = shim::process();
         if self.caller.0.load(Ordering::Relaxed) != process && self.present.load(Ordering::Relaxed) == epoch {
-            self.note_process(process);
+            self.note_process(process, epoch);
         }
     }
 
-    /// Records that the calling process, of this number, serves the device.
+    /// Records that the calling process, of this number, serves the device as the server of `epoch`. Without effect on
+    /// STATUS and events if a newer server has attached meanwhile.
     #[cold]
-    pub fn note_process(&self, process: u32) {
+    pub fn note_process(&self, process: u32, epoch: u32) {
+        // Only saves calls: the next call of another process records that one.
         self.caller.0.store(process, Ordering::Relaxed);
         // SAFETY: the device lives as long as its block.
-        unsafe { shim::zosbd2_device_note_process(self.shim) };
+        unsafe { shim::zosbd2_device_note_process(self.shim, epoch) };
     }
 
     /// The process that serves the device, or that did so last.

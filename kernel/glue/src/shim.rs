@@ -248,7 +248,7 @@ unsafe extern "C" {
     pub(crate) fn zosbd2_device_begin_grace(device: *mut Device, ms: u32);
     pub(crate) fn zosbd2_device_set_deadline(device: *mut Device, ms: u32);
     pub(crate) fn zosbd2_device_opens(device: *mut Device) -> u32;
-    pub(crate) fn zosbd2_device_note_process(device: *mut Device);
+    pub(crate) fn zosbd2_device_note_process(device: *mut Device, epoch: u32);
     pub(crate) fn zosbd2_device_process(device: *mut Device, process: *mut Process);
     pub(crate) fn zosbd2_device_process_lives(device: *mut Device) -> bool;
     pub(crate) fn zosbd2_device_tell(device: *mut Device);

@@ -5,8 +5,8 @@
 mod shim;
 
 use shim::{
-    Ended, Module, address, become_process, call, close, end_process, ended, expire, operation, page_out,
-    pass, poll, show, submit, time_out, watch,
+    Ended, Module, address, become_process, call, close, end_process, ended, expire, late_call, operation,
+    page_out, pass, poll, show, submit, time_out, watch,
 };
 use zosbd2_abi::{v1, v2};
 use zosbd2_engine::deadline::NONE_MS;
@@ -424,6 +424,41 @@ fn each_queue_is_watched_by_itself() {
     assert_eq!(unserved(Some((fd, 0))), [], "it may answer those requests, too");
     assert_eq!(destroy(&module, "lanes"), 0);
     close(fd);
+}
+
+#[test]
+fn status_names_the_process_of_the_newest_server() {
+    let module = Module::load(1);
+    become_process(1);
+    let old = create(&module, "named", |_| ());
+    let mut status = v2::Status { size: v2::STATUS_BYTES, name: name("named"), ..v2::Status::default() };
+    let mut process = || {
+        assert_eq!(module.control(v2::IOCTL_STATUS, &mut status), 0);
+        status.pid
+    };
+    assert_eq!(process(), 1, "the process that attached");
+    become_process(2);
+    assert_eq!((enter(old, 0, &mut [], 1).0, process()), (0, 2), "the process that called last");
+    let mut attach = v2::Attach {
+        size: v2::ATTACH_BYTES,
+        flags: v2::ATTACH_TAKE_OVER,
+        name: name("named"),
+        ..v2::Attach::default()
+    };
+    become_process(3);
+    let new = usize::try_from(module.control(v2::IOCTL_ATTACH, &mut attach)).expect("a descriptor");
+    assert_eq!(process(), 3);
+    become_process(2);
+    assert_eq!((enter(old, 0, &mut [], 1).0, process()), (-108, 3), "a call of the old server");
+    late_call(0, 1);
+    assert_eq!(process(), 3, "a call of the old server that was under way");
+    become_process(3);
+    assert_eq!((enter(new, 0, &mut [], 1).0, process()), (0, 3));
+    become_process(4);
+    assert_eq!((enter(new, 0, &mut [], 1).0, process()), (0, 4));
+    close(old);
+    assert_eq!(destroy(&module, "named"), 0);
+    close(new);
 }
 
 #[test]

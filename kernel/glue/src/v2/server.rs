@@ -145,7 +145,7 @@ fn attach(
     // First, because a submitter wakes the server's pollers once a queue knows the server.
     opened.appoint(epoch);
     locked.set_present(epoch);
-    device.note_process(shim::process());
+    device.note_process(shim::process(), epoch);
     for block in device.queues() {
         let mut queue = block.lock_at(shim::now());
         queue.queue().set_phase(phase);

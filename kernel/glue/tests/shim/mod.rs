@@ -14,6 +14,7 @@ use std::ptr;
 
 use zosbd2_abi::v1::IOCTL_OPERATION;
 use zosbd2_engine::watch::WATCH_MS;
+use zosbd2_glue::block::Device as Block;
 use zosbd2_glue::entry;
 use zosbd2_glue::shim::{Device, File, Params, Place, Queue, TELL, timer};
 
@@ -83,8 +84,8 @@ struct Disk {
     sealed: Cell<bool>,
     destroyed: Cell<bool>,
     gone: Cell<bool>,
-    /// The process that serves.
-    process: Cell<u32>,
+    /// The process that serves, and the epoch of its server.
+    process: Cell<(u32, u32)>,
     params: Params,
     engine: Memory,
     queues: RefCell<Vec<*mut Hardware>>,
@@ -180,6 +181,13 @@ pub(crate) fn become_process(process: u32) {
 /// A process ends. Another process keeps its descriptors.
 pub(crate) fn end_process(process: u32) {
     DEAD.with_borrow_mut(|dead| dead.push(process));
+}
+
+/// A call of the server of `epoch` records its process late: it was under way when another server attached.
+pub(crate) fn late_call(number: usize, epoch: u32) {
+    let engine = on_disk(number, |disk| disk.engine.start.cast());
+    // SAFETY: a device's block.
+    unsafe { Block::from_memory(&engine) }.note_process(CALLER.get(), epoch);
 }
 
 /// The worker looks at a device. Returns the events to tell.
@@ -362,7 +370,7 @@ extern "C" fn zosbd2_device_create(params: *const Params, device: *mut *mut Devi
         sealed: Cell::new(false),
         destroyed: Cell::new(false),
         gone: Cell::new(false),
-        process: Cell::new(0),
+        process: Cell::new((0, 0)),
         params,
         engine,
         queues: RefCell::default(),
@@ -489,14 +497,17 @@ extern "C" fn zosbd2_device_opens(device: *mut Device) -> u32 {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn zosbd2_device_note_process(device: *mut Device) {
-    disk(&device).process.set(CALLER.get());
+extern "C" fn zosbd2_device_note_process(device: *mut Device, epoch: u32) {
+    let process = &disk(&device).process;
+    if epoch >= process.get().1 {
+        process.set((CALLER.get(), epoch));
+    }
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn zosbd2_device_process(device: *mut Device, process: *mut zosbd2_glue::shim::Process) {
     let program = *b"fake\0\0\0\0\0\0\0\0\0\0\0\0";
-    let first = disk(&device).process.get();
+    let (first, _) = disk(&device).process.get();
     let own = if lives(first) { first } else { 0 };
     // SAFETY: the glue's promise.
     unsafe { process.write(zosbd2_glue::shim::Process { first, own, program }) };
@@ -504,7 +515,7 @@ extern "C" fn zosbd2_device_process(device: *mut Device, process: *mut zosbd2_gl
 
 #[unsafe(no_mangle)]
 extern "C" fn zosbd2_device_process_lives(device: *mut Device) -> bool {
-    lives(disk(&device).process.get())
+    lives(disk(&device).process.get().0)
 }
 
 fn lives(process: u32) -> bool {

@@ -32,6 +32,7 @@ mod patience;
 pub(crate) mod pressure;
 mod races;
 pub(crate) mod recovery;
+pub(crate) mod server_process;
 pub(crate) mod serving;
 mod settings;
 mod store;
@@ -71,6 +72,7 @@ pub(super) const TABLES: &[&[Test]] = &[
     late::TESTS,
     voice::TESTS,
     unserved::TESTS,
+    server_process::TESTS,
     doomed::TESTS,
     patience::TESTS,
     copies::TESTS,
