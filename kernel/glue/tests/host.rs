@@ -426,6 +426,51 @@ fn each_queue_is_watched_by_itself() {
     close(fd);
 }
 
+/// A server's first fetch decides what is lost with older caches, also if the requests cannot be written. A call that fails
+/// before it fetches decides nothing.
+#[test]
+fn a_first_fetch_decides_even_if_it_fails() {
+    const NOWHERE: u64 = 0;
+    let module = Module::load(1);
+    for claims in [true, false] {
+        let old = create(&module, "claim", |create| create.flags = v2::CREATE_VOLATILE_CACHE);
+        let number = usize::from(!claims);
+        assert_eq!(submit(number, 0, 0, (v2::OP_WRITE, 0), pattern(1, 512)), 0);
+        let (_, batch) = enter(old, 0, &mut [], 1);
+        assert_eq!(enter(old, 0, &mut [done(&batch.requests[0], 0)], 0).0, 0);
+        let (size, flags) = (v2::ATTACH_BYTES, v2::ATTACH_TAKE_OVER);
+        let mut attach = v2::Attach { size, flags, name: name("claim"), ..v2::Attach::default() };
+        let new = usize::try_from(module.control(v2::IOCTL_ATTACH, &mut attach)).expect("a descriptor");
+        let claim =
+            || call(new, v2::IOCTL_CLAIM, &mut v2::Claim { size: v2::CLAIM_BYTES, flags: v2::CLAIM_CACHE });
+        let lost = || {
+            let mut status =
+                v2::Status { size: v2::STATUS_BYTES, name: name("claim"), ..v2::Status::default() };
+            assert_eq!(module.control(v2::IOCTL_STATUS, &mut status), 0);
+            status.lost != 0
+        };
+        assert_eq!(submit(number, 0, 1, (v2::OP_READ, 0), vec![0; 512]), 0);
+        let fetch = v2::Enter { size: v2::ENTER_BYTES, capacity: 1, ..v2::Enter::default() };
+        let early = [
+            v2::Enter { commits: NOWHERE, commit_count: 1, ..fetch },
+            v2::Enter { buffers: NOWHERE, buffer_count: 1, ..fetch },
+        ];
+        for mut enter in early {
+            assert_eq!((call(new, v2::IOCTL_ENTER, &mut enter), lost()), (-14, false));
+        }
+        if claims {
+            assert_eq!(claim(), 0);
+        }
+        let mut first = v2::Enter { requests: NOWHERE, ..fetch };
+        assert_eq!((call(new, v2::IOCTL_ENTER, &mut first), lost()), (-14, !claims));
+        assert_eq!(claim(), -114, "it has fetched");
+        assert_eq!(enter(new, 0, &mut [], 1).1.requests.len(), 1, "the request has returned to the queue");
+        close(old);
+        assert_eq!(destroy(&module, "claim"), 0);
+        close(new);
+    }
+}
+
 #[test]
 fn status_names_the_process_of_the_newest_server() {
     let module = Module::load(1);
