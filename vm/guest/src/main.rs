@@ -90,7 +90,8 @@ fn main() -> ExitCode {
         ["--serve-in-group", group, arguments @ ..] => {
             role("serve", tests::v2::crews::group_role(group, arguments))
         }
-        ["--serve-and-fork"] => role("serve", tests::v2::voice::serve_and_fork()),
+        ["--serve-and-fork"] => role("serve", tests::v2::unserved::serve_and_fork()),
+        ["--enter-until-superseded"] => role("enter", tests::v2::server_process::enter_until_superseded()),
         ["--serve-passed"] => role("serve", tests::v2::serving::passed_role()),
         ["--serve-mortal", arguments @ ..] => role("serve", tests::v2::crash::server::role(arguments)),
         ["--serve-many", arguments @ ..] => role("serve", tests::v2::teardown::role(arguments)),

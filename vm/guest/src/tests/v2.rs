@@ -32,11 +32,13 @@ mod patience;
 pub(crate) mod pressure;
 mod races;
 pub(crate) mod recovery;
+pub(crate) mod server_process;
 pub(crate) mod serving;
 mod settings;
 mod store;
 pub(crate) mod support;
 pub(crate) mod teardown;
+pub(crate) mod unserved;
 pub(crate) mod voice;
 mod wakeups;
 mod which;
@@ -69,6 +71,8 @@ pub(super) const TABLES: &[&[Test]] = &[
     recovery::TESTS,
     late::TESTS,
     voice::TESTS,
+    unserved::TESTS,
+    server_process::TESTS,
     doomed::TESTS,
     patience::TESTS,
     copies::TESTS,
