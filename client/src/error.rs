@@ -200,15 +200,28 @@ pub enum Error {
         /// What differs.
         differences: Vec<Difference>,
     },
+    /// A device of that name exists and is like the one that the program would create, but neither has an identity.
+    #[error(
+        "device {name} exists, but nothing tells that it is the disk of this program, because neither has an \
+         identity. Give the program one (Builder::identity), or let it follow without one \
+         (Builder::follow_without_identity); Control::destroy destroys the device"
+    )]
+    NoIdentity {
+        /// Name of the device.
+        name: String,
+    },
     /// An older server of the device has not ended and could not be made to end, so this one does not serve.
-    #[error("take over device {device}: its older server, {}, still has it: {problem}", named(processes))]
+    #[error(
+        "take over device {device}: {} still has the descriptor of its older server: {problem}",
+        named(processes)
+    )]
     OlderServer {
         /// Name of the device.
         device: String,
         /// The processes that have its descriptor, as far as this process can see.
         processes: Vec<Process>,
         /// Why the older server was not made to end.
-        problem: &'static str,
+        problem: String,
     },
     /// A stop by force destroyed the device while it was in use. Data that was not written yet may be lost.
     #[error("device {device} was destroyed by force while it was in use ({users}): data may be lost")]
