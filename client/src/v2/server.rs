@@ -9,11 +9,11 @@
 use super::channel::Keeper;
 use super::control::failed;
 use super::report::node_path;
-use super::serve::serve_with;
+use super::serve::{serve_with, through_layers};
 use super::tell::{Event, Listener};
 use super::{
     Answers, Backend, Batch, Channel, Control, End, Entered, Fetch, Latency, Outstanding, ServeOptions,
-    ServerId, Settings, State, Stats, Status, Users, Which, inspect,
+    ServerId, Settings, State, Stats, Status, Users, Which, inspect, peers,
 };
 use crate::sys::enter::ServerFd;
 use crate::sys::fork::{ForkGuard, Place};
@@ -215,10 +215,9 @@ impl Server {
     ) -> Result<End> {
         let serving = Serving::new(self, options);
         let (start, destroy) = (|| serving.begin(ready), |force| serving.destroy(force));
-        serving.end(match options.layers().around(self, stop) {
-            None => serve_with(self, backend, options, stop, start, destroy),
-            Some(channel) => serve_with(&channel, backend, options, stop, start, destroy),
-        })
+        serving.end(through_layers!(options, stop, self, self, channel => {
+            serve_with(channel, backend, options, stop, start, destroy)
+        }))
     }
 
     /// After serving failed: destroys the device if it was never started, because nobody ever will. Errors are
@@ -271,6 +270,7 @@ pub(super) struct Serving<S> {
 impl<S: Deref<Target = Server>> Serving<S> {
     pub(super) fn new(server: S, options: &ServeOptions) -> Self {
         let place = server.place();
+        peers::record(server.as_fd());
         Self { _place: place, server, listener: options.listener().clone(), forced: OnceLock::new() }
     }
 

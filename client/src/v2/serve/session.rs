@@ -384,7 +384,7 @@ impl<C: Channel> Session<C> {
         }
     }
 
-    fn ended(&self) -> bool {
+    pub(super) fn ended(&self) -> bool {
         self.running.none()
     }
 

@@ -150,14 +150,14 @@ impl Server {
         Serving { server: self, stop, thread }
     }
 
-    fn begin(&self) -> Result<()> {
+    pub(in crate::v2) fn begin(&self) -> Result<()> {
         match self.inner.device.start() {
             Ok(()) | Err(Errno::ALREADY) => Ok(()),
             Err(source) => Err(failed("start device", self.name(), source)),
         }
     }
 
-    fn destroy(&self, force: bool) -> Result<()> {
+    pub(in crate::v2) fn destroy(&self, force: bool) -> Result<()> {
         let destroyed = self.inner.device.destroy(force);
         destroyed.map_err(|source| failed("destroy device", self.name(), source))
     }
@@ -266,7 +266,7 @@ impl Serving {
 }
 
 /// How an asynchronous lane waits.
-struct Sleep {
+pub(in crate::v2) struct Sleep {
     server: Server,
     woken: Arc<Woken>,
     wanted: bool,
@@ -285,7 +285,7 @@ impl Wake for Woken {
 }
 
 impl Sleep {
-    fn new(server: &Server) -> Self {
+    pub(in crate::v2) fn new(server: &Server) -> Self {
         let woken = Woken { device: server.inner.device.clone(), woken: AtomicBool::new(false) };
         Self { server: server.clone(), woken: Arc::new(woken), wanted: false }
     }

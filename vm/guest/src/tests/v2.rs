@@ -16,6 +16,7 @@ mod doomed;
 mod failures;
 pub(crate) mod faulty;
 mod fences;
+mod hand_over;
 mod honest;
 pub(crate) mod hostile;
 mod hotplug;
@@ -63,6 +64,7 @@ pub(super) const TABLES: &[&[Test]] = &[
     crews::TESTS,
     life::TESTS,
     again::TESTS,
+    hand_over::TESTS,
     which::TESTS,
     fences::TESTS,
     races::TESTS,

@@ -456,7 +456,7 @@ impl AsyncBackend for NullRequests {
 }
 
 /// Serves [`NullRequests`] in a current-thread runtime.
-pub(super) fn serve_in_tokio(builder: Builder, bytes: u64) -> zosbd2::Result<()> {
+pub(super) fn serve_in_tokio(builder: Builder, bytes: u64) -> zosbd2::Result<End> {
     let serving = builder.serve_tokio_then(Arc::new(NullRequests(bytes)), |_| println!("serving"));
     runtime().block_on(serving)
 }
