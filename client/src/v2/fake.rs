@@ -155,6 +155,12 @@ impl Fake {
         self
     }
 
+    /// The queues are this deep, and not 128 requests.
+    pub(super) fn deep(mut self, depth: u32) -> Self {
+        self.status.depth = depth;
+        self
+    }
+
     /// The device was created without a volatile cache.
     pub(super) fn without_cache(mut self) -> Self {
         self.status.create_flags = 0;

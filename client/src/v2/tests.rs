@@ -11,6 +11,7 @@ mod life;
 mod memory;
 mod model;
 mod owned;
+mod owned_held;
 
 use super::fake::{Answer, Fake, Spec, Step};
 use super::geometry::{Geometry, Wanted};

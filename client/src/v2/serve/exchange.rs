@@ -8,6 +8,9 @@
 //!                               +-- a write: its data is copied by an exchange ----+
 //! ```
 //!
+//! A lane that sleeps for requests has handed out no more of them than its queue is deep. The kernel has no more in flight,
+//! but hands a tag out anew when a deadline has ended its request, and the handler may hold that request still.
+//!
 //! One thread at a time uses an exchange. Requests that it has handed out may be answered anywhere
 //! ([`link`](crate::v2::link)). Dropping an exchange answers nothing: what the server holds then goes to the next
 //! server.
@@ -40,6 +43,8 @@ pub(super) struct Exchange<'s, C: Channel + Clone + 'static> {
     calls: Calls<'s, C>,
     limits: Limits<'s, C>,
     queue: u32,
+    /// Most requests elsewhere.
+    depth: u64,
     spin_us: u32,
     pool: Pool,
     /// Bytes of unused buffers that the lane keeps when it is idle.
@@ -68,6 +73,8 @@ pub(super) struct Exchange<'s, C: Channel + Clone + 'static> {
     /// Number of requests that were handed out, and of those that were answered on this thread, ever.
     handed: u64,
     answered: u64,
+    /// Number of answers that were given elsewhere, as last heard.
+    delivered: u64,
     rounds: u32,
     /// Whether the last call that looked for requests left none; `None`: the last call did not look.
     drained: Option<bool>,
@@ -113,6 +120,7 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
             calls: Calls::new(channel, stop, notes),
             limits: Limits::new(channel, notes, true, size),
             queue,
+            depth: status.depth.max(1).into(),
             spin_us: options.spin_us(),
             pool,
             kept,
@@ -130,6 +138,7 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
             own: Some(Box::new(Collected::with_capacity(batch * 2, channel.id()))),
             handed: 0,
             answered: 0,
+            delivered: 0,
             rounds: 0,
             drained: None,
         })
@@ -299,23 +308,48 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
         self.fetched + self.short.len() + self.filling.len() + self.filled.len()
     }
 
-    /// Sleeps until an answer has been given elsewhere, but not longer than about a second.
-    pub(super) fn wait_elsewhere(&mut self) {
-        let seen = self.link.delivered();
-        if self.handed - self.answered > seen {
-            self.link.wait_delivered(seen);
+    /// Number of requests that may be fetched for a sleep, up to the size of a batch. The answers of this thread, which the
+    /// next call gives, do not count as elsewhere.
+    #[inline]
+    fn room(&mut self) -> usize {
+        let own = self.own.as_ref().map_or(0, |own| own.len());
+        let out = self.handed - self.answered - own as u64;
+        let most = self.depth.min(self.requests.len() as u64);
+        // Takes the outbox's lock only if what was last heard does not suffice.
+        if out - self.delivered + most > self.depth {
+            self.delivered = self.link.delivered();
         }
-        self.take_returned();
+        let room = (self.depth + self.delivered).saturating_sub(out);
+        usize::try_from(room).unwrap_or(usize::MAX).min(self.requests.len())
     }
 
-    /// Takes back the buffers of requests that were answered elsewhere.
-    #[inline]
-    pub(super) fn take_returned(&mut self) {
-        if let Some(mut returned) = self.link.returned() {
-            for buffer in returned.drain(..) {
-                self.pool.give(buffer);
-            }
+    /// Sleeps while as many requests are elsewhere as the queue is deep, but not longer than about a second.
+    pub(super) fn wait_for_room(&mut self) {
+        if self.room() == 0 {
+            self.delivered = self.link.wait_delivered(self.handed - self.answered - self.depth);
         }
+    }
+
+    /// Sleeps until an answer has been given elsewhere, but not longer than about a second. Does not sleep if buffers have
+    /// come back since the lane last looked.
+    pub(super) fn wait_elsewhere(&mut self) {
+        // In this order: a buffer comes back before its answer counts as given.
+        let seen = self.link.delivered();
+        if !self.take_returned() && self.handed - self.answered > seen {
+            self.link.wait_delivered(seen);
+            self.take_returned();
+        }
+    }
+
+    /// Takes back the buffers of requests that were answered elsewhere. Returns whether there were any.
+    #[inline]
+    pub(super) fn take_returned(&mut self) -> bool {
+        let Some(mut returned) = self.link.returned() else { return false };
+        let any = !returned.is_empty();
+        for buffer in returned.drain(..) {
+            self.pool.give(buffer);
+        }
+        any
     }
 
     /// Gives memory back, because the lane is idle: what the pool has beyond the `kept` bytes.
@@ -331,20 +365,20 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
     /// Gives the answers, copies the data of writes, and fetches.
     #[inline]
     pub(super) fn exchange(&mut self, size: impl Fn() -> u64, mode: Mode) -> Result<Exchanged> {
+        let held_back = !self.filling.is_empty() || !self.short.is_empty() || self.calls.taken_over;
+        let looks = match mode {
+            _ if held_back => 0,
+            Mode::Sleep => self.room(),
+            Mode::Look(most) => most.min(self.requests.len()),
+        };
         let id = self.calls.channel.id();
         let own = self.own.get_or_insert_with(|| Box::new(Collected::with_capacity(0, id)));
         let answered = own.len();
         self.pool.note_peak();
         let mut batch = own.batch();
-        let held_back = !self.filling.is_empty() || !self.short.is_empty() || self.calls.taken_over;
         for (request, buffer) in &mut self.filling {
             batch.copy(request, buffer);
         }
-        let looks = match mode {
-            _ if held_back => 0,
-            Mode::Sleep => self.requests.len(),
-            Mode::Look(most) => most.min(self.requests.len()),
-        };
         // The offered buffers have no data here: all writes that came with data were handed out.
         if self.longest > self.expected || self.trimmed {
             set_expected(&mut self.offered, &mut self.pool, &mut self.expected, self.longest);
@@ -357,7 +391,7 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
         let fetch = match mode {
             _ if looks == 0 => Fetch::nothing(),
             Mode::Sleep => Fetch {
-                requests: &mut self.requests,
+                requests: &mut self.requests[..looks],
                 arena: &mut [],
                 buffers: Some(buffers),
                 queue: self.queue,
@@ -400,7 +434,7 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
             self.rounds = 0;
             self.pool.trim();
             self.trimmed = true;
-        } else if given.fetched == 0 && mode == Mode::Sleep && !held_back {
+        } else if given.fetched == 0 && mode == Mode::Sleep && looks > 0 {
             self.rest();
         }
         let nothing = self.fetched == 0 && self.filled.is_empty();
