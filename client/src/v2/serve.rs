@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `options` | how a device is served |
 //! | `session` | threads, their start, and the watch over them |
+//! | `place` | the places of lanes, and the news that a session cannot go on |
 //! | `course` | what the watch decides: a pure state machine |
 //! | `blocking` | the lane of a [`Backend`]: answers a batch of requests and fetches the next one in one call |
 //! | `memory` | the buffers of that lane |
@@ -35,6 +36,7 @@ pub(super) mod notes;
 mod options;
 mod owned;
 mod pace;
+pub(super) mod place;
 pub(super) mod ready;
 mod session;
 mod slots;

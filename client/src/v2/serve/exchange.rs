@@ -108,7 +108,7 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
         queue: u32,
         size: impl Fn() -> u64,
     ) -> Result<Self> {
-        let Session { channel, stop, notes, .. } = session;
+        let Session { channel, stop, notes, deserted, .. } = session;
         let status = channel.status();
         let depth = status.depth as usize;
         let batch = options.most_requests();
@@ -116,7 +116,7 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
             .map_err(|source| Error::Buffers { device: status.name.clone(), source })?;
         let kept = KEPT_WHEN_IDLE.max(pool.longest());
         Ok(Self {
-            link: LaneLink::new(channel, stop, notes, depth),
+            link: LaneLink::new(channel, stop, notes, deserted, depth),
             calls: Calls::new(channel, stop, notes),
             limits: Limits::new(channel, notes, true, size),
             queue,
@@ -293,6 +293,11 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
         self.link.close();
     }
 
+    /// Fails if answers from elsewhere could not be given.
+    pub(super) fn check(&self) -> Result<()> {
+        self.link.check()
+    }
+
     /// Whether another server gets the requests now.
     pub(super) fn taken_over(&self) -> bool {
         self.calls.taken_over
@@ -362,9 +367,11 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
         }
     }
 
-    /// Gives the answers, copies the data of writes, and fetches.
+    /// Gives the answers, copies the data of writes, and fetches. Fails if that is not possible for good, or if answers from
+    /// elsewhere could not be given.
     #[inline]
     pub(super) fn exchange(&mut self, size: impl Fn() -> u64, mode: Mode) -> Result<Exchanged> {
+        self.link.check()?;
         let held_back = !self.filling.is_empty() || !self.short.is_empty() || self.calls.taken_over;
         let looks = match mode {
             _ if held_back => 0,
@@ -408,6 +415,8 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
         };
         let asked = fetch.requests.len();
         let given = self.calls.give(&mut batch, fetch)?;
+        // The call may have slept until then.
+        self.link.check()?;
         self.drained = (asked != 0).then_some(given.fetched + given.kept < asked && given.refused == 0);
         if given.gone {
             return Ok(Exchanged::Gone);

@@ -35,6 +35,7 @@ impl<'s, C: Channel + Clone + 'static, H: Handler + ?Sized> Lanes for Owned<'s, 
                     lane.wait_elsewhere();
                 } else if lane.taken_over() {
                     if lane.elsewhere() == 0 {
+                        lane.check()?;
                         return Ok(End::TakenOver);
                     }
                     lane.wait_elsewhere();

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Requests that a handler keeps, on the kernel in memory: how many there can be, and what happens when they end without
-//! it.
+//! Requests that a handler keeps, on the kernel in memory: how many there can be, what happens when they end without
+//! it, and when their answers cannot be given.
 
 use crate::testing::{Disk, Io, Kernel, Serving};
-use crate::{Builder, DeadlinePolicy, Errno, Handler, Request, ServeOptions};
+use crate::{
+    Batch, Builder, Channel, DeadlinePolicy, Entered, Errno, Error, Fetch, Handler, Keeper, Layer, Request,
+    Result, ServeOptions, ServerId, Status, StopToken, TakeOver,
+};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::{Duration, Instant};
@@ -57,10 +61,17 @@ fn builder() -> Builder {
 
 /// Serves a device of this builder with this handler.
 fn serve(builder: &Builder, handler: impl Handler + Send + 'static) -> (Kernel, Disk, Serving) {
+    serve_with(builder, handler, ServeOptions::default())
+}
+
+fn serve_with(
+    builder: &Builder,
+    handler: impl Handler + Send + 'static,
+    options: ServeOptions,
+) -> (Kernel, Disk, Serving) {
     let kernel = Kernel::new(1);
     let server = kernel.create(builder).expect("create");
-    let serving = server
-        .spawn_with(move |server, stop| server.serve_requests(&handler, &ServeOptions::default(), stop));
+    let serving = server.spawn_with(move |server, stop| server.serve_requests(&handler, &options, stop));
     let disk = kernel.disk("disk").expect("open");
     (kernel, disk, serving)
 }
@@ -164,4 +175,87 @@ fn the_end_of_the_device_is_noticed_while_a_handler_holds_all() {
         assert_eq!(read.wait(), Err(Errno::IO));
     }
     drop(keeps.take());
+}
+
+/// A layer whose kernel takes no answers from elsewhere: a lane fetches with each call, and others never do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Refusing {
+    Fails,
+    Panics,
+}
+
+struct Refused<'a>(Refusing, Arc<dyn Channel + 'a>);
+
+impl Layer for Refusing {
+    fn around<'a>(&self, channel: Arc<dyn Channel + 'a>, _: &StopToken) -> Arc<dyn Channel + 'a> {
+        Arc::new(Refused(*self, channel))
+    }
+}
+
+impl Channel for Refused<'_> {
+    fn enter(&self, batch: &mut Batch<'_>, fetch: Fetch<'_>) -> Entered {
+        if !batch.is_empty() && fetch.requests.is_empty() {
+            assert_ne!(self.0, Refusing::Panics, "planted");
+            return Entered { error: Some(Errno::NOMEM), ..Entered::default() };
+        }
+        self.1.enter(batch, fetch)
+    }
+
+    fn id(&self) -> ServerId {
+        self.1.id()
+    }
+
+    fn status(&self) -> &Status {
+        self.1.status()
+    }
+
+    fn size(&self) -> u64 {
+        self.1.size()
+    }
+
+    fn refresh_size(&self) -> Result<u64> {
+        self.1.refresh_size()
+    }
+
+    fn resize(&self, size_bytes: u64) -> Result<()> {
+        self.1.resize(size_bytes)
+    }
+
+    fn leave(&self) -> Result<Option<Keeper>> {
+        self.1.leave()
+    }
+}
+
+/// The lane sleeps meanwhile, and nothing else wakes it.
+#[test]
+fn a_lane_ends_when_answers_from_elsewhere_cannot_be_given() {
+    for refusing in [Refusing::Fails, Refusing::Panics] {
+        let keeps = Arc::new(Keeps::default());
+        let options = ServeOptions::default().layer(refusing);
+        let (kernel, disk, serving) = serve_with(&builder(), Shared(keeps.clone()), options);
+        let reads = [0, 512].map(|at| disk.submit(Io::read(at, 512)).expect("submitted"));
+        keeps.wait(2);
+        let mut kept = keeps.take();
+        let request = kept.remove(0);
+        let completed = catch_unwind(AssertUnwindSafe(|| request.complete(Ok(()))));
+        assert_eq!(completed.is_err(), refusing == Refusing::Panics);
+        let error = serving.join().expect_err("the answer is lost");
+        match refusing {
+            Refusing::Fails => assert!(matches!(error, Error::Fetch { source: Errno::NOMEM, .. }), "{error}"),
+            Refusing::Panics => assert!(matches!(error, Error::BackendPanicked { .. }), "{error}"),
+        }
+        // The next server gets both requests, and later answers of the first one mean nothing.
+        assert!(reads.iter().all(|read| !read.is_done()));
+        keeps.answers.store(true, Ordering::Relaxed);
+        let next = kernel.attach("disk", TakeOver::No).expect("attach");
+        let handler = Shared(keeps.clone());
+        let serving =
+            next.spawn_with(move |next, stop| next.serve_requests(&handler, &ServeOptions::default(), stop));
+        kept.into_iter().for_each(|request| request.complete(Err(Errno::NOSPC)));
+        for read in reads {
+            assert_eq!(read.wait(), Ok(vec![7; 512]));
+        }
+        drop(disk);
+        serving.stop().expect("served");
+    }
 }
