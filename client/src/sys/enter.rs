@@ -13,6 +13,7 @@ pub(crate) use owned::{Collected, Offer};
 pub use provide::{Answer, Identity};
 
 use crate::Errno;
+use crate::sys::fork::OwnFd;
 use crate::sys::memory::Region;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::ioctl::{Opcode, Updater, ioctl};
@@ -390,15 +391,15 @@ pub struct Entered {
     pub error: Option<Errno>,
 }
 
-/// A server descriptor.
+/// A server descriptor, which forked children do not get.
 #[derive(Debug)]
 pub(crate) struct ServerFd {
-    fd: OwnedFd,
+    fd: OwnFd,
     id: ServerId,
 }
 
 impl ServerFd {
-    pub(crate) fn new(fd: OwnedFd) -> Self {
+    pub(crate) fn new(fd: OwnFd) -> Self {
         Self { fd, id: ServerId::next() }
     }
 
@@ -407,7 +408,7 @@ impl ServerFd {
     }
 
     pub(crate) fn into_fd(self) -> OwnedFd {
-        self.fd
+        self.fd.into_fd()
     }
 
     /// Passes the unprocessed answers of `batch` to the kernel, and fetches. A batch of another server fails

@@ -227,10 +227,11 @@ fn unserved(context: &mut Context) {
 
 const FORKED: &str = "forked";
 
-/// The role `--serve-and-fork`: serves with the plain calls, without the library's protection of the descriptor, and
-/// forks a child that outlives it.
+/// The role `--serve-and-fork`: serves with the plain calls, and forks a child that outlives it. The library protects its own
+/// descriptor, so the child gets a duplicate.
 pub(crate) fn serve_and_fork() -> Result<(), Box<dyn std::error::Error>> {
     let (_disk, mut server) = by_hand(&plain(FORKED).grace(MINUTE));
+    let _duplicate = server.server.as_fd().try_clone_to_owned()?;
     println!("child: {}", sys::fork_sleeper());
     loop {
         let request = server.fetch_one();
