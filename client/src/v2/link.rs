@@ -20,6 +20,7 @@ use super::{Answers, Batch, Buffer, Channel, Fetched, ServerId};
 use crate::sys::enter::Collected;
 use crate::{Errno, Error, StopToken};
 use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use zosbd2_abi::v2;
@@ -231,15 +232,11 @@ impl<C: Channel + Clone + 'static> LaneLink<C> {
     /// Gives everything in the outbox to the kernel.
     fn deliver_all(&self) {
         // A panic of the channel would leave the outbox without anybody who delivers.
-        let panicked = OnPanic(|| {
-            self.break_with(Error::BackendPanicked {
-                device: self.notes.device(),
-                operation: "delivery of answers",
-                range: None,
-            });
-        });
-        self.give_all();
-        std::mem::forget(panicked);
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.give_all())) {
+            let operation = "delivery of answers";
+            self.break_with(Error::BackendPanicked { device: self.notes.device(), operation, range: None });
+            resume_unwind(payload);
+        }
     }
 
     fn give_all(&self) {
@@ -276,15 +273,6 @@ impl<C: Channel + Clone + 'static> Link for LaneLink<C> {
 
     fn failed(&self, request: &Fetched, error: Errno) {
         self.notes.failed(request, error);
-    }
-}
-
-/// Calls the function when it is dropped.
-struct OnPanic<F: Fn()>(F);
-
-impl<F: Fn()> Drop for OnPanic<F> {
-    fn drop(&mut self) {
-        (self.0)();
     }
 }
 

@@ -15,6 +15,7 @@
 //! | `slots`, `ready` | the futures of that lane, and its sleep |
 //! | `executor` | that lane in a task of an executor |
 //! | `exchange` | what all lanes with owned requests do |
+//! | `offering` | the buffers that an exchange offers for the data of writes |
 //! | `limits` | checks requests |
 //! | `start` | serving with owned requests, as functions of `Builder` and `Server` |
 //! | `calls` | repeats interrupted calls, and gives refused answers again |
@@ -33,6 +34,7 @@ pub(super) mod executor;
 mod limits;
 mod memory;
 pub(super) mod notes;
+mod offering;
 mod options;
 mod owned;
 mod pace;

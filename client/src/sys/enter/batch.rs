@@ -110,6 +110,10 @@ impl<'a> Batch<'a> {
     }
 
     /// Copies the data of the write to `target` and completes the write.
+    ///
+    /// # Panics
+    ///
+    /// If `target` may only be read, besides the reasons above.
     #[inline]
     pub fn write_region(&mut self, request: &Fetched, target: Region<'a>) {
         self.check(request, target.length());

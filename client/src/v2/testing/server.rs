@@ -314,7 +314,11 @@ impl Sleeper for Sleep {
         // Changes wake the lane's waker, which is this one. Timers wake nobody: a deadline returns a request to its queue.
         let Inner { device, epoch, .. } = &*self.server.inner;
         let mut state = device.lock();
-        while !self.woken.woken.swap(false, Ordering::AcqRel) && !(self.wanted && state.has_news(*epoch)) {
+        loop {
+            let woken = self.woken.woken.swap(false, Ordering::AcqRel);
+            if woken || self.wanted && state.has_news(*epoch) {
+                return;
+            }
             state = device.wait(state);
         }
     }

@@ -251,7 +251,9 @@ fn a_lane_ends_when_answers_from_elsewhere_cannot_be_given() {
         let handler = Shared(keeps.clone());
         let serving =
             next.spawn_with(move |next, stop| next.serve_requests(&handler, &ServeOptions::default(), stop));
-        kept.into_iter().for_each(|request| request.complete(Err(Errno::NOSPC)));
+        for request in kept {
+            request.complete(Err(Errno::NOSPC));
+        }
         for read in reads {
             assert_eq!(read.wait(), Ok(vec![7; 512]));
         }
