@@ -162,6 +162,18 @@ pub enum Error {
         /// Length of the region in bytes.
         given: usize,
     },
+    /// The backend returned a region for the data of a write that may only be read. The request failed.
+    #[error(
+        "backend of device {device} named memory that may only be read for a write of {length} bytes at {offset}"
+    )]
+    ReadOnlyRegion {
+        /// Name of the device.
+        device: String,
+        /// First byte on the device.
+        offset: u64,
+        /// Requested length in bytes.
+        length: usize,
+    },
     /// The backend panicked. Its request failed with an I/O error.
     #[error("backend of device {device} panicked in a {operation}{}", Range(*range))]
     BackendPanicked {

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `options` | how a device is served |
 //! | `session` | threads, their start, and the watch over them |
+//! | `place` | the places of lanes, and the news that a session cannot go on |
 //! | `course` | what the watch decides: a pure state machine |
 //! | `blocking` | the lane of a [`Backend`]: answers a batch of requests and fetches the next one in one call |
 //! | `memory` | the buffers of that lane |
@@ -15,6 +16,7 @@
 //! | `executor` | that lane in a task of an executor |
 //! | `aside` | the blocking steps of that task |
 //! | `exchange` | what all lanes with owned requests do |
+//! | `offering` | the buffers that an exchange offers for the data of writes |
 //! | `limits` | checks requests |
 //! | `start` | serving with owned requests, as functions of `Builder` and `Server` |
 //! | `calls` | repeats interrupted calls, and gives refused answers again |
@@ -35,9 +37,11 @@ pub(super) mod executor;
 mod limits;
 mod memory;
 pub(super) mod notes;
+mod offering;
 mod options;
 mod owned;
 mod pace;
+pub(super) mod place;
 pub(super) mod ready;
 mod session;
 mod slots;

@@ -20,6 +20,7 @@ use super::exchange::Exchange;
 use super::ready::Readiness;
 use super::session::Session;
 use super::{End, ServeOptions, check_async, through_layers};
+use crate::sys::fork::OwnFd;
 use crate::sys::reactor::readable;
 use crate::v2::async_backend::carry_out;
 use crate::v2::server::Serving;
@@ -27,7 +28,7 @@ use crate::v2::testing::{self, Sleep};
 use crate::v2::{AsyncBackend, Builder, Channel, Server};
 use crate::{Errno, Error, Result, StopToken};
 use ::tokio::io::unix::AsyncFd;
-use rustix::fd::{AsFd as _, OwnedFd};
+use rustix::fd::AsFd as _;
 use std::future::poll_fn;
 use std::io;
 use std::panic::resume_unwind;
@@ -36,7 +37,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 /// A server descriptor of its own in tokio's reactor.
-struct Reactor(AsyncFd<OwnedFd>);
+struct Reactor(AsyncFd<OwnFd>);
 
 impl Readiness for Reactor {
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -102,7 +103,7 @@ impl Server {
                 device: self.name().to_owned(),
                 source: Errno::from_io_error(&error).unwrap_or(Errno::IO),
             };
-            let own = self.as_fd().try_clone_to_owned().map_err(failed)?;
+            let own = OwnFd::duplicate(self.as_fd()).map_err(failed)?;
             readable(own).map(Reactor).map_err(failed)
         };
         let serving = Arc::new(Serving::new(self.clone(), options));

@@ -295,8 +295,7 @@ impl Readiness for Sleep {
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Inner { device, epoch, .. } = &*self.server.inner;
         let mut state = device.lock();
-        let ready =
-            state.over(*epoch).is_some() || state.queues.iter().any(|queue| !queue.waiting.is_empty());
+        let ready = state.has_news(*epoch);
         self.wanted = !ready;
         if ready {
             return Poll::Ready(Ok(()));
@@ -312,10 +311,14 @@ impl Sleeper for Sleep {
     }
 
     fn sleep(&mut self) {
-        // News of the device wake the lane's waker, which is this one.
-        let device = &self.woken.device;
+        // Changes wake the lane's waker, which is this one. Timers wake nobody: a deadline returns a request to its queue.
+        let Inner { device, epoch, .. } = &*self.server.inner;
         let mut state = device.lock();
-        while !self.woken.woken.swap(false, Ordering::AcqRel) {
+        loop {
+            let woken = self.woken.woken.swap(false, Ordering::AcqRel);
+            if woken || self.wanted && state.has_news(*epoch) {
+                return;
+            }
             state = device.wait(state);
         }
     }

@@ -73,11 +73,12 @@ const FORKED: &str = "forked";
 /// The server answers no request of this place.
 const KEPT: u64 = 1 << 20;
 
-/// The role `--serve-and-fork`: serves with the plain calls, without the library's protection of the descriptor, and
-/// forks a child that outlives it. Does not answer the request at [`KEPT`], with which the only thread that serves ends:
+/// The role `--serve-and-fork`: serves with the plain calls, and forks a child that outlives it. The library protects its own
+/// descriptor, so the child gets a duplicate. Does not answer the request at [`KEPT`], with which the only thread that serves ends:
 /// the process may answer it from another thread.
 pub(crate) fn serve_and_fork() -> Result<(), Box<dyn std::error::Error>> {
     let (_disk, mut server) = by_hand(&plain(FORKED).grace(MINUTE));
+    let _duplicate = server.server.as_fd().try_clone_to_owned()?;
     println!("child: {}", sys::fork_sleeper());
     let serving = std::thread::spawn(move || {
         loop {
