@@ -34,6 +34,7 @@ mod races;
 pub(crate) mod recovery;
 pub(crate) mod serving;
 mod settings;
+mod slow_disk;
 mod store;
 pub(crate) mod support;
 pub(crate) mod teardown;
@@ -73,6 +74,7 @@ pub(super) const TABLES: &[&[Test]] = &[
     patience::TESTS,
     copies::TESTS,
     settings::TESTS,
+    slow_disk::TESTS,
     teardown::TESTS,
     teardown::stacked::TESTS,
     inspect::TESTS,
