@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use zosbd2::{
-    AsyncBackend, Backend as _, Blocking, Builder, Capabilities, End, Errno, Handler, Request, ServeOptions,
+    AsyncBackend, Backend, Blocking, Builder, Capabilities, End, Errno, Handler, Request, ServeOptions,
     Server, State, StopToken, TakeOver, Zero,
 };
 use zosbd2_backends::conformance::{self, Check};
@@ -23,6 +23,7 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("v2_async_conformance", async_conformance).needs(&[Need::Module]).timeout(120),
     Test::new("v2_tokio_conformance", tokio_conformance).needs(&[Need::Module]).timeout(120),
     Test::new("v2_owned_fio_verify", owned_fio).needs(&[Need::Module, Need::Tool("fio")]).timeout(150),
+    Test::new("v2_async_fio_verify", async_fio).needs(&[Need::Module, Need::Tool("fio")]).timeout(150),
     Test::new("v2_tokio_fio_verify", tokio_fio).needs(&[Need::Module, Need::Tool("fio")]).timeout(150),
     Test::new("v2_owned_take_over", take_over).needs(&[Need::Module]).timeout(60),
     Test::new("v2_tokio_ends", tokio_ends).needs(&[Need::Module]).timeout(60),
@@ -31,9 +32,9 @@ pub(super) const TESTS: &[Test] = &[
 const MIB: u64 = 1 << 20;
 
 /// Serves a started device.
-type Serve = Box<dyn FnOnce(&Arc<Server>, Box<dyn FnOnce() + Send>) -> zosbd2::Result<End> + Send>;
+pub(super) type Serve = Box<dyn FnOnce(&Arc<Server>, Box<dyn FnOnce() + Send>) -> zosbd2::Result<End> + Send>;
 
-fn serve(builder: &Builder, serve: Serve) -> (Disk, Serving) {
+pub(super) fn serve(builder: &Builder, serve: Serve) -> (Disk, Serving) {
     let disk = Disk::create(builder);
     let (ready, is_ready) = mpsc::channel();
     let server = disk.server.clone();
@@ -150,16 +151,16 @@ fn elsewhere_conformance(context: &mut Context) {
     }
 }
 
-/// A RAM disk whose operations are interrupted once.
-struct Paused(Ram);
+/// A backend as an asynchronous one, whose operations are interrupted once.
+pub(super) struct Paused<B>(pub(super) B);
 
-impl Paused {
+impl<B: Backend> Paused<B> {
     async fn pause() {
         tokio::task::yield_now().await;
     }
 }
 
-impl AsyncBackend for Paused {
+impl<B: Backend> AsyncBackend for Paused<B> {
     fn size(&self) -> u64 {
         self.0.size()
     }
@@ -178,6 +179,10 @@ impl AsyncBackend for Paused {
         self.0.write(offset, data, fua)
     }
 
+    async fn flush(&self) -> Result<(), Errno> {
+        self.0.flush()
+    }
+
     async fn discard(&self, offset: u64, length: u64) -> Result<(), Errno> {
         self.0.discard(offset, length)
     }
@@ -192,18 +197,26 @@ impl AsyncBackend for Paused {
     }
 }
 
-fn async_conformance(context: &mut Context) {
-    context.load_module("");
+/// Serves a RAM disk with futures on the library's threads.
+fn in_threads(name: &str, options: ServeOptions) -> (Disk, Serving) {
     let ram = Ram::new(64 * MIB).expect("memory");
-    let options = ServeOptions::default().in_flight(3);
-    let serving = serve(
-        &describe("async", &ram).queues(2),
+    serve(
+        &describe(name, &ram).queues(2),
         Box::new(move |server, ready| server.serve_async(&Paused(ram), &options, &StopToken::new(), ready)),
-    );
-    conform(context, serving);
+    )
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+fn async_conformance(context: &mut Context) {
+    context.load_module("");
+    conform(context, in_threads("async", ServeOptions::default().in_flight(3)));
+}
+
+fn async_fio(context: &mut Context) {
+    context.load_module("");
+    fio(context, in_threads("asyncfio", ServeOptions::default()));
+}
+
+pub(super) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
