@@ -95,6 +95,7 @@ fn main() -> ExitCode {
         ["--serve-mortal", arguments @ ..] => role("serve", tests::v2::crash::server::role(arguments)),
         ["--serve-many", arguments @ ..] => role("serve", tests::v2::teardown::role(arguments)),
         ["--serve-next", arguments @ ..] => role("serve", tests::v2::recovery::role(arguments)),
+        ["--serve-form", arguments @ ..] => role("serve", tests::v2::forms::role(arguments)),
         ["--serve-late", arguments @ ..] => role("serve", tests::v2::late::role(arguments)),
         ["--serve-faulty", arguments @ ..] => role("serve", tests::v2::faulty::role(arguments)),
         ["--fetch-long", arguments @ ..] => role("fetch", tests::v2::commits::fetch_role(arguments)),

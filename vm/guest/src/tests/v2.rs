@@ -16,6 +16,7 @@ mod doomed;
 mod failures;
 pub(crate) mod faulty;
 mod fences;
+pub(crate) mod forms;
 mod honest;
 pub(crate) mod hostile;
 mod hotplug;
@@ -68,6 +69,7 @@ pub(super) const TABLES: &[&[Test]] = &[
     crash::TESTS,
     honest::TESTS,
     recovery::TESTS,
+    forms::TESTS,
     late::TESTS,
     voice::TESTS,
     doomed::TESTS,
