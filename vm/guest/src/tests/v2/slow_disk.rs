@@ -5,12 +5,26 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::super::support::open_direct;
+use super::super::support::{open_direct, read_in_thread, write_in_thread};
 use super::support::control;
-use crate::guest::{Context, Need, Test, wait_until};
+use crate::guest::{Context, Need, Spawned, Test, wait_until};
 
-pub(super) const TESTS: &[Test] =
-    &[Test::new("v2_slow_disk", slow_disk).needs(&[Need::Module, Need::Program("slow_disk")]).timeout(90)];
+pub(super) const TESTS: &[Test] = &[
+    Test::new("v2_slow_disk", slow_disk).needs(&[Need::Module, Need::Program("slow_disk")]).timeout(90),
+    Test::new("v2_slow_disk_is_killed", killed)
+        .needs(&[Need::Module, Need::Program("slow_disk")])
+        .timeout(60),
+];
+
+/// Starts the program, and waits until it serves a new disk.
+fn start(context: &Context) -> Spawned {
+    let mut server = context.spawn("slow_disk", &[]);
+    wait_until(30, "the server to serve", || {
+        assert!(server.running(), "it ended: {}", server.stderr());
+        server.stderr().contains("serving /dev/zosbd2-slow\n")
+    });
+    server
+}
 
 /// A number in `/proc/PID/status`.
 fn status_of(process: u32, field: &str) -> u64 {
@@ -53,11 +67,7 @@ fn read_slowly(barrier: Option<&Barrier>) {
 /// requests: the server holds the reads of all readers at the same time.
 fn slow_disk(context: &mut Context) {
     context.load_module("");
-    let mut server = context.spawn("slow_disk", &[]);
-    wait_until(30, "the server to serve", || {
-        assert!(server.running(), "it ended: {}", server.stderr());
-        server.stderr().contains("serving /dev/zosbd2-slow\n")
-    });
+    let mut server = start(context);
     let before = status_of(server.id(), "VmRSS");
     let begin = std::time::Instant::now();
     read_slowly(None);
@@ -98,4 +108,29 @@ fn slow_disk(context: &mut Context) {
     assert!(grown <= 10 << 10, "{grown} KiB more");
     server.signal(rustix::process::Signal::TERM);
     assert!(server.wait(20).success(), "the server did not exit with 0: {}", server.stderr());
+}
+
+/// Its memory goes with the process, so the disk does, too: what waits fails, and the same command line makes a new, empty
+/// disk.
+fn killed(context: &mut Context) {
+    context.load_module("");
+    let node = std::path::Path::new("/dev/zosbd2-slow");
+    for _ in 0..2 {
+        let mut server = start(context);
+        let read = read_in_thread(node.into(), 0, 4096).join().expect("reader");
+        assert_eq!(read, Ok(vec![0; 4096]), "the disk is new");
+        assert_eq!(write_in_thread(node.into(), 0, 1, 4096).join().expect("writer"), Ok(4096));
+        server.stop();
+        let read = read_in_thread(node.into(), 0, 4096);
+        let observer = control().observe("slow").expect("observe");
+        wait_until(20, "the read to arrive", || {
+            let stats = observer.stats(0).expect("stats");
+            stats.queued + stats.held > 0
+        });
+        server.signal(rustix::process::Signal::KILL);
+        server.wait(20);
+        assert_eq!(read.join().expect("reader"), Err(zosbd2::Errno::IO));
+        drop(observer);
+        wait_until(20, "the disk to go", || control().status("slow").is_err());
+    }
 }
