@@ -15,6 +15,7 @@ mod data;
 mod doomed;
 mod failures;
 pub(crate) mod faulty;
+mod faulty_async;
 mod fences;
 pub(crate) mod forms;
 mod honest;
@@ -81,6 +82,7 @@ pub(super) const TABLES: &[&[Test]] = &[
     teardown::stacked::TESTS,
     inspect::TESTS,
     faulty::TESTS,
+    faulty_async::TESTS,
     failures::TESTS,
     buffers::TESTS,
     hostile::TESTS,
