@@ -13,6 +13,7 @@ pub(crate) mod crash;
 pub(crate) mod crews;
 mod data;
 mod doomed;
+mod events;
 mod failures;
 pub(crate) mod faulty;
 mod faulty_async;
@@ -73,6 +74,7 @@ pub(super) const TABLES: &[&[Test]] = &[
     forms::TESTS,
     late::TESTS,
     voice::TESTS,
+    events::TESTS,
     doomed::TESTS,
     patience::TESTS,
     copies::TESTS,
