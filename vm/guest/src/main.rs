@@ -86,6 +86,7 @@ fn main() -> ExitCode {
             }
         },
         ["--serve-v2", arguments @ ..] => role("serve", tests::v2::support::serve_role(arguments)),
+        ["--serve-gate", form] => role("serve", tests::v2::in_flight::role(form)),
         ["--serve-again", arguments @ ..] => role("serve", tests::v2::again::role(arguments)),
         ["--serve-in-group", group, arguments @ ..] => {
             role("serve", tests::v2::crews::group_role(group, arguments))

@@ -22,6 +22,7 @@ pub(crate) mod forms;
 mod honest;
 pub(crate) mod hostile;
 mod hotplug;
+pub(crate) mod in_flight;
 mod inspect;
 pub(crate) mod late;
 mod life;
@@ -51,6 +52,7 @@ pub(super) const TABLES: &[&[Test]] = &[
     operations::TESTS,
     order::TESTS,
     owned::TESTS,
+    in_flight::TESTS,
     partitions::TESTS,
     bounds::TESTS,
     commits::TESTS,
