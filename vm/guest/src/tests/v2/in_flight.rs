@@ -24,6 +24,12 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("v2_idle_owned_server_gives_memory_back", |context| idle(context, "owned"))
         .needs(NEEDS)
         .timeout(120),
+    Test::new("v2_idle_async_server_gives_memory_back", |context| idle(context, "async"))
+        .needs(NEEDS)
+        .timeout(120),
+    Test::new("v2_idle_tokio_server_gives_memory_back", |context| idle(context, "tokio"))
+        .needs(NEEDS)
+        .timeout(120),
 ];
 
 const NEEDS: &[Need] = &[Need::Module, Need::Tool("fio")];
