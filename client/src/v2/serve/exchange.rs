@@ -219,10 +219,12 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
         any
     }
 
-    /// Gives memory back, because the lane is idle: what the pool has beyond the `kept` bytes.
+    /// Gives memory back, because the lane is idle: what the pool has beyond the `kept` bytes, and what is offered beyond
+    /// them.
     #[inline]
     pub(super) fn rest(&mut self) {
         self.take_returned();
+        self.offering.rest(&mut self.pool, self.kept);
         if self.pool.spare() > self.kept {
             self.pool.shrink(self.kept);
             self.offering.trim();

@@ -58,6 +58,15 @@ impl Offering {
         self.trimmed = true;
     }
 
+    /// The lane is idle: at most these bytes stay offered, or one buffer.
+    #[inline]
+    pub(super) fn rest(&mut self, pool: &mut Pool, kept: usize) {
+        while self.offered.len() > 1 && self.offered.len() * self.expected > kept {
+            self.offered.pop().into_iter().for_each(|buffer| pool.give(buffer));
+            self.wanted = self.offered.len();
+        }
+    }
+
     /// The buffers for a call that fetches up to `looks` requests. If there is no memory, fewer are offered. The offered
     /// buffers have no data here: all writes that came with data were taken.
     #[inline]
@@ -125,5 +134,18 @@ mod tests {
         offering.trim();
         assert_eq!(offered(&mut offering, &mut pool).1, Some(4096));
         assert_eq!(offering.prepare(&mut pool, 2).len(), 2);
+    }
+
+    #[test]
+    fn an_idle_lane_offers_few_bytes() {
+        let mut pool = Pool::new(64 << 10, 8, false).expect("memory");
+        let mut offering = Offering::new(8);
+        (0..4).for_each(|_| offering.note_write(8192));
+        offering.adapt();
+        assert_eq!(offering.prepare(&mut pool, 8).len(), 8);
+        for (kept, left) in [(8 * 8192, 8), (3 * 8192, 3), (0, 1)] {
+            offering.rest(&mut pool, kept);
+            assert_eq!(offering.prepare(&mut pool, 8).len(), left);
+        }
     }
 }
