@@ -1279,9 +1279,10 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_list_entry, name) == 8,
  * @opens: Out: how often the block node and its partitions are open now; a
  *   mount counts as one.
  * @threads: Out: threads that wait for requests in ENTER now.
- * @unserved_ms: Out: for how long requests have waited while no thread waited
- *   in or called ENTER, in milliseconds. The kernel looks every 2 s, so it is 0
- *   for at least that long.
+ * @unserved_ms: Out: for how long requests of some queue have been unserved, in
+ *   milliseconds: no thread waited in or called ENTER for the queue, and
+ *   requests are queued, or held by a process that has ended. The kernel looks
+ *   every 2 s, so it is 0 for at least that long.
  * @program: Out: name of that process, even if it has ended, NUL padded; empty
  *   if the device has no server.
  */
@@ -1397,9 +1398,9 @@ ZOSBD2_ASSERT(__builtin_offsetof(struct zosbd2_v2_status, program) == 192,
  * struct zosbd2_v2_settings - Argument of ZOSBD2_V2_IOCTL_SETTINGS. The flags
  * say which settings change; the fields of the others must be 0. The new grace
  * also counts for a grace that has begun. A new deadline counts for requests
- * that are sent from then on; those sent before keep theirs, or get 30 s if
- * they had none (the block layer's default). The new policy counts for all
- * requests.
+ * that are sent from then on; those sent before keep theirs, or have none if
+ * they were sent without one. No request is late while there is no deadline.
+ * The new policy counts for all requests.
  * @size: Bytes of this argument.
  * @flags: SETTINGS_ flags.
  * @name: Name of the device.

@@ -481,8 +481,9 @@ pub struct Status {
     pub opens: u32,
     /// Out: threads that wait for requests in ENTER now.
     pub threads: u32,
-    /// Out: for how long requests have waited while no thread waited in or called ENTER, in milliseconds. The kernel
-    /// looks every 2 s, so it is 0 for at least that long.
+    /// Out: for how long requests of some queue have been unserved, in milliseconds: no thread waited in or called ENTER
+    /// for the queue, and requests are queued, or held by a process that has ended. The kernel looks every 2 s, so it is
+    /// 0 for at least that long.
     pub unserved_ms: u32,
     /// Out: name of that process, even if it has ended, NUL padded; empty if the device has no server.
     pub program: [u8; PROGRAM_BYTES],
@@ -490,7 +491,8 @@ pub struct Status {
 
 /// Argument of [`IOCTL_SETTINGS`]. The flags say which settings change; the fields of the others must be 0. The new
 /// grace also counts for a grace that has begun. A new deadline counts for requests that are sent from then on; those
-/// sent before keep theirs, or get 30 s if they had none (the block layer's default). The new policy counts for all requests.
+/// sent before keep theirs, or have none if they were sent without one. No request is late while there is no deadline. The
+/// new policy counts for all requests.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The conformance suite: tests that every backend must pass.
 //!
-//! A [`Target`] is a backend that the suite calls directly ([`Direct`]), or a block device ([`Disk`]). The suite
+//! A [`Target`] is a backend that the suite calls directly ([`Direct`]), or a block device ([`Disk`]). [`run_backend`], [`run_async`],
+//! [`run_requests`] and [`run_served`] serve a backend in a kernel in memory ([`zosbd2::testing`]). The suite
 //! overwrites the data of the target. It stops at the first failed check and reports it. A check that does
 //! not apply to a target is reported as skipped.
 //!
@@ -17,9 +18,11 @@
 //! ```
 
 mod disk;
+mod hosted;
 mod target;
 
 pub use disk::{Disk, DiskError};
+pub use hosted::{run_async, run_backend, run_requests, run_served};
 pub use target::{Direct, Target};
 
 use zosbd2::Errno;

@@ -18,7 +18,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use zosbd2::{Backend, Builder, Control, HandOver, ServeOptions, Settings, StopToken};
+use zosbd2::{Backend, Builder, Control, End, HandOver, ServeOptions, Settings, StopToken};
 use zosbd2_backends::{FileDisk, FileOptions, Null, Ram};
 use zosbd2_faults::FaultPlan;
 
@@ -43,7 +43,7 @@ pub(crate) fn serve(name: &str, disk: &Disk, how: How, ready: impl FnOnce(&Path)
     match disk.backend {
         Kind::Null => {
             let size = disk.size.map_or(0, |size| size.0);
-            job.run(&Null::new(size), "null", |_| Ok(()), ready)
+            job.run(&Null::new(size), "null", |_| Ok(()), ready).map(drop)
         }
         Kind::Ram => {
             let size = disk.size.map_or(0, |size| size.0);
@@ -57,10 +57,10 @@ pub(crate) fn serve(name: &str, disk: &Disk, how: How, ready: impl FnOnce(&Path)
             let ram =
                 Ram::in_file(memory.file, size).context(format_args!("use the memory of disk {name}"))?;
             let result = job.run(&ram, &memory.identity, |_| Ok(()), ready);
-            if control.status(name).is_err() {
+            if matches!(result, Ok(End::Gone)) {
                 memory::forget(name);
             }
-            result
+            result.map(drop)
         }
         Kind::File => {
             let path = disk.path.as_deref().unwrap_or(Path::new(""));
@@ -73,7 +73,7 @@ pub(crate) fn serve(name: &str, disk: &Disk, how: How, ready: impl FnOnce(&Path)
             })?;
             let lock =
                 |file: &FileDisk| file.wait_for_lock(LOCK).context(format_args!("take over disk {name}"));
-            job.run(&file, &file_identity(path)?, lock, ready)
+            job.run(&file, &file_identity(path)?, lock, ready).map(drop)
         }
         Kind::Exec => program::run(name, disk, &control, ready),
     }
@@ -122,7 +122,7 @@ impl Job<'_> {
         identity: &str,
         prepare: impl FnOnce(&B) -> Result<()>,
         ready: impl FnOnce(&Path),
-    ) -> Result<()> {
+    ) -> Result<End> {
         let name = self.name;
         let announce = |path: &Path| {
             node::prepare(path, self.disk);
@@ -141,7 +141,7 @@ impl Job<'_> {
         prepare(backend)?;
         let path = server.path();
         Builder::with_signals(|stop: &StopToken| {
-            server.serve_then(backend, &self.options(), stop, || announce(&path)).map(drop)
+            server.serve_then(backend, &self.options(), stop, || announce(&path))
         })
         .map_err(Into::into)
     }

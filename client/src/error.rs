@@ -4,8 +4,13 @@
 //! `Display` does not repeat the cause, which is `source()`. [`Error::chain`] and `Debug` print the message with
 //! all its causes. So a program whose `main` returns an [`Error`] ends with a sentence.
 
+mod memory;
+mod request;
+
 use crate::Errno;
 use crate::v2::{Difference, Process, Users};
+pub use memory::MemoryError;
+pub use request::BadRequest;
 use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
@@ -157,6 +162,18 @@ pub enum Error {
         /// Length of the region in bytes.
         given: usize,
     },
+    /// The backend returned a region for the data of a write that may only be read. The request failed.
+    #[error(
+        "backend of device {device} named memory that may only be read for a write of {length} bytes at {offset}"
+    )]
+    ReadOnlyRegion {
+        /// Name of the device.
+        device: String,
+        /// First byte on the device.
+        offset: u64,
+        /// Requested length in bytes.
+        length: usize,
+    },
     /// The backend panicked. Its request failed with an I/O error.
     #[error("backend of device {device} panicked in a {operation}{}", Range(*range))]
     BackendPanicked {
@@ -195,15 +212,28 @@ pub enum Error {
         /// What differs.
         differences: Vec<Difference>,
     },
+    /// A device of that name exists and is like the one that the program would create, but neither has an identity.
+    #[error(
+        "device {name} exists, but nothing tells that it is the disk of this program, because neither has an \
+         identity. Give the program one (Builder::identity), or let it follow without one \
+         (Builder::follow_without_identity); Control::destroy destroys the device"
+    )]
+    NoIdentity {
+        /// Name of the device.
+        name: String,
+    },
     /// An older server of the device has not ended and could not be made to end, so this one does not serve.
-    #[error("take over device {device}: its older server, {}, still has it: {problem}", named(processes))]
+    #[error(
+        "take over device {device}: {} still has the descriptor of its older server: {problem}",
+        named(processes)
+    )]
     OlderServer {
         /// Name of the device.
         device: String,
         /// The processes that have its descriptor, as far as this process can see.
         processes: Vec<Process>,
         /// Why the older server was not made to end.
-        problem: &'static str,
+        problem: String,
     },
     /// A stop by force destroyed the device while it was in use. Data that was not written yet may be lost.
     #[error("device {device} was destroyed by force while it was in use ({users}): data may be lost")]
@@ -270,141 +300,6 @@ impl fmt::Display for Range {
         match self.0 {
             None | Some((_, 0)) => Ok(()),
             Some((offset, length)) => write!(f, " of {length} bytes at {offset}"),
-        }
-    }
-}
-
-/// What is wrong with a request from the kernel.
-#[non_exhaustive]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadRequest {
-    /// The interface does not define this operation code.
-    #[error("operation code {0} is unknown")]
-    Opcode(u32),
-    /// The number of segments is 0 or above the limit.
-    #[error("segment count {0} is outside 1..=256")]
-    SegmentCount(u32),
-    /// A segment is empty, or does not begin where the segment before it ends.
-    #[error("segment {index} ({start}+{length}) is empty, wraps or does not follow the segment before it")]
-    Segment {
-        /// Its position in the array.
-        index: usize,
-        /// Its first byte.
-        start: u64,
-        /// Its length.
-        length: u64,
-    },
-    /// The sum of the segments' lengths is not the stated total.
-    #[error("segments sum up to {sum} bytes, not to {total}")]
-    Total {
-        /// Sum of the lengths.
-        sum: u64,
-        /// The stated total.
-        total: u64,
-    },
-    /// A read or write is larger than the data area.
-    #[error("{0} bytes do not fit the data area of 1048576")]
-    TooLarge(u64),
-    /// The range of a request is empty or not made of whole logical blocks.
-    #[error("{length} bytes at {start} are not whole blocks of {block}")]
-    NotBlocks {
-        /// First byte.
-        start: u64,
-        /// Length.
-        length: u64,
-        /// The logical block size.
-        block: u64,
-    },
-    /// A read or write is longer than the device allows.
-    #[error("{length} bytes exceed the longest request of {max} bytes")]
-    TooLong {
-        /// Length.
-        length: u64,
-        /// Longest length.
-        max: u64,
-    },
-    /// The data of a write is not inside the arena.
-    #[error("{length} bytes of data at {at} are not in the arena of {arena} bytes")]
-    OutOfArena {
-        /// Offset of the data in the arena.
-        at: u64,
-        /// Length.
-        length: u64,
-        /// Size of the arena.
-        arena: u64,
-    },
-    /// The request ends beyond the end of the device.
-    #[error("bytes {start}..{end} are not on the device of {size} bytes")]
-    OutOfDevice {
-        /// First byte.
-        start: u64,
-        /// First byte after the request.
-        end: u64,
-        /// Size of the device.
-        size: u64,
-    },
-}
-
-/// Why an operation on a [`SparseMemory`](crate::SparseMemory) failed.
-#[non_exhaustive]
-#[derive(thiserror::Error)]
-pub enum MemoryError {
-    /// The size is 0 or more than the address space can hold.
-    #[error("a memory of {0} bytes cannot exist")]
-    Size(u64),
-    /// The kernel refused the mapping.
-    #[error("map {bytes} bytes of memory")]
-    Map {
-        /// Size of the mapping.
-        bytes: u64,
-        /// The kernel's error.
-        source: Errno,
-    },
-    /// The file behind the memory cannot be used.
-    #[error("{operation} the file of a memory of {bytes} bytes")]
-    File {
-        /// The failed operation.
-        operation: &'static str,
-        /// Size of the memory.
-        bytes: u64,
-        /// The kernel's error.
-        source: Errno,
-    },
-    /// The file behind the memory would be larger than this process may write (`RLIMIT_FSIZE`).
-    #[error("a file of {bytes} bytes is larger than the {limit} that this process may write (RLIMIT_FSIZE)")]
-    FileLimit {
-        /// Size of the memory.
-        bytes: u64,
-        /// The limit.
-        limit: u64,
-    },
-    /// The range is not inside the memory.
-    #[error("{operation} of {length} bytes at {offset} is not inside the memory of {size} bytes")]
-    Bounds {
-        /// `read`, `write`, `discard` and so on.
-        operation: &'static str,
-        /// First byte of the range.
-        offset: u64,
-        /// Length of the range.
-        length: u64,
-        /// Size of the memory.
-        size: u64,
-    },
-}
-
-impl fmt::Debug for MemoryError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&Chain(self), f)
-    }
-}
-
-impl MemoryError {
-    /// The error number of a request that failed because of this error.
-    pub(crate) fn errno(&self) -> Errno {
-        match self {
-            Self::Map { source, .. } | Self::File { source, .. } => *source,
-            Self::FileLimit { .. } => Errno::FBIG,
-            Self::Size(_) | Self::Bounds { .. } => Errno::INVAL,
         }
     }
 }

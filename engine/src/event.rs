@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What operators are told about a device: which events, in which order, and how often.
 //!
-//! [`Life`](crate::device::Life) and [`Watch`] decide that something has happened, [`Board`] when it is told. A server
+//! [`Life`](crate::device::Life) and [`watch`](crate::watch) decide that something has happened, [`Board`] when it is told. A server
 //! can cause most events at will, so after [`BURST`] events within [`PERIOD_MS`] the others wait, and a newer event
 //! replaces a waiting one of the same kind. The last event of each kind is always told.
 
@@ -19,7 +19,7 @@ pub enum Kind {
     Late,
     /// Answered writes were lost with a server's cache, and the next server does not have that cache.
     CacheLost,
-    /// Requests wait, and no thread of the server is in ENTER.
+    /// Requests of a queue wait, and nobody serves them.
     Unserved,
     /// The destruction has begun.
     Destroyed,
@@ -157,83 +157,5 @@ impl Board {
             Some((_, event)) => Next::Tell(event),
             None => Next::Nothing,
         }
-    }
-}
-
-/// Time between two looks of a [`Watch`], in milliseconds.
-pub const WATCH_MS: u32 = 2_000;
-/// How long requests wait without a thread in ENTER before that is told, in milliseconds.
-pub const UNSERVED_MS: u64 = 5_000;
-
-/// The queues of a device at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// Requests that wait for a server.
-    pub queued: u32,
-    /// Threads that wait for requests in ENTER.
-    pub waiting: u32,
-    /// A number that changes with every ENTER that slept, fetched or answered.
-    pub calls: u64,
-    /// Flushes that failed because a cache was lost.
-    pub lost_flushes: u64,
-}
-
-impl Seen {
-    const fn is_unserved(&self) -> bool {
-        self.queued > 0 && self.waiting == 0
-    }
-}
-
-/// Notices what no call reports: requests without a thread, and the loss of a cache. Called every [`WATCH_MS`], so that
-/// the calls of servers need not count themselves.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Watch {
-    calls: u64,
-    unserved_since_ms: Option<u64>,
-    unserved_told: bool,
-    lost_flushes: u64,
-    loss_told: bool,
-}
-
-impl Watch {
-    /// A new watch.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self { calls: 0, unserved_since_ms: None, unserved_told: false, lost_flushes: 0, loss_told: false }
-    }
-
-    /// Looks at a device. `live`: it has a server. `served`: that server has called ENTER. `lost`: the next flush will
-    /// fail, because a cache was lost.
-    pub fn look(&mut self, now_ms: u64, seen: &Seen, live: bool, served: bool, lost: bool) -> News {
-        let mut news = News::NONE;
-        if !live || self.since_ms(seen).is_none() {
-            self.calls = seen.calls;
-            self.unserved_told = false;
-            self.unserved_since_ms = (live && seen.is_unserved()).then_some(now_ms);
-        } else if !self.unserved_told && self.unserved_ms(now_ms, seen) >= UNSERVED_MS {
-            self.unserved_told = true;
-            news = news.with(Kind::Unserved);
-        }
-        // A server may say that the cache survived until its first call, so the loss is no news before.
-        let failed = seen.lost_flushes != self.lost_flushes;
-        self.lost_flushes = seen.lost_flushes;
-        if !lost && !failed {
-            self.loss_told = false;
-        } else if (served || failed) && !self.loss_told {
-            self.loss_told = true;
-            news = news.with(Kind::CacheLost);
-        }
-        news
-    }
-
-    /// For how long requests have waited without a thread in ENTER, in milliseconds; 0 if the last look saw no such
-    /// requests, or if a thread has called since.
-    #[must_use]
-    pub fn unserved_ms(&self, now_ms: u64, seen: &Seen) -> u64 {
-        self.since_ms(seen).map_or(0, |since| now_ms.saturating_sub(since))
-    }
-
-    fn since_ms(&self, seen: &Seen) -> Option<u64> {
-        self.unserved_since_ms.filter(|_| seen.is_unserved() && seen.calls == self.calls)
     }
 }

@@ -39,6 +39,7 @@
 )]
 
 pub mod cache;
+pub mod deadline;
 pub mod device;
 pub mod errno;
 pub mod event;
@@ -51,5 +52,6 @@ pub mod registry;
 pub mod request;
 pub mod v1;
 pub mod v2;
+pub mod watch;
 
 pub use errno::Errno;

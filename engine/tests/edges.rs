@@ -6,7 +6,7 @@ mod effect;
 
 use zosbd2_engine::Errno;
 use zosbd2_engine::device::{self, Change, DRAIN_TOTAL_MS, Life, Phase, Policy, Terms};
-use zosbd2_engine::event::{BURST, Board, Event, Kind, News, Next, PERIOD_MS, Seen, UNSERVED_MS, Watch};
+use zosbd2_engine::event::{BURST, Board, Event, Kind, News, Next, PERIOD_MS};
 use zosbd2_engine::queue::{
     Answer, Deadline, End, Moment, Overdue, Queue, QueueState, Refused, Surroundings, Wake, Work,
 };
@@ -631,49 +631,4 @@ fn kinds_have_their_numbers() {
         assert!(News::NONE.with(kind).has(kind) && !News::NONE.has(kind));
         assert_eq!(News::NONE.with(kind).kinds().collect::<Vec<_>>(), [kind]);
     }
-}
-
-#[test]
-fn requests_without_a_thread_are_noticed() {
-    let none = News::NONE;
-    let waits = Seen { queued: 3, waiting: 0, calls: 7, lost_flushes: 0 };
-    let look = |watch: &mut Watch, now_ms: u64, seen: Seen| watch.look(now_ms, &seen, true, true, false);
-    let mut watch = Watch::new();
-    assert_eq!(watch.unserved_ms(50, &waits), 0, "no look yet");
-    assert_eq!(look(&mut watch, 100, waits), none);
-    assert_eq!(look(&mut watch, 100 + UNSERVED_MS - 1, waits), none);
-    assert_eq!(watch.unserved_ms(600, &waits), 500);
-    let told = none.with(Kind::Unserved);
-    let mut other = watch;
-    assert_eq!(look(&mut other, 100 + UNSERVED_MS, waits), told);
-    assert_eq!(look(&mut other, 1_000_000, waits), none, "once");
-    // A thread that called, one that waits, no request, no server.
-    for seen in [Seen { calls: 8, ..waits }, Seen { waiting: 1, ..waits }, Seen { queued: 0, ..waits }] {
-        let mut watch = watch;
-        assert_eq!(watch.unserved_ms(9000, &seen), 0);
-        assert_eq!(look(&mut watch, 9000, seen), none);
-        assert_eq!(look(&mut watch, 9001, Seen { calls: 8, ..waits }), none, "it begins anew");
-    }
-    assert_eq!(watch.look(9000, &waits, false, false, false), none);
-    assert_eq!(look(&mut watch, 9001, waits), none);
-    // Told again after a thread has called.
-    assert_eq!(look(&mut other, 2_000_000, Seen { calls: 9, ..waits }), none);
-    assert_eq!(look(&mut other, 2_000_000 + UNSERVED_MS, Seen { calls: 9, ..waits }), told);
-}
-
-#[test]
-fn a_lost_cache_is_noticed() {
-    let (none, told) = (News::NONE, News::NONE.with(Kind::CacheLost));
-    let mut watch = Watch::new();
-    let mut look = |served: bool, lost: bool, lost_flushes: u64| {
-        watch.look(0, &Seen { lost_flushes, ..Seen::default() }, true, served, lost)
-    };
-    assert_eq!(look(true, false, 0), none);
-    assert_eq!(look(false, true, 0), none, "the server may have the cache");
-    assert_eq!(look(true, true, 0), told);
-    assert_eq!((look(true, true, 0), look(true, true, 1), look(true, false, 2)), (none, none, none), "once");
-    assert_eq!(look(true, false, 2), none);
-    assert_eq!(look(true, true, 2), told, "another loss");
-    assert_eq!(look(true, false, 2), none);
-    assert_eq!(look(true, false, 4), told, "over before it was seen");
 }

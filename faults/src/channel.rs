@@ -145,8 +145,7 @@ impl<C: Channel> Faulty<C> {
         self.give_apart(&mut copy);
         // If the device is gone, so is the request.
         copy.outcome(0).unwrap_or(Err(Errno::STALE))?;
-        answer.fill(&data[..bytes(half(request.length(), self.block()))]);
-        Ok(())
+        answer.fill(&data[..bytes(half(request.length(), self.block()))])
     }
 
     /// Gives answers in calls of their own, unless the device is gone.

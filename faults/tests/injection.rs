@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! What submitters see of each fault, on a kernel in memory, with each kind of backend.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use zosbd2::testing::{Disk, Io, Kernel, Serving};
 use zosbd2::{
-    Backend, Blocking, Builder, Capabilities, DeadlinePolicy, Errno, Operation, Region, ServeOptions,
-    SparseMemory, StopToken,
+    AsyncBackend, Backend, Blocking, Builder, Capabilities, DeadlinePolicy, Errno, Operation, Region,
+    ServeOptions, SparseMemory, StopToken,
 };
 use zosbd2_faults::{Action, Fault, FaultPlan, Moment};
 
@@ -20,9 +22,11 @@ enum Way {
     Buffered,
     /// As owned requests.
     Owned,
+    /// With futures.
+    Async,
 }
 
-const WAYS: [Way; 3] = [Way::Direct, Way::Buffered, Way::Owned];
+const WAYS: [Way; 4] = [Way::Direct, Way::Buffered, Way::Owned, Way::Async];
 
 struct Store {
     memory: SparseMemory,
@@ -59,6 +63,52 @@ impl Backend for Store {
     }
 }
 
+/// The store with futures, each of which waits once before it does something.
+struct Futures(Arc<Store>);
+
+impl AsyncBackend for Futures {
+    fn size(&self) -> u64 {
+        SIZE
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Backend::capabilities(&*self.0)
+    }
+
+    async fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Errno> {
+        turn().await;
+        Backend::read(&*self.0, offset, buffer)
+    }
+
+    async fn write(&self, offset: u64, data: &mut [u8], fua: bool) -> Result<(), Errno> {
+        turn().await;
+        Backend::write(&*self.0, offset, data, fua)
+    }
+
+    async fn flush(&self) -> Result<(), Errno> {
+        turn().await;
+        Backend::flush(&*self.0)
+    }
+
+    async fn discard(&self, offset: u64, length: u64) -> Result<(), Errno> {
+        turn().await;
+        Backend::discard(&*self.0, offset, length)
+    }
+}
+
+/// Lets the lane have its turn.
+async fn turn() {
+    let mut waited = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 struct Bench {
     kernel: Kernel,
     plan: FaultPlan,
@@ -75,11 +125,16 @@ impl Bench {
         let builder = change(Builder::new("faulty").for_backend(&*store));
         let server = kernel.create(&builder).expect("create");
         let options = ServeOptions::default().layer(plan.clone());
-        let serving = if way == Way::Owned {
-            let handler = Blocking(store.clone());
-            server.spawn_with(move |server, stop| server.serve_requests(&handler, &options, stop))
-        } else {
-            server.spawn(store.clone(), options)
+        let serving = match way {
+            Way::Direct | Way::Buffered => server.spawn(store.clone(), options),
+            Way::Owned => {
+                let handler = Blocking(store.clone());
+                server.spawn_with(move |server, stop| server.serve_requests(&handler, &options, stop))
+            }
+            Way::Async => {
+                let futures = Futures(store.clone());
+                server.spawn_with(move |server, stop| server.serve_async(&futures, &options, stop))
+            }
         };
         let disk = kernel.disk("faulty").expect("open");
         Self { kernel, plan, store, disk, serving }

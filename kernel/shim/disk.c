@@ -343,7 +343,7 @@ int zosbd2_device_create(const struct zosbd2_params *params, struct zosbd2_devic
 	if (!device->engine)
 		goto free_device;
 	zosbd2_rs_device_init(device->engine, params, device);
-	device->tag_set.timeout = msecs_to_jiffies(params->deadline_ms);
+	device->tag_set.timeout = zosbd2_request_timeout(params->deadline_ms);
 	error = zosbd2_queue_setup(device, params->depth);
 	if (error)
 		goto free_engine;
@@ -473,14 +473,13 @@ u32 zosbd2_device_deadline(struct zosbd2_device *device, u32 ms)
 
 /*
  * Changes the deadline of the requests that start from now on; 0 for none. The
- * block layer keeps the timeout of a request that has started. A device without
- * a deadline has the block layer's default, as after its creation. The device is
- * not being destroyed. The caller holds the device's lock.
+ * block layer keeps the timeout of a request that has started. The device is not
+ * being destroyed. The caller holds the device's lock.
  */
 void zosbd2_device_set_deadline(struct zosbd2_device *device, u32 ms)
 {
 	lockdep_assert_held(&device->lock);
-	blk_queue_rq_timeout(device->disk->queue, ms ? msecs_to_jiffies(ms) : 30 * HZ);
+	blk_queue_rq_timeout(device->disk->queue, zosbd2_request_timeout(ms));
 }
 
 /* How often the disk and its partitions are open. The caller holds the device's lock. */

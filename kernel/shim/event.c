@@ -183,16 +183,23 @@ void zosbd2_device_tell_last(struct zosbd2_device *device)
 	flush_delayed_work(&device->tell);
 }
 
-/* Records that the calling process serves the device. */
-void zosbd2_device_note_process(struct zosbd2_device *device)
+/*
+ * Records that the calling process serves the device as the server @epoch. A call
+ * of an older server, which was under way when a newer one attached, records
+ * nothing.
+ */
+void zosbd2_device_note_process(struct zosbd2_device *device, u32 epoch)
 {
 	struct pid *process = get_pid(task_tgid(current));
 	char program[TASK_COMM_LEN] = {};
 
 	get_task_comm(program, current->group_leader);
 	spin_lock(&device->servers_lock);
-	swap(device->process, process);
-	memcpy(device->program, program, sizeof(device->program));
+	if (epoch >= device->process_epoch) {
+		swap(device->process, process);
+		memcpy(device->program, program, sizeof(device->program));
+		device->process_epoch = epoch;
+	}
 	spin_unlock(&device->servers_lock);
 	put_pid(process);
 }
@@ -202,8 +209,19 @@ void zosbd2_device_process(struct zosbd2_device *device, struct zosbd2_process *
 {
 	spin_lock(&device->servers_lock);
 	process->first = pid_nr(device->process);
-	process->own = device->process && pid_has_task(device->process, PIDTYPE_TGID) ?
+	process->own = zosbd2_pid_lives(device->process, PIDTYPE_TGID) ?
 		pid_vnr(device->process) : 0;
 	memcpy(process->program, device->program, sizeof(process->program));
 	spin_unlock(&device->servers_lock);
+}
+
+/* Whether the process that serves the device, or that did so last, is alive. */
+bool zosbd2_device_process_lives(struct zosbd2_device *device)
+{
+	bool lives;
+
+	spin_lock(&device->servers_lock);
+	lives = zosbd2_pid_lives(device->process, PIDTYPE_TGID);
+	spin_unlock(&device->servers_lock);
+	return lives;
 }

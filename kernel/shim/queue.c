@@ -301,6 +301,12 @@ static void log_late(struct zosbd2_queue *queue, u32 tag, const struct zosbd2_la
 			late->age_ms, actions[late->action]);
 }
 
+/* The timeout of requests that start while the device has this deadline; 0 for none. */
+unsigned int zosbd2_request_timeout(u32 deadline_ms)
+{
+	return msecs_to_jiffies(deadline_ms ?: ZOSBD2_NO_DEADLINE_MS);
+}
+
 /*
  * The engine ends the request now, or the thread that copies its data ends it
  * soon, or its timer starts again.
@@ -310,10 +316,10 @@ static enum blk_eh_timer_return zosbd2_queue_timeout(struct request *request)
 	struct zosbd2_queue *queue = request->mq_hctx->driver_data;
 	u32 tag = request->tag;
 	struct zosbd2_late late;
-	bool over;
+	u32 timer;
 
-	over = zosbd2_rs_queue_expire(queue->engine, tag, jiffies_to_msecs(request->timeout),
-				      &late);
+	timer = zosbd2_rs_queue_expire(queue->engine, tag, jiffies_to_msecs(request->timeout),
+				       &late);
 	if (late.action != ZOSBD2_LATE_OVER) {
 		log_late(queue, tag, &late);
 		if (queue->device->version != 1)
@@ -321,7 +327,11 @@ static enum blk_eh_timer_return zosbd2_queue_timeout(struct request *request)
 	}
 	if (late.dead)
 		zosbd2_device_declare_dead(queue->device, late.dead);
-	return over ? BLK_EH_DONE : BLK_EH_RESET_TIMER;
+	if (timer == ZOSBD2_TIMER_OVER)
+		return BLK_EH_DONE;
+	if (timer == ZOSBD2_TIMER_NEVER)
+		request->timeout = zosbd2_request_timeout(0);
+	return BLK_EH_RESET_TIMER;
 }
 
 static int init_hctx(struct blk_mq_hw_ctx *hctx, void *data, unsigned int index)

@@ -148,21 +148,31 @@ u32 zosbd2_process(void)
 }
 
 /*
- * Whether the thread or the process of an ID is alive: it has begun, and has not
+ * Whether the thread or the process of @pid is alive: it has begun, and has not
  * begun to exit. A process lives as long as any of its threads does; its first
- * thread may exit before the others.
+ * thread may exit before the others. @pid may be NULL.
  */
-static bool lives(u32 id, enum pid_type type)
+bool zosbd2_pid_lives(struct pid *pid, enum pid_type type)
 {
 	struct task_struct *task;
 	bool lives = false;
 
 	rcu_read_lock();
-	task = pid_task(find_pid_ns(id, &init_pid_ns), type);
+	task = pid_task(pid, type);
 	if (task && type == PIDTYPE_TGID)
 		lives = atomic_read(&task->signal->live) > 0;
 	else if (task)
 		lives = !(READ_ONCE(task->flags) & PF_EXITING);
+	rcu_read_unlock();
+	return lives;
+}
+
+static bool id_lives(u32 id, enum pid_type type)
+{
+	bool lives;
+
+	rcu_read_lock();
+	lives = zosbd2_pid_lives(find_pid_ns(id, &init_pid_ns), type);
 	rcu_read_unlock();
 	return lives;
 }
@@ -173,13 +183,13 @@ static bool lives(u32 id, enum pid_type type)
  */
 bool zosbd2_thread_lives(u32 thread)
 {
-	return lives(thread, PIDTYPE_PID);
+	return id_lives(thread, PIDTYPE_PID);
 }
 
 /* The same for the process that zosbd2_process() returned. */
 bool zosbd2_process_lives(u32 process)
 {
-	return lives(process, PIDTYPE_TGID);
+	return id_lives(process, PIDTYPE_TGID);
 }
 
 /* One turn of a polling loop. Returns false when it is time to stop. */

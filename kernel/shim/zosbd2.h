@@ -19,14 +19,13 @@
 #include <linux/kref.h>
 #include <linux/list.h>
 #include <linux/mutex.h>
+#include <linux/pid.h>
 #include <linux/ratelimit.h>
 #include <linux/rcupdate.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
-
-struct pid;
 
 #define ZOSBD2_NAME_BYTES 32
 #define ZOSBD2_SERIAL_BYTES 32
@@ -64,6 +63,9 @@ enum zosbd2_op {
 /* MOST_WAKES and LOOK_MS of engine/src/queue.rs. */
 #define ZOSBD2_MOST_WAKES 8
 #define ZOSBD2_LOOK_MS 20
+
+/* NONE_MS of engine/src/deadline.rs: the timeout of a request without a deadline. */
+#define ZOSBD2_NO_DEADLINE_MS 1000000000
 
 /* Properties of a disk besides its limits; CREATE_ in abi/src/v2.rs. */
 #define ZOSBD2_READ_ONLY 1
@@ -107,6 +109,13 @@ enum zosbd2_late_action {
 	ZOSBD2_LATE_REQUEUED,
 	ZOSBD2_LATE_SERVER_DEAD,
 	ZOSBD2_LATE_WAITS,
+};
+
+/* What becomes of the timer of a request whose timeout has passed. */
+enum zosbd2_timer {
+	ZOSBD2_TIMER_AGAIN,
+	ZOSBD2_TIMER_OVER,
+	ZOSBD2_TIMER_NEVER,
 };
 
 /*
@@ -205,8 +214,8 @@ static_assert(sizeof(struct zosbd2_queue) % ZOSBD2_BLOCK_ALIGN == 0);
  * @started: the disk was added. Changes under @lock, false to true.
  * @start_error: why it could not be added. Changes under @lock, once.
  * @late_limit: of the lines in the log about late requests.
- * @process: the process that serves, or that did so last, and @program its name.
- *	Under @servers_lock.
+ * @process: the process that serves, or that did so last, @program its name, and
+ *	@process_epoch the server it serves as. Under @servers_lock.
  * @late: late requests that no event has told of yet.
  * @unseen: the disk is being deleted, and sends no more uevents.
  */
@@ -241,6 +250,7 @@ struct zosbd2_device {
 	struct delayed_work watch;
 	atomic_t late;
 	struct pid *process;
+	u32 process_epoch;
 	u8 program[ZOSBD2_PROGRAM_BYTES];
 	struct completion gone;
 	struct dentry *debug;
@@ -318,6 +328,9 @@ void zosbd2_device_tell_late(struct zosbd2_device *device);
 void zosbd2_device_tell_last(struct zosbd2_device *device);
 void zosbd2_device_watch(struct zosbd2_device *device, u32 ms);
 
+/* user.c */
+bool zosbd2_pid_lives(struct pid *pid, enum pid_type type);
+
 /* debug.c */
 void zosbd2_debug_init(void);
 void zosbd2_debug_exit(void);
@@ -327,6 +340,7 @@ void zosbd2_debug_remove(struct zosbd2_device *device);
 /* queue.c, for disk.c */
 extern const struct blk_mq_ops zosbd2_queue_ops;
 void zosbd2_device_declare_dead(struct zosbd2_device *device, u32 epoch);
+unsigned int zosbd2_request_timeout(u32 deadline_ms);
 void *zosbd2_alloc_block(size_t bytes, int node);
 int zosbd2_queue_init(void);
 void zosbd2_queue_exit(void);
@@ -404,8 +418,9 @@ u32 zosbd2_device_deadline(struct zosbd2_device *device, u32 ms);
 void zosbd2_device_begin_grace(struct zosbd2_device *device, u32 ms);
 void zosbd2_device_set_deadline(struct zosbd2_device *device, u32 ms);
 u32 zosbd2_device_opens(struct zosbd2_device *device);
-void zosbd2_device_note_process(struct zosbd2_device *device);
+void zosbd2_device_note_process(struct zosbd2_device *device, u32 epoch);
 void zosbd2_device_process(struct zosbd2_device *device, struct zosbd2_process *process);
+bool zosbd2_device_process_lives(struct zosbd2_device *device);
 void zosbd2_device_tell(struct zosbd2_device *device);
 bool zosbd2_device_seal(struct zosbd2_device *device, bool force);
 void zosbd2_device_destroy(struct zosbd2_device *device);
@@ -447,7 +462,7 @@ int zosbd2_rs_queue_submit(void *engine, u32 tag, u32 what, u64 offset, u32 leng
 
 void zosbd2_rs_queue_announce(void *engine);
 void zosbd2_rs_queue_look(void *engine);
-bool zosbd2_rs_queue_expire(void *engine, u32 tag, u32 deadline_ms, struct zosbd2_late *late);
+u32 zosbd2_rs_queue_expire(void *engine, u32 tag, u32 timeout_ms, struct zosbd2_late *late);
 void zosbd2_rs_queue_show(void *engine, void *file, u32 what);
 void zosbd2_rs_device_declare_dead(void *engine, void *registry, u32 epoch);
 long zosbd2_rs_node(void *engine, bool may_write, u32 command, u64 argument);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! A thread of a server, inside and outside its calls.
 //!
-//! Inside a call it does the same as the glue (`v2/enter.rs`, `v2/commit.rs`, `transfer.rs`, and
+//! Inside a call it does the same as the glue (`v2/enter.rs`, `v2/commit.rs`, `v2/run.rs`, `transfer.rs`, and
 //! `v1/operation.rs`), one critical section or one copy per step. A stopped thread stops in user mode, or
 //! while it waits for memory; it never stops in a critical section or a copy.
 

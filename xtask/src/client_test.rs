@@ -28,7 +28,8 @@ pub(crate) fn loom() -> Result<()> {
 }
 
 /// The tests that run with the thread sanitizer.
-const TESTS: [&str; 9] = [
+const TESTS: [&str; 10] = [
+    "provide",
     "outbox",
     "slots",
     "ready",

@@ -5,18 +5,30 @@
 //! rules make that safe. The memory of an answer is borrowed until the call is over ([`Batch`]). The length
 //! comes from a [`Fetched`], which only the kernel can make and which records its server. A request that was
 //! answered before has a stale handle, which the kernel refuses.
+//!
+//! | file | content |
+//! |---|---|
+//! | `batch` | the answers of a call |
+//! | `buffers` | the buffers that a call offers for the data of writes |
+//! | `owned` | both with memory of their own, to be collected over time |
+//! | `provide` | the other side, for channels that are not the kernel |
+//! | `transfer` | how that side moves data |
 
+mod batch;
+mod buffers;
 mod owned;
 mod provide;
+mod transfer;
 
+pub use batch::{Answers, Batch};
+pub use buffers::{BufferList, Buffers};
 pub(crate) use owned::{Collected, Offer};
 pub use provide::{Answer, Identity};
 
 use crate::Errno;
-use crate::sys::memory::Region;
+use crate::sys::fork::OwnFd;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::ioctl::{Opcode, Updater, ioctl};
-use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU32, Ordering};
 use zosbd2_abi::v2;
 
@@ -113,222 +125,8 @@ const fn bytes(length: u64) -> i64 {
     length as i64
 }
 
-/// Memory for the answers of one thread, reused for each call.
-#[derive(Debug)]
-pub struct Answers {
-    entries: Vec<v2::Commit>,
-    /// Numbers of the entries whose memory may be written to. Only kept for batches that do not go to the kernel.
-    writable: Vec<usize>,
-}
-
-impl Answers {
-    /// Room for `count` answers; it grows on demand.
-    #[must_use]
-    pub fn with_capacity(count: usize) -> Self {
-        Self { entries: Vec::with_capacity(count), writable: Vec::new() }
-    }
-
-    /// Begins a batch of answers to requests of this server. Drops all earlier answers.
-    pub fn begin(&mut self, server: ServerId) -> Batch<'_> {
-        self.entries.clear();
-        self.writable.clear();
-        let Self { entries, writable } = self;
-        Batch { entries, writable, processed: 0, server, memory: PhantomData }
-    }
-}
-
-/// The answers of one call, and the memory that they borrow.
-///
-/// Every request must belong to the server of the batch. Functions that take memory panic if the request
-/// belongs to another server, or if the memory is shorter than the request.
-#[derive(Debug)]
-pub struct Batch<'a> {
-    entries: &'a mut Vec<v2::Commit>,
-    writable: &'a mut Vec<usize>,
-    processed: usize,
-    server: ServerId,
-    memory: PhantomData<&'a mut [u8]>,
-}
-
-impl<'a> Batch<'a> {
-    /// Number of answers, processed or not.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether the batch is empty.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// Whether the kernel has processed all answers.
-    #[must_use]
-    pub fn is_processed(&self) -> bool {
-        self.processed >= self.entries.len()
-    }
-
-    /// Completes a request that moves no data: a write whose data is in the arena, or an operation without
-    /// data.
-    #[inline]
-    pub fn done(&mut self, request: &Fetched) {
-        self.push(request, bytes(request.0.length), 0, 0);
-    }
-
-    /// Fails the request.
-    #[inline]
-    pub fn fail(&mut self, request: &Fetched, error: Errno) {
-        self.push(request, i64::from(-error.raw_os_error()), 0, 0);
-    }
-
-    /// Completes a read with `data`.
-    #[inline]
-    pub fn read(&mut self, request: &Fetched, data: &'a [u8]) {
-        self.check(request, data.len());
-        self.push(request, bytes(request.0.length), data.as_ptr().expose_provenance(), 0);
-    }
-
-    /// Completes a read with `data`, which may be shorter than the request: the rest reads as zeros.
-    pub fn read_and_zero(&mut self, request: &Fetched, data: &'a [u8]) {
-        let length = (data.len() as u64).min(request.0.length);
-        let address = if length == 0 { 0 } else { data.as_ptr().expose_provenance() };
-        self.push(request, bytes(length), address, v2::COMMIT_ZERO_FILL);
-    }
-
-    /// Completes a read with the bytes of `region`.
-    #[inline]
-    pub fn read_region(&mut self, request: &Fetched, region: Region<'a>) {
-        self.check(request, region.length());
-        self.push(request, bytes(request.0.length), region.address().expose_provenance(), 0);
-    }
-
-    /// Copies the data of the write to `target` and completes the write.
-    #[inline]
-    pub fn write(&mut self, request: &Fetched, target: &'a mut [u8]) {
-        self.check(request, target.len());
-        self.note_writable();
-        self.push(request, bytes(request.0.length), target.as_mut_ptr().expose_provenance(), 0);
-    }
-
-    /// Copies the data of the write to `target` and completes the write.
-    #[inline]
-    pub fn write_region(&mut self, request: &Fetched, target: Region<'a>) {
-        self.check(request, target.length());
-        self.note_writable();
-        self.push(request, bytes(request.0.length), target.address().expose_provenance(), 0);
-    }
-
-    /// Copies the data of the write to `target`. The request still needs an answer.
-    #[inline]
-    pub fn copy(&mut self, request: &Fetched, target: &'a mut [u8]) {
-        self.check(request, target.len());
-        self.note_writable();
-        let address = target.as_mut_ptr().expose_provenance();
-        self.push(request, bytes(request.0.length), address, v2::COMMIT_COPY_ONLY);
-    }
-
-    /// The answers that the kernel refused, as (handle, error).
-    pub fn refused(&self) -> impl Iterator<Item = (u64, Errno)> {
-        let seen = &self.entries[..self.processed.min(self.entries.len())];
-        seen.iter().filter(|entry| entry.status != 0).map(|entry| (entry.handle, status(entry)))
-    }
-
-    /// Keeps the answers that the kernel refused with an error other than `ESTALE`, and turns them into
-    /// answers that fail their requests. Drops all others, and those that failed their request already.
-    pub(crate) fn fail_refused(&mut self, error: Errno) {
-        let result = i64::from(-error.raw_os_error());
-        self.entries.retain_mut(|entry| {
-            let keep = entry.status != 0 && status(entry) != Errno::STALE && entry.result >= 0;
-            *entry = v2::Commit { handle: entry.handle, result, ..v2::Commit::default() };
-            keep
-        });
-        self.writable.clear();
-        self.processed = 0;
-    }
-
-    #[inline]
-    fn check(&self, request: &Fetched, length: usize) {
-        assert!(length as u64 >= request.0.length, "the memory is shorter than the request");
-        assert!(self.server.0 == request.0.reserved, "the request belongs to another server");
-    }
-
-    /// Records that the memory of the next entry may be written to. The kernel knows that by itself.
-    #[inline]
-    fn note_writable(&mut self) {
-        if self.server.is_own() {
-            self.writable.push(self.entries.len());
-        }
-    }
-
-    #[inline]
-    fn push(&mut self, request: &Fetched, result: i64, address: usize, flags: u32) {
-        let (handle, address) = (request.0.handle, address as u64);
-        self.entries.push(v2::Commit { handle, result, address, flags, ..v2::Commit::default() });
-    }
-}
-
 fn status(entry: &v2::Commit) -> Errno {
     Errno::from_raw_os_error(entry.status.saturating_neg())
-}
-
-/// Memory for the list of buffers of one thread, reused for each call.
-#[derive(Debug, Default)]
-pub struct BufferList {
-    entries: Vec<v2::Iovec>,
-}
-
-impl BufferList {
-    /// Room for `count` buffers; it grows on demand.
-    #[must_use]
-    pub fn with_capacity(count: usize) -> Self {
-        Self { entries: Vec::with_capacity(count) }
-    }
-
-    /// Begins a list. Drops all earlier buffers.
-    pub fn begin(&mut self) -> Buffers<'_> {
-        self.entries.clear();
-        Buffers { entries: &mut self.entries, memory: PhantomData }
-    }
-}
-
-/// Buffers for the data of writes, one write each, and the memory that they borrow. The kernel uses them in their order:
-/// a write gets the next one if its data fits, and otherwise comes without its data.
-///
-/// The contents of buffers that no fetched request names are undefined after the call: the kernel may have copied data of
-/// requests that were lost before they could be handed over.
-#[derive(Debug)]
-pub struct Buffers<'a> {
-    entries: &'a mut Vec<v2::Iovec>,
-    memory: PhantomData<&'a mut [u8]>,
-}
-
-impl<'a> Buffers<'a> {
-    /// Appends a buffer. Its number is the number of buffers before it.
-    #[inline]
-    pub fn push(&mut self, memory: &'a mut [u8]) {
-        let (address, length) = (memory.as_mut_ptr().expose_provenance() as u64, memory.len() as u64);
-        self.entries.push(v2::Iovec { address, length });
-    }
-
-    /// Appends a region as a buffer.
-    #[inline]
-    pub fn push_region(&mut self, region: Region<'a>) {
-        let (address, length) = (region.address().expose_provenance() as u64, region.length() as u64);
-        self.entries.push(v2::Iovec { address, length });
-    }
-
-    /// Number of buffers.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether the list is empty.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
 }
 
 /// What to fetch, and how long to wait for it.
@@ -359,8 +157,7 @@ impl Fetch<'_> {
 
     /// Reborrows this value for another call.
     pub fn again(&mut self) -> Fetch<'_> {
-        let buffers =
-            self.buffers.as_mut().map(|Buffers { entries, .. }| Buffers { entries, memory: PhantomData });
+        let buffers = self.buffers.as_mut().map(Buffers::again);
         Fetch {
             requests: &mut *self.requests,
             arena: &mut *self.arena,
@@ -390,15 +187,15 @@ pub struct Entered {
     pub error: Option<Errno>,
 }
 
-/// A server descriptor.
+/// A server descriptor, which forked children do not get.
 #[derive(Debug)]
 pub(crate) struct ServerFd {
-    fd: OwnedFd,
+    fd: OwnFd,
     id: ServerId,
 }
 
 impl ServerFd {
-    pub(crate) fn new(fd: OwnedFd) -> Self {
+    pub(crate) fn new(fd: OwnFd) -> Self {
         Self { fd, id: ServerId::next() }
     }
 
@@ -407,7 +204,7 @@ impl ServerFd {
     }
 
     pub(crate) fn into_fd(self) -> OwnedFd {
-        self.fd
+        self.fd.into_fd()
     }
 
     /// Passes the unprocessed answers of `batch` to the kernel, and fetches. A batch of another server fails

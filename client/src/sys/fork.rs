@@ -4,18 +4,30 @@
 //! The kernel notices the death of a server by the last close of its descriptor. A child that a process forks while
 //! it serves has the descriptor, but none of the serving threads: if the parent dies then, the device stays live and
 //! nobody serves it. So a handler replaces, in the child, each registered descriptor with one that does nothing.
-//! The number stays in use, because the child's copy of the owner closes it at some time.
+//! The number stays in use, because the child's copy of the owner closes it at some time. The child forgets the
+//! registrations: its own children have the replacement, and may have another file under the number.
 //!
-//! Only fork(3) and its like run the handler. A child of a raw clone(2), and one that gets the descriptor in another
-//! way, keeps it.
+//! A descriptor is registered from its beginning ([`OwnFd::open`]): opening and registering happen inside of a gate that a
+//! fork waits for. The wait is bounded, so a fork never hangs because a call that opens hangs.
+//!
+//! ```text
+//! open:  OPENING + 1, and FORKS = 0 --> open, register --> OPENING - 1
+//! fork:  FORKS + 1, wait for OPENING = 0 --> fork --> parent: FORKS - 1
+//!                                                 --> child: replace, forget, FORKS = OPENING = 0
+//! ```
+//!
+//! Only fork(3) and its like run the handlers. A child of a raw clone(2), and one that gets the descriptor in another
+//! way, keeps it. So does the child of a fork that another thread had begun when this process opened its first descriptor,
+//! because the handlers did not exist yet.
 
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fd::{AsFd, AsRawFd as _, BorrowedFd, IntoRawFd as _};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd as _, OwnedFd, RawFd};
 use rustix::io::Errno;
 use std::fs::File;
 use std::ops::Deref;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 /// Most registered descriptors. Further ones are not protected.
 const PLACES: usize = 4096;
@@ -27,6 +39,96 @@ static REGISTERED: [AtomicI32; PLACES] = [const { AtomicI32::new(FREE) }; PLACES
 
 /// The descriptor that children get instead.
 static SUBSTITUTE: AtomicI32 = AtomicI32::new(FREE);
+
+/// Number of threads that open and register a descriptor.
+static OPENING: AtomicU32 = AtomicU32::new(0);
+
+/// Number of forks that are under way.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+/// Longest wait of a fork for a thread that opens, and the other way round.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often a wait looks.
+const TICK: Duration = Duration::from_micros(100);
+
+/// A descriptor that forked children do not get.
+#[derive(Debug)]
+pub(crate) struct OwnFd {
+    // Dropped first: a number that is closed may not stay registered.
+    place: Option<Place>,
+    fd: OwnedFd,
+}
+
+impl OwnFd {
+    /// Opens a descriptor. No child of this process gets it, also none that another thread forks meanwhile.
+    pub(crate) fn open<E>(open: impl FnOnce() -> Result<OwnedFd, E>) -> Result<Self, E> {
+        // The handlers come first, so that forks see the gate.
+        let _ = install();
+        let _gate = Gate::enter();
+        open().map(Self::from)
+    }
+
+    /// Another descriptor of the same file.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> std::io::Result<Self> {
+        Self::open(|| fd.try_clone_to_owned())
+    }
+
+    /// The descriptor, which forked children get from now on.
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        drop(self.place);
+        self.fd
+    }
+}
+
+/// Takes a descriptor that exists. A child that is forked before keeps it.
+impl From<OwnedFd> for OwnFd {
+    fn from(fd: OwnedFd) -> Self {
+        let place = Place::new(fd.as_fd());
+        if let Err(error) = &place {
+            tracing::warn!(%error, "a forked child will keep a descriptor");
+        }
+        Self { place: place.ok(), fd }
+    }
+}
+
+impl AsFd for OwnFd {
+    #[inline]
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for OwnFd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+/// Keeps forks away while it exists.
+struct Gate;
+
+impl Gate {
+    fn enter() -> Self {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            // Either this thread sees the fork, or the fork sees this thread: both add before they look.
+            OPENING.fetch_add(1, Ordering::SeqCst);
+            if FORKS.load(Ordering::SeqCst) == 0 || Instant::now() >= until {
+                return Self;
+            }
+            OPENING.fetch_sub(1, Ordering::SeqCst);
+            std::thread::sleep(TICK);
+        }
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        OPENING.fetch_sub(1, Ordering::SeqCst);
+    }
+}
 
 /// A file that forked children do not get. A child would keep the locks of the file after the death of this process,
 /// so that the next server of the store could not have them.
@@ -81,7 +183,10 @@ impl<'a> ForkGuard<'a> {
 
 /// A registered number, until it is dropped. The owner drops it before it closes the number.
 #[derive(Debug)]
-pub(crate) struct Place(&'static AtomicI32);
+pub(crate) struct Place {
+    place: &'static AtomicI32,
+    number: RawFd,
+}
 
 impl Place {
     pub(crate) fn new(fd: BorrowedFd<'_>) -> Result<Self, Errno> {
@@ -90,30 +195,46 @@ impl Place {
         let taken = |place: &&AtomicI32| {
             place.compare_exchange(FREE, number, Ordering::AcqRel, Ordering::Relaxed).is_ok()
         };
-        REGISTERED.iter().find(taken).map(Self).ok_or(Errno::NFILE)
+        REGISTERED.iter().find(taken).map(|place| Self { place, number }).ok_or(Errno::NFILE)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.store(FREE, Ordering::Release);
+        // In a forked child the registration is forgotten, and the place may be another number's.
+        let _ = self.place.compare_exchange(self.number, FREE, Ordering::AcqRel, Ordering::Relaxed);
     }
 }
 
-/// Installs the handler, once.
+/// Installs the handlers, once.
 fn install() -> Result<(), Errno> {
     static INSTALLED: OnceLock<Result<(), Errno>> = OnceLock::new();
     *INSTALLED.get_or_init(|| {
         let substitute = eventfd(0, EventfdFlags::CLOEXEC)?;
         // It stays open as long as the process.
         SUBSTITUTE.store(substitute.into_raw_fd(), Ordering::Release);
-        // SAFETY: the handler is a function without arguments that lives as long as the program: this code is
+        // SAFETY: the handlers are functions without arguments that live as long as the program: this code is
         // linked into the program, or into a library whose handlers libc removes when it is unloaded.
-        match unsafe { libc::pthread_atfork(None, None, Some(in_child)) } {
+        match unsafe { libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child)) } {
             0 => Ok(()),
             error => Err(Errno::from_raw_os_error(error)),
         }
     })
+}
+
+/// Runs before each fork, on its thread: closes the gate, and waits until no thread is inside.
+extern "C" fn before_fork() {
+    FORKS.fetch_add(1, Ordering::SeqCst);
+    let until = Instant::now() + PATIENCE;
+    // A handler of a signal may fork on a thread that is inside, and waits in vain.
+    while OPENING.load(Ordering::SeqCst) != 0 && Instant::now() < until {
+        std::thread::sleep(TICK);
+    }
+}
+
+/// Runs after each fork in the parent, on its thread: opens the gate.
+extern "C" fn in_parent() {
+    FORKS.fetch_sub(1, Ordering::SeqCst);
 }
 
 /// Runs in each forked child, where only async-signal-safe calls are allowed: other threads may have held any lock at
@@ -124,8 +245,11 @@ extern "C" fn in_child() {
     // SAFETY: see above; no reference to it exists.
     let before = unsafe { *errno };
     let substitute = SUBSTITUTE.load(Ordering::Acquire);
+    // The threads that were counted do not exist here.
+    FORKS.store(0, Ordering::SeqCst);
+    OPENING.store(0, Ordering::SeqCst);
     for place in &REGISTERED {
-        let number = place.load(Ordering::Acquire);
+        let number = place.swap(FREE, Ordering::AcqRel);
         if number != FREE {
             // SAFETY: replaces the file of a descriptor that is open as long as it is registered, in the child only.
             // All users of the number do system calls on it, which fail on an eventfd or do nothing: ioctls with
@@ -190,6 +314,64 @@ mod tests {
         let reads = || rustix::io::pread(&file, &mut [0; 1], 0).is_ok();
         assert!(reads());
         assert_eq!(in_forked_child(|| !reads()), Some(0));
+    }
+
+    /// The write end of a pipe takes one byte, and what replaces it does not.
+    fn is_pipe(number: RawFd) -> bool {
+        // SAFETY: the number is open in the tests that use this.
+        rustix::io::write(unsafe { BorrowedFd::borrow_raw(number) }, b"x").is_ok()
+    }
+
+    #[test]
+    fn grandchildren_have_what_the_child_left_them() {
+        let (_reader, writer) = rustix::pipe::pipe().expect("pipe");
+        let (_other_reader, other) = rustix::pipe::pipe().expect("pipe");
+        let own = OwnFd::from(writer);
+        let number = own.as_raw_fd();
+        let not_there = || in_forked_child(|| !is_pipe(number)) == Some(0);
+        assert_eq!(in_forked_child(|| !is_pipe(number) && not_there()), Some(0));
+        // The child puts a file of its own under the number.
+        let still_there = || {
+            // SAFETY: both numbers are open; what is replaced is the child's.
+            let replaced = unsafe { libc::dup2(other.as_raw_fd(), number) } == number;
+            replaced && in_forked_child(|| is_pipe(number)) == Some(0)
+        };
+        assert_eq!(in_forked_child(still_there), Some(0));
+        assert!(is_pipe(number), "the parent lost its descriptor");
+        assert!(is_pipe(own.into_fd().as_raw_fd()));
+    }
+
+    #[test]
+    fn a_descriptor_is_registered_before_a_fork_sees_it() {
+        let (_reader, writer) = rustix::pipe::pipe().expect("pipe");
+        let (sender, opened) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            let opening = scope.spawn(|| {
+                OwnFd::open(|| {
+                    let fd = writer.as_fd().try_clone_to_owned()?;
+                    sender.send(fd.as_raw_fd()).expect("somebody listens");
+                    // The gate is entered again only after that fork.
+                    let until = Instant::now() + PATIENCE / 2;
+                    while FORKS.load(Ordering::SeqCst) == 0 && Instant::now() < until {
+                        std::thread::yield_now();
+                    }
+                    Ok::<_, std::io::Error>(fd)
+                })
+            });
+            let number = opened.recv().expect("opened");
+            assert_eq!(in_forked_child(|| !is_pipe(number)), Some(0));
+            let own = opening.join().expect("no panic").expect("opened");
+            assert!(is_pipe(own.as_raw_fd()));
+        });
+    }
+
+    #[test]
+    fn a_fork_waits_for_a_hanging_call_only_for_a_while() {
+        let gate = Gate::enter();
+        let begin = Instant::now();
+        assert_eq!(in_forked_child(|| true), Some(0));
+        assert!(begin.elapsed() >= PATIENCE && begin.elapsed() < 60 * PATIENCE, "{:?}", begin.elapsed());
+        drop(gate);
     }
 
     #[test]

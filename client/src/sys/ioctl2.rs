@@ -7,6 +7,7 @@
 //! belongs to the kernel during the call and to the caller afterwards. After an error the kernel may have
 //! changed a part of it, which is harmless because every bit pattern is valid.
 
+use super::fork::OwnFd;
 use rustix::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Result;
 use rustix::ioctl::{Ioctl, IoctlOutput, NoArg, Opcode, Updater, ioctl};
@@ -103,17 +104,17 @@ pub(crate) fn requests(
 }
 
 /// Creates a device; returns its server descriptor.
-pub(crate) fn create(node: BorrowedFd<'_>, argument: &mut v2::Create) -> Result<OwnedFd> {
+pub(crate) fn create(node: BorrowedFd<'_>, argument: &mut v2::Create) -> Result<OwnFd> {
     argument.size = v2::CREATE_BYTES;
     // SAFETY: `Opening` passes this struct, for which the number is defined; see `updating`.
-    unsafe { ioctl(node, Opening { number: v2::IOCTL_CREATE, argument }) }
+    OwnFd::open(|| unsafe { ioctl(node, Opening { number: v2::IOCTL_CREATE, argument }) })
 }
 
 /// Becomes the server of a device; returns a server descriptor.
-pub(crate) fn attach(node: BorrowedFd<'_>, argument: &mut v2::Attach) -> Result<OwnedFd> {
+pub(crate) fn attach(node: BorrowedFd<'_>, argument: &mut v2::Attach) -> Result<OwnFd> {
     argument.size = v2::ATTACH_BYTES;
     // SAFETY: `Opening` passes this struct, for which the number is defined; see `updating`.
-    unsafe { ioctl(node, Opening { number: v2::IOCTL_ATTACH, argument }) }
+    OwnFd::open(|| unsafe { ioctl(node, Opening { number: v2::IOCTL_ATTACH, argument }) })
 }
 
 /// Lists devices into `entries`. Returns the number of written entries and the number of devices.

@@ -4,13 +4,14 @@
 //! [`SparseMemory`]: any thread may call any function at any time. No function lends the bytes out. The
 //! functions copy bytes in and out under a lock for that part of the address space, so two threads access the
 //! same byte at the same time only if both read it. A [`Region`] names bytes that the kernel copies without
-//! these locks. A [`Buffer`] has one owner, like a box. Dropping a mapping unmaps all of it.
+//! these locks, so the functions copy as if byte by byte with atomic accesses ([`racing`]). A [`Buffer`] has one owner, like a box. Dropping a mapping unmaps all of it.
 //!
 //! Reading takes no memory. A read through the mapping costs page tables, and in a file the page itself. So a
 //! part that was never written is read from constant zeros, or from the file by a call.
 
 mod buffer;
 mod file;
+mod racing;
 mod region;
 mod touched;
 
@@ -65,8 +66,9 @@ pub struct SparseMemory {
 
 // SAFETY: the mapping belongs to this value alone and is not tied to a thread.
 unsafe impl Send for SparseMemory {}
-// SAFETY: every access to the mapping's bytes happens under the lock of its stripe: shared for reads,
-// exclusive for changes.
+// SAFETY: every access of this type to the mapping's bytes happens under the lock of its stripe: shared for reads,
+// exclusive for changes. The kernel's copies to and from regions take no lock; the accesses of this type are atomic ones
+// (`racing`), so that these copies are no data races.
 unsafe impl Sync for SparseMemory {}
 
 impl std::fmt::Debug for SparseMemory {
@@ -229,14 +231,19 @@ impl SparseMemory {
             return Ok(None);
         }
         let bytes = zeros().and_then(|zeros| zeros.get(..length));
-        Ok(bytes.map(|bytes| Region { start: NonNull::from(bytes).cast(), length, owner: PhantomData }))
+        Ok(bytes.map(|bytes| Region {
+            start: NonNull::from(bytes).cast(),
+            length,
+            writable: false,
+            owner: PhantomData,
+        }))
     }
 
     #[inline]
     fn mapping(&self, at: usize, length: usize) -> Region<'_> {
         // SAFETY: the callers checked that the range is inside the mapping.
         let start = unsafe { self.base.add(at) };
-        Region { start, length, owner: PhantomData }
+        Region { start, length, writable: true, owner: PhantomData }
     }
 
     /// Allocates the bytes.
@@ -285,8 +292,9 @@ impl SparseMemory {
         let source = unsafe { self.base.add(at) };
         let target = part.as_mut_ptr();
         // SAFETY: both are valid for `part.len()` bytes. They cannot overlap, because no reference
-        // to the mapping exists. The stripe's lock keeps writers of these bytes away.
-        unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), target, part.len()) };
+        // to the mapping exists. The stripe's lock keeps other writers of this type away; the kernel may write, as
+        // it does for a region. Nobody else can reach the bytes of `part`.
+        unsafe { racing::copy(source.as_ptr(), target, part.len()) };
     }
 
     /// Copies `part` to private memory.
@@ -294,8 +302,9 @@ impl SparseMemory {
         // SAFETY: the callers checked that the range is inside the mapping.
         let target = unsafe { self.base.add(at) };
         // SAFETY: both are valid for `part.len()` bytes. They cannot overlap, because no reference
-        // to the mapping exists. The stripe's lock keeps everyone else away from these bytes.
-        unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), target.as_ptr(), part.len()) };
+        // to the mapping exists. The stripe's lock keeps every other user of this type away from these bytes; the kernel may
+        // access them, as it does for a region. Nobody changes `part` meanwhile.
+        unsafe { racing::copy(part.as_ptr(), target.as_ptr(), part.len()) };
     }
 
     /// Frees the whole pages `first..last` of private memory, which then read as zeros.
@@ -318,8 +327,9 @@ impl SparseMemory {
     fn zero(&self, _guard: &RwLockWriteGuard<'_, ()>, first: usize, last: usize) {
         // SAFETY: the callers checked that the range is inside the mapping.
         let start = unsafe { self.base.add(first) };
-        // SAFETY: as above, and the caller holds the stripe's lock exclusively, as the guard shows.
-        unsafe { start.write_bytes(0, last - first) };
+        // SAFETY: as above, and the caller holds the stripe's lock exclusively, as the guard shows; the kernel may access
+        // the bytes, as it does for a region.
+        unsafe { racing::zero(start.as_ptr(), last - first) };
     }
 
     /// The offset as an index, if the range is inside the memory.

@@ -6,6 +6,7 @@
 
 use super::{Backend, Builder, Info, Listed, Observer, Server, Settings, Status, Users, Which, name};
 use crate::node;
+use crate::sys::fork::OwnFd;
 use crate::sys::ioctl2;
 use crate::{Errno, Error, Result};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -79,7 +80,7 @@ impl Control {
         let mut raw = builder.to_raw(&self.info)?;
         let fd = ioctl2::create(self.fd(), &mut raw)
             .map_err(|source| failed("create device", builder.name(), source))?;
-        let server = Server::from_fd(fd)?;
+        let server = Server::from_own(fd)?;
         if !builder.blob().is_empty() {
             // A device that was not started goes with its server, so none is left without its blob.
             server.set_blob(builder.blob())?;
@@ -117,7 +118,7 @@ impl Control {
         cache_survived: bool,
     ) -> Result<Server> {
         let take_over = if take_over == TakeOver::Yes { v2::ATTACH_TAKE_OVER } else { 0 };
-        let server = Server::from_fd(self.attached(device.into(), take_over)?)?;
+        let server = Server::from_own(self.attached(device.into(), take_over)?)?;
         if cache_survived {
             server.claim_cache()?;
         }
@@ -128,10 +129,10 @@ impl Control {
     /// have `CAP_SYS_ADMIN`.
     pub fn observe<'a>(&self, device: impl Into<Which<'a>>) -> Result<Observer> {
         let device = device.into();
-        Ok(Observer::new(self.attached(device, v2::ATTACH_OBSERVE)?, device.name()))
+        Ok(Observer::new(self.attached(device, v2::ATTACH_OBSERVE)?.into_fd(), device.name()))
     }
 
-    fn attached(&self, device: Which<'_>, flags: u32) -> Result<OwnedFd> {
+    fn attached(&self, device: Which<'_>, flags: u32) -> Result<OwnFd> {
         let mut raw = device.attach(flags)?;
         ioctl2::attach(self.fd(), &mut raw).map_err(|source| {
             let hint = match source {

@@ -5,23 +5,33 @@
 //! answers, end calls with chosen errors in the middle of a batch, hand out requests outside of the device, deny memory to
 //! chosen threads, and count the calls.
 //!
+//! | file | content |
+//! |---|---|
+//! | `enter` | a call: processes answers, takes the next step of the script |
+//! | `sleep` | how asynchronous lanes wait for it |
+//!
 //! It hands out a script, and then reports that the device is gone, or sleeps until it is destroyed. It moves
 //! data as the kernel does, checks every answer against the interface, and records it. The data of a write
 //! consists of its fill byte.
 
+mod enter;
+mod sleep;
+
 use super::channel::Keeper;
-use super::serve::ready::{Readiness, Sleeper};
-use super::{Answer as Given, Batch, Channel, Entered, Fetch, Identity, ServerId, Status};
+use super::{Batch, Channel, Entered, Fetch, Identity, ServerId, Status};
 use crate::sys::counting::uncounted;
 use crate::{Errno, Result};
 use std::collections::{HashMap, VecDeque};
-use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::Waker;
 use std::thread;
 use std::time::Duration;
 use zosbd2_abi::v2;
+
+#[cfg(feature = "tokio")]
+pub(super) use sleep::FakeReady;
+pub(super) use sleep::FakeSleeper;
 
 /// A request of the script.
 #[derive(Clone, Copy, Debug)]
@@ -155,6 +165,12 @@ impl Fake {
         self
     }
 
+    /// The queues are this deep, and not 128 requests.
+    pub(super) fn deep(mut self, depth: u32) -> Self {
+        self.status.depth = depth;
+        self
+    }
+
     /// The device was created without a volatile cache.
     pub(super) fn without_cache(mut self) -> Self {
         self.status.create_flags = 0;
@@ -258,194 +274,6 @@ impl Fake {
     }
 }
 
-impl State {
-    /// Wakes the tasks that wait for news.
-    fn wake(&mut self) {
-        self.wakers.drain(..).for_each(Waker::wake);
-    }
-
-    /// Submits a request for each answer, as long as there are some.
-    fn submit_again(&mut self, answers: usize) {
-        let Some((spec, left)) = &mut self.again else { return };
-        let count = answers.min(*left);
-        *left -= count;
-        if count > 0 {
-            let step = Step::Requests(vec![*spec; count]);
-            self.steps.push_back(step);
-            self.wake();
-        }
-    }
-
-    /// Why nothing more will come.
-    fn over(&self) -> Option<Errno> {
-        match self {
-            Self { destroyed: true, .. } => Some(Errno::NODEV),
-            Self { left: 1.., .. } => Some(Errno::SHUTDOWN),
-            _ => None,
-        }
-    }
-
-    /// Processes up to `most` answers.
-    fn process(&mut self, batch: &mut Batch<'_>, most: usize) -> Entered {
-        let given: Vec<_> = batch.answers().take(most).map(|answer| self.commit(&answer)).collect();
-        for result in &given {
-            batch.process(*result);
-        }
-        let refused = given.iter().filter(|result| result.is_err()).count();
-        Entered { processed: given.len(), refused, ..Entered::default() }
-    }
-
-    fn commit(&mut self, answer: &Given<'_>) -> Result<(), Errno> {
-        let held = self.held.get_mut(&answer.handle()).ok_or(Errno::STALE)?;
-        let Spec { op, length, fill, .. } = held.spec;
-        if let Some(errno) = held.spec.refuse.take() {
-            if errno == Errno::STALE {
-                self.held.remove(&answer.handle());
-            }
-            return Err(errno);
-        }
-        let bytes = usize::try_from(length).expect("length");
-        if answer.copies_only() {
-            assert!(op == v2::OP_WRITE && !held.given);
-            answer.fill(&vec![fill; bytes]);
-            held.given = true;
-            return Ok(());
-        }
-        let mut data = Vec::new();
-        let result = match answer.result() {
-            Ok(done) => {
-                assert_eq!(done, length, "the answer must not be short");
-                match op {
-                    v2::OP_READ => {
-                        data.resize(bytes, 0);
-                        answer.copy_to(&mut data);
-                    }
-                    v2::OP_WRITE => {
-                        assert_ne!(held.given, answer.wants_data(), "an answer moves data in one direction");
-                        if answer.wants_data() {
-                            answer.fill(&vec![fill; bytes]);
-                        }
-                    }
-                    _ => assert!(!answer.has_memory()),
-                }
-                i64::try_from(done).expect("length")
-            }
-            Err(error) => {
-                assert!(!answer.has_memory());
-                i64::from(-error.raw_os_error())
-            }
-        };
-        self.held.remove(&answer.handle());
-        let index = (answer.handle() & !(1 << 63)) >> 20;
-        self.answers.push(Answer { index, result, data });
-        Ok(())
-    }
-
-    fn fetch(&mut self, specs: &mut VecDeque<Spec>, identity: &Identity, mut fetch: Fetch<'_>) -> usize {
-        self.arenas.push(fetch.arena.len());
-        let (mut used, mut buffer) = (0_usize, 0_usize);
-        let mut count = 0;
-        while count < fetch.requests.len() {
-            let Some(spec) = specs.pop_front() else { break };
-            let handle = handle(self.fetched);
-            let mut raw = v2::Request {
-                handle,
-                offset: spec.offset,
-                length: spec.length,
-                op: spec.op,
-                flags: spec.flags,
-                ..v2::Request::default()
-            };
-            let end = usize::try_from(spec.length).ok().and_then(|length| used.checked_add(length));
-            let place = end.and_then(|end| fetch.arena.get_mut(used..end));
-            let mut given = false;
-            if let (v2::OP_WRITE, false, Some(place)) = (spec.op, spec.withheld, place) {
-                place.fill(spec.fill);
-                raw.flags |= v2::REQUEST_DATA;
-                raw.data = used as u64;
-                used += place.len();
-                given = true;
-            }
-            if let (v2::OP_WRITE, false, Some(buffers)) = (spec.op, spec.withheld, &mut fetch.buffers) {
-                if buffers.room(buffer).is_some_and(|room| room >= spec.length) {
-                    buffers.fill(buffer, &vec![spec.fill; usize::try_from(spec.length).expect("fits")]);
-                    raw.flags |= v2::REQUEST_DATA;
-                    raw.data = buffer as u64;
-                    buffer += 1;
-                    given = true;
-                }
-            }
-            fetch.requests[count] = identity.request(raw);
-            self.held.insert(handle, Held { spec, given });
-            self.fetched += 1;
-            count += 1;
-        }
-        count
-    }
-}
-
-impl Fake {
-    fn carry_out(&self, batch: &mut Batch<'_>, fetch: Fetch<'_>) -> Entered {
-        let mut state = self.state.lock().expect("state");
-        let fetches = !fetch.requests.is_empty();
-        let (fetch_minimum, limited) = (fetch.minimum, fetch.timeout_ms.is_some());
-        if fetches && self.broken_queue == Some(fetch.queue) {
-            return Entered { error: Some(Errno::NOMEM), ..Entered::default() };
-        }
-        let ready = match state.steps.front() {
-            Some(Step::Requests(_)) => fetches,
-            other => other.is_some(),
-        };
-        let step = if ready { state.steps.pop_front() } else { None };
-        match step {
-            Some(Step::Fail(errno)) => return Entered { error: Some(errno), ..Entered::default() },
-            Some(Step::Partial(most)) => return state.process(batch, most),
-            _ => {}
-        }
-        let mut entered = state.process(batch, usize::MAX);
-        if entered.processed > 0 {
-            state.calls.push((entered.processed, fetches));
-            state.submit_again(entered.processed);
-            self.changed.notify_all();
-        }
-        match step {
-            Some(Step::Requests(specs)) => {
-                let mut specs = VecDeque::from(specs);
-                entered.fetched = state.fetch(&mut specs, &self.identity, fetch);
-                if !specs.is_empty() {
-                    state.steps.push_front(Step::Requests(specs.into()));
-                }
-            }
-            Some(Step::FailAfterAnswers(errno)) => entered.error = Some(errno),
-            _ if !fetches => {}
-            _ if self.sleeps && fetch_minimum == 0 => {
-                entered.error = state.over();
-            }
-            // The time is over at once.
-            _ if self.sleeps && limited && state.over().is_none() => {}
-            _ if self.sleeps => {
-                state.asleep += 1;
-                self.changed.notify_all();
-                let asleep = |state: &mut State| !state.destroyed && state.left == 0;
-                let limit = Duration::from_secs(60);
-                let (mut state, waited) =
-                    self.changed.wait_timeout_while(state, limit, asleep).expect("state");
-                assert!(!waited.timed_out(), "nothing will end this call");
-                state.asleep -= 1;
-                entered.error = state.over();
-                assert!(
-                    state.destroyed || state.kept.load(Ordering::Relaxed),
-                    "the next server attached while threads were still running"
-                );
-            }
-            // The last answer was refused, so the call returns as if interrupted by a signal.
-            _ if !state.held.is_empty() => {}
-            _ => entered.error = Some(Errno::NODEV),
-        }
-        entered
-    }
-}
-
 impl Channel for Fake {
     fn enter(&self, batch: &mut Batch<'_>, fetch: Fetch<'_>) -> Entered {
         uncounted(|| self.carry_out(batch, fetch))
@@ -493,87 +321,6 @@ impl Channel for Fake {
         state.kept.store(true, Ordering::Relaxed);
         self.changed.notify_all();
         Ok(Some(Box::new(Placeholder(state.kept.clone()))))
-    }
-}
-
-/// Wakes a task when the fake has something to say.
-#[cfg(feature = "tokio")]
-pub(super) struct FakeReady(Arc<Fake>);
-
-#[cfg(feature = "tokio")]
-impl FakeReady {
-    pub(super) fn new(fake: &Arc<Fake>) -> Self {
-        Self(fake.clone())
-    }
-}
-
-#[cfg(feature = "tokio")]
-impl Readiness for FakeReady {
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut state = self.0.state.lock().expect("state");
-        if !state.steps.is_empty() || state.over().is_some() || !self.0.sleeps {
-            return Poll::Ready(Ok(()));
-        }
-        state.wakers.push(context.waker().clone());
-        Poll::Pending
-    }
-}
-
-/// Sleeps until the fake has something to say, or the waker was called.
-pub(super) struct FakeSleeper {
-    fake: Arc<Fake>,
-    woken: Arc<FakeWaker>,
-    wanted: bool,
-}
-
-struct FakeWaker {
-    fake: Arc<Fake>,
-    woken: AtomicBool,
-}
-
-impl Wake for FakeWaker {
-    fn wake(self: Arc<Self>) {
-        self.woken.store(true, Ordering::Relaxed);
-        let _state = self.fake.state.lock().expect("state");
-        self.fake.changed.notify_all();
-    }
-}
-
-impl FakeSleeper {
-    pub(super) fn new(fake: &Arc<Fake>) -> Self {
-        let woken = FakeWaker { fake: fake.clone(), woken: AtomicBool::new(false) };
-        Self { fake: fake.clone(), woken: Arc::new(woken), wanted: false }
-    }
-}
-
-impl Readiness for FakeSleeper {
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let state = self.fake.state.lock().expect("state");
-        let ready = !state.steps.is_empty() || state.over().is_some() || !self.fake.sleeps;
-        self.wanted = !ready;
-        if ready { Poll::Ready(Ok(())) } else { Poll::Pending }
-    }
-}
-
-impl Sleeper for FakeSleeper {
-    fn waker(&self) -> Waker {
-        self.woken.clone().into()
-    }
-
-    fn sleep(&mut self) {
-        let Self { fake, woken, wanted } = self;
-        let mut state = fake.state.lock().expect("state");
-        state.asleep += 1;
-        fake.changed.notify_all();
-        let asleep = |state: &mut State| {
-            let news = !state.steps.is_empty() || state.over().is_some();
-            !(woken.woken.load(Ordering::Relaxed) || (*wanted && news))
-        };
-        let limit = Duration::from_secs(60);
-        let (mut state, waited) = fake.changed.wait_timeout_while(state, limit, asleep).expect("state");
-        assert!(!waited.timed_out(), "nothing will end this sleep");
-        state.asleep -= 1;
-        woken.woken.store(false, Ordering::Relaxed);
     }
 }
 

@@ -40,7 +40,8 @@ use super::{Backend, Capabilities, Operation, Request, Zero};
 ///         request.complete(result);
 ///     }
 /// });
-/// Builder::new("pool").serve_requests(&Pool(sender))
+/// Builder::new("pool").serve_requests(&Pool(sender))?;
+/// # Ok(())
 /// # }
 /// ```
 pub trait Handler: Sync {

@@ -10,24 +10,41 @@
 //!    dead is refused), drains its backend, closes its descriptor, releases the locks of its store, and ends.
 //!    [`Server::serve`] does the first part and returns [`End::TakenOver`](super::End::TakenOver); dropping the
 //!    `Server` and the backend does the rest.
-//! 3. The new server waits until no older descriptor is open, with a bound, and shortly for the processes.
-//! 4. Then it kills the processes that still have an older descriptor, stopped ones too, and waits for their end.
-//! 5. If that is not possible, it does not serve: the device waits for its next server, and the error names the
-//!    processes.
+//! 3. The new server waits until no older descriptor is open, with a bound, and shortly for the recorded process.
+//! 4. Then it kills the recorded servers that still have an older descriptor, stopped ones too, and waits for their end.
+//! 5. If an older descriptor is open after that, it does not serve: the device waits for its next server, and the error
+//!    names the processes, or says why they cannot be seen.
 //! 6. A server whose cache survives claims it now, before its first fetch: the older servers answer nothing more.
+//!
+//! Whom the new server kills, and whom it only waits for:
+//!
+//! | process | |
+//! |---|---|
+//! | has an older descriptor, and is [recorded](super::peers) as the server of it | waits; kills it if `fence` is set |
+//! | has an older descriptor, and is not recorded: a child, a supervisor, one that looks for servers | waits, never kills |
+//! | this process itself | waits, never kills |
+//! | was the recorded server, and has closed the descriptor | waits up to 1 s for its end, then serves |
+//! | cannot be seen | waits, never kills |
+//!
+//! If another server takes over from the new one, or the device goes, the wait ends with success: serving then ends at
+//! once.
 
-use super::peers::{Peer, lasting_servers_of};
+use super::abandoned::Abandoned;
+use super::peers::{self, Peer, Recorded, Sight};
 use super::tell::{Event, Listener};
 use super::{Backend, Control, Process, Server, TakeOver, Which};
 use crate::{Errno, Error, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::time::{Duration, Instant};
 
 /// Default of [`HandOver::patience`].
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a killed process may take to end.
 const LAST: Duration = Duration::from_secs(5);
-/// How long to wait for a process that has closed its descriptor. It may have other things to do than this device.
+/// How long to wait for a server that has closed its descriptor. It may have other things to do than this device.
 const AFTERWARDS: Duration = Duration::from_secs(1);
+/// How long to look for the servers to kill.
+const SEARCH: Duration = Duration::from_secs(10);
 /// Time between two looks.
 const PERIOD: Duration = Duration::from_millis(20);
 
@@ -71,7 +88,8 @@ impl HandOver {
         self
     }
 
-    /// Whether to kill (SIGKILL) the processes of older servers that do not end in time. Without, they are an error.
+    /// Whether to kill (SIGKILL) older servers that do not end in time. Without, they are an error. A process that only
+    /// has the descriptor, and is not recorded as the server, is never killed.
     #[must_use]
     pub fn fence(mut self, fence: bool) -> Self {
         self.fence = fence;
@@ -96,15 +114,15 @@ impl HandOver {
     /// 2. The older server answers what it holds, drains its backend, closes its descriptor, releases the locks of its
     ///    store, and ends: [`Server::serve`] returns [`End::TakenOver`](super::End::TakenOver).
     /// 3. The new server waits for that, up to [`patience`](Self::patience).
-    /// 4. Then it kills the processes that still have an older descriptor, stopped ones too, if that is
-    ///    [wanted](Self::fence) and permitted, and waits for their end.
-    ///
+    /// 4. Then it kills the older servers that still have their descriptor, stopped ones too, if that is
+    ///    [wanted](Self::fence) and permitted, and waits for their end. Only a recorded server is killed: the process that
+    ///    serves with this library, or that STATUS named before the attach.
     /// 5. If [the backend's cache survives](super::Capabilities::cache_survives), the new server
     ///    [claims](Server::claim_cache) it.
     ///
     /// # Errors
     ///
-    /// [`Error::OlderServer`] if an older server cannot be made to end. The device then waits for its next server, as
+    /// [`Error::OlderServer`] if an older descriptor stays open. The device then waits for its next server, as
     /// after a death. Errors of [`Control::attach`].
     pub fn take_over<'a, B: Backend + ?Sized>(
         &self,
@@ -112,14 +130,23 @@ impl HandOver {
         device: impl Into<Which<'a>>,
         backend: &B,
     ) -> Result<Server> {
+        let device = device.into();
+        let recorded = control.status(device.name()).ok().and_then(|status| Recorded::of(&status));
         let server = control.attach(device, TakeOver::Yes)?;
-        self.finish(&server, backend.capabilities().cache_survives)?;
+        self.finish(&server, backend.capabilities().cache_survives, recorded, &Abandoned::never())?;
         Ok(server)
     }
 
-    /// What follows the attach: waits for the older servers, then claims the cache if it survives.
-    pub(super) fn finish(&self, server: &Server, cache_survives: bool) -> Result<()> {
-        self.wait_for_others(server)?;
+    /// What follows the attach: waits for the older servers, then claims the cache if it survives. `recorded`: the server
+    /// that STATUS named before the attach.
+    pub(super) fn finish(
+        &self,
+        server: &Server,
+        cache_survives: bool,
+        recorded: Option<Recorded>,
+        abandoned: &Abandoned,
+    ) -> Result<()> {
+        self.wait(&Live { server, recorded }, abandoned)?;
         if !cache_survives {
             return Ok(());
         }
@@ -133,52 +160,101 @@ impl HandOver {
     /// Waits for the end of the servers that are older than this one, which has attached and serves nothing yet: steps 3
     /// and 4 of [`take_over`](Self::take_over). Also for a device whose last server was declared dead and still runs. A server
     /// whose cache survives calls [`Server::claim_cache`] afterwards.
+    ///
+    /// Kills only servers that serve with this library: what STATUS named before the attach is not known here.
     pub fn wait_for_others(&self, server: &Server) -> Result<()> {
-        self.wait(&Live(server))
+        self.wait(&Live { server, recorded: None }, &Abandoned::never())
     }
 
-    fn wait(&self, device: &impl Others) -> Result<()> {
-        if device.alone()? {
+    fn wait(&self, device: &impl Others, abandoned: &Abandoned) -> Result<()> {
+        let alone = || Ok(device.standing()? != Standing::Beside);
+        if alone()? {
             return Ok(());
         }
-        let older = device.older();
+        let mut older = device.look(peers::PATIENCE).peers;
+        // The others only have the descriptor, and may go on living.
+        if older.iter().any(Peering::is_recorded) {
+            older.retain(Peering::is_recorded);
+        }
         self.listener.tell(&Event::WaitsForServer {
             device: device.name(),
-            processes: older.iter().map(|peer| peer.process().clone()).collect(),
+            processes: processes(&older),
             patience: self.patience,
         });
         let until = Instant::now() + self.patience;
-        if within(until, || device.alone())? {
+        if within(until, || Ok(abandoned.is_set() || alone()?))? {
+            if abandoned.is_set() {
+                return Err(older_server(
+                    device,
+                    &older,
+                    "nobody waits for the take-over any more".to_owned(),
+                ));
+            }
+            if device.standing()? == Standing::Over {
+                return Ok(());
+            }
             // The process may still write what its own threads hold. If it goes on living, it has let go all the same.
             let until = until.min(Instant::now() + AFTERWARDS);
             within(until, || Ok(older.iter().all(|peer| peer.is_own() || peer.has_ended())))?;
             return Ok(());
         }
-        // A process that had no descriptor at first may have got one.
-        let older = device.older();
-        let failed = |problem| {
-            let processes = older.iter().map(|peer| peer.process().clone()).collect();
-            Err(Error::OlderServer { device: device.name(), processes, problem })
-        };
-        if older.is_empty() {
-            return if device.alone()? { Ok(()) } else { failed("this process may not see it") };
+        self.fence_off(device)
+    }
+
+    /// Kills the recorded servers that have not let go in time.
+    fn fence_off(&self, device: &impl Others) -> Result<()> {
+        let alone = || Ok(device.standing()? != Standing::Beside);
+        let Sight { peers: older, unseen } = device.look(SEARCH);
+        let failed = |problem: &str| Err(older_server(device, &older, problem.to_owned()));
+        if alone()? {
+            return Ok(());
         }
-        if !self.fence {
-            return failed("it did not end in time");
+        if older.is_empty() {
+            return failed(&format!("it did not end in time, and was not found: {}", unseen.reason()));
         }
         if older.iter().any(Peering::is_own) {
             return failed("it is this process itself");
         }
-        for peer in &older {
+        if !self.fence {
+            return failed("it did not end in time");
+        }
+        let servers: Vec<_> = older.iter().filter(|peer| peer.is_recorded()).collect();
+        if servers.is_empty() {
+            return failed(KEEPER);
+        }
+        for peer in &servers {
+            if alone()? {
+                return Ok(());
+            }
             if peer.kill().is_err() {
                 return failed("it did not end in time, and this process may not kill it");
             }
             tracing::warn!(device = device.name(), pid = peer.process().pid, "killed an older server");
             self.listener.tell(&Event::Killed { device: device.name(), process: peer.process().clone() });
         }
-        let ended = || Ok(device.alone()? && older.iter().all(Peering::has_ended));
-        if within(Instant::now() + LAST, ended)? { Ok(()) } else { failed("it was killed and does not end") }
+        let all_ended = || servers.iter().all(|peer| peer.has_ended());
+        if within(Instant::now() + LAST, || Ok(alone()? && all_ended()))? {
+            return Ok(());
+        }
+        if !all_ended() {
+            return failed("it was killed and does not end");
+        }
+        let Sight { peers: left, unseen } = device.look(SEARCH);
+        let problem = if left.is_empty() { unseen.reason() } else { KEEPER.to_owned() };
+        Err(older_server(device, &left, problem))
     }
+}
+
+/// Why a process is not killed that has an older descriptor.
+const KEEPER: &str =
+    "it is not recorded as that server, so it is not killed: end it, or make it close the descriptor";
+
+fn processes<P: Peering>(peers: &[P]) -> Vec<Process> {
+    peers.iter().map(|peer| peer.process().clone()).collect()
+}
+
+fn older_server<D: Others>(device: &D, older: &[D::Peer], problem: String) -> Error {
+    Error::OlderServer { device: device.name(), processes: processes(older), problem }
 }
 
 /// Waits until `done` returns true, and returns false if it has not by then.
@@ -195,179 +271,93 @@ fn within(until: Instant, done: impl Fn() -> Result<bool>) -> Result<bool> {
     }
 }
 
+/// How a new server stands on its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// No other server descriptor is open.
+    Alone,
+    /// Older servers' descriptors are open.
+    Beside,
+    /// Another server has taken over, or the device is gone: there is nothing to wait for.
+    Over,
+}
+
 /// A device with older servers: a real one, or a fake in tests.
 trait Others {
     type Peer: Peering;
     fn name(&self) -> String;
-    /// Whether no other server descriptor is open.
-    fn alone(&self) -> Result<bool>;
-    /// The processes that have a descriptor of an older server.
-    fn older(&self) -> Vec<Self::Peer>;
+    fn standing(&self) -> Result<Standing>;
+    /// Looks this long for the processes that have a descriptor of an older server.
+    fn look(&self, patience: Duration) -> Sight<Self::Peer>;
 }
 
 trait Peering {
     fn process(&self) -> &Process;
+    fn is_recorded(&self) -> bool;
     fn has_ended(&self) -> bool;
     fn is_own(&self) -> bool;
     fn kill(&self) -> Result<(), Errno>;
 }
 
-impl Peering for Peer {
+/// A process with an older descriptor, and whether it is the server of it.
+struct Older {
+    peer: Peer,
+    recorded: bool,
+}
+
+impl Peering for Older {
     fn process(&self) -> &Process {
-        &self.process
+        &self.peer.process
+    }
+
+    fn is_recorded(&self) -> bool {
+        self.recorded
     }
 
     fn has_ended(&self) -> bool {
-        Peer::has_ended(self)
+        self.peer.has_ended()
     }
 
     fn is_own(&self) -> bool {
-        Peer::is_own(self)
+        self.peer.is_own()
     }
 
     fn kill(&self) -> Result<(), Errno> {
-        Peer::kill(self)
+        self.peer.kill()
     }
 }
 
-struct Live<'a>(&'a Server);
+struct Live<'a> {
+    server: &'a Server,
+    recorded: Option<Recorded>,
+}
 
 impl Others for Live<'_> {
-    type Peer = Peer;
+    type Peer = Older;
 
     fn name(&self) -> String {
-        self.0.name().to_owned()
+        self.server.name().to_owned()
     }
 
-    fn alone(&self) -> Result<bool> {
-        Ok(self.0.status()?.servers <= 1)
+    fn standing(&self) -> Result<Standing> {
+        // The kernel hangs up a server that was superseded or declared dead. STATUS counts newer servers, too.
+        let mut polled = [PollFd::new(self.server, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let hung_up = poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().contains(PollFlags::HUP);
+        if hung_up {
+            return Ok(Standing::Over);
+        }
+        Ok(if self.server.status()?.servers <= 1 { Standing::Alone } else { Standing::Beside })
     }
 
-    fn older(&self) -> Vec<Peer> {
-        let created = self.0.created();
-        let mut peers = lasting_servers_of(created.handle);
-        peers.retain(|peer| peer.epoch < created.epoch);
-        peers
+    fn look(&self, patience: Duration) -> Sight<Older> {
+        let created = self.server.created();
+        let Sight { peers, unseen } = peers::look(created.handle, Instant::now() + patience);
+        let older = peers.into_iter().filter(|peer| peer.epoch < created.epoch);
+        let recorded = |peer: &Peer| peer.is_recorded(self.recorded);
+        Sight { peers: older.map(|peer| Older { recorded: recorded(&peer), peer }).collect(), unseen }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::cell::{Cell, RefCell};
-    use std::rc::Rc;
-    use std::sync::{Arc, Mutex};
-
-    #[derive(Clone)]
-    struct Old {
-        process: Process,
-        ended: Rc<Cell<bool>>,
-        /// Whether a kill ends it; `None`: it may not be killed.
-        mortal: Option<bool>,
-        own: bool,
-    }
-
-    impl Peering for Old {
-        fn process(&self) -> &Process {
-            &self.process
-        }
-
-        fn has_ended(&self) -> bool {
-            self.ended.get()
-        }
-
-        fn is_own(&self) -> bool {
-            self.own
-        }
-
-        fn kill(&self) -> Result<(), Errno> {
-            let mortal = self.mortal.ok_or(Errno::PERM)?;
-            self.ended.set(mortal);
-            Ok(())
-        }
-    }
-
-    /// A device whose older server closes its descriptor after some looks, or when it ends.
-    struct Fake {
-        looks: RefCell<u32>,
-        old: Old,
-        visible: bool,
-    }
-
-    impl Others for Fake {
-        type Peer = Old;
-
-        fn name(&self) -> String {
-            "fake".to_owned()
-        }
-
-        fn alone(&self) -> Result<bool> {
-            let left = self.looks.borrow().saturating_sub(1);
-            *self.looks.borrow_mut() = left;
-            Ok(left == 0 || self.old.ended.get())
-        }
-
-        fn older(&self) -> Vec<Old> {
-            if self.visible { vec![self.old.clone()] } else { Vec::new() }
-        }
-    }
-
-    fn fake(looks: u32, mortal: Option<bool>) -> Fake {
-        let process = Process { pid: 7, program: "old".to_owned() };
-        let old = Old { process, ended: Rc::new(Cell::new(false)), mortal, own: false };
-        Fake { looks: RefCell::new(looks), old, visible: true }
-    }
-
-    fn wait(fake: &Fake, fence: bool) -> (Result<()>, Vec<String>) {
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let list = Arc::clone(&told);
-        let hand_over = HandOver::new()
-            .patience(Duration::from_millis(100))
-            .fence(fence)
-            .on_event(move |event| list.lock().expect("list").push(event.to_string()));
-        let result = hand_over.wait(fake);
-        let told = told.lock().expect("list").clone();
-        (result, told)
-    }
-
-    #[test]
-    fn a_server_that_is_alone_waits_for_nobody() {
-        let (result, told) = wait(&fake(1, None), true);
-        result.expect("alone");
-        assert!(told.is_empty(), "{told:?}");
-    }
-
-    #[test]
-    fn an_older_server_that_lets_go_is_not_killed() {
-        let old = fake(3, None);
-        let (result, told) = wait(&old, true);
-        result.expect("it let go");
-        assert_eq!(told, ["waiting up to 100ms for the older server of device fake: process 7 (old)"]);
-    }
-
-    #[test]
-    fn an_older_server_that_stays_is_killed_if_that_is_wanted() {
-        let (result, told) = wait(&fake(u32::MAX, Some(true)), true);
-        result.expect("killed");
-        assert!(told[1].starts_with("killed process 7 (old), an older server of device fake"), "{told:?}");
-        let (result, told) = wait(&fake(u32::MAX, Some(true)), false);
-        let said = result.expect_err("not to be killed").to_string();
-        let wanted =
-            "take over device fake: its older server, process 7 (old), still has it: it did not end in time";
-        assert_eq!((said.as_str(), told.len()), (wanted, 1));
-    }
-
-    #[test]
-    fn an_older_server_that_cannot_be_killed_is_named() {
-        let (result, _) = wait(&fake(u32::MAX, None), true);
-        let said = result.expect_err("not permitted").to_string();
-        assert!(said.contains("process 7 (old)") && said.contains("may not kill it"), "{said}");
-        let mut own = fake(u32::MAX, Some(true));
-        own.old.own = true;
-        let said = wait(&own, true).0.expect_err("itself").to_string();
-        assert!(said.contains("this process itself"), "{said}");
-        let hidden = Fake { visible: false, ..fake(u32::MAX, Some(true)) };
-        let said = wait(&hidden, true).0.expect_err("not visible").to_string();
-        assert!(said.contains("may not see it"), "{said}");
-    }
-}
+mod tests;

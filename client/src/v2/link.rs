@@ -5,16 +5,22 @@
 //! [`OWN`], and the lane gives them with its next call. All other answers go through the [`Outbox`]: the first
 //! completer gives them to the kernel, on its own thread. Buffers come back to the lane's pool either way.
 //!
+//! If the kernel takes no answers for good, the link is broken: the answers that could not be given are lost, and their requests
+//! stay with this server until it ends. So the lane ends with the error, and the session leaves the device
+//! ([`Deserted`]), which also ends the lane's sleep.
+//!
 //! A link is closed when its lane ends. Answers are then dropped, and the link keeps neither the channel nor the server's
 //! descriptor, however long requests live.
 
 use super::outbox::{Outbox, Pushed};
 use super::serve::calls::Calls;
 use super::serve::notes::Notes;
+use super::serve::place::Deserted;
 use super::{Answers, Batch, Buffer, Channel, Fetched, ServerId};
 use crate::sys::enter::Collected;
-use crate::{Errno, StopToken};
+use crate::{Errno, Error, StopToken};
 use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use zosbd2_abi::v2;
@@ -129,8 +135,12 @@ pub(super) struct LaneLink<C> {
     id: ServerId,
     stop: StopToken,
     notes: Arc<Notes>,
+    deserted: Deserted,
     /// `None` after the lane's end.
     channel: Mutex<Option<C>>,
+    /// Why answers could not be given, until the lane takes it.
+    broken: Mutex<Option<Error>>,
+    is_broken: AtomicBool,
     outbox: Outbox<Answer>,
     /// Memory of the one who delivers.
     kit: Mutex<Kit>,
@@ -148,13 +158,22 @@ struct Kit {
 
 impl<C: Channel + Clone + 'static> LaneLink<C> {
     /// A link for a queue of this depth.
-    pub(super) fn new(channel: &C, stop: &StopToken, notes: &Arc<Notes>, depth: usize) -> Arc<Self> {
+    pub(super) fn new(
+        channel: &C,
+        stop: &StopToken,
+        notes: &Arc<Notes>,
+        deserted: &Deserted,
+        depth: usize,
+    ) -> Arc<Self> {
         let kit = Kit { taken: Vec::with_capacity(depth), answers: Answers::with_capacity(depth) };
         Arc::new(Self {
             id: channel.id(),
             stop: stop.clone(),
             notes: notes.clone(),
+            deserted: deserted.clone(),
             channel: Mutex::new(Some(channel.clone())),
+            broken: Mutex::new(None),
+            is_broken: AtomicBool::new(false),
             outbox: Outbox::with_capacity(depth),
             kit: Mutex::new(kit),
             returned: Mutex::new(Vec::with_capacity(depth)),
@@ -188,8 +207,39 @@ impl<C: Channel + Clone + 'static> LaneLink<C> {
         lock(&self.channel).take();
     }
 
+    /// Fails with the error that broke the link.
+    #[inline]
+    pub(super) fn check(&self) -> Result<(), Error> {
+        if self.is_broken.load(Ordering::Acquire) { Err(self.error()) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn error(&self) -> Error {
+        let lost = || Error::Fetch { device: self.notes.device(), source: Errno::IO };
+        lock(&self.broken).take().unwrap_or_else(lost)
+    }
+
+    /// Ends the link because of this error, and sees to it that the lane ends with the error.
+    #[cold]
+    fn break_with(&self, error: Error) {
+        lock(&self.broken).get_or_insert(error);
+        self.is_broken.store(true, Ordering::Release);
+        // Ends the lane's wait for answers.
+        drop(self.outbox.close());
+        self.deserted.set(&self.stop);
+    }
+
     /// Gives everything in the outbox to the kernel.
     fn deliver_all(&self) {
+        // A panic of the channel would leave the outbox without anybody who delivers.
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.give_all())) {
+            let operation = "delivery of answers";
+            self.break_with(Error::BackendPanicked { device: self.notes.device(), operation, range: None });
+            resume_unwind(payload);
+        }
+    }
+
+    fn give_all(&self) {
         let mut kit = lock(&self.kit);
         let Kit { taken, answers } = &mut *kit;
         let channel = lock(&self.channel).clone();
@@ -203,8 +253,7 @@ impl<C: Channel + Clone + 'static> LaneLink<C> {
                 }
                 let mut calls = Calls::new(channel, &self.stop, &self.notes);
                 if let Err(error) = calls.give_all(&mut batch) {
-                    // The requests go to the next server when this one ends.
-                    self.notes.note(error);
+                    self.break_with(error);
                 }
             }
             lock(&self.returned).extend(taken.drain(..).filter_map(|answer| answer.buffer));

@@ -7,6 +7,7 @@
 //!
 //! The root of the crate exports all of it, too.
 
+mod abandoned;
 mod async_backend;
 mod backend;
 mod builder;

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `options` | how a device is served |
 //! | `session` | threads, their start, and the watch over them |
+//! | `place` | the places of lanes, and the news that a session cannot go on |
 //! | `course` | what the watch decides: a pure state machine |
 //! | `blocking` | the lane of a [`Backend`]: answers a batch of requests and fetches the next one in one call |
 //! | `memory` | the buffers of that lane |
@@ -13,7 +14,9 @@
 //! | `asynchronous` | the lane of an [`AsyncBackend`]: a future |
 //! | `slots`, `ready` | the futures of that lane, and its sleep |
 //! | `executor` | that lane in a task of an executor |
+//! | `aside` | the blocking steps of that task |
 //! | `exchange` | what all lanes with owned requests do |
+//! | `offering` | the buffers that an exchange offers for the data of writes |
 //! | `limits` | checks requests |
 //! | `start` | serving with owned requests, as functions of `Builder` and `Server` |
 //! | `calls` | repeats interrupted calls, and gives refused answers again |
@@ -22,6 +25,8 @@
 //! The calling thread waits; the serving threads have all ended when it returns. On a stop request the device
 //! is destroyed while the threads still serve, so that the kernel can write out dirty data.
 
+#[cfg(feature = "tokio")]
+mod aside;
 mod asynchronous;
 mod blocking;
 pub(super) mod calls;
@@ -32,9 +37,11 @@ pub(super) mod executor;
 mod limits;
 mod memory;
 pub(super) mod notes;
+mod offering;
 mod options;
 mod owned;
 mod pace;
+pub(super) mod place;
 pub(super) mod ready;
 mod session;
 mod slots;
@@ -50,6 +57,7 @@ use super::tell::Event;
 use super::{AsyncBackend, Backend, Capabilities, Channel, Handler, Status, ThreadModel};
 use crate::serving::warn_of_limits;
 use crate::{Error, Result, StopToken};
+pub(super) use options::through_layers;
 pub use options::{MemoryLock, ServeOptions};
 pub use ready::Readiness;
 use std::pin::pin;
@@ -57,11 +65,18 @@ use std::task::{Context, Waker};
 use zosbd2_abi::v2;
 
 /// Why serving ended.
+///
+/// In no case is a flush the last call of the backend. What a backend keeps in a cache of its own after its last flush, it
+/// writes out itself when serving has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// The device is gone.
+    /// The device was destroyed: on a stop request, or by another process. Unless that was by force, nobody used the device,
+    /// and the kernel had written out its dirty pages before. A file system sends a flush when it is unmounted; the kernel
+    /// sends none when it destroys the device.
     Gone,
-    /// Another server has taken over.
+    /// Another server has taken over. This server has answered all requests that it held, and the other one gets the
+    /// flushes that follow. It claims that the cache [survived](Capabilities::cache_survives), or flushes fail for what this
+    /// server answered and no flush covered.
     TakenOver,
 }
 
@@ -81,7 +96,8 @@ where
 {
     let capabilities = backend.capabilities();
     check(channel.status(), &capabilities, options)?;
-    check_flush(channel.status(), &capabilities, || backend.flush())?;
+    let status = channel.status();
+    check_flush(&status.name, status.create_flags, &capabilities, || is_default(|| backend.flush()))?;
     let session = Session::new(channel, stop, options.listener());
     session::run(&session, &Blocking::new(&session, backend, options), options, start, destroy)
 }
@@ -130,9 +146,13 @@ where
 fn check_async<B: AsyncBackend + ?Sized>(status: &Status, backend: &B, options: &ServeOptions) -> Result<()> {
     let capabilities = Capabilities { threads: ThreadModel::Any, ..backend.capabilities() };
     check(status, &capabilities, options)?;
+    check_flush(&status.name, status.create_flags, &capabilities, || flush_is_default(backend))
+}
+
+/// Whether the flush of an asynchronous backend is the default one.
+pub(super) fn flush_is_default<B: AsyncBackend + ?Sized>(backend: &B) -> bool {
     // One poll tells: the default flush is ready at once.
-    let flush = || pin!(backend.flush()).poll(&mut Context::from_waker(Waker::noop()));
-    check_flush(status, &capabilities, flush)
+    is_default(|| pin!(backend.flush()).poll(&mut Context::from_waker(Waker::noop())))
 }
 
 /// Checks options and backend against the device, and prepares the process.
@@ -154,16 +174,20 @@ pub(super) const NO_FLUSHES: &str = "is not possible with a backend that has one
 const NO_CALLS: &str = "means that the kernel sends no flushes, but the backend has a flush of its own: \
                         declare `volatile_cache`, or `write_through` if no flush is needed";
 
-/// Checks that a backend with a flush of its own gets flushes, or has said that it needs none. Calls `flush`, which makes
-/// data durable that an earlier server has written, at worst.
-fn check_flush<T>(status: &Status, capabilities: &Capabilities, flush: impl FnOnce() -> T) -> Result<()> {
-    if status.create_flags & v2::CREATE_VOLATILE_CACHE != 0 || capabilities.write_through || is_default(flush)
-    {
+/// Checks that a backend with a flush of its own gets flushes, or has said that it needs none. `is_default` calls `flush`,
+/// which makes data durable that an earlier server has written, at worst.
+pub(super) fn check_flush(
+    name: &str,
+    create_flags: u32,
+    capabilities: &Capabilities,
+    is_default: impl FnOnce() -> bool,
+) -> Result<()> {
+    if create_flags & v2::CREATE_VOLATILE_CACHE != 0 || capabilities.write_through || is_default() {
         return Ok(());
     }
     Err(Error::Option {
         operation: "serve",
-        name: status.name.clone(),
+        name: name.to_owned(),
         option: "volatile cache",
         value: "no".to_owned(),
         problem: NO_CALLS.to_owned(),

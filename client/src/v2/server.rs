@@ -9,14 +9,14 @@
 use super::channel::Keeper;
 use super::control::failed;
 use super::report::node_path;
-use super::serve::serve_with;
+use super::serve::{serve_with, through_layers};
 use super::tell::{Event, Listener};
 use super::{
     Answers, Backend, Batch, Channel, Control, End, Entered, Fetch, Latency, Outstanding, ServeOptions,
-    ServerId, Settings, State, Stats, Status, Users, Which, inspect,
+    ServerId, Settings, State, Stats, Status, Users, Which, inspect, peers,
 };
 use crate::sys::enter::ServerFd;
-use crate::sys::fork::{ForkGuard, Place};
+use crate::sys::fork::{ForkGuard, OwnFd, Place};
 use crate::sys::ioctl2;
 use crate::{Errno, Error, Result, StopToken};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -38,6 +38,10 @@ pub struct Server {
 impl Server {
     /// Takes a descriptor that came from another process, and checks that it is a server descriptor.
     pub fn from_fd(fd: OwnedFd) -> Result<Self> {
+        Self::from_own(fd.into())
+    }
+
+    pub(super) fn from_own(fd: OwnFd) -> Result<Self> {
         let mut raw = v2::Status::default();
         match ioctl2::status(fd.as_fd(), &mut raw) {
             Ok(()) if raw.version >= 2 => {
@@ -215,10 +219,9 @@ impl Server {
     ) -> Result<End> {
         let serving = Serving::new(self, options);
         let (start, destroy) = (|| serving.begin(ready), |force| serving.destroy(force));
-        serving.end(match options.layers().around(self, stop) {
-            None => serve_with(self, backend, options, stop, start, destroy),
-            Some(channel) => serve_with(&channel, backend, options, stop, start, destroy),
-        })
+        serving.end(through_layers!(options, stop, self, self, channel => {
+            serve_with(channel, backend, options, stop, start, destroy)
+        }))
     }
 
     /// After serving failed: destroys the device if it was never started, because nobody ever will. Errors are
@@ -235,8 +238,8 @@ impl Server {
     }
 
     /// Takes the descriptor away from children that this process forks, until the result is dropped. A child with the
-    /// descriptor would keep the device live after the death of this process, and nobody would serve it. For programs with
-    /// their own loop: [`serve`](Self::serve) does it by itself. `None`, after a log entry, if it is not possible.
+    /// descriptor would keep the device live after the death of this process, and nobody would serve it. A `Server` does it
+    /// by itself from its beginning, so this only says whether it is possible. `None`, after a log entry, if it is not possible.
     #[must_use]
     pub fn keep_from_children(&self) -> Option<ForkGuard<'_>> {
         ForkGuard::new(self.as_fd()).ok()
@@ -271,6 +274,7 @@ pub(super) struct Serving<S> {
 impl<S: Deref<Target = Server>> Serving<S> {
     pub(super) fn new(server: S, options: &ServeOptions) -> Self {
         let place = server.place();
+        peers::record(server.as_fd());
         Self { _place: place, server, listener: options.listener().clone(), forced: OnceLock::new() }
     }
 
@@ -360,7 +364,7 @@ impl Channel for Server {
         // says whether the cache survived.
         let flags = v2::ATTACH_TAKE_OVER;
         match ioctl2::attach(self.as_fd(), &mut v2::Attach { flags, ..v2::Attach::default() }) {
-            Ok(fd) => Ok(Some(Box::new(Server::from_fd(fd)?))),
+            Ok(fd) => Ok(Some(Box::new(Server::from_own(fd)?))),
             // Taken over, declared dead, or being destroyed: each of these sends the threads away by itself.
             Err(Errno::SHUTDOWN | Errno::NODEV) => Ok(None),
             Err(source) => Err(failed("leave device", self.name(), source)),

@@ -40,7 +40,7 @@ impl Settings {
     }
 
     /// Deadline of requests, 1 ms to one day. It counts for requests that are sent from then on: the others keep the
-    /// deadline that they have, or, if they have none, get one of 30 s.
+    /// deadline that they have, or wait without one.
     #[must_use]
     pub const fn deadline(self, deadline: Duration) -> Self {
         Self { deadline: Some(deadline), no_deadline: false, ..self }

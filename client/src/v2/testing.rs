@@ -54,6 +54,8 @@ use super::control::failed;
 use super::{Builder, Info, State, Status, TakeOver};
 use crate::{Errno, Result};
 pub use disk::{Disk, Io, Pending};
+#[cfg(feature = "tokio")]
+pub(in crate::v2) use server::Sleep;
 pub use server::{Server, Serving};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use zosbd2_abi::v2;

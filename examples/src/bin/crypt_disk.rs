@@ -93,7 +93,8 @@ fn main() -> Result<()> {
     // Started again with another key, the program must not go on with a disk in use.
     let mut identity = format!("{} {}", disk.fingerprint(), path.display()).into_bytes();
     identity.truncate(256);
-    Ok(Builder::new("crypt").identity(&identity).on_event(|event| eprintln!("{event}")).serve(&disk)?)
+    Builder::new("crypt").identity(&identity).on_event(|event| eprintln!("{event}")).serve(&disk)?;
+    Ok(())
 }
 
 #[cfg(test)]

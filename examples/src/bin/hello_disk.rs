@@ -40,5 +40,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let file = File::options().read(true).write(true).create(true).truncate(false).open("hello.img")?;
     file.set_len(64 << 20)?; // a hole, or what is there
     let inode = file.metadata()?.ino().to_le_bytes(); // another hello.img is another disk
-    Ok(Builder::new("hello").identity(&inode).on_event(|event| eprintln!("{event}")).serve(&Image(file))?)
+    Builder::new("hello").identity(&inode).on_event(|event| eprintln!("{event}")).serve(&Image(file))?;
+    Ok(())
 }

@@ -5,8 +5,9 @@
 //!
 //! The file is pinned by its `ETag`, or else by its time of change: if it changes, reads of what is not cached fail.
 
-use anyhow::{Context as _, Result, bail, ensure};
-use std::collections::HashMap;
+use anyhow::{Context as _, Result, ensure};
+use lru::LruCache;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use ureq::http::{Response, StatusCode};
 use zosbd2::{AsyncBackend, Builder, Capabilities, Errno};
 
 /// Bytes that are fetched and cached together; also the longest request.
-const BLOCK: u32 = 256 << 10;
+const BLOCK: u64 = 256 << 10;
 const TRIES: u32 = 4;
 /// Requests to the server at a time: a blocking client needs a thread for each.
 const CONNECTIONS: usize = 16;
@@ -39,7 +40,6 @@ impl Remote {
         let agent: Agent = config.timeout_global(Some(Duration::from_secs(10))).build().into();
         let head = agent.head(url).call()?;
         ensure!(head.status() == StatusCode::OK, "status {}", head.status());
-        ensure!(header(&head, "accept-ranges").is_none_or(|unit| unit == "bytes"), "no ranges");
         let length = header(&head, "content-length").context("no length")?.parse()?;
         ensure!(length >= 512, "{length} bytes are less than a sector");
         // A weak ETag stays the same for other bytes.
@@ -53,79 +53,48 @@ impl Remote {
     }
 
     fn fetch(&self, offset: u64) -> Result<Vec<u8>> {
-        let mut result = self.try_fetch(offset);
-        for attempt in 1..TRIES {
-            if result.is_err() {
-                std::thread::sleep(Duration::from_millis(50 << attempt));
-                result = self.try_fetch(offset);
-            }
-        }
-        result.with_context(|| format!("the bytes from {offset} on of {}", self.url))
+        let retry = |attempt: u32| {
+            std::thread::sleep(Duration::from_millis(50 << attempt));
+            self.try_fetch(offset)
+        };
+        (1..TRIES)
+            .fold(self.try_fetch(offset), |result, attempt| result.or_else(|_| retry(attempt)))
+            .with_context(|| format!("the bytes from {offset} on of {}", self.url))
     }
 
     fn try_fetch(&self, offset: u64) -> Result<Vec<u8>> {
-        let end = self.length.min(offset + u64::from(BLOCK));
+        let end = self.length.min(offset + BLOCK);
         let get = self.agent.get(&self.url).header("range", format!("bytes={offset}-{}", end - 1));
         // If the file is another version, the server answers with all of it, and status 200.
         let mut answer = get.header("if-range", &self.version.1).call()?;
-        match answer.status() {
-            StatusCode::PARTIAL_CONTENT => {}
-            StatusCode::OK => bail!("the file has changed, or the server has no ranges"),
-            status => bail!("status {status}"),
-        }
+        let status = answer.status();
+        ensure!(status != StatusCode::OK, "the file has changed, or the server has no ranges");
+        ensure!(status == StatusCode::PARTIAL_CONTENT, "status {status}");
         ensure!(header(&answer, self.version.0) == Some(&self.version.1), "the file has changed");
         let range = format!("bytes {offset}-{}/{}", end - 1, self.length);
         ensure!(header(&answer, "content-range") == Some(&range), "the server answered with another range");
-        let data = answer.body_mut().with_config().limit(u64::from(BLOCK) + 1).read_to_vec()?;
+        let data = answer.body_mut().with_config().limit(BLOCK + 1).read_to_vec()?;
         ensure!(data.len() as u64 == end - offset, "{} bytes instead of {range}", data.len());
         Ok(data)
     }
 }
 
-/// Empty until it is fetched.
-type Block = Arc<OnceCell<Vec<u8>>>;
-
-#[derive(Default)]
-struct Cache {
-    /// Each block, and the time of its last use.
-    blocks: HashMap<u64, (Block, u64)>,
-    /// Counts uses.
-    time: u64,
-}
-
-impl Cache {
-    fn block(&mut self, number: u64, most: usize) -> Block {
-        if self.blocks.len() >= most && !self.blocks.contains_key(&number) {
-            let oldest = self.blocks.iter().min_by_key(|(_, (_, used))| *used).map(|(number, _)| *number);
-            oldest.and_then(|oldest| self.blocks.remove(&oldest));
-        }
-        self.time += 1;
-        let entry = self.blocks.entry(number).or_default();
-        entry.1 = self.time;
-        entry.0.clone()
-    }
-}
-
 struct HttpDisk {
     remote: Arc<Remote>,
-    cache: Mutex<Cache>,
-    most_blocks: usize,
+    /// A block is empty until it is fetched. All readers of a block wait for one fetch.
+    cache: Mutex<LruCache<u64, Arc<OnceCell<Vec<u8>>>>>,
     failing: AtomicBool,
 }
 
 impl HttpDisk {
-    fn new(remote: Remote, most_blocks: usize) -> Self {
-        Self {
-            remote: Arc::new(remote),
-            cache: Mutex::default(),
-            most_blocks,
-            failing: AtomicBool::new(false),
-        }
+    fn new(remote: Remote, blocks: NonZeroUsize) -> Self {
+        let cache = Mutex::new(LruCache::new(blocks));
+        Self { remote: Arc::new(remote), cache, failing: AtomicBool::new(false) }
     }
 
     async fn fetch(&self, number: u64) -> Result<Vec<u8>, Errno> {
         let remote = self.remote.clone();
-        let fetching = tokio::task::spawn_blocking(move || remote.fetch(number * u64::from(BLOCK)));
+        let fetching = tokio::task::spawn_blocking(move || remote.fetch(number * BLOCK));
         let result = fetching.await.map_err(|_| Errno::IO)?;
         // The library's event has only the errno. The first failure says why, until a fetch succeeds.
         let failed_before = self.failing.swap(result.is_err(), Ordering::Relaxed);
@@ -149,11 +118,9 @@ impl AsyncBackend for HttpDisk {
 
     async fn read(&self, mut offset: u64, mut buffer: &mut [u8]) -> Result<(), Errno> {
         while !buffer.is_empty() {
-            let number = offset / u64::from(BLOCK);
-            let block = self.cache.lock().map_err(|_| Errno::IO)?.block(number, self.most_blocks);
-            // All readers of a block wait for one fetch.
-            let data = block.get_or_try_init(|| self.fetch(number)).await?;
-            let data = &data[usize::try_from(offset % u64::from(BLOCK)).map_err(|_| Errno::IO)?..];
+            let (number, start) = (offset / BLOCK, (offset % BLOCK) as usize);
+            let block = self.cache.lock().map_err(|_| Errno::IO)?.get_or_insert(number, Arc::default).clone();
+            let data = &block.get_or_try_init(|| self.fetch(number)).await?[start..];
             let (part, rest) = buffer.split_at_mut(data.len().min(buffer.len()));
             part.copy_from_slice(&data[..part.len()]);
             offset += part.len() as u64;
@@ -168,24 +135,20 @@ impl AsyncBackend for HttpDisk {
 }
 
 fn main() -> Result<()> {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    let (url, cache_mib) = match &words[..] {
-        [url] => (url, 64),
-        [url, mib] => (url, mib.parse::<usize>()?.max(1)),
-        _ => bail!("usage: http_disk URL [CACHE_MIB]"),
-    };
-    let remote = Remote::open(url).with_context(|| format!("{url} cannot be a disk"))?;
+    let mut words = std::env::args().skip(1);
+    let url = words.next().context("usage: http_disk URL [CACHE_MIB]")?;
+    let mib: u64 = words.next().as_deref().unwrap_or("64").parse().context("CACHE_MIB")?;
+    let blocks = usize::try_from(mib.saturating_mul((1 << 20) / BLOCK))?;
+    let remote = Remote::open(&url).with_context(|| format!("{url} cannot be a disk"))?;
     // A program that is started again must not go on with another version, which would mix with what the system has cached.
     let mut identity = format!("{} {url}", remote.version.1).into_bytes();
     identity.truncate(256);
-    let disk = HttpDisk::new(remote, cache_mib * ((1 << 20) / BLOCK as usize));
-    let builder = Builder::new("http").max_io_bytes(BLOCK).identity(&identity);
-    let serving = builder.on_event(|event| eprintln!("{event}")).serve_tokio(Arc::new(disk));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(CONNECTIONS)
-        .build()?;
-    Ok(runtime.block_on(serving)?)
+    let disk = HttpDisk::new(remote, NonZeroUsize::new(blocks).context("CACHE_MIB is 0")?);
+    let builder = Builder::new("http").max_io_bytes(u32::try_from(BLOCK)?).identity(&identity);
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(CONNECTIONS).build()?;
+    runtime.block_on(builder.on_event(|event| eprintln!("{event}")).serve_tokio(Arc::new(disk)))?;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -47,5 +47,6 @@ async fn main() -> zosbd2::Result<()> {
     }
     let slow = Arc::new(Slow(RwLock::new(vec![0; SIZE])));
     let builder = Builder::new("slow").auto_destroy(true).grace(Duration::ZERO);
-    builder.on_event(|event| eprintln!("{event}")).serve_tokio(slow).await
+    builder.on_event(|event| eprintln!("{event}")).serve_tokio(slow).await?;
+    Ok(())
 }

@@ -118,7 +118,7 @@ impl Server {
     }
 
     fn disk(&self, blocks: usize) -> HttpDisk {
-        HttpDisk::new(Remote::open(&self.url).unwrap(), blocks)
+        HttpDisk::new(Remote::open(&self.url).unwrap(), NonZeroUsize::new(blocks).unwrap())
     }
 }
 
@@ -140,7 +140,7 @@ fn reads_what_the_url_has() {
     assert_eq!(disk.size(), 3 * MIB as u64 + 512);
     let data = server.state().data.clone();
     for (offset, length) in
-        [(0, 512), (512, 4096), (BLOCK as usize - 512, 1024), (0, 3 * MIB), (3 * MIB, 512)]
+        [(0, 512), (512, 4096), (usize::try_from(BLOCK).unwrap() - 512, 1024), (0, 3 * MIB), (3 * MIB, 512)]
     {
         assert!(
             read(&disk, offset as u64, length).unwrap() == data[offset..offset + length],
@@ -155,11 +155,11 @@ fn cache_is_bounded_and_keeps_what_was_used_last() {
     let server = Server::new(3 * MIB);
     let disk = server.disk(2);
     server.faults(&[]);
-    let block = u64::from(BLOCK);
+    let block = BLOCK;
     for (number, gets) in [(0, 1), (1, 2), (0, 2), (2, 3), (0, 3), (1, 4)] {
         read(&disk, number * block, 512).unwrap();
         assert_eq!(server.state().gets, gets, "block {number}");
-        assert!(disk.cache.lock().unwrap().blocks.len() <= 2);
+        assert!(disk.cache.lock().unwrap().len() <= 2);
     }
 }
 
@@ -225,10 +225,10 @@ fn a_changed_file_is_an_error() {
             if ignores_if_range {
                 server.faults(&[Fault::OtherVersion; 2 * TRIES as usize]);
             }
-            assert_eq!(read(&disk, u64::from(BLOCK), 512), Err(Errno::IO), "{versions:?}");
+            assert_eq!(read(&disk, BLOCK, 512), Err(Errno::IO), "{versions:?}");
             // What is in the cache is of the version that the disk has.
             assert!(read(&disk, 0, 512).unwrap() == before);
-            assert!(read(&disk, u64::from(BLOCK) - 512, 1024).is_err(), "old and new data were mixed");
+            assert!(read(&disk, BLOCK - 512, 1024).is_err(), "old and new data were mixed");
         }
     }
 }

@@ -20,14 +20,17 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use zosbd2_abi::v2 as abi;
 use zosbd2_engine::Errno;
 use zosbd2_engine::cache::Cache;
+use zosbd2_engine::deadline::is_late;
 use zosbd2_engine::device::{Change, Life, Phase, Terms};
-use zosbd2_engine::event::{Board, Event, Kind, News, Next, Seen, WATCH_MS, Watch};
+use zosbd2_engine::event::{Board, Event, Kind, News, Next};
 use zosbd2_engine::latency::{Histograms, Latencies};
 use zosbd2_engine::queue::{Deadline, End, Moment, Queue, QueueState, Surroundings, Wake};
 use zosbd2_engine::request::{Handle, Slot, State};
 use zosbd2_engine::v2::{deadline_policy, tag_bits};
+use zosbd2_engine::watch::{CacheWatch, QueueWatch, Seen, WATCH_MS};
 
 use crate::list::List;
+use crate::survey::{self, Survey};
 use crate::{shim, trace};
 
 /// Data that is written often, on cache lines of its own. Neighbours that everybody reads stay in all caches.
@@ -71,7 +74,7 @@ pub struct Device {
 #[derive(Debug)]
 struct Voice {
     board: Board,
-    watch: Watch,
+    cache_watch: CacheWatch,
     /// Requests that the newest dead server held.
     held: u32,
 }
@@ -99,6 +102,7 @@ pub struct QueueBlock {
     busy: Apart<AtomicU32>,
     state: UnsafeCell<QueueState>,
     latencies: UnsafeCell<Latencies>,
+    watch: UnsafeCell<QueueWatch>,
 }
 
 const _: () = assert!(size_of::<Device>() % align_of::<*mut QueueBlock>() == 0);
@@ -140,7 +144,7 @@ impl Device {
             caller: Apart(AtomicU32::new(0)),
             cache: (params.flags & abi::CREATE_VOLATILE_CACHE != 0).then(Cache::new),
             life: Apart(UnsafeCell::new(Life::new(terms))),
-            voice: UnsafeCell::new(Voice { board: Board::new(), watch: Watch::new(), held: 0 }),
+            voice: UnsafeCell::new(Voice { board: Board::new(), cache_watch: CacheWatch::new(), held: 0 }),
             blob: UnsafeCell::new(Blob { length: 0, bytes: [0; abi::BLOB_BYTES] }),
         };
         // SAFETY: the caller's promise; the header is at the start of the block.
@@ -175,6 +179,7 @@ impl Device {
             busy: Apart(AtomicU32::new(0)),
             state: UnsafeCell::new(QueueState::default()),
             latencies: UnsafeCell::new(Latencies::new()),
+            watch: UnsafeCell::new(QueueWatch::new()),
         };
         // SAFETY: the caller's promise.
         unsafe { block.write(header) };
@@ -228,10 +233,11 @@ impl Device {
         self.tag_bits
     }
 
-    /// Deadline of `ms` and its policy; without effect on devices without a deadline.
+    /// The deadline that a request has passed whose timeout of `ms` is over, and its policy; `None` if the request has no
+    /// deadline.
     #[must_use]
     pub fn deadline(&self, ms: u32) -> Option<Deadline> {
-        if self.deadline_ms.load(Ordering::Relaxed) == 0 {
+        if !is_late(self.deadline_ms.load(Ordering::Relaxed), ms) {
             return None;
         }
         Some(Deadline { policy: deadline_policy(self.policy()).unwrap_or_default(), ns: deadline_ns(ms) })
@@ -340,16 +346,18 @@ impl Device {
         // So is this one, unless several processes serve.
         let process = shim::process();
         if self.caller.0.load(Ordering::Relaxed) != process && self.present.load(Ordering::Relaxed) == epoch {
-            self.note_process(process);
+            self.note_process(process, epoch);
         }
     }
 
-    /// Records that the calling process, of this number, serves the device.
+    /// Records that the calling process, of this number, serves the device as the server of `epoch`. Without effect on
+    /// STATUS and events if a newer server has attached meanwhile.
     #[cold]
-    pub fn note_process(&self, process: u32) {
+    pub fn note_process(&self, process: u32, epoch: u32) {
+        // Only saves calls: the next call of another process records that one.
         self.caller.0.store(process, Ordering::Relaxed);
         // SAFETY: the device lives as long as its block.
-        unsafe { shim::zosbd2_device_note_process(self.shim) };
+        unsafe { shim::zosbd2_device_note_process(self.shim, epoch) };
     }
 
     /// The process that serves the device, or that did so last.
@@ -361,22 +369,11 @@ impl Device {
         process
     }
 
-    /// What the queues look like. The lock of no queue is held.
+    /// Whether the process that serves the device, or that did so last, has a living thread.
     #[must_use]
-    pub fn seen(&self) -> Seen {
-        self.queues().fold(Seen::default(), |seen, block| {
-            let mut locked = block.lock();
-            let queue = locked.queue();
-            let counters = queue.counters();
-            let fetched = counters.fetched.iter().fold(0_u64, |sum, count| sum.wrapping_add(*count));
-            let calls = fetched.wrapping_add(counters.sleeps).wrapping_add(queue.answers());
-            Seen {
-                queued: seen.queued.saturating_add(queue.queued()),
-                waiting: seen.waiting.saturating_add(queue.waiting()),
-                calls: seen.calls.wrapping_add(calls),
-                lost_flushes: seen.lost_flushes.wrapping_add(counters.lost_flushes),
-            }
-        })
+    pub fn process_lives(&self) -> bool {
+        // SAFETY: the device lives as long as its block.
+        unsafe { shim::zosbd2_device_process_lives(self.shim) }
     }
 
     /// Whether the server of `epoch` has fetched before, so that [`LockedDevice::first_fetch`] need not be called.
@@ -542,8 +539,8 @@ impl LockedDevice<'_> {
             Kind::Recovered => (self.device.progress().1, life.orphaned_for_ms(now_ms)),
             Kind::Failed => (0, life.grace_ms().into()),
             Kind::Unserved => {
-                let seen = self.device.seen();
-                (seen.queued, self.voice().watch.unserved_ms(now_ms, &seen))
+                let survey = Survey::of(self.device, now_ms);
+                (survey.unserved, survey.unserved_ms)
             }
             // SAFETY: the device's lock is held, and the teardown, which deletes the disk, takes it first.
             Kind::Destroyed => (unsafe { shim::zosbd2_device_opens(self.device.shim) }, 0),
@@ -575,23 +572,16 @@ impl LockedDevice<'_> {
             return 0;
         }
         let device = self.device;
-        let busy = device.has_cache() || device.queues().any(QueueBlock::seems_busy);
-        let seen = if busy { device.seen() } else { Seen::default() };
+        let (unserved, lost_flushes) = survey::look(device, now_ms, life.serving());
+        let mut news = if unserved { News::NONE.with(Kind::Unserved) } else { News::NONE };
         let served = life.serving() && device.served.load(Ordering::Relaxed) >= life.epoch();
-        let news = self.voice().watch.look(now_ms, &seen, life.serving(), served, device.lost());
+        if self.voice().cache_watch.look(lost_flushes, served, device.lost()) {
+            news = news.with(Kind::CacheLost);
+        }
         if news != News::NONE {
             self.note_news(news);
         }
         WATCH_MS
-    }
-
-    /// For how long requests have waited while no thread was in ENTER, in milliseconds.
-    pub fn unserved_ms(&mut self, seen: &Seen) -> u32 {
-        if !self.life().serving() {
-            return 0;
-        }
-        let ms = self.voice().watch.unserved_ms(shim::now_ms(), seen);
-        u32::try_from(ms).unwrap_or(u32::MAX)
     }
 
     /// How often the node is open; 0 once the device is being destroyed.
@@ -755,17 +745,7 @@ impl QueueBlock {
     /// Whether a living thread waits for requests or holds one.
     fn is_attended(&self) -> bool {
         let mut locked = self.lock();
-        if locked.queue().waiting() > 0 {
-            return true;
-        }
-        let mut from = 0;
-        while let Some(request) = locked.queue().outstanding_from(from) {
-            if request.state != State::Queued && shim::thread_lives(request.thread) {
-                return true;
-            }
-            from = request.tag.wrapping_add(1);
-        }
-        false
+        locked.queue().waiting() > 0 || locked.has_living_holder()
     }
 
     /// Whether requests seem to be queued. A hint: the lock is not held.
@@ -999,6 +979,41 @@ impl Locked<'_> {
         // SAFETY: the lock is held, and `&mut self` makes this the only reference under it.
         let latencies = unsafe { &*self.block.latencies.get() };
         latencies.histograms()
+    }
+
+    /// The watch of the queue.
+    pub fn watch(&mut self) -> &mut QueueWatch {
+        // SAFETY: the lock is held, and `&mut self` makes this the only reference under it.
+        unsafe { &mut *self.block.watch.get() }
+    }
+
+    /// The queue at this moment, for its watch. `process_lives`: the process that called ENTER last lives.
+    pub fn seen(&mut self, process_lives: bool) -> Seen {
+        let queue = self.queue();
+        let counters = queue.counters();
+        let fetched = counters.fetched.iter().fold(0_u64, |sum, count| sum.wrapping_add(*count));
+        let seen = Seen {
+            queued: queue.queued(),
+            held: queue.held(),
+            holder_lives: true,
+            waiting: queue.waiting(),
+            calls: fetched.wrapping_add(counters.sleeps).wrapping_add(queue.answers()),
+        };
+        // Looking for the threads takes long, and is rarely needed.
+        let doubtful = !process_lives && seen.held > 0 && seen.waiting == 0;
+        Seen { holder_lives: !doubtful || self.has_living_holder(), ..seen }
+    }
+
+    /// Whether a thread that fetched a request, which has not been answered, lives.
+    fn has_living_holder(&mut self) -> bool {
+        let mut from = 0;
+        while let Some(request) = self.queue().outstanding_from(from) {
+            if request.state != State::Queued && shim::thread_lives(request.thread) {
+                return true;
+            }
+            from = request.tag.wrapping_add(1);
+        }
+        false
     }
 
     /// Carries out a wake-up when the lock is dropped.

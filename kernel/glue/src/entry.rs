@@ -18,7 +18,7 @@ use zosbd2_engine::v2::report as report_of;
 use crate::block::{Device, QueueBlock};
 use crate::devices::Devices;
 use crate::registry::{LockedRegistry, Registry};
-use crate::shim::late;
+use crate::shim::{late, timer};
 use crate::{shim, show, trace, v1, v2};
 
 /// `ZOSBD2_LOOK` of `zosbd2_rs_queue_submit`, above the number of servers to wake.
@@ -333,9 +333,8 @@ pub unsafe extern "C" fn zosbd2_rs_queue_announce(engine: *mut c_void) {
     locked.wake(wake);
 }
 
-/// The deadline of `ms` milliseconds of a block request has passed. Returns whether the request has ended or
-/// is about to; otherwise its timer starts again. `late` receives the report: empty if the request had
-/// already ended, or if the device has no deadline.
+/// The timeout of `timeout_ms` of a block request has passed. Returns what becomes of its timer, a number of
+/// [`shim::timer`]. `late` receives the report: empty if the request had already ended, or has no deadline.
 ///
 /// # Safety
 ///
@@ -345,16 +344,16 @@ pub unsafe extern "C" fn zosbd2_rs_queue_announce(engine: *mut c_void) {
 pub unsafe extern "C" fn zosbd2_rs_queue_expire(
     engine: *mut c_void,
     tag: u32,
-    deadline_ms: u32,
+    timeout_ms: u32,
     late: *mut shim::Late,
-) -> bool {
+) -> u32 {
     // SAFETY: the caller's promise.
     let block = unsafe { QueueBlock::from_memory(&engine) };
     let mut report = shim::Late::default();
-    let over = expire(block, tag, deadline_ms, &mut report);
+    let timer = expire(block, tag, timeout_ms, &mut report);
     // SAFETY: the caller's promise.
     unsafe { late.write(report) };
-    over
+    timer
 }
 
 /// One queue as text, for debugfs. Process context, may sleep.
@@ -371,21 +370,21 @@ pub unsafe extern "C" fn zosbd2_rs_queue_show(engine: *mut c_void, file: *mut c_
     show::show(block, &line, what);
 }
 
-fn expire(block: &QueueBlock, tag: u32, deadline_ms: u32, report: &mut shim::Late) -> bool {
-    let Some(deadline) = block.device().deadline(deadline_ms) else { return false };
-    let Ok(tag) = u16::try_from(tag) else { return true };
+fn expire(block: &QueueBlock, tag: u32, timeout_ms: u32, report: &mut shim::Late) -> u32 {
+    let Some(deadline) = block.device().deadline(timeout_ms) else { return timer::NEVER };
+    let Ok(tag) = u16::try_from(tag) else { return timer::OVER };
     let moment = shim::now();
     let mut locked = block.lock_at(moment);
     let request = locked.queue().outstanding_from(tag).filter(|request| request.tag == tag);
     let overdue = locked.queue().expire(tag, deadline);
-    let (action, over) = match &overdue {
-        Overdue::NotHere => (late::OVER, false),
-        Overdue::Over => (late::OVER, true),
-        Overdue::End(_) => (late::FAILED, true),
-        Overdue::Doomed => (late::DOOMED, true),
-        Overdue::Requeued(_) => (late::REQUEUED, false),
-        Overdue::ServerDead(_) => (late::SERVER_DEAD, false),
-        Overdue::Waits => (late::WAITS, false),
+    let (action, timer) = match &overdue {
+        Overdue::NotHere => (late::OVER, timer::AGAIN),
+        Overdue::Over => (late::OVER, timer::OVER),
+        Overdue::End(_) => (late::FAILED, timer::OVER),
+        Overdue::Doomed => (late::DOOMED, timer::OVER),
+        Overdue::Requeued(_) => (late::REQUEUED, timer::AGAIN),
+        Overdue::ServerDead(_) => (late::SERVER_DEAD, timer::AGAIN),
+        Overdue::Waits => (late::WAITS, timer::AGAIN),
     };
     trace::timeout(block, tag.into(), action);
     let mut dead = 0;
@@ -423,7 +422,7 @@ fn expire(block: &QueueBlock, tag: u32, deadline_ms: u32, report: &mut shim::Lat
             dead,
         };
     }
-    over
+    timer
 }
 
 /// An ioctl of version 1 on the block node. Process context, may sleep.

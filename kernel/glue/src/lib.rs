@@ -29,6 +29,7 @@ pub mod reference;
 pub mod registry;
 pub mod shim;
 pub mod show;
+pub mod survey;
 pub mod trace;
 pub mod transfer;
 pub mod v1;

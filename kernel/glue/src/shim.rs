@@ -180,6 +180,16 @@ pub mod late {
     pub const WAITS: u32 = 5;
 }
 
+/// `enum zosbd2_timer`: what becomes of the timer of a request whose timeout has passed.
+pub mod timer {
+    /// It starts again.
+    pub const AGAIN: u32 = 0;
+    /// The request has ended, or is about to.
+    pub const OVER: u32 = 1;
+    /// It starts again, with the timeout of a request without a deadline.
+    pub const NEVER: u32 = 2;
+}
+
 impl Params {
     /// Name of the device, NUL padded: the disk's name without its folder.
     #[must_use]
@@ -238,8 +248,9 @@ unsafe extern "C" {
     pub(crate) fn zosbd2_device_begin_grace(device: *mut Device, ms: u32);
     pub(crate) fn zosbd2_device_set_deadline(device: *mut Device, ms: u32);
     pub(crate) fn zosbd2_device_opens(device: *mut Device) -> u32;
-    pub(crate) fn zosbd2_device_note_process(device: *mut Device);
+    pub(crate) fn zosbd2_device_note_process(device: *mut Device, epoch: u32);
     pub(crate) fn zosbd2_device_process(device: *mut Device, process: *mut Process);
+    pub(crate) fn zosbd2_device_process_lives(device: *mut Device) -> bool;
     pub(crate) fn zosbd2_device_tell(device: *mut Device);
     pub(crate) fn zosbd2_device_seal(device: *mut Device, force: bool) -> bool;
     pub(crate) fn zosbd2_device_destroy(device: *mut Device);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Numbers that the shim's header and the engine must agree on.
 
+use zosbd2_engine::deadline::NONE_MS;
 use zosbd2_engine::queue::{LOOK_MS, MOST_WAKES};
 
 /// The value of a macro in the header.
@@ -15,4 +16,5 @@ fn defined(name: &str) -> u32 {
 fn the_header_has_the_numbers_of_the_engine() {
     assert_eq!(defined("ZOSBD2_MOST_WAKES"), MOST_WAKES);
     assert_eq!(defined("ZOSBD2_LOOK_MS"), LOOK_MS);
+    assert_eq!(defined("ZOSBD2_NO_DEADLINE_MS"), NONE_MS);
 }

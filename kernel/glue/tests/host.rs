@@ -5,9 +5,13 @@
 mod shim;
 
 use shim::{
-    Ended, Module, address, call, close, ended, expire, operation, page_out, pass, poll, show, submit,
+    Ended, Module, address, become_process, call, close, end_process, ended, expire, late_call, operation,
+    page_out, pass, poll, show, submit, time_out, watch,
 };
 use zosbd2_abi::{v1, v2};
+use zosbd2_engine::deadline::NONE_MS;
+use zosbd2_engine::event::Kind;
+use zosbd2_glue::shim::timer;
 
 const MIB: u64 = 1 << 20;
 
@@ -338,6 +342,168 @@ fn a_successor_gets_what_a_dead_server_had() {
     assert_eq!(destroy(&module, "heir"), 0);
     assert_eq!(ended(0, 1), [Ended { tag: 1, error: -5, data: vec![0; 512] }]);
     close(fd);
+}
+
+#[test]
+fn a_request_keeps_the_deadline_that_it_was_sent_with() {
+    let module = Module::load(1);
+    let fd = create(&module, "timed", |_| ());
+    let set = |deadline_ms: u32| {
+        let (size, flags) = (v2::SETTINGS_BYTES, v2::SETTINGS_DEADLINE);
+        let mut asked = v2::Settings { size, flags, deadline_ms, ..v2::Settings::default() };
+        assert_eq!(call(fd, v2::IOCTL_SETTINGS, &mut asked), 0);
+    };
+    for tag in 0..2 {
+        assert_eq!(submit(0, 0, tag, (v2::OP_READ, 0), vec![0; 512]), 0);
+    }
+    assert_eq!(enter(fd, 0, &mut [], 1).1.requests.len(), 1);
+    // The block layer stores a timeout in each request when the request starts. Both started without a deadline.
+    for deadline_ms in [0, 1, 60_000, 0, 1] {
+        set(deadline_ms);
+        pass(100_000_000_000);
+        assert_eq!(time_out(0, 0, 0, NONE_MS), timer::NEVER, "held, {deadline_ms} ms");
+        assert_eq!(time_out(0, 0, 1, NONE_MS), timer::NEVER, "queued, {deadline_ms} ms");
+    }
+    assert_eq!(ended(0, 0), []);
+    // Sent with a deadline of 50 ms: without effect while there is none, whatever a new one is.
+    set(0);
+    assert_eq!(time_out(0, 0, 1, 50), timer::NEVER);
+    set(60_000);
+    assert_eq!((time_out(0, 0, 1, 50), time_out(0, 0, 4, 50)), (timer::OVER, timer::AGAIN));
+    assert_eq!(ended(0, 0).iter().map(|end| (end.tag, end.error)).collect::<Vec<_>>(), [(1, -5)]);
+    assert_eq!(destroy(&module, "timed"), 0);
+    close(fd);
+}
+
+/// The numbers of requests in the events "unserved" that looks every second tell in a minute. Another queue is served
+/// meanwhile.
+fn unserved(served: Option<(usize, u32)>) -> Vec<u32> {
+    let mut told = Vec::new();
+    for _ in 0..60 {
+        pass(1_000_000_000);
+        if let Some((fd, queue)) = served {
+            assert_eq!(submit(0, queue as usize, 0, (v2::OP_WRITE, 0), vec![0; 512]), 0);
+            let (_, batch) = enter(fd, queue, &mut [], 1);
+            enter(fd, queue, &mut [done(&batch.requests[0], 0)], 0);
+            ended(0, queue as usize);
+        }
+        for event in watch(0) {
+            assert_eq!(event.kind, Kind::Unserved.number());
+            told.push(event.requests);
+        }
+    }
+    told
+}
+
+#[test]
+fn each_queue_is_watched_by_itself() {
+    let module = Module::load(1);
+    let fd = create(&module, "lanes", |create| create.grace_ms = 1000);
+    for tag in 1..3 {
+        assert_eq!(submit(0, 1, tag, (v2::OP_READ, 0), vec![0; 512]), 0);
+    }
+    assert_eq!(unserved(Some((fd, 0))), [2], "another queue is served");
+    // A server that is merely slow.
+    assert_eq!(enter(fd, 1, &mut [], 2).1.requests.len(), 2);
+    assert_eq!(unserved(None), []);
+    assert_eq!(unserved(Some((fd, 0))), []);
+    // Another process serves another queue, and has none of these requests; the thread that has them lives.
+    become_process(2);
+    assert_eq!(unserved(Some((fd, 0))), []);
+    end_process(2);
+    assert_eq!(unserved(None), []);
+    // Another process, a fork, has the descriptor of those that ended.
+    end_process(1);
+    assert_eq!(unserved(None), [2]);
+    let mut status = v2::Status { size: v2::STATUS_BYTES, name: name("lanes"), ..v2::Status::default() };
+    assert_eq!(module.control(v2::IOCTL_STATUS, &mut status), 0);
+    assert_eq!((status.pid, status.threads), (0, 0));
+    assert!(status.unserved_ms >= 55_000, "{status:?}");
+    // The fork begins to serve.
+    become_process(3);
+    assert_eq!(unserved(Some((fd, 0))), [], "it may answer those requests, too");
+    assert_eq!(destroy(&module, "lanes"), 0);
+    close(fd);
+}
+
+/// A server's first fetch decides what is lost with older caches, also if the requests cannot be written. A call that fails
+/// before it fetches decides nothing.
+#[test]
+fn a_first_fetch_decides_even_if_it_fails() {
+    const NOWHERE: u64 = 0;
+    let module = Module::load(1);
+    for claims in [true, false] {
+        let old = create(&module, "claim", |create| create.flags = v2::CREATE_VOLATILE_CACHE);
+        let number = usize::from(!claims);
+        assert_eq!(submit(number, 0, 0, (v2::OP_WRITE, 0), pattern(1, 512)), 0);
+        let (_, batch) = enter(old, 0, &mut [], 1);
+        assert_eq!(enter(old, 0, &mut [done(&batch.requests[0], 0)], 0).0, 0);
+        let (size, flags) = (v2::ATTACH_BYTES, v2::ATTACH_TAKE_OVER);
+        let mut attach = v2::Attach { size, flags, name: name("claim"), ..v2::Attach::default() };
+        let new = usize::try_from(module.control(v2::IOCTL_ATTACH, &mut attach)).expect("a descriptor");
+        let claim =
+            || call(new, v2::IOCTL_CLAIM, &mut v2::Claim { size: v2::CLAIM_BYTES, flags: v2::CLAIM_CACHE });
+        let lost = || {
+            let mut status =
+                v2::Status { size: v2::STATUS_BYTES, name: name("claim"), ..v2::Status::default() };
+            assert_eq!(module.control(v2::IOCTL_STATUS, &mut status), 0);
+            status.lost != 0
+        };
+        assert_eq!(submit(number, 0, 1, (v2::OP_READ, 0), vec![0; 512]), 0);
+        let fetch = v2::Enter { size: v2::ENTER_BYTES, capacity: 1, ..v2::Enter::default() };
+        let early = [
+            v2::Enter { commits: NOWHERE, commit_count: 1, ..fetch },
+            v2::Enter { buffers: NOWHERE, buffer_count: 1, ..fetch },
+        ];
+        for mut enter in early {
+            assert_eq!((call(new, v2::IOCTL_ENTER, &mut enter), lost()), (-14, false));
+        }
+        if claims {
+            assert_eq!(claim(), 0);
+        }
+        let mut first = v2::Enter { requests: NOWHERE, ..fetch };
+        assert_eq!((call(new, v2::IOCTL_ENTER, &mut first), lost()), (-14, !claims));
+        assert_eq!(claim(), -114, "it has fetched");
+        assert_eq!(enter(new, 0, &mut [], 1).1.requests.len(), 1, "the request has returned to the queue");
+        close(old);
+        assert_eq!(destroy(&module, "claim"), 0);
+        close(new);
+    }
+}
+
+#[test]
+fn status_names_the_process_of_the_newest_server() {
+    let module = Module::load(1);
+    become_process(1);
+    let old = create(&module, "named", |_| ());
+    let mut status = v2::Status { size: v2::STATUS_BYTES, name: name("named"), ..v2::Status::default() };
+    let mut process = || {
+        assert_eq!(module.control(v2::IOCTL_STATUS, &mut status), 0);
+        status.pid
+    };
+    assert_eq!(process(), 1, "the process that attached");
+    become_process(2);
+    assert_eq!((enter(old, 0, &mut [], 1).0, process()), (0, 2), "the process that called last");
+    let mut attach = v2::Attach {
+        size: v2::ATTACH_BYTES,
+        flags: v2::ATTACH_TAKE_OVER,
+        name: name("named"),
+        ..v2::Attach::default()
+    };
+    become_process(3);
+    let new = usize::try_from(module.control(v2::IOCTL_ATTACH, &mut attach)).expect("a descriptor");
+    assert_eq!(process(), 3);
+    become_process(2);
+    assert_eq!((enter(old, 0, &mut [], 1).0, process()), (-108, 3), "a call of the old server");
+    late_call(0, 1);
+    assert_eq!(process(), 3, "a call of the old server that was under way");
+    become_process(3);
+    assert_eq!((enter(new, 0, &mut [], 1).0, process()), (0, 3));
+    become_process(4);
+    assert_eq!((enter(new, 0, &mut [], 1).0, process()), (0, 4));
+    close(old);
+    assert_eq!(destroy(&module, "named"), 0);
+    close(new);
 }
 
 #[test]

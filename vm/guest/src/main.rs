@@ -86,15 +86,18 @@ fn main() -> ExitCode {
             }
         },
         ["--serve-v2", arguments @ ..] => role("serve", tests::v2::support::serve_role(arguments)),
+        ["--serve-gate", form] => role("serve", tests::v2::in_flight::role(form)),
         ["--serve-again", arguments @ ..] => role("serve", tests::v2::again::role(arguments)),
         ["--serve-in-group", group, arguments @ ..] => {
             role("serve", tests::v2::crews::group_role(group, arguments))
         }
-        ["--serve-and-fork"] => role("serve", tests::v2::voice::serve_and_fork()),
+        ["--serve-and-fork"] => role("serve", tests::v2::unserved::serve_and_fork()),
+        ["--enter-until-superseded"] => role("enter", tests::v2::server_process::enter_until_superseded()),
         ["--serve-passed"] => role("serve", tests::v2::serving::passed_role()),
         ["--serve-mortal", arguments @ ..] => role("serve", tests::v2::crash::server::role(arguments)),
         ["--serve-many", arguments @ ..] => role("serve", tests::v2::teardown::role(arguments)),
         ["--serve-next", arguments @ ..] => role("serve", tests::v2::recovery::role(arguments)),
+        ["--serve-form", arguments @ ..] => role("serve", tests::v2::forms::role(arguments)),
         ["--serve-late", arguments @ ..] => role("serve", tests::v2::late::role(arguments)),
         ["--serve-faulty", arguments @ ..] => role("serve", tests::v2::faulty::role(arguments)),
         ["--fetch-long", arguments @ ..] => role("fetch", tests::v2::commits::fetch_role(arguments)),

@@ -7,13 +7,13 @@
 //!
 //! All functions are safe. The memory of an answer has at least as many bytes as the answer states, because [`Batch`]
 //! compared it with the length of the request. It may be written to only if it came from a function of [`Batch`] for
-//! writes, which the batch records. Bytes are copied one by one with atomic accesses, because others may access the
-//! bytes of a region at the same time.
+//! writes, which the batch records. The kernel copies the bytes ([`transfer`]), because others may access the bytes of a
+//! region at the same time, and because memory that cannot be accessed is an error and no signal.
 
-use super::{Batch, Buffers, Fetched, OWN, ServerId, bytes, status};
+use super::{Batch, Buffers, Fetched, OWN, ServerId, bytes, status, transfer};
 use crate::Errno;
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::AtomicU8;
 use zosbd2_abi::v2;
 
 /// The right to hand out requests that are not the kernel's, for a [`Channel`](crate::Channel) of one's own.
@@ -103,27 +103,31 @@ impl Answer<'_> {
 
     /// Copies the data of a read to `target`.
     ///
+    /// # Errors
+    ///
+    /// `EFAULT` if the memory of the answer cannot be read. The kernel refuses such an answer with it.
+    ///
     /// # Panics
     ///
     /// If `target` is longer than the memory of the answer.
-    pub fn copy_to(&self, target: &mut [u8]) {
-        let source = self.start(target.len());
-        for (at, byte) in target.iter_mut().enumerate() {
-            let place = source.wrapping_add(at);
-            // SAFETY: the memory is borrowed for `'b` and is that long. The byte is only read. The memory may be read-only,
-            // which is allowed for loads of this size and order.
-            *byte = unsafe { AtomicU8::from_ptr(place) }.load(Ordering::Relaxed);
-        }
+    pub fn copy_to(&self, target: &mut [u8]) -> Result<(), Errno> {
+        transfer::read(self.start(target.len()), target)
     }
 
     /// Copies the data of a write into the memory of the answer.
     ///
+    /// # Errors
+    ///
+    /// `EFAULT` if the memory of the answer cannot be written to. The kernel refuses such an answer with it.
+    ///
     /// # Panics
     ///
     /// If the answer is not one to a write, or if `data` is longer than its memory.
-    pub fn fill(&self, data: &[u8]) {
+    pub fn fill(&self, data: &[u8]) -> Result<(), Errno> {
         assert!(self.writable, "the answer has no memory for data");
-        fill(self.start(data.len()), data);
+        // SAFETY: the memory is that long and borrowed for `'b`, exclusively or as a region, as the batch recorded. So `data`,
+        // a shared reference, is elsewhere.
+        unsafe { transfer::write(data, self.start(data.len())) }
     }
 
     /// The same answer without memory, whose data was moved by other means.
@@ -143,21 +147,10 @@ impl Answer<'_> {
         Self { commit: v2::Commit { flags: v2::COMMIT_COPY_ONLY, ..self.commit }, ..self }
     }
 
-    /// Start of the memory, which has at least this many bytes.
-    fn start(&self, length: usize) -> *mut u8 {
+    /// Address of the memory, which has at least this many bytes.
+    fn start(&self, length: usize) -> u64 {
         assert!(self.has_memory() && bytes(length as u64) <= self.commit.result, "the memory is shorter");
-        // An address in the memory of this process.
-        std::ptr::with_exposed_provenance_mut(usize::try_from(self.commit.address).unwrap_or(0))
-    }
-}
-
-/// Copies `data` to `target`.
-fn fill(target: *mut u8, data: &[u8]) {
-    for (at, byte) in data.iter().enumerate() {
-        let place = target.wrapping_add(at);
-        // SAFETY: the callers checked that the memory is that long. It is borrowed, exclusively or as a region, so all
-        // other accesses are atomic ones.
-        unsafe { AtomicU8::from_ptr(place) }.store(*byte, Ordering::Relaxed);
+        self.commit.address
     }
 }
 
@@ -229,21 +222,25 @@ impl Buffers<'_> {
 
     /// Copies `data` to the start of a buffer.
     ///
+    /// # Errors
+    ///
+    /// `EFAULT` if the buffer cannot be written to.
+    ///
     /// # Panics
     ///
     /// If there is no such buffer, or if it is too short.
-    pub fn fill(&mut self, number: usize, data: &[u8]) {
+    pub fn fill(&mut self, number: usize, data: &[u8]) -> Result<(), Errno> {
         let buffer = self.entries[number];
         assert!(data.len() as u64 <= buffer.length, "the buffer is too short");
-        let address = usize::try_from(buffer.address).unwrap_or(0);
-        fill(std::ptr::with_exposed_provenance_mut(address), data);
+        // SAFETY: the buffer is that long and borrowed, exclusively or as a region. So `data`, a shared reference, is elsewhere.
+        unsafe { transfer::write(data, buffer.address) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Answers, BufferList, Fetch};
+    use crate::{Answers, BufferList, Fetch, SparseMemory};
 
     fn request(identity: &Identity, op: u32, length: u64) -> Fetched {
         identity.request(v2::Request { handle: 7, op, length, ..v2::Request::default() })
@@ -264,8 +261,8 @@ mod tests {
         let buffers = again.buffers.as_mut().expect("a list");
         assert_eq!(buffers.len(), 3);
         assert_eq!([0, 1, 2, 3].map(|number| buffers.room(number)), [Some(4), Some(0), Some(6), None]);
-        buffers.fill(2, b"second");
-        buffers.fill(0, b"one");
+        buffers.fill(2, b"second").expect("writable");
+        buffers.fill(0, b"one").expect("writable");
         assert_eq!((&first, &second), (b"one\0", b"second"));
         assert_eq!(list.begin().len(), 0);
     }
@@ -283,11 +280,11 @@ mod tests {
         batch.fail(&read, Errno::NOSPC);
         let mut found = [0; 4];
         let list: Vec<_> = batch.answers().collect();
-        list[0].copy_to(&mut found);
+        list[0].copy_to(&mut found).expect("readable");
         assert_eq!((&found, list[0].result(), list[0].wants_data()), (b"data", Ok(4), false));
         assert!(list[1].copies_only() && list[2].wants_data() && !list[3].has_memory());
-        list[1].fill(b"copy");
-        list[2].fill(b"more");
+        list[1].fill(b"copy").expect("writable");
+        list[2].fill(b"more").expect("writable");
         assert_eq!((list[3].result(), list[2].without_memory().has_memory()), (Err(Errno::NOSPC), false));
         drop(list);
         batch.process(Ok(()));
@@ -309,7 +306,7 @@ mod tests {
             passed.pass(&request(&lower, v2::OP_WRITE, 4), &answer);
             passed.pass(&request(&lower, v2::OP_WRITE, 8), &answer.without_memory());
         }
-        passed.answers().next().expect("passed").fill(b"data");
+        passed.answers().next().expect("passed").fill(b"data").expect("writable");
         assert_eq!((passed.len(), passed.is_for(lower.id()), batch.is_for(lower.id())), (2, true, false));
         assert_eq!(&target, b"data");
     }
@@ -333,6 +330,77 @@ mod tests {
         let mut answers = Answers::with_capacity(1);
         let mut batch = answers.begin(identity.id());
         batch.read(&request(&identity, v2::OP_READ, 4), b"data");
-        batch.answers().next().expect("an answer").fill(b"more");
+        let _ = batch.answers().next().expect("an answer").fill(b"more");
+    }
+
+    #[test]
+    #[should_panic(expected = "the region may only be read")]
+    fn zeros_are_not_written_to() {
+        let identity = Identity::new();
+        let memory = SparseMemory::new(1 << 20).expect("memory");
+        let zeros = memory.read_region(0, 4).expect("inside").expect("never written");
+        Answers::with_capacity(1)
+            .begin(identity.id())
+            .write_region(&request(&identity, v2::OP_WRITE, 4), zeros);
+    }
+
+    /// Pages behind the end of a file.
+    #[test]
+    fn memory_that_cannot_be_accessed_is_an_error() {
+        let identity = Identity::new();
+        let file = tempfile::tempfile_in("/dev/shm").expect("a file");
+        let memory = SparseMemory::in_file(file.try_clone().expect("clone"), 8192).expect("memory");
+        let mut answers = Answers::with_capacity(2);
+        let mut batch = answers.begin(identity.id());
+        let region = memory.region(0, 8192).expect("inside");
+        batch.read_region(&request(&identity, v2::OP_READ, 8192), region);
+        batch.write_region(&request(&identity, v2::OP_WRITE, 8192), region);
+        let [read, write] = [0, 1].map(|n| batch.answers().nth(n).expect("an answer"));
+        write.fill(&[7; 8192]).expect("writable");
+        // The first page is accessible, and the second is not.
+        file.set_len(4096).expect("shorter");
+        let mut found = [0; 8192];
+        assert_eq!(read.copy_to(&mut found), Err(Errno::FAULT));
+        assert_eq!(write.fill(&[8; 8192]), Err(Errno::FAULT));
+        read.copy_to(&mut found[..4096]).expect("the rest is there");
+        assert_eq!(found[..4096], [8; 4096]);
+        let mut list = BufferList::with_capacity(1);
+        let mut buffers = list.begin();
+        buffers.push_region(region);
+        assert_eq!(buffers.fill(0, &[9; 8192]), Err(Errno::FAULT));
+    }
+
+    /// For the thread sanitizer, too, which sees the accesses of this process.
+    #[test]
+    fn others_may_access_a_region_meanwhile() {
+        const BYTES: usize = 4096;
+        let identity = Identity::new();
+        let memory = SparseMemory::new(1 << 20).expect("memory");
+        memory.write_at(0, &[1; BYTES]).expect("inside");
+        std::thread::scope(|scope| {
+            for fill in 2..4 {
+                let memory = &memory;
+                scope.spawn(move || {
+                    for _ in 0..200 {
+                        memory.write_at(0, &[fill; BYTES]).expect("inside");
+                        let mut found = [0; BYTES];
+                        memory.read_at(0, &mut found).expect("inside");
+                        assert!(found.iter().all(|byte| (1..6).contains(byte)));
+                    }
+                });
+            }
+            let mut answers = Answers::with_capacity(2);
+            for _ in 0..200 {
+                let region = memory.region(0, BYTES).expect("inside");
+                let mut batch = answers.begin(identity.id());
+                batch.write_region(&request(&identity, v2::OP_WRITE, BYTES as u64), region);
+                batch.read_region(&request(&identity, v2::OP_READ, BYTES as u64), region);
+                let [write, read] = [0, 1].map(|n| batch.answers().nth(n).expect("an answer"));
+                write.fill(&[5; BYTES]).expect("writable");
+                let mut found = [0; BYTES];
+                read.copy_to(&mut found).expect("readable");
+                assert!(found.iter().all(|byte| (1..6).contains(byte)));
+            }
+        });
     }
 }

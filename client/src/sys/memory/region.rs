@@ -7,11 +7,13 @@ use std::sync::atomic::AtomicU8;
 
 /// Bytes of a backend that the kernel copies from and to, while others may access them too.
 ///
-/// The bytes are never lent out as references. The memory stays mapped for `'a`.
+/// The bytes are never lent out as references. The memory stays mapped for `'a`. Some regions may only be read, such as the
+/// zeros of [`SparseMemory::read_region`](crate::SparseMemory::read_region): the data of a write cannot go there.
 #[derive(Clone, Copy)]
 pub struct Region<'a> {
     pub(super) start: NonNull<u8>,
     pub(super) length: usize,
+    pub(super) writable: bool,
     pub(super) owner: PhantomData<&'a [AtomicU8]>,
 }
 
@@ -29,13 +31,19 @@ impl Region<'_> {
     /// to them exists except to atomics and cells.
     #[must_use]
     pub const unsafe fn from_raw(start: NonNull<u8>, length: usize) -> Self {
-        Self { start, length, owner: PhantomData }
+        Self { start, length, writable: true, owner: PhantomData }
     }
 
     /// Length in bytes.
     #[must_use]
     pub const fn length(&self) -> usize {
         self.length
+    }
+
+    /// Whether the data of a write may go there.
+    #[must_use]
+    pub const fn is_writable(&self) -> bool {
+        self.writable
     }
 
     pub(in crate::sys) fn address(&self) -> *mut u8 {
@@ -45,7 +53,7 @@ impl Region<'_> {
 
 impl<'a> From<&'a [AtomicU8]> for Region<'a> {
     fn from(bytes: &'a [AtomicU8]) -> Self {
-        Self { start: NonNull::from(bytes).cast(), length: bytes.len(), owner: PhantomData }
+        Self { start: NonNull::from(bytes).cast(), length: bytes.len(), writable: true, owner: PhantomData }
     }
 }
 

@@ -211,7 +211,7 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
             Wanted::WriteWithoutData if flag(v2::REQUEST_FUA) => Outcome::Kept,
             Wanted::WriteWithoutData => match backend.region(offset, length) {
                 Some(region) => {
-                    self.fits(region, offset, length).map_or_else(Outcome::Failed, Outcome::Target)
+                    self.takes(region, offset, length).map_or_else(Outcome::Failed, Outcome::Target)
                 }
                 None => Outcome::Kept,
             },
@@ -250,6 +250,18 @@ impl<'s, C: Channel, B: Backend + ?Sized> Worker<'s, C, B> {
         }
         let device = self.session.notes.device();
         self.session.notes.note(Error::Region { device, offset, length, given: region.length() });
+        Err(Errno::IO)
+    }
+
+    /// Whether the data of a write may go to the region.
+    #[inline]
+    fn takes<'r>(&self, region: Region<'r>, offset: u64, length: usize) -> Result<Region<'r>, Errno> {
+        let region = self.fits(region, offset, length)?;
+        if region.is_writable() {
+            return Ok(region);
+        }
+        let device = self.session.notes.device();
+        self.session.notes.note(Error::ReadOnlyRegion { device, offset, length });
         Err(Errno::IO)
     }
 }

@@ -8,23 +8,29 @@
 //!                               +-- a write: its data is copied by an exchange ----+
 //! ```
 //!
+//! A lane that sleeps for requests has handed out no more of them than its queue is deep. The kernel has no more in flight,
+//! but hands a tag out anew when a deadline has ended its request, and the handler may hold that request still.
+//!
+//! [`hand_out`](Exchange::hand_out) is in a file of its own, as are the buffers that a call offers
+//! ([`offering`](super::offering)).
+//!
 //! One thread at a time uses an exchange. Requests that it has handed out may be answered anywhere
 //! ([`link`](crate::v2::link)). Dropping an exchange answers nothing: what the server holds then goes to the next
 //! server.
 
+mod hand_out;
+
 use super::ServeOptions;
 use super::calls::Calls;
 use super::limits::Limits;
+use super::offering::Offering;
 use super::session::Session;
-use crate::sys::enter::{Collected, Offer};
-use crate::v2::geometry::{Wanted, operation_name};
-use crate::v2::link::{LaneLink, collect};
-use crate::v2::pool::{Pool, Use};
-use crate::v2::{Buffer, Channel, Fetch, Fetched, Operation, Request};
-use crate::{Errno, Error, Result};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use crate::sys::enter::Collected;
+use crate::v2::link::LaneLink;
+use crate::v2::pool::Pool;
+use crate::v2::{Buffer, Channel, Fetch, Fetched};
+use crate::{Error, Result};
 use std::sync::Arc;
-use zosbd2_abi::v2;
 
 /// Bytes of buffers that an idle lane keeps, if they suffice for the longest request. A lane with no more sets no timer
 /// for its sleep.
@@ -40,6 +46,8 @@ pub(super) struct Exchange<'s, C: Channel + Clone + 'static> {
     calls: Calls<'s, C>,
     limits: Limits<'s, C>,
     queue: u32,
+    /// Most requests elsewhere.
+    depth: u64,
     spin_us: u32,
     pool: Pool,
     /// Bytes of unused buffers that the lane keeps when it is idle.
@@ -51,15 +59,7 @@ pub(super) struct Exchange<'s, C: Channel + Clone + 'static> {
     /// Requests for which there was no memory.
     short: Vec<Fetched>,
     /// The buffers that the next call offers for the data of writes.
-    offered: Offer,
-    /// Length of the offered buffers: that of the longest write lately.
-    expected: usize,
-    /// Number of buffers to offer: as many as writes came lately, and one more.
-    wanted: usize,
-    /// Longest write since the last trim.
-    longest: usize,
-    /// The pool was trimmed, so shorter writes may set the length of the offered buffers.
-    trimmed: bool,
+    offering: Offering,
     /// Writes whose data the next call copies, and writes that have their data.
     filling: Vec<(Fetched, Buffer)>,
     filled: Vec<(Fetched, Buffer)>,
@@ -68,6 +68,8 @@ pub(super) struct Exchange<'s, C: Channel + Clone + 'static> {
     /// Number of requests that were handed out, and of those that were answered on this thread, ever.
     handed: u64,
     answered: u64,
+    /// Number of answers that were given elsewhere, as last heard.
+    delivered: u64,
     rounds: u32,
     /// Whether the last call that looked for requests left none; `None`: the last call did not look.
     drained: Option<bool>,
@@ -101,7 +103,7 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
         queue: u32,
         size: impl Fn() -> u64,
     ) -> Result<Self> {
-        let Session { channel, stop, notes, .. } = session;
+        let Session { channel, stop, notes, deserted, .. } = session;
         let status = channel.status();
         let depth = status.depth as usize;
         let batch = options.most_requests();
@@ -109,10 +111,11 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
             .map_err(|source| Error::Buffers { device: status.name.clone(), source })?;
         let kept = KEPT_WHEN_IDLE.max(pool.longest());
         Ok(Self {
-            link: LaneLink::new(channel, stop, notes, depth),
+            link: LaneLink::new(channel, stop, notes, deserted, depth),
             calls: Calls::new(channel, stop, notes),
             limits: Limits::new(channel, notes, true, size),
             queue,
+            depth: status.depth.max(1).into(),
             spin_us: options.spin_us(),
             pool,
             kept,
@@ -120,148 +123,16 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
             fetched: 0,
             looked_at: 0,
             short: Vec::with_capacity(batch),
-            offered: Offer::with_capacity(batch),
-            expected: 0,
-            wanted: 1,
-            longest: 0,
-            trimmed: false,
+            offering: Offering::new(batch),
             filling: Vec::with_capacity(batch),
             filled: Vec::with_capacity(batch),
             own: Some(Box::new(Collected::with_capacity(batch * 2, channel.id()))),
             handed: 0,
             answered: 0,
+            delivered: 0,
             rounds: 0,
             drained: None,
         })
-    }
-
-    /// Hands out all requests that have what they need, and then calls `more`. Answers that this thread gives in
-    /// both wait for the next exchange. A panic of either is noted; `handle` then goes on with the next request.
-    #[inline]
-    pub(super) fn hand_out<T>(
-        &mut self,
-        size: impl Fn() -> u64,
-        taker: &mut T,
-        mut handle: impl FnMut(&mut T, Request),
-        more: impl FnOnce(&mut T),
-    ) {
-        let (link, mut own) = (self.link.clone(), self.own.take());
-        let notes = self.calls.notes;
-        let mut writes = 0;
-        collect(&link, &mut own, || {
-            if !self.filled.is_empty() || !self.short.is_empty() {
-                self.hand_out_waiting(taker, &mut handle);
-            }
-            // One frame for all requests, because each costs. After a panic another one continues.
-            while self.looked_at < self.fetched {
-                let run = || self.hand_out_fetched(&size, taker, &mut handle, &mut writes);
-                if catch_unwind(AssertUnwindSafe(run)).is_err() {
-                    let request = &self.requests[self.looked_at - 1];
-                    let range = Some((request.offset(), request.length()));
-                    notes.panicked(operation_name(request.op()), range);
-                }
-            }
-            if catch_unwind(AssertUnwindSafe(|| more(taker))).is_err() {
-                notes.panicked("future", None);
-            }
-        });
-        self.own = own;
-        if self.fetched > 0 {
-            // Twice as many if all were used, and otherwise one less.
-            let wanted = if writes >= self.wanted { writes * 2 } else { self.wanted - 1 };
-            self.wanted = wanted.clamp(1, self.requests.len());
-        }
-        (self.fetched, self.looked_at) = (0, 0);
-    }
-
-    /// Hands out the fetched requests from `looked_at` on. Counts writes.
-    #[inline]
-    fn hand_out_fetched<T>(
-        &mut self,
-        size: &impl Fn() -> u64,
-        taker: &mut T,
-        handle: &mut impl FnMut(&mut T, Request),
-        writes: &mut usize,
-    ) {
-        let Self {
-            link, limits, pool, requests, looked_at, short, offered, filling, handed, longest, ..
-        } = self;
-        let expected = self.expected;
-        for request in &requests[*looked_at..self.fetched] {
-            *looked_at += 1;
-            let mut hand_out = |operation, buffer| {
-                *handed += 1;
-                let link = link.clone();
-                handle(taker, Request::new(*request, operation, buffer, link));
-            };
-            match limits.check(request, size) {
-                Ok(Wanted::Read) => match pool.take(bytes(request), Use::Read) {
-                    Some(buffer) => hand_out(Operation::Read, Some(buffer)),
-                    None => short.push(*request),
-                },
-                // The data is in the offered buffer of this number.
-                Ok(Wanted::Write(number)) => {
-                    *writes += 1;
-                    *longest = (*longest).max(bytes(request));
-                    match offered.replace(number, pool.take_spare(expected)) {
-                        Some(buffer) if buffer.len() >= bytes(request) => {
-                            hand_out(Operation::Write, Some(buffer));
-                        }
-                        buffer => {
-                            *handed += 1;
-                            Request::new(*request, Operation::Write, buffer, link.clone())
-                                .complete(Err(Errno::IO));
-                        }
-                    }
-                }
-                Ok(Wanted::WriteWithoutData) => {
-                    *writes += 1;
-                    *longest = (*longest).max(bytes(request));
-                    match pool.take(bytes(request), Use::Write) {
-                        Some(buffer) => filling.push((*request, buffer)),
-                        None => short.push(*request),
-                    }
-                }
-                Ok(Wanted::Flush) => hand_out(Operation::Flush, None),
-                Ok(Wanted::Discard) => hand_out(Operation::Discard, None),
-                Ok(Wanted::WriteZeroes) => hand_out(Operation::WriteZeroes, None),
-                Ok(Wanted::SecureErase) => hand_out(Operation::SecureErase, None),
-                Err(error) => {
-                    *handed += 1;
-                    Request::new(*request, Operation::Flush, None, link.clone()).complete(Err(error));
-                }
-            }
-        }
-    }
-
-    /// Hands out what waited for its data or for memory, as far as there is memory now.
-    #[cold]
-    fn hand_out_waiting<T>(&mut self, taker: &mut T, handle: &mut impl FnMut(&mut T, Request)) {
-        let notes = self.calls.notes;
-        let mut hand_out = |link: &Arc<LaneLink<C>>, request: Fetched, operation, buffer| {
-            let owned = Request::new(request, operation, Some(buffer), link.clone());
-            if catch_unwind(AssertUnwindSafe(|| handle(taker, owned))).is_err() {
-                let range = Some((request.offset(), request.length()));
-                notes.panicked(operation_name(request.op()), range);
-            }
-        };
-        for (request, buffer) in self.filled.drain(..) {
-            self.handed += 1;
-            hand_out(&self.link, request, Operation::Write, buffer);
-        }
-        let Self { link, pool, short, filling, handed, .. } = self;
-        // Those that still have no memory stay, in their order. They were checked before.
-        short.retain(|request| {
-            let for_a = if request.op() == v2::OP_READ { Use::Read } else { Use::Write };
-            let Some(buffer) = pool.take(bytes(request), for_a) else { return true };
-            if for_a == Use::Write {
-                filling.push((*request, buffer));
-            } else {
-                *handed += 1;
-                hand_out(link, *request, Operation::Read, buffer);
-            }
-            false
-        });
     }
 
     /// Whether a call would give something.
@@ -284,6 +155,11 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
         self.link.close();
     }
 
+    /// Fails if answers from elsewhere could not be given.
+    pub(super) fn check(&self) -> Result<()> {
+        self.link.check()
+    }
+
     /// Whether another server gets the requests now.
     pub(super) fn taken_over(&self) -> bool {
         self.calls.taken_over
@@ -299,65 +175,86 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
         self.fetched + self.short.len() + self.filling.len() + self.filled.len()
     }
 
-    /// Sleeps until an answer has been given elsewhere, but not longer than about a second.
-    pub(super) fn wait_elsewhere(&mut self) {
-        let seen = self.link.delivered();
-        if self.handed - self.answered > seen {
-            self.link.wait_delivered(seen);
-        }
-        self.take_returned();
-    }
-
-    /// Takes back the buffers of requests that were answered elsewhere.
+    /// Number of requests that may be fetched for a sleep, up to the size of a batch. The answers of this thread, which the
+    /// next call gives, do not count as elsewhere.
     #[inline]
-    pub(super) fn take_returned(&mut self) {
-        if let Some(mut returned) = self.link.returned() {
-            for buffer in returned.drain(..) {
-                self.pool.give(buffer);
-            }
+    fn room(&mut self) -> usize {
+        let own = self.own.as_ref().map_or(0, |own| own.len());
+        let out = self.handed - self.answered - own as u64;
+        let most = self.depth.min(self.requests.len() as u64);
+        // Takes the outbox's lock only if what was last heard does not suffice.
+        if out - self.delivered + most > self.depth {
+            self.delivered = self.link.delivered();
+        }
+        let room = (self.depth + self.delivered).saturating_sub(out);
+        usize::try_from(room).unwrap_or(usize::MAX).min(self.requests.len())
+    }
+
+    /// Sleeps while as many requests are elsewhere as the queue is deep, but not longer than about a second.
+    pub(super) fn wait_for_room(&mut self) {
+        if self.room() == 0 {
+            self.delivered = self.link.wait_delivered(self.handed - self.answered - self.depth);
         }
     }
 
-    /// Gives memory back, because the lane is idle: what the pool has beyond the `kept` bytes.
+    /// Sleeps until an answer has been given elsewhere, but not longer than about a second. Does not sleep if buffers have
+    /// come back since the lane last looked.
+    pub(super) fn wait_elsewhere(&mut self) {
+        // In this order: a buffer comes back before its answer counts as given.
+        let seen = self.link.delivered();
+        if !self.take_returned() && self.handed - self.answered > seen {
+            self.link.wait_delivered(seen);
+            self.take_returned();
+        }
+    }
+
+    /// Takes back the buffers of requests that were answered elsewhere. Returns whether there were any.
+    #[inline]
+    pub(super) fn take_returned(&mut self) -> bool {
+        let Some(mut returned) = self.link.returned() else { return false };
+        let any = !returned.is_empty();
+        for buffer in returned.drain(..) {
+            self.pool.give(buffer);
+        }
+        any
+    }
+
+    /// Gives memory back, because the lane is idle: what the pool has beyond the `kept` bytes, and what is offered beyond
+    /// them.
     #[inline]
     pub(super) fn rest(&mut self) {
         self.take_returned();
+        self.offering.rest(&mut self.pool, self.kept);
         if self.pool.spare() > self.kept {
             self.pool.shrink(self.kept);
-            self.trimmed = true;
+            self.offering.trim();
         }
     }
 
-    /// Gives the answers, copies the data of writes, and fetches.
+    /// Gives the answers, copies the data of writes, and fetches. Fails if that is not possible for good, or if answers from
+    /// elsewhere could not be given.
     #[inline]
     pub(super) fn exchange(&mut self, size: impl Fn() -> u64, mode: Mode) -> Result<Exchanged> {
+        self.link.check()?;
+        let held_back = !self.filling.is_empty() || !self.short.is_empty() || self.calls.taken_over;
+        let looks = match mode {
+            _ if held_back => 0,
+            Mode::Sleep => self.room(),
+            Mode::Look(most) => most.min(self.requests.len()),
+        };
         let id = self.calls.channel.id();
         let own = self.own.get_or_insert_with(|| Box::new(Collected::with_capacity(0, id)));
         let answered = own.len();
         self.pool.note_peak();
         let mut batch = own.batch();
-        let held_back = !self.filling.is_empty() || !self.short.is_empty() || self.calls.taken_over;
         for (request, buffer) in &mut self.filling {
             batch.copy(request, buffer);
         }
-        let looks = match mode {
-            _ if held_back => 0,
-            Mode::Sleep => self.requests.len(),
-            Mode::Look(most) => most.min(self.requests.len()),
-        };
-        // The offered buffers have no data here: all writes that came with data were handed out.
-        if self.longest > self.expected || self.trimmed {
-            set_expected(&mut self.offered, &mut self.pool, &mut self.expected, self.longest);
-            if std::mem::take(&mut self.trimmed) {
-                self.longest = 0;
-            }
-        }
-        offer(&mut self.offered, &mut self.pool, self.wanted.min(looks), self.expected);
-        let buffers = self.offered.buffers();
+        let buffers = self.offering.prepare(&mut self.pool, looks);
         let fetch = match mode {
             _ if looks == 0 => Fetch::nothing(),
             Mode::Sleep => Fetch {
-                requests: &mut self.requests,
+                requests: &mut self.requests[..looks],
                 arena: &mut [],
                 buffers: Some(buffers),
                 queue: self.queue,
@@ -374,6 +271,8 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
         };
         let asked = fetch.requests.len();
         let given = self.calls.give(&mut batch, fetch)?;
+        // The call may have slept until then.
+        self.link.check()?;
         self.drained = (asked != 0).then_some(given.fetched + given.kept < asked && given.refused == 0);
         if given.gone {
             return Ok(Exchanged::Gone);
@@ -399,47 +298,13 @@ impl<'s, C: Channel + Clone + 'static> Exchange<'s, C> {
         if self.rounds >= ROUNDS {
             self.rounds = 0;
             self.pool.trim();
-            self.trimmed = true;
-        } else if given.fetched == 0 && mode == Mode::Sleep && !held_back {
+            self.offering.trim();
+        } else if given.fetched == 0 && mode == Mode::Sleep && looks > 0 {
             self.rest();
         }
         let nothing = self.fetched == 0 && self.filled.is_empty();
         Ok(if nothing { Exchanged::Nothing } else { Exchanged::Requests })
     }
-}
-
-/// Offers buffers of another length from now on.
-#[inline]
-fn set_expected(offered: &mut Offer, pool: &mut Pool, expected: &mut usize, length: usize) {
-    if length != *expected {
-        *expected = length;
-        while offered.len() > 0 {
-            offered.pop().into_iter().for_each(|buffer| pool.give(buffer));
-        }
-    }
-}
-
-/// Makes the list of offered buffers this long. If there is no memory, fewer are offered, and writes come
-/// without data.
-#[inline]
-fn offer(offered: &mut Offer, pool: &mut Pool, wanted: usize, length: usize) {
-    // A buffer's number is its place, so unused ones move to the front if others could not be replaced.
-    offered.close_gaps();
-    while offered.len() > wanted {
-        offered.pop().into_iter().for_each(|buffer| pool.give(buffer));
-    }
-    while offered.len() < wanted {
-        // The reserve is for writes that have arrived.
-        let Some(buffer) = pool.take_spare(length) else { return };
-        offered.push(buffer);
-    }
-}
-
-/// The length of a read or write, which was compared with that of the longest request.
-#[inline]
-#[expect(clippy::cast_possible_truncation, reason = "see above")]
-fn bytes(request: &Fetched) -> usize {
-    request.length() as usize
 }
 
 impl<C: Channel + Clone + 'static> Drop for Exchange<'_, C> {

@@ -107,7 +107,8 @@ impl ServeOptions {
         self
     }
 
-    /// Calls `tell` with each [`Event`]; see [`Builder::on_event`](crate::Builder::on_event).
+    /// Calls `tell` with each [`Event`] that an operator must know, instead of the callback that was set before. Any thread
+    /// calls it, also several at the same time. It delays requests while it runs, and may not wait for I/O on the device.
     #[must_use]
     pub fn on_event(mut self, tell: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         self.listener = Listener::new(tell);
@@ -121,20 +122,15 @@ impl ServeOptions {
         self
     }
 
-    /// The same options with these layers around the others.
-    pub(in crate::v2) fn with_layers(mut self, outer: &Layers) -> Self {
-        self.layers.extend(outer);
+    /// The same options with the layers of `outer` around the own ones, and with its callback if there is no own one.
+    pub(in crate::v2) fn within(mut self, outer: &Self) -> Self {
+        self.listener = self.listener.or(&outer.listener);
+        self.layers.extend(&outer.layers);
         self
     }
 
     pub(in crate::v2) fn layers(&self) -> &Layers {
         &self.layers
-    }
-
-    /// The same options with this listener, if it listens.
-    pub(in crate::v2) fn with_listener(mut self, listener: &Listener) -> Self {
-        self.listener = listener.or(&self.listener);
-        self
     }
 
     pub(in crate::v2) fn listener(&self) -> &Listener {
@@ -231,3 +227,22 @@ impl ServeOptions {
         })
     }
 }
+
+/// Evaluates an expression with a reference to the channel that the layers of these options make of `owned`; without
+/// layers with `direct`, so that the lanes call that channel without a detour.
+macro_rules! through_layers {
+    ($options:expr, $stop:expr, $direct:expr, $owned:expr, $name:ident => $serve:expr) => {
+        match $options.layers().around($owned, $stop) {
+            None => {
+                let $name = $direct;
+                $serve
+            }
+            Some(layered) => {
+                let $name = &layered;
+                $serve
+            }
+        }
+    };
+}
+
+pub(in crate::v2) use through_layers;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The lane of a [`Handler`]: hands out requests on a thread of its own, and sleeps in the kernel.
 //!
+//! While the handler holds as many requests as the queue is deep, the lane fetches nothing, and waits for answers.
+//!
 //! When another server has taken over, the lane ends after the last of its requests was answered, here or
 //! elsewhere. When the device is gone, it ends at once, and later answers are dropped.
 
@@ -33,9 +35,12 @@ impl<'s, C: Channel + Clone + 'static, H: Handler + ?Sized> Lanes for Owned<'s, 
                     lane.wait_elsewhere();
                 } else if lane.taken_over() {
                     if lane.elsewhere() == 0 {
+                        lane.check()?;
                         return Ok(End::TakenOver);
                     }
                     lane.wait_elsewhere();
+                } else {
+                    lane.wait_for_room();
                 }
             }
             if lane.exchange(size, Mode::Sleep)? == Exchanged::Gone {

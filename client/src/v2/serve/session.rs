@@ -10,6 +10,7 @@
 
 use super::course::{self, Course, Step};
 use super::notes::Notes;
+use super::place::{Deserted, Place};
 use super::{End, ServeOptions};
 use crate::serving::{CountOut, NoFlusher, OnceFlag, Running, prepare_thread};
 use crate::v2::tell::{Event, Frequent, Listener};
@@ -50,38 +51,9 @@ pub(in crate::v2) struct Session<C> {
     lanes: Vec<AtomicUsize>,
     /// Whether each queue has a lane, once all threads were tried.
     all_served: OnceFlag,
-    /// The last lane of a queue has failed.
-    unserved: AtomicBool,
+    /// Set when the last lane of a queue has failed, or when answers of a lane are lost.
+    pub(in crate::v2) deserted: Deserted,
     taken_over: AtomicBool,
-}
-
-/// A lane's place in its session. Dropping it leaves the queue without the lane, unless it was told how the lane
-/// ended.
-pub(super) struct Place<'a> {
-    lanes: &'a AtomicUsize,
-    unserved: &'a AtomicBool,
-    taken_over: &'a AtomicBool,
-    done: bool,
-    /// Dropped last, because others look at the counts when all lanes are counted out.
-    _count_out: CountOut<'a>,
-}
-
-impl Place<'_> {
-    /// Leaves the place, after the lane has ended like this; `None`: it has failed.
-    pub(super) fn end(mut self, end: Option<End>) {
-        self.done = end.is_some();
-        if end == Some(End::TakenOver) {
-            self.taken_over.store(true, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        if !self.done && self.lanes.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.unserved.store(true, Ordering::Release);
-        }
-    }
 }
 
 /// Serves with one thread per lane until the device is gone or taken over. Calls `start` once when all lanes
@@ -90,7 +62,7 @@ impl Drop for Place<'_> {
 ///
 /// If a queue has no lane to begin with, nothing is fetched or started, and the device goes to the next server
 /// or is destroyed with this one. If the last lane of a queue fails later, all threads leave the device to the
-/// next server. If they cannot leave it for some seconds, the device is destroyed by force.
+/// next server. So do they if a lane cannot give the answers of other threads. If they cannot leave it for some seconds, the device is destroyed by force.
 pub(super) fn run<C: Channel, L: Lanes>(
     session: &Session<C>,
     lanes: &L,
@@ -130,7 +102,7 @@ impl<C: Channel> Session<C> {
             running: Running::default(),
             lanes: (0..queues).map(|_| AtomicUsize::new(0)).collect(),
             all_served: OnceFlag::default(),
-            unserved: AtomicBool::new(false),
+            deserted: Deserted::default(),
             taken_over: AtomicBool::new(false),
         }
     }
@@ -191,8 +163,7 @@ impl<C: Channel> Session<C> {
     fn counted_place<'a>(&'a self, queue: u32, count_out: CountOut<'a>) -> Place<'a> {
         let lanes = &self.lanes[queue as usize];
         lanes.fetch_add(1, Ordering::Relaxed);
-        let (unserved, taken_over) = (&self.unserved, &self.taken_over);
-        Place { lanes, unserved, taken_over, done: false, _count_out: count_out }
+        Place::new(lanes, &self.deserted, &self.taken_over, count_out)
     }
 
     /// Binds the calling thread to these CPUs, if there are any.
@@ -246,7 +217,7 @@ impl<C: Channel> Session<C> {
         let mut seen = 0;
         std::thread::scope(|scope| {
             loop {
-                let unserved = || course.heeds_unserved() && self.unserved.load(Ordering::Acquire);
+                let unserved = || course.heeds_unserved() && self.deserted.is_set();
                 let news = || self.ended() || unserved();
                 let requests = match course.patience() {
                     Some(time) => self.stop.wait_for(time, seen, news),
@@ -295,7 +266,7 @@ impl<C: Channel> Session<C> {
         match self.channel.leave() {
             Ok(kept) => {
                 let device = self.notes.device();
-                tracing::error!(device, "a queue has no thread left: all threads end");
+                tracing::error!(device, "a queue has no thread left, or answers were lost: all threads end");
                 self.notes.listener().tell(&Event::Deserted { device: self.notes.device() });
                 *keeper = kept;
                 course.step(course::Event::Left)
@@ -384,7 +355,7 @@ impl<C: Channel> Session<C> {
         }
     }
 
-    fn ended(&self) -> bool {
+    pub(super) fn ended(&self) -> bool {
         self.running.none()
     }
 

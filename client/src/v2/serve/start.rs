@@ -6,16 +6,17 @@
 //! have ended when they return. Requests may live on; completing them then does nothing.
 
 use super::ready::PollSleeper;
-use super::{End, ServeOptions, serve_async_with, serve_requests_with};
+use super::{End, ServeOptions, flush_is_default, serve_async_with, serve_requests_with, through_layers};
+use crate::v2::builder::Checked;
 use crate::v2::server::Serving;
-use crate::v2::{AsyncBackend, Builder, Handler, Server};
+use crate::v2::{AsyncBackend, Builder, Capabilities, Handler, Server, ThreadModel};
 use crate::{Error, Result, StopToken};
 use std::path::Path;
 use std::sync::Arc;
 
 impl Builder {
     /// Like [`serve`](Self::serve), for a backend that answers requests later and elsewhere.
-    pub fn serve_requests<H: Handler + ?Sized>(self, handler: &H) -> Result<()> {
+    pub fn serve_requests<H: Handler + ?Sized>(self, handler: &H) -> Result<End> {
         self.serve_requests_then(handler, |_| {})
     }
 
@@ -25,7 +26,7 @@ impl Builder {
         self,
         handler: &H,
         ready: impl FnOnce(&Path),
-    ) -> Result<()> {
+    ) -> Result<End> {
         Self::with_signals(|stop| self.serve_requests_until(handler, stop, ready))
     }
 
@@ -36,16 +37,16 @@ impl Builder {
         handler: &H,
         stop: &StopToken,
         ready: impl FnOnce(&Path),
-    ) -> Result<()> {
-        self.serve_by(handler.size(), handler.capabilities(), |server, options| {
-            server.serve_requests(handler, options, stop, || ready(&server.path()))
-        })
+    ) -> Result<End> {
+        let checked = self.check(handler.size(), handler.capabilities(), || true)?;
+        checked
+            .serve(|server, options| server.serve_requests(handler, options, stop, || ready(&server.path())))
     }
 
     /// Like [`serve`](Self::serve), for an asynchronous backend, on the library's own threads: one for each queue,
-    /// or as many as [`ServeOptions`](crate::ServeOptions) say. For futures that need an executor of their own,
-    /// see `serve_tokio`.
-    pub fn serve_async<B: AsyncBackend + ?Sized>(self, backend: &B) -> Result<()> {
+    /// or as many as [`ServeOptions`](crate::ServeOptions) say. It blocks the calling thread, so a task of an executor does
+    /// not call it: for futures that need an executor of their own, see `serve_tokio`.
+    pub fn serve_async<B: AsyncBackend + ?Sized>(self, backend: &B) -> Result<End> {
         self.serve_async_then(backend, |_| {})
     }
 
@@ -55,12 +56,18 @@ impl Builder {
         self,
         backend: &B,
         ready: impl FnOnce(&Path),
-    ) -> Result<()> {
+    ) -> Result<End> {
+        let checked = self.check_async(backend)?;
         Self::with_signals(|stop| {
-            self.serve_by(backend.size(), backend.capabilities(), |server, options| {
-                server.serve_async(backend, options, stop, || ready(&server.path()))
-            })
+            checked
+                .serve(|server, options| server.serve_async(backend, options, stop, || ready(&server.path())))
         })
+    }
+
+    /// Like [`check`](Self::check). Polls the flush of the backend once, in the calling task.
+    pub(in crate::v2) fn check_async<B: AsyncBackend + ?Sized>(self, backend: &B) -> Result<Checked> {
+        let capabilities = Capabilities { threads: ThreadModel::Any, ..backend.capabilities() };
+        self.check(backend.size(), capabilities, || flush_is_default(backend))
     }
 }
 
@@ -79,10 +86,9 @@ impl Server {
         };
         let serving = Serving::new(&**self, options);
         let (start, destroy) = (|| serving.begin(ready), |force| serving.destroy(force));
-        serving.end(match options.layers().around(self.clone(), stop) {
-            None => serve_async_with(self, backend, options, stop, sleepers, start, destroy),
-            Some(channel) => serve_async_with(&channel, backend, options, stop, sleepers, start, destroy),
-        })
+        serving.end(through_layers!(options, stop, self, self.clone(), channel => {
+            serve_async_with(channel, backend, options, stop, sleepers, start, destroy)
+        }))
     }
 
     /// Like [`serve_then`](Self::serve_then), for a backend that answers requests later and elsewhere.
@@ -98,9 +104,8 @@ impl Server {
     ) -> Result<End> {
         let serving = Serving::new(&**self, options);
         let (start, destroy) = (|| serving.begin(ready), |force| serving.destroy(force));
-        serving.end(match options.layers().around(self.clone(), stop) {
-            None => serve_requests_with(self, handler, options, stop, start, destroy),
-            Some(channel) => serve_requests_with(&channel, handler, options, stop, start, destroy),
-        })
+        serving.end(through_layers!(options, stop, self, self.clone(), channel => {
+            serve_requests_with(channel, handler, options, stop, start, destroy)
+        }))
     }
 }

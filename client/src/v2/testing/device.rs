@@ -265,6 +265,11 @@ impl State {
         }
     }
 
+    /// Whether a call of the server with this epoch would return at once.
+    pub(super) fn has_news(&self, epoch: u32) -> bool {
+        self.over(epoch).is_some() || self.queues.iter().any(|queue| !queue.waiting.is_empty())
+    }
+
     pub(super) fn server(&self, epoch: u32) -> &Attached {
         &self.servers[epoch as usize - 1]
     }

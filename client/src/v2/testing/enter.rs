@@ -78,7 +78,8 @@ impl Room {
         if let Some(buffers) = &mut fetch.buffers {
             let number = self.buffers;
             buffers.room(number).filter(|room| *room >= data.len() as u64)?;
-            buffers.fill(number, data);
+            // Without its data if the buffer cannot be accessed; the kernel reports an error then.
+            buffers.fill(number, data).ok()?;
             self.buffers += 1;
             return Some(number as u64);
         }
@@ -136,8 +137,7 @@ impl State {
             if op != v2::OP_WRITE || !answer.wants_data() {
                 return Err(Errno::INVAL);
             }
-            answer.fill(&request.data);
-            return Ok(());
+            return answer.fill(&request.data);
         }
         let done = match answer.result() {
             Ok(done) if done > length => return Err(Errno::INVAL),
@@ -154,10 +154,10 @@ impl State {
             v2::OP_READ if !short => {
                 data.resize(usize::try_from(length).unwrap_or(0), 0);
                 if done > 0 {
-                    answer.copy_to(&mut data[..usize::try_from(done).unwrap_or(0)]);
+                    answer.copy_to(&mut data[..usize::try_from(done).unwrap_or(0)])?;
                 }
             }
-            v2::OP_WRITE if answer.wants_data() && !short => answer.fill(&request.data),
+            v2::OP_WRITE if answer.wants_data() && !short => answer.fill(&request.data)?,
             v2::OP_READ | v2::OP_WRITE => {}
             _ if answer.has_memory() => return Err(Errno::INVAL),
             _ => {}

@@ -150,14 +150,14 @@ impl Server {
         Serving { server: self, stop, thread }
     }
 
-    fn begin(&self) -> Result<()> {
+    pub(in crate::v2) fn begin(&self) -> Result<()> {
         match self.inner.device.start() {
             Ok(()) | Err(Errno::ALREADY) => Ok(()),
             Err(source) => Err(failed("start device", self.name(), source)),
         }
     }
 
-    fn destroy(&self, force: bool) -> Result<()> {
+    pub(in crate::v2) fn destroy(&self, force: bool) -> Result<()> {
         let destroyed = self.inner.device.destroy(force);
         destroyed.map_err(|source| failed("destroy device", self.name(), source))
     }
@@ -266,7 +266,7 @@ impl Serving {
 }
 
 /// How an asynchronous lane waits.
-struct Sleep {
+pub(in crate::v2) struct Sleep {
     server: Server,
     woken: Arc<Woken>,
     wanted: bool,
@@ -285,7 +285,7 @@ impl Wake for Woken {
 }
 
 impl Sleep {
-    fn new(server: &Server) -> Self {
+    pub(in crate::v2) fn new(server: &Server) -> Self {
         let woken = Woken { device: server.inner.device.clone(), woken: AtomicBool::new(false) };
         Self { server: server.clone(), woken: Arc::new(woken), wanted: false }
     }
@@ -295,8 +295,7 @@ impl Readiness for Sleep {
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Inner { device, epoch, .. } = &*self.server.inner;
         let mut state = device.lock();
-        let ready =
-            state.over(*epoch).is_some() || state.queues.iter().any(|queue| !queue.waiting.is_empty());
+        let ready = state.has_news(*epoch);
         self.wanted = !ready;
         if ready {
             return Poll::Ready(Ok(()));
@@ -312,10 +311,14 @@ impl Sleeper for Sleep {
     }
 
     fn sleep(&mut self) {
-        // News of the device wake the lane's waker, which is this one.
-        let device = &self.woken.device;
+        // Changes wake the lane's waker, which is this one. Timers wake nobody: a deadline returns a request to its queue.
+        let Inner { device, epoch, .. } = &*self.server.inner;
         let mut state = device.lock();
-        while !self.woken.woken.swap(false, Ordering::AcqRel) {
+        loop {
+            let woken = self.woken.woken.swap(false, Ordering::AcqRel);
+            if woken || self.wanted && state.has_news(*epoch) {
+                return;
+            }
             state = device.wait(state);
         }
     }

@@ -2,6 +2,7 @@
 //! What a builder takes from its backend, and what it refuses.
 
 use super::*;
+use crate::AsyncBackend;
 
 fn info() -> Info {
     Info::from(&v2::Info {
@@ -151,4 +152,99 @@ fn what_makes_no_sense_is_named() {
     assert!(disk().serial(&"x".repeat(31)).to_raw(&info()).is_ok());
     assert!(disk().serial(&"x".repeat(32)).to_raw(&info()).is_err());
     assert!(matches!(Builder::new("a/b").to_raw(&info()), Err(Error::Name { .. })));
+}
+
+/// Flushes, and does not declare it.
+struct Undeclared;
+
+impl Backend for Undeclared {
+    fn size(&self) -> u64 {
+        SIZE
+    }
+
+    fn read(&self, _: u64, _: &mut [u8]) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn write(&self, _: u64, _: &mut [u8], _: bool) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), Errno> {
+        Ok(())
+    }
+}
+
+impl AsyncBackend for Undeclared {
+    fn size(&self) -> u64 {
+        SIZE
+    }
+
+    async fn read(&self, _: u64, _: &mut [u8]) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    async fn write(&self, _: u64, _: &mut [u8], _: bool) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    async fn flush(&self) -> Result<(), Errno> {
+        Ok(())
+    }
+}
+
+/// Without the module, the first error would be that of the control node, and with it, a device would be created.
+#[test]
+fn own_mistakes_are_told_before_the_module_is_needed() {
+    let stop = StopToken::new();
+    let memory = SparseMemory::new(SIZE).expect("memory");
+    let serve = |builder: Builder| builder.serve_until(&memory, &stop, |_| panic!("ready"));
+    let no_flush = "volatile cache no means that the kernel sends no flushes";
+    let cases = [
+        (serve(Builder::new("a/b")), "has a character other than letters, digits and ._-+:"),
+        (serve(Builder::new("disk").size_bytes(0)), "size in bytes 0 is outside"),
+        (
+            serve(Builder::new("disk").logical_block_size(1000)),
+            "logical block size 1000 is not a power of two",
+        ),
+        (serve(Builder::new("disk").queues(0)), "number of queues 0 is outside"),
+        (serve(Builder::new("disk").identity(&[1; 257])), "bytes of the identity 257 is outside 0..=256"),
+        (serve(Builder::new("disk").serving(ServeOptions::default().batch(0))), "batch 0 is outside"),
+        (Builder::new("disk").serve_until(&Undeclared, &stop, |_| panic!("ready")), no_flush),
+        (Builder::new("disk").serve_async(&Undeclared), no_flush),
+    ];
+    for (result, problem) in cases {
+        let said = result.expect_err(problem).to_string();
+        assert!(said.contains(problem), "{problem} is not in: {said}");
+    }
+    let declared = Builder::new("disk").volatile_cache(true);
+    declared.check(SIZE, Undeclared.declared(), || panic!("no need to find out")).expect("sensible");
+}
+
+impl Undeclared {
+    fn declared(&self) -> Capabilities {
+        Backend::capabilities(self)
+    }
+}
+
+/// The callback that was set last counts, and layers that were set before are outside.
+#[test]
+fn options_keep_what_the_builder_has() {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hear = |name: &'static str| {
+        let heard = heard.clone();
+        move |_: &Event| heard.lock().expect("list").push(name)
+    };
+    let event = || Event::TakenOver { device: "disk".to_owned() };
+    let tell = |builder: Builder| {
+        let checked = builder.check(SIZE, Capabilities::default(), || true).expect("sensible");
+        checked.options().listener().tell(&event());
+        std::mem::take(&mut *heard.lock().expect("list"))
+    };
+    let options = || ServeOptions::default().on_event(hear("options"));
+    let disk = || Builder::new("disk").on_event(hear("builder"));
+    assert_eq!(tell(disk()), ["builder"]);
+    assert_eq!(tell(disk().serving(ServeOptions::default())), ["builder"]);
+    assert_eq!(tell(disk().serving(options())), ["options"]);
+    assert_eq!(tell(Builder::new("disk").serving(options()).on_event(hear("last"))), ["last"]);
 }

@@ -5,6 +5,7 @@ use super::*;
 use crate::AsyncBackend;
 use crate::v2::fake::FakeReady;
 use crate::v2::serve::executor::serve_in_task;
+use std::sync::{Barrier, mpsc};
 use std::time::Instant;
 use tokio::runtime::{Builder as Runtime, Runtime as Started};
 
@@ -129,4 +130,150 @@ fn a_device_that_does_not_start_is_destroyed() {
         destroy,
     ));
     assert!(matches!(served, Err(Error::Control { .. })), "{served:?}");
+}
+
+#[test]
+fn a_future_that_is_never_polled_does_nothing() {
+    let backend = Slow::new();
+    drop(Builder::new("never").serve_tokio(backend.clone()));
+    assert_eq!(Arc::strong_count(&backend), 1);
+}
+
+/// Tells when the size is asked for, and waits with the answer.
+struct Measured {
+    asked: Barrier,
+    answer: Barrier,
+    /// The lanes do not ask for the size before there are requests; the watching thread does.
+    calls: AtomicUsize,
+}
+
+impl AsyncBackend for Measured {
+    fn size(&self) -> u64 {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        if std::thread::current().name() == Some("zosbd2-watch") {
+            self.asked.wait();
+            self.answer.wait();
+        }
+        SIZE
+    }
+
+    async fn read(&self, _: u64, _: &mut [u8]) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    async fn write(&self, _: u64, _: &mut [u8], _: bool) -> Result<(), Errno> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_future_that_is_dropped_before_the_start_starts_nothing() {
+    let fake = Arc::new(Fake::new(SIZE, MAX_IO, []).sleeping(2));
+    let backend =
+        Arc::new(Measured { asked: Barrier::new(2), answer: Barrier::new(2), calls: AtomicUsize::new(0) });
+    let (options, stop) = (ServeOptions::default(), StopToken::new());
+    let (started, is_started) = mpsc::channel::<()>();
+    let start = move || started.send(()).map_err(|_| busy("nobody listens"));
+    let ready = || Ok(FakeReady::new(&fake));
+    let serving =
+        serve_in_task(&fake, backend.clone(), &options, &stop, ready, start, |_| panic!("no destroy"));
+    let mut serving = Box::pin(serving);
+    runtime().block_on(async {
+        tokio::select! {
+            biased;
+            end = &mut serving => panic!("served: {end:?}"),
+            () = std::future::ready(()) => {}
+        }
+    });
+    backend.asked.wait();
+    drop(serving);
+    backend.answer.wait();
+    // The watching thread ends, and drops its end of the channel.
+    is_started.recv_timeout(Duration::from_secs(60)).expect_err("it was started");
+    assert!(backend.calls.load(Ordering::Relaxed) > 0);
+}
+
+/// The watching thread is still busy when the lanes have ended. The other task of the executor must run until it ends.
+#[test]
+fn the_end_does_not_block_the_executor() {
+    let fake = Arc::new(Fake::new(SIZE, MAX_IO, []).sleeping(2));
+    let (destroyed, (go, gone)) = (fake.clone(), mpsc::channel());
+    let gone = Mutex::new(gone);
+    let began = Arc::new(AtomicUsize::new(0));
+    let begins = began.clone();
+    let destroy = move |_| {
+        destroyed.destroy();
+        begins.fetch_add(1, Ordering::Release);
+        gone.lock().expect("receiver").recv_timeout(Duration::from_secs(60)).expect("the executor runs");
+        Ok(())
+    };
+    let (options, stop) = (ServeOptions::default(), StopToken::new());
+    stop.request();
+    let end = runtime().block_on(async {
+        let ready = || Ok(FakeReady::new(&fake));
+        let serving = serve_in_task(&fake, Slow::new(), &options, &stop, ready, || Ok(()), destroy);
+        let other = async {
+            while began.load(Ordering::Acquire) == 0 {
+                tokio::task::yield_now().await;
+            }
+            // The lanes see the end first.
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            go.send(()).expect("sent");
+        };
+        tokio::join!(serving, other).0
+    });
+    assert_eq!(end.expect("served"), End::Gone);
+}
+
+/// In the kernel in memory: what a dropped future held goes to the next server, and a stop ends a future.
+#[test]
+fn the_next_server_gets_what_a_dropped_future_held() {
+    use crate::testing::{Io, Kernel};
+    let (kernel, backend, options) = (Kernel::new(7), Slow::new(), ServeOptions::default());
+    let builder = Builder::new("dropped").for_async_backend(&*backend);
+    let server = kernel.create(&builder).expect("create");
+    let stop = StopToken::new();
+    let (disk, read) = runtime().block_on(async {
+        let serving = server.serve_tokio(backend.clone(), &options, &stop);
+        let reading = async {
+            while kernel.status("dropped").expect("status").state == crate::State::Created {
+                tokio::task::yield_now().await;
+            }
+            let disk = kernel.disk("dropped").expect("open");
+            let read = disk.submit(Io::read(0, 512)).expect("submitted");
+            while backend.in_flight.load(Ordering::Relaxed) == 0 {
+                tokio::task::yield_now().await;
+            }
+            (disk, read)
+        };
+        tokio::select! {
+            biased;
+            end = serving => panic!("served: {end:?}"),
+            opened = reading => opened,
+        }
+    });
+    assert!(!read.is_done());
+    drop(server);
+    let limit = Instant::now() + Duration::from_secs(60);
+    // The watching thread has the server until it sees that no lane is left.
+    while kernel.status("dropped").expect("status").state != crate::State::Orphaned {
+        assert!(Instant::now() < limit, "the server is not dead");
+        std::thread::yield_now();
+    }
+    let next = kernel.attach("dropped", crate::TakeOver::No).expect("attach");
+    let end = runtime().block_on(async {
+        let read_it = async {
+            while !read.is_done() {
+                tokio::task::yield_now().await;
+            }
+            // A disk in use is not destroyed.
+            drop(disk);
+            stop.request();
+        };
+        tokio::join!(next.serve_tokio(backend, &options, &stop), read_it).0
+    });
+    assert_eq!(end.expect("served"), End::Gone);
+    assert_eq!(read.wait(), Ok(vec![7; 512]));
 }

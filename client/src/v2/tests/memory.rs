@@ -57,7 +57,7 @@ impl Seen {
 
 fn fake() -> Arc<Fake> {
     let reads = vec![Spec::new(v2::OP_READ, 0, BYTES as u64); REQUESTS];
-    Arc::new(Fake::new(SIZE, MAX_IO, [Step::Requests(reads)]).sleeping(1))
+    Arc::new(Fake::new(SIZE, MAX_IO, [Step::Requests(reads)]).deep(v2::MAX_DEPTH).sleeping(1))
 }
 
 /// Keeps the requests until all are there. Then they are answered here, or on another thread.

@@ -13,7 +13,10 @@ use zosbd2_engine::request::Handle;
 use zosbd2_engine::v2::{Handles, check_enter, describe};
 
 use super::argument;
-use super::commit::{self, Ended, Progress, RUN_BYTES};
+use super::buffers::Buffers;
+use super::commit::{self, RUN_BYTES};
+use super::ended::Ended;
+use super::progress::Progress;
 use crate::block::{Device, Locked, QueueBlock};
 use crate::list::List;
 use crate::shim::Place;
@@ -21,7 +24,7 @@ use crate::transfer::Transfer;
 use crate::{shim, trace};
 
 /// Requests that are handed over at once; they are on the stack.
-const CHUNK: usize = 16;
+pub(super) const CHUNK: usize = 16;
 
 /// One ENTER.
 ///
@@ -61,67 +64,6 @@ pub fn run(device: &Device, epoch: u32, user: u64) -> Result<(), Errno> {
     }
     // Fetched requests count; the error comes again with the next call.
     if progress.fetched > 0 { Ok(()) } else { result }
-}
-
-/// The buffers of an ENTER, each for the data of one write. Each entry of the array is read once, ahead of its use, while no lock
-/// is held and no request is pinned.
-struct Buffers {
-    /// Entries that were read and are not used up.
-    ahead: List<abi::Iovec, CHUNK>,
-    /// How many of them, from the first on, have data of requests that are on their way to the server.
-    used: usize,
-    /// Number of the first of them in the array.
-    first: u64,
-}
-
-impl Buffers {
-    #[inline]
-    const fn new() -> Self {
-        Self { ahead: List::new(), used: 0, first: 0 }
-    }
-
-    /// Forgets the used entries and reads more, so that there are enough for the next requests, or all that are left.
-    ///
-    /// # Errors
-    ///
-    /// `EFAULT`.
-    #[inline(never)]
-    fn read_ahead(&mut self, enter: &abi::Enter) -> Result<(), Errno> {
-        self.ahead.remove_first(self.used);
-        self.first = self.first.wrapping_add(self.used as u64);
-        self.used = 0;
-        // No more than one buffer for each request can be used.
-        let usable = enter.buffer_count.min(enter.capacity);
-        let next = self.first.wrapping_add(self.ahead.len() as u64);
-        let left = usize::try_from(u64::from(usable).saturating_sub(next)).unwrap_or(0);
-        let more = left.min(CHUNK.saturating_sub(self.ahead.len()));
-        if more == 0 {
-            return Ok(());
-        }
-        let at = enter.buffers.wrapping_add(next.wrapping_mul(size_of::<abi::Iovec>() as u64));
-        shim::user_read_all(at, self.ahead.append(more))
-    }
-
-    /// Bytes of the next unused buffer.
-    #[inline]
-    fn room(&self) -> u64 {
-        self.ahead.items().get(self.used).map_or(0, |buffer| buffer.length)
-    }
-
-    /// Uses the next buffer. Returns its number.
-    #[inline]
-    const fn take(&mut self) -> u64 {
-        let number = self.first.wrapping_add(self.used as u64);
-        self.used = self.used.wrapping_add(1);
-        number
-    }
-
-    /// Address of a buffer that is used.
-    #[inline]
-    fn address(&self, number: u64) -> Option<u64> {
-        let index = usize::try_from(number.wrapping_sub(self.first)).ok()?;
-        self.ahead.items().get(index).map(|buffer| buffer.address)
-    }
 }
 
 /// The fetching half of an ENTER.

@@ -17,6 +17,7 @@ use super::{enter, report};
 use crate::block::{Blob, Device, LockedDevice, QueueBlock};
 use crate::devices::Devices;
 use crate::shim;
+use crate::survey::Survey;
 
 /// One ioctl. `epoch` is 0 for an observer. Returns the result of the call.
 ///
@@ -144,7 +145,7 @@ fn attach(
     // First, because a submitter wakes the server's pollers once a queue knows the server.
     opened.appoint(epoch);
     locked.set_present(epoch);
-    device.note_process(shim::process());
+    device.note_process(shim::process(), epoch);
     for block in device.queues() {
         let mut queue = block.lock_at(shim::now());
         queue.queue().set_phase(phase);
@@ -319,9 +320,10 @@ pub fn status(device: &Device, size: u32) -> Result<abi::Status, Errno> {
     let (major, minor) = locked.number();
     let deadline_ms = locked.deadline_ms();
     let life = *locked.life();
-    let (opens, seen) = (locked.opens(), device.seen());
-    let unserved_ms = locked.unserved_ms(&seen);
+    let opens = locked.opens();
+    let survey = Survey::of(device, shim::now_ms());
     drop(locked);
+    let unserved_ms = if life.serving() { survey.unserved_ms } else { 0 };
     let process = if life.serving() { device.process() } else { shim::Process::default() };
     let state = match life.phase() {
         Phase::Live if !life.started() => abi::STATE_CREATED,
@@ -362,8 +364,8 @@ pub fn status(device: &Device, size: u32) -> Result<abi::Status, Errno> {
         minor,
         pid: process.own,
         opens,
-        threads: seen.waiting,
-        unserved_ms,
+        threads: survey.threads,
+        unserved_ms: u32::try_from(unserved_ms).unwrap_or(u32::MAX),
         program: process.program,
     })
 }

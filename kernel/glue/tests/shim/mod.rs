@@ -13,8 +13,10 @@ use std::ffi::{CStr, c_char, c_void};
 use std::ptr;
 
 use zosbd2_abi::v1::IOCTL_OPERATION;
+use zosbd2_engine::watch::WATCH_MS;
+use zosbd2_glue::block::Device as Block;
 use zosbd2_glue::entry;
-use zosbd2_glue::shim::{Device, File, Params, Place, Queue};
+use zosbd2_glue::shim::{Device, File, Params, Place, Queue, TELL, timer};
 
 const EFAULT: i32 = -14;
 const ETIME: i32 = -62;
@@ -27,6 +29,9 @@ thread_local! {
     static SERVERS: RefCell<Vec<*mut Server>> = const { RefCell::new(Vec::new()) };
     static NOW_NS: Cell<u64> = const { Cell::new(1) };
     static ABSENT: RefCell<Option<(u64, u64)>> = const { RefCell::new(None) };
+    /// The calling process, which has one thread of the same number, and the processes that have ended.
+    static CALLER: Cell<u32> = const { Cell::new(1) };
+    static DEAD: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
     static TEXT: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
@@ -79,6 +84,8 @@ struct Disk {
     sealed: Cell<bool>,
     destroyed: Cell<bool>,
     gone: Cell<bool>,
+    /// The process that serves, and the epoch of its server.
+    process: Cell<(u32, u32)>,
     params: Params,
     engine: Memory,
     queues: RefCell<Vec<*mut Hardware>>,
@@ -164,6 +171,38 @@ pub(crate) fn page_out(memory: &mut [u8]) {
 /// Advances the clock.
 pub(crate) fn pass(ns: u64) {
     NOW_NS.set(NOW_NS.get() + ns);
+}
+
+/// The following calls are of this process.
+pub(crate) fn become_process(process: u32) {
+    CALLER.set(process);
+}
+
+/// A process ends. Another process keeps its descriptors.
+pub(crate) fn end_process(process: u32) {
+    DEAD.with_borrow_mut(|dead| dead.push(process));
+}
+
+/// A call of the server of `epoch` records its process late: it was under way when another server attached.
+pub(crate) fn late_call(number: usize, epoch: u32) {
+    let engine = on_disk(number, |disk| disk.engine.start.cast());
+    // SAFETY: a device's block.
+    unsafe { Block::from_memory(&engine) }.note_process(CALLER.get(), epoch);
+}
+
+/// The worker looks at a device. Returns the events to tell.
+pub(crate) fn watch(number: usize) -> Vec<zosbd2_glue::shim::Event> {
+    let engine = on_disk(number, |disk| disk.engine.start.cast());
+    let now_ms = NOW_NS.get() / 1_000_000;
+    // SAFETY: a device's block.
+    assert_eq!(unsafe { entry::zosbd2_rs_device_watch(engine, now_ms) }, WATCH_MS);
+    let mut events = Vec::new();
+    let mut event = zosbd2_glue::shim::Event::default();
+    // SAFETY: a device's block; `event` can be written.
+    while unsafe { entry::zosbd2_rs_device_next_event(engine, now_ms, 0, &raw mut event) } == TELL {
+        events.push(event);
+    }
+    events
 }
 
 /// The debugfs text of a queue.
@@ -264,10 +303,15 @@ const DEADLINE_MS: u32 = 50;
 
 /// The deadline of a request passes. Returns whether the request has ended.
 pub(crate) fn expire(number: usize, queue: usize, tag: u32) -> bool {
+    time_out(number, queue, tag, DEADLINE_MS) == timer::OVER
+}
+
+/// A request's timeout passes. Returns what becomes of its timer.
+pub(crate) fn time_out(number: usize, queue: usize, tag: u32, timeout_ms: u32) -> u32 {
     let mut late = zosbd2_glue::shim::Late::default();
     let engine = at(number, queue, |hardware| hardware.engine.start.cast());
     // SAFETY: a queue's block; `late` can be written.
-    unsafe { entry::zosbd2_rs_queue_expire(engine, tag, DEADLINE_MS, &raw mut late) }
+    unsafe { entry::zosbd2_rs_queue_expire(engine, tag, timeout_ms, &raw mut late) }
 }
 
 /// The requests that ended since the last call.
@@ -326,6 +370,7 @@ extern "C" fn zosbd2_device_create(params: *const Params, device: *mut *mut Devi
         sealed: Cell::new(false),
         destroyed: Cell::new(false),
         gone: Cell::new(false),
+        process: Cell::new((0, 0)),
         params,
         engine,
         queues: RefCell::default(),
@@ -452,13 +497,49 @@ extern "C" fn zosbd2_device_opens(device: *mut Device) -> u32 {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn zosbd2_device_note_process(_device: *mut Device) {}
+extern "C" fn zosbd2_device_note_process(device: *mut Device, epoch: u32) {
+    let process = &disk(&device).process;
+    if epoch >= process.get().1 {
+        process.set((CALLER.get(), epoch));
+    }
+}
 
 #[unsafe(no_mangle)]
-extern "C" fn zosbd2_device_process(_device: *mut Device, process: *mut zosbd2_glue::shim::Process) {
+extern "C" fn zosbd2_device_process(device: *mut Device, process: *mut zosbd2_glue::shim::Process) {
     let program = *b"fake\0\0\0\0\0\0\0\0\0\0\0\0";
+    let (first, _) = disk(&device).process.get();
+    let own = if lives(first) { first } else { 0 };
     // SAFETY: the glue's promise.
-    unsafe { process.write(zosbd2_glue::shim::Process { first: 1, own: 1, program }) };
+    unsafe { process.write(zosbd2_glue::shim::Process { first, own, program }) };
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn zosbd2_device_process_lives(device: *mut Device) -> bool {
+    lives(disk(&device).process.get().0)
+}
+
+fn lives(process: u32) -> bool {
+    DEAD.with_borrow(|dead| !dead.contains(&process))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn zosbd2_thread() -> u32 {
+    CALLER.get()
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn zosbd2_thread_lives(thread: u32) -> bool {
+    lives(thread)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn zosbd2_process() -> u32 {
+    CALLER.get()
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn zosbd2_process_lives(process: u32) -> bool {
+    lives(process)
 }
 
 #[unsafe(no_mangle)]
@@ -754,10 +835,6 @@ always! {
     zosbd2_current_uid() -> u32 = 0;
     zosbd2_may_serve(u32) -> bool = true;
     zosbd2_timeout(u32) -> isize = 0;
-    zosbd2_thread() -> u32 = 1;
-    zosbd2_thread_lives(u32) -> bool = true;
-    zosbd2_process() -> u32 = 1;
-    zosbd2_process_lives(u32) -> bool = true;
     zosbd2_spin(u64) -> bool = false;
     zosbd2_cpus() -> u32 = 4;
     zosbd2_page_size() -> u32 = 4096;

@@ -200,6 +200,21 @@ fn http(context: &mut Context) {
     let mut server = serve(context, "http_disk", &[&url, "1"]);
     let mounted = Mounted::new(NODE, "/mnt", "ext4", "ro");
     is(&mounted.path().join("file"), &data);
+    // The same command line goes on with the mounted disk, and answers the read that waits.
+    drop_caches();
+    server.stop();
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(|| is(&mounted.path().join("file"), &data));
+        let observer = zosbd2::Control::open().and_then(|control| control.observe("http")).expect("observe");
+        wait_until(20, "a read to wait", || {
+            observer.stats(0).is_ok_and(|stats| stats.queued + stats.held > 0)
+        });
+        server.signal(Signal::KILL);
+        server.wait(20);
+        server = serve(context, "http_disk", &[&url, "1"]);
+        says(&mut server, "in place of its last server");
+        reading.join().expect("the reader");
+    });
     mounted.unmount();
     assert_eq!(read_trimmed("/sys/block/zosbd2-http/ro"), "1");
     let node = File::open(NODE).expect("open the disk");

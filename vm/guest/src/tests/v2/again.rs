@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-//! Programs that are started again, replaced, stopped and interrupted: what the library makes of them, and what it says.
+//! Programs that are started again, stopped and interrupted: what the library makes of them, and what it says.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -25,29 +25,27 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("v2_busy_destroy_names_the_users", busy)
         .needs(&[Need::Module, Need::Tool("mkfs.ext4")])
         .timeout(120),
-    Test::new("v2_hand_over", hand_over).needs(&[Need::Module]).timeout(120),
-    Test::new("v2_hand_over_from_a_stopped_server", from_a_stopped_server)
-        .needs(&[Need::Module])
-        .timeout(120),
-    Test::new("v2_hand_over_from_one_declared_dead", from_one_declared_dead)
-        .needs(&[Need::Module])
-        .timeout(180),
+    Test::new("v2_again_needs_an_identity", needs_an_identity).needs(&[Need::Module]).timeout(120),
     Test::new("v2_fork_keeps_nothing", fork).needs(&[Need::Module]).timeout(120),
 ];
 
 const MIB: u64 = 1 << 20;
-const NAME: &str = "again";
-const FILE: &str = "/tmp/again";
+pub(super) const NAME: &str = "again";
+pub(super) const FILE: &str = "/tmp/again";
 
 /// The role `--serve-again NAME FILE WORD...`: serves a file, or memory if FILE is `-`, with the library alone: it
 /// creates the device or follows. Prints `serving` when it serves, and its events to standard error. A word is
 /// `serial=TEXT`, `identity=TEXT`, `size=BYTES`, `deadline=MS` (with the policy declare-dead), `over=MS` (takes over,
-/// with this patience), `gently` (does not kill), or `fork` (forks a child that sleeps when it serves).
+/// with this patience), `gently` (does not kill), `strict` (does not follow without an identity), or `fork` (forks a child
+/// that sleeps when it serves).
 pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
     let [name, file, words @ ..] = arguments else {
         return Err("usage: --serve-again NAME FILE WORD...".into());
     };
-    let mut builder = Builder::new(name).partition_scan(false).on_event(|event| eprintln!("event: {event}"));
+    let mut builder = Builder::new(name)
+        .partition_scan(false)
+        .follow_without_identity(!words.contains(&"strict"))
+        .on_event(|event| eprintln!("event: {event}"));
     let mut take_over = None;
     for word in words {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
@@ -63,7 +61,7 @@ pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>>
                 take_over = Some(HandOver::new().patience(patience).fence(!words.contains(&"gently")));
                 builder
             }
-            "gently" | "fork" => builder,
+            "gently" | "fork" | "strict" => builder,
             _ => return Err(format!("unknown word {word}").into()),
         };
     }
@@ -75,22 +73,24 @@ pub(crate) fn role(arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>>
         println!("serving");
     };
     if *file == "-" {
-        return Ok(builder.serve_then(&Ram::new(16 * MIB)?, ready)?);
+        builder.serve_then(&Ram::new(16 * MIB)?, ready)?;
+        return Ok(());
     }
     let successor = take_over.is_some();
     if let Some(take_over) = take_over {
         builder = builder.take_over(take_over);
     }
     let disk = FileOptions::default().successor(successor).open(Path::new(file))?;
-    Ok(builder.serve_then(&disk, ready)?)
+    println!("ended: {:?}", builder.serve_then(&disk, ready)?);
+    Ok(())
 }
 
-fn file_of(mib: u64) {
+pub(super) fn file_of(mib: u64) {
     File::create(FILE).expect("create").set_len(mib * MIB).expect("size");
 }
 
 /// Starts a server with these words.
-fn start(context: &Context, words: &[&str]) -> Spawned {
+pub(super) fn start(context: &Context, words: &[&str]) -> Spawned {
     start_on(context, FILE, words)
 }
 
@@ -98,7 +98,7 @@ fn start_on(context: &Context, file: &str, words: &[&str]) -> Spawned {
     context.spawn("/proc/self/exe", &[&["--serve-again", NAME, file], words].concat())
 }
 
-fn serving(mut server: Spawned) -> Spawned {
+pub(super) fn serving(mut server: Spawned) -> Spawned {
     wait_until(60, "the server to serve", || {
         assert!(server.running(), "it ended: {}", server.stderr());
         server.stdout().contains("serving")
@@ -107,18 +107,18 @@ fn serving(mut server: Spawned) -> Spawned {
 }
 
 /// What a server says that must end with an error.
-fn refused(context: &Context, file: &str, words: &[&str]) -> String {
+pub(super) fn refused(context: &Context, file: &str, words: &[&str]) -> String {
     let finished = start_on(context, file, words).finish(60);
     assert!(!finished.status.success(), "it did not fail: {}", finished.stderr);
     context.say(&finished.stderr);
     finished.stderr
 }
 
-fn node() -> PathBuf {
+pub(super) fn node() -> PathBuf {
     control().status(NAME).expect("status").path()
 }
 
-fn state() -> State {
+pub(super) fn state() -> State {
     control().status(NAME).expect("status").state
 }
 
@@ -128,11 +128,11 @@ fn kill(server: &mut Spawned) {
 }
 
 #[track_caller]
-fn says(server: &Spawned, text: &str) {
+pub(super) fn says(server: &Spawned, text: &str) {
     wait_until(30, text, || server.stderr().contains(text));
 }
 
-fn ends(mut server: Spawned) {
+pub(super) fn ends(mut server: Spawned) {
     server.signal(Signal::TERM);
     assert!(server.wait(30).success(), "{}", server.stderr());
     assert!(control().status(NAME).is_err(), "the device is still there");
@@ -349,57 +349,23 @@ fn busy(context: &mut Context) {
     ends(server);
 }
 
-/// The old server answers, lets go and ends with success; the new one serves.
-fn hand_over(context: &mut Context) {
+/// Without an identity, a program follows only if it asks for that.
+fn needs_an_identity(context: &mut Context) {
     context.load_module("");
     file_of(16);
-    let mut old = serving(start(context, &[]));
-    for _ in 0..3 {
-        let reading = read_in_thread(node(), 0, 4096);
-        let new = serving(start(context, &["over=20000"]));
-        assert!(old.wait(30).success(), "{}", old.stderr());
-        says(&old, "event: another server has taken over device again");
-        assert!(!new.stderr().contains("killed"), "{}", new.stderr());
-        reading.join().expect("the reader").expect("no error");
-        assert_eq!(control().status(NAME).expect("status").servers, 1);
-        read_in_thread(node(), 8192, 4096).join().expect("the reader").expect("no error");
-        old = new;
-    }
-    ends(old);
-}
-
-/// A stopped server is killed, or named if that is not wanted.
-fn from_a_stopped_server(context: &mut Context) {
-    context.load_module("");
-    file_of(16);
-    let mut old = serving(start(context, &[]));
-    old.stop();
-    let reading = read_in_thread(node(), 0, 4096);
-    let said = refused(context, FILE, &["over=500", "gently"]);
-    let wanted = format!("take over device again: its older server, process {} (", old.id());
-    assert!(said.contains(&wanted) && said.contains("did not end in time"), "{said}");
-    assert!(old.running());
-    let new = serving(start(context, &["over=500"]));
-    assert!(!old.wait(20).success(), "it was not killed");
-    says(&new, &format!("event: killed process {} (", old.id()));
-    reading.join().expect("the reader").expect("no error");
-    ends(new);
-}
-
-/// A server that was declared dead may still write to the store, so it is made to end before the next one serves.
-fn from_one_declared_dead(context: &mut Context) {
-    context.load_module("");
-    file_of(16);
-    let mut old = serving(start(context, &["deadline=1000"]));
-    old.stop();
-    let reading = read_in_thread(node(), 0, 4096);
-    wait_until(30, "the server to be declared dead", || state() == State::Orphaned);
-    // The file is locked by the old server, so only a successor may open it.
-    let new = serving(start(context, &["deadline=1000", "over=300"]));
-    assert!(!old.wait(20).success(), "it was not killed");
-    says(&new, &format!("event: killed process {} (", old.id()));
-    reading.join().expect("the reader").expect("no error");
-    ends(new);
+    kill(&mut serving(start(context, &["strict"])));
+    let status = control().status(NAME).expect("status");
+    let said = refused(context, FILE, &["strict"]);
+    assert!(
+        said.contains("device again exists, but nothing tells that it is the disk of this program"),
+        "{said}"
+    );
+    assert!(said.contains("(Builder::identity)"), "{said}");
+    let said = refused(context, FILE, &["strict", "identity=red"]);
+    assert!(said.contains("its identity is none, not \"red\""), "{said}");
+    let after = control().status(NAME).expect("status");
+    assert_eq!((after.epoch, after.state), (status.epoch, State::Orphaned), "it was touched");
+    ends(serving(start(context, &[])));
 }
 
 /// A forked child does not keep the device live.

@@ -62,7 +62,7 @@ impl<B: Backend + Send + 'static> Faulty<B> {
     }
 }
 
-fn plan(seed: u64, faults: &[&str]) -> FaultPlan {
+pub(super) fn plan(seed: u64, faults: &[&str]) -> FaultPlan {
     faults.iter().fold(FaultPlan::new(seed), |plan, text| plan.with(fault(text)))
 }
 
@@ -95,7 +95,7 @@ fn write(path: &Path, offset: u64, length: usize) -> Result<usize, Errno> {
 }
 
 /// The data that [`write`] writes there.
-fn written(offset: u64, length: usize) -> Vec<u8> {
+pub(super) fn written(offset: u64, length: usize) -> Vec<u8> {
     let mut data = Aligned::new(length, 0);
     data.fill(offset);
     data.bytes().to_vec()

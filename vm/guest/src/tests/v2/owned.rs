@@ -2,13 +2,12 @@
 //! Owned requests and asynchronous backends, through the kernel: data, stops, take-overs, and the death of an
 //! executor.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Barrier, Mutex, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use zosbd2::{
-    AsyncBackend, Backend as _, Blocking, Builder, Capabilities, End, Errno, Handler, Request, ServeOptions,
+    AsyncBackend, Backend, Blocking, Builder, Capabilities, End, Errno, Handler, Request, ServeOptions,
     Server, State, StopToken, TakeOver, Zero,
 };
 use zosbd2_backends::conformance::{self, Check};
@@ -24,18 +23,18 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("v2_async_conformance", async_conformance).needs(&[Need::Module]).timeout(120),
     Test::new("v2_tokio_conformance", tokio_conformance).needs(&[Need::Module]).timeout(120),
     Test::new("v2_owned_fio_verify", owned_fio).needs(&[Need::Module, Need::Tool("fio")]).timeout(150),
+    Test::new("v2_async_fio_verify", async_fio).needs(&[Need::Module, Need::Tool("fio")]).timeout(150),
     Test::new("v2_tokio_fio_verify", tokio_fio).needs(&[Need::Module, Need::Tool("fio")]).timeout(150),
     Test::new("v2_owned_take_over", take_over).needs(&[Need::Module]).timeout(60),
     Test::new("v2_tokio_ends", tokio_ends).needs(&[Need::Module]).timeout(60),
-    Test::new("v2_slow_disk", slow_disk).needs(&[Need::Module, Need::Program("slow_disk")]).timeout(90),
 ];
 
 const MIB: u64 = 1 << 20;
 
 /// Serves a started device.
-type Serve = Box<dyn FnOnce(&Arc<Server>, Box<dyn FnOnce() + Send>) -> zosbd2::Result<End> + Send>;
+pub(super) type Serve = Box<dyn FnOnce(&Arc<Server>, Box<dyn FnOnce() + Send>) -> zosbd2::Result<End> + Send>;
 
-fn serve(builder: &Builder, serve: Serve) -> (Disk, Serving) {
+pub(super) fn serve(builder: &Builder, serve: Serve) -> (Disk, Serving) {
     let disk = Disk::create(builder);
     let (ready, is_ready) = mpsc::channel();
     let server = disk.server.clone();
@@ -152,16 +151,16 @@ fn elsewhere_conformance(context: &mut Context) {
     }
 }
 
-/// A RAM disk whose operations are interrupted once.
-struct Paused(Ram);
+/// A backend as an asynchronous one, whose operations are interrupted once.
+pub(super) struct Paused<B>(pub(super) B);
 
-impl Paused {
+impl<B: Backend> Paused<B> {
     async fn pause() {
         tokio::task::yield_now().await;
     }
 }
 
-impl AsyncBackend for Paused {
+impl<B: Backend> AsyncBackend for Paused<B> {
     fn size(&self) -> u64 {
         self.0.size()
     }
@@ -180,6 +179,10 @@ impl AsyncBackend for Paused {
         self.0.write(offset, data, fua)
     }
 
+    async fn flush(&self) -> Result<(), Errno> {
+        self.0.flush()
+    }
+
     async fn discard(&self, offset: u64, length: u64) -> Result<(), Errno> {
         self.0.discard(offset, length)
     }
@@ -194,18 +197,26 @@ impl AsyncBackend for Paused {
     }
 }
 
-fn async_conformance(context: &mut Context) {
-    context.load_module("");
+/// Serves a RAM disk with futures on the library's threads.
+fn in_threads(name: &str, options: ServeOptions) -> (Disk, Serving) {
     let ram = Ram::new(64 * MIB).expect("memory");
-    let options = ServeOptions::default().in_flight(3);
-    let serving = serve(
-        &describe("async", &ram).queues(2),
+    serve(
+        &describe(name, &ram).queues(2),
         Box::new(move |server, ready| server.serve_async(&Paused(ram), &options, &StopToken::new(), ready)),
-    );
-    conform(context, serving);
+    )
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+fn async_conformance(context: &mut Context) {
+    context.load_module("");
+    conform(context, in_threads("async", ServeOptions::default().in_flight(3)));
+}
+
+fn async_fio(context: &mut Context) {
+    context.load_module("");
+    fio(context, in_threads("asyncfio", ServeOptions::default()));
+}
+
+pub(super) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
@@ -339,94 +350,6 @@ fn tokio_ends(context: &mut Context) {
     next.destroy_and_join(serving);
 }
 
-/// A number in `/proc/PID/status`.
-fn status_of(process: u32, field: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("the status");
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the field");
-    line.trim_start_matches(':')
-        .split_whitespace()
-        .next()
-        .and_then(|word| word.parse().ok())
-        .expect("a number")
-}
-
-/// Readers of the slow disk, and the reads of each.
-const READERS: usize = 64;
-const READS: u64 = 4;
-
-/// Each reader reads some blocks, one after the other. With a barrier all begin each read together.
-fn read_slowly(barrier: Option<&Barrier>) {
-    let node = std::path::Path::new("/dev/zosbd2-slow");
-    std::thread::scope(|scope| {
-        for reader in 0..READERS as u64 {
-            scope.spawn(move || {
-                let node = open_direct(node);
-                let mut buffer = zosbd2::Buffer::new(4096, true).expect("memory");
-                for block in 0..READS {
-                    if let Some(barrier) = barrier {
-                        barrier.wait();
-                    }
-                    let read = rustix::io::pread(&node, &mut *buffer, (reader * READS + block) * 4096);
-                    assert_eq!(read, Ok(4096));
-                }
-            });
-        }
-    });
-}
-
-/// 256 reads of 100 ms by 64 readers: with a thread for each of 64 requests, this took 5.7 s and 527 MB.
-///
-/// The time is that of the machine, too, so it counts only with `--icount --set undisturbed=1`. Otherwise the test counts
-/// requests: the server holds the reads of all readers at the same time.
-fn slow_disk(context: &mut Context) {
-    context.load_module("");
-    let mut server = context.spawn("slow_disk", &[]);
-    wait_until(30, "the server to serve", || {
-        assert!(server.running(), "it ended: {}", server.stderr());
-        server.stderr().contains("serving /dev/zosbd2-slow\n")
-    });
-    let before = status_of(server.id(), "VmRSS");
-    let begin = std::time::Instant::now();
-    read_slowly(None);
-    let took = begin.elapsed();
-    if context.setting("undisturbed").is_some() {
-        assert!(took <= Duration::from_millis(750), "{took:?}");
-    }
-
-    let observer = control().observe("slow").expect("observe");
-    let done = AtomicBool::new(false);
-    let most = || {
-        let mut most = 0;
-        while !done.load(Ordering::Relaxed) {
-            most = most.max(observer.stats(0).expect("stats").held);
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        most
-    };
-    // The peak is that of four waves. A guest that stands still for long may miss it, and tries again.
-    let full = (0..10).any(|_| {
-        done.store(false, Ordering::Relaxed);
-        let barrier = Barrier::new(READERS);
-        std::thread::scope(|scope| {
-            let most = scope.spawn(most);
-            read_slowly(Some(&barrier));
-            done.store(true, Ordering::Relaxed);
-            most.join().expect("no panic") as usize == READERS
-        })
-    });
-    assert!(full, "the server never held the reads of all readers at the same time");
-
-    let (threads, most) = (status_of(server.id(), "Threads"), status_of(server.id(), "VmHWM"));
-    let grown = most.saturating_sub(before);
-    context.say(&format!(
-        "256 reads of 100 ms by 64 readers: {took:?}, {threads} threads, {most} KiB at most, {grown} KiB more than before"
-    ));
-    assert!(threads <= 4, "{threads} threads");
-    assert!(grown <= 10 << 10, "{grown} KiB more");
-    server.signal(rustix::process::Signal::TERM);
-    assert!(server.wait(20).success(), "the server did not exit with 0: {}", server.stderr());
-}
-
 /// Answers every request at once, and stores nothing, for the benchmark.
 pub(super) struct NullRequests(pub(super) u64);
 
@@ -456,7 +379,7 @@ impl AsyncBackend for NullRequests {
 }
 
 /// Serves [`NullRequests`] in a current-thread runtime.
-pub(super) fn serve_in_tokio(builder: Builder, bytes: u64) -> zosbd2::Result<()> {
+pub(super) fn serve_in_tokio(builder: Builder, bytes: u64) -> zosbd2::Result<End> {
     let serving = builder.serve_tokio_then(Arc::new(NullRequests(bytes)), |_| println!("serving"));
     runtime().block_on(serving)
 }

@@ -102,12 +102,16 @@ fn answered(observer: &Observer) -> u64 {
         let counts = observer.stats(queue).expect("stats");
         counts.operations.iter().map(|operation| operation.committed).sum::<u64>()
     };
-    count(0) + count(1)
+    queues(observer).map(count).sum()
+}
+
+fn queues(observer: &Observer) -> std::ops::Range<u32> {
+    0..observer.status().expect("status").queues
 }
 
 /// Waits until a server has answered a few more requests, so that it dies in the middle of its work, at a point
 /// that depends on the seed.
-fn work(observer: &Observer, random: &mut Random) {
+pub(super) fn work(observer: &Observer, random: &mut Random) {
     let until = answered(observer) + random.below(24) + 1;
     wait_until(60, "some requests to be answered", || answered(observer) >= until);
 }
@@ -202,7 +206,7 @@ fn under_load(
 }
 
 /// A flag that is raised when this is dropped.
-struct RaisedAtEnd<'a>(&'a AtomicBool);
+pub(super) struct RaisedAtEnd<'a>(pub(super) &'a AtomicBool);
 
 impl Drop for RaisedAtEnd<'_> {
     fn drop(&mut self) {
@@ -211,19 +215,19 @@ impl Drop for RaisedAtEnd<'_> {
 }
 
 /// Requests that were served again.
-fn requeued(observer: &Observer) -> u64 {
-    (0..2).map(|queue| observer.stats(queue).expect("stats").requeued).sum()
+pub(super) fn requeued(observer: &Observer) -> u64 {
+    queues(observer).map(|queue| observer.stats(queue).expect("stats").requeued).sum()
 }
 
 /// Stops the server at a moment at which it holds a request.
-fn stop_while_it_holds_one(observer: &Observer, server: &mut Spawned) {
+pub(super) fn stop_while_it_holds_one(observer: &Observer, server: &mut Spawned) {
     let held = |queue| {
         let requests = observer.requests(queue, Duration::ZERO).expect("requests");
         requests.iter().any(|request| request.state == RequestState::Held)
     };
     wait_until(60, "the server to hold a request", || {
         server.stop();
-        let holds = held(0) || held(1);
+        let holds = queues(observer).any(held);
         if !holds {
             server.signal(Signal::CONT);
         }

@@ -403,15 +403,15 @@ pub(crate) fn serve_role(arguments: &[&str]) -> Result<(), Box<dyn std::error::E
         ("ram", []) => builder.serve_then(&Ram::new(SIZE)?, ready)?,
         ("file", [file]) => builder.serve_then(&FileOptions::default().open(Path::new(file))?, ready)?,
         ("direct", [file]) => {
-            builder.serve_then(&FileOptions::default().direct(true).open(Path::new(file))?, ready)?;
+            builder.serve_then(&FileOptions::default().direct(true).open(Path::new(file))?, ready)?
         }
         ("locked", [file]) => {
             let options = ServeOptions::default().threads_per_queue(threads.parse()?);
             let builder = builder.serving(options.memory_lock(MemoryLock::All));
-            builder.serve_then(&FileOptions::default().direct(true).open(Path::new(file))?, ready)?;
+            builder.serve_then(&FileOptions::default().direct(true).open(Path::new(file))?, ready)?
         }
         _ => return Err(format!("{kind} is no backend, or wants another number of files").into()),
-    }
+    };
     Ok(())
 }
 

@@ -3,11 +3,9 @@
 //! use.
 
 use std::os::fd::AsFd as _;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal};
 use rustix::thread::Uid;
 use zosbd2::events::{Event, Kind, Watch};
 use zosbd2::v2::abi;
@@ -15,16 +13,14 @@ use zosbd2::{DeadlinePolicy, Settings, State, TakeOver, Which};
 
 use super::super::support::{Disk as Disk1, open_direct, read_in_thread, write_in_thread};
 use super::hostile::{call, name};
-use super::support::{Disk, Manual, attach, by_hand, control, plain, refused};
-use crate::guest::{Context, Kmsg, Need, Test, raw, sys, wait_until};
+use super::support::{Disk, attach, by_hand, control, plain, refused};
+use crate::guest::{Context, Kmsg, Need, Test, raw, wait_until};
 
 pub(super) const TESTS: &[Test] = &[
     Test::new("v2_voice_death_and_recovery", death).needs(&[Need::Module]).timeout(60),
     Test::new("v2_voice_end_of_the_grace", grace).needs(&[Need::Module]).timeout(60),
     Test::new("v2_voice_late_requests", late).needs(&[Need::Module]).timeout(60),
     Test::new("v2_voice_lost_cache", lost_cache).needs(&[Need::Module]).timeout(90),
-    Test::new("v2_voice_descriptor_without_a_thread", unserved).needs(&[Need::Module]).timeout(90),
-    Test::new("v2_voice_fork_outlives_the_server", forked).needs(&[Need::Module]).timeout(90),
     Test::new("v2_voice_is_limited", limited).needs(&[Need::Module]).timeout(90),
     Test::new("v2_status_of_the_first_version", first_version).needs(&[Need::Module]).timeout(60),
     Test::new("v2_settings_grace", settings_grace).needs(&[Need::Module]).timeout(90),
@@ -32,23 +28,23 @@ pub(super) const TESTS: &[Test] = &[
     Test::new("v2_settings_are_checked", settings_checked).needs(&[Need::Module]).timeout(60),
 ];
 
-const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
 /// The three ways in which an event is told.
-struct Ears {
+pub(super) struct Ears {
     watch: Watch,
     log: Kmsg,
     lines: Vec<String>,
 }
 
 impl Ears {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { watch: Watch::open().expect("watch"), log: Kmsg::new(), lines: Vec::new() }
     }
 
     /// The next event, which must be of this kind and device.
     #[track_caller]
-    fn hear(&self, kind: Kind, disk: &str) -> Event {
+    pub(super) fn hear(&self, kind: Kind, disk: &str) -> Event {
         let event = self.watch.next(Some(Duration::from_secs(20))).expect("receive");
         let event = event.unwrap_or_else(|| panic!("{kind:?} was not told"));
         assert_eq!((event.kind, event.name.as_str()), (kind, disk), "{event:?}");
@@ -56,7 +52,7 @@ impl Ears {
     }
 
     /// Waits for a line in the log with these words.
-    fn read(&mut self, words: &[&str]) -> String {
+    pub(super) fn read(&mut self, words: &[&str]) -> String {
         let mut found = None;
         wait_until(20, &format!("a line with {words:?}"), || {
             self.lines.extend(self.log.lines());
@@ -66,12 +62,12 @@ impl Ears {
         found.expect("found")
     }
 
-    fn silent(&self, time: Duration) {
+    pub(super) fn silent(&self, time: Duration) {
         assert_eq!(self.watch.next(Some(time)).expect("receive"), None);
     }
 }
 
-fn own_process() -> u32 {
+pub(super) fn own_process() -> u32 {
     std::process::id()
 }
 
@@ -179,101 +175,6 @@ fn lost_cache(context: &mut Context) {
     ears.silent(Duration::from_secs(5));
     disk.destroy(true);
     ears.hear(Kind::Destroyed, "cached");
-}
-
-/// A process that does not serve keeps the descriptor of a server that has gone, as a fork would.
-fn unserved(context: &mut Context) {
-    context.load_module("");
-    let mut ears = Ears::new();
-    let (disk, server) = by_hand(&plain("kept").grace(MINUTE));
-    let path = disk.path();
-    let copy = disk.server.as_fd().try_clone_to_owned().expect("duplicate");
-    let mut keeper =
-        Command::new("/proc/self/exe").arg("--keep").stdin(Stdio::from(copy)).spawn().expect("spawn");
-    drop((disk, server));
-    ears.silent(Duration::from_secs(7));
-    let begin = Instant::now();
-    let read = read_in_thread(path, 0, 4096);
-    ears.hear(Kind::Unserved, "kept");
-    assert!(begin.elapsed() < Duration::from_secs(10), "told after {:?}", begin.elapsed());
-    ears.read(&["zosbd2-kept: 1 requests wait, and no thread of server 1"]);
-    let status = control().status("kept").expect("status");
-    assert_eq!((status.state, status.servers, status.threads), (State::Live, 1, 0));
-    assert!(status.unserved.expect("unserved") >= Duration::from_secs(5), "{status:?}");
-    // Once.
-    ears.silent(Duration::from_secs(7));
-    keeper.kill().expect("kill");
-    keeper.wait().expect("wait");
-    ears.hear(Kind::Died, "kept");
-    let (disk, mut server) = attach("kept", TakeOver::No);
-    ears.hear(Kind::Recovered, "kept");
-    let request = server.fetch_one();
-    server.complete(&request);
-    assert_eq!(read.join().expect("reader"), Ok(vec![0; 4096]));
-    assert_eq!(control().status("kept").expect("status").unserved, None);
-    // A thread that waits, and one that calls now and then, serve.
-    let status = std::thread::scope(|scope| {
-        scope.spawn(|| Manual::new(&disk).try_fetch(0, 1, 1, 2000));
-        let mut status = control().status("kept").expect("status");
-        wait_until(2, "the thread to wait", || {
-            status = control().status("kept").expect("status");
-            status.threads == 1
-        });
-        status
-    });
-    assert_eq!((status.threads, status.process), (1, Some(own_process())));
-    disk.destroy(true);
-}
-
-const FORKED: &str = "forked";
-
-/// The role `--serve-and-fork`: serves with the plain calls, without the library's protection of the descriptor, and
-/// forks a child that outlives it.
-pub(crate) fn serve_and_fork() -> Result<(), Box<dyn std::error::Error>> {
-    let (_disk, mut server) = by_hand(&plain(FORKED).grace(MINUTE));
-    println!("child: {}", sys::fork_sleeper());
-    loop {
-        let request = server.fetch_one();
-        server.complete(&request);
-    }
-}
-
-/// A server forks, and is killed: its child has the descriptor and does not serve.
-fn forked(context: &mut Context) {
-    context.load_module("");
-    let mut ears = Ears::new();
-    let mut parent = context.spawn("/proc/self/exe", &["--serve-and-fork"]);
-    let mut child = None;
-    wait_until(60, "the server to fork", || {
-        let said = parent.stdout();
-        child = said.lines().find_map(|line| line.strip_prefix("child: ")?.parse().ok());
-        child.is_some()
-    });
-    let path = control().status(FORKED).expect("status").path();
-    read_in_thread(path.clone(), 0, 4096).join().expect("reader").expect("the parent serves");
-    parent.signal(Signal::KILL);
-    parent.wait(20);
-    let begin = Instant::now();
-    let read = read_in_thread(path, 4096, 4096);
-    assert_eq!(ears.hear(Kind::Unserved, FORKED).epoch, 1);
-    assert!(begin.elapsed() < Duration::from_secs(10), "told after {:?}", begin.elapsed());
-    ears.read(&["zosbd2-forked: 1 requests wait, and no thread of server 1"]);
-    let status = control().status(FORKED).expect("status");
-    assert_eq!((status.state, status.process, status.threads), (State::Live, None, 0));
-    assert!(status.unserved.expect("unserved") >= Duration::from_secs(5), "{status:?}");
-    // The library names who has the descriptor, and since when nobody serves.
-    let child: i32 = child.expect("its number");
-    let said = control().attach(FORKED, TakeOver::No).expect_err("it has a server").to_string();
-    assert!(said.contains(&format!("(it has a server: process {child} (")), "{said}");
-    assert!(said.contains("s ago its last thread asked for requests, and some wait"), "{said}");
-    rustix::process::kill_process(Pid::from_raw(child).expect("a process"), Signal::KILL).expect("kill");
-    ears.hear(Kind::Died, FORKED);
-    let (disk, mut server) = attach(FORKED, TakeOver::No);
-    ears.hear(Kind::Recovered, FORKED);
-    let request = server.fetch_one();
-    server.complete(&request);
-    assert_eq!(read.join().expect("reader"), Ok(vec![0; 4096]));
-    disk.destroy(true);
 }
 
 /// However fast servers come and go, few events are told, and the last one is the state.
@@ -385,15 +286,14 @@ fn settings_deadline(context: &mut Context) {
     assert!(again.flags() & abi::REQUEST_MAYBE_EXECUTED != 0, "{again:?}");
     server.complete(&again);
     assert_eq!(read.join().expect("reader"), Ok(vec![0; 4096]));
-    // The first request had none; now it has the block layer's 30 s, and returns to the queue.
-    let again = server.fetch(0, 1, 1).expect("fetch");
-    let again = again.first().copied().unwrap_or_else(|| server.fetch_one());
-    assert_eq!(
-        (again.offset(), again.flags() & abi::REQUEST_MAYBE_EXECUTED),
-        (held.offset(), abi::REQUEST_MAYBE_EXECUTED)
-    );
-    server.complete(&again);
+    // The first request was sent without a deadline and stays with the server for longer than the 30 s after which the
+    // block layer reports a request by default.
+    let (requests, entered) = server.try_fetch(0, 1, 1, 40_000);
+    assert!(requests.is_empty() && entered.error.is_none(), "{requests:?}, {entered:?}");
+    let expired = disk.server.stats(0).expect("stats").expired;
+    server.complete(&held);
     assert_eq!(old.join().expect("reader"), Ok(vec![0; 4096]));
+    assert_eq!(expired, 2, "the two requests that were sent with a deadline");
     // Without a deadline no request is late, not even one that was sent with one.
     disk.server.set(&Settings::new().deadline_policy(DeadlinePolicy::Fail)).expect("set");
     let read = read_in_thread(disk.path(), 0, 4096);
@@ -404,7 +304,7 @@ fn settings_deadline(context: &mut Context) {
     assert!(!read.is_finished());
     server.complete(&request);
     assert_eq!(read.join().expect("reader"), Ok(vec![0; 4096]));
-    assert_eq!(disk.setting("queue/io_timeout"), "30000");
+    assert_eq!(disk.setting("queue/io_timeout"), "1000000000");
     disk.destroy(true);
 }
 
