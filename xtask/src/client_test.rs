@@ -29,7 +29,7 @@ pub(crate) fn loom() -> Result<()> {
 
 /// The tests that run with the thread sanitizer.
 const TESTS: [&str; 10] = [
-    "provide",
+    "others_may_access_a_region",
     "outbox",
     "slots",
     "ready",

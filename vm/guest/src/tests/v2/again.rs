@@ -143,7 +143,7 @@ fn follows(context: &mut Context) {
     context.load_module("");
     file_of(16);
     let mut server = serving(start(context, &["serial=one", "identity=red"]));
-    assert!(server.stderr().contains("event: serving /dev/"), "{}", server.stderr());
+    says(&server, "event: serving /dev/");
     let path = node();
     let (done, written) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
