@@ -19,6 +19,7 @@ mod from_archive;
 mod fuzz;
 mod gates;
 mod host_test;
+mod install;
 mod kmod;
 mod lock;
 mod narrate;
@@ -67,6 +68,8 @@ enum Command {
     Kmod(kmod::Arguments),
     /// Make the source archive of a release, with Rust objects that are ready made
     Dist(dist::Arguments),
+    /// Install the command and what belongs to it, for systems without the packages
+    Install(install::Arguments),
     /// Build modules from the release archive, in roots without Rust
     FromArchive(from_archive::Arguments),
     /// Compile the kernel part's Rust into one object
@@ -120,6 +123,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Vm(arguments) => vm::run(&arguments).map(drop),
         Command::Kmod(arguments) => kmod::run(&arguments),
         Command::Dist(arguments) => dist::run(&arguments),
+        Command::Install(arguments) => install::run(&arguments),
         Command::FromArchive(arguments) => from_archive::run(&arguments),
         Command::RustObject(arguments) => rust_object::run(&arguments),
         Command::Gates(arguments) => gates::run(&arguments),
