@@ -9,10 +9,11 @@ help:
 	@echo 'make test-all  what takes longer, in parts of at most 40 minutes (PART=NAME; cargo xtask test-all --list)'
 	@echo 'make test-debug  the VM tests in a kernel that watches itself (KASAN, lockdep, ...); takes hours'
 	@echo 'make kmod      build zosbd2.ko for a kernel (KDIR=headers; default: the running one)'
+	@echo 'make deb       Debian packages, in target/deb'
 	@echo 'make install   the command, its unit and udev rules (PREFIX=/usr/local DESTDIR=); make uninstall removes them'
 	@echo 'cargo xtask --help lists all commands; cargo xtask vm --list the VM tests'
 
-setup test bench: xtask
+setup test bench deb: xtask
 	cargo xtask $@
 
 test-all: xtask
@@ -61,4 +62,4 @@ need-rust:
 		$$([ "$$(id -u)" = 0 ] || echo sudo) \
 			sh -c 'apt-get update -q && apt-get install -y --no-install-recommends gcc libc6-dev'; }
 
-.PHONY: help setup demo bench test test-all test-debug build install uninstall kmod xtask need-rust
+.PHONY: help setup demo bench test test-all test-debug deb build install uninstall kmod xtask need-rust
