@@ -24,6 +24,7 @@ use zosbd2_vm::kernels;
 
 use crate::install::{Tree, VERSION, compile, create, names, remove_folder, write};
 use crate::lock::lock;
+use crate::tally::Tally;
 use crate::{command, dist, narrate, paths, setup};
 
 /// Arguments of the command.
@@ -47,8 +48,17 @@ pub(crate) struct Arguments {
 const MODULE: [&str; 5] =
     ["abi", "engine", "kernel", "LICENSES/GPL-2.0-only.txt", "LICENSES/Linux-syscall-note.txt"];
 
+/// Makes the packages, and checks them as `--check` does.
+pub(crate) fn results() -> Result<Tally> {
+    go(&Arguments { check: true, command: None, suffix: String::new(), out: None })
+}
+
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    go(arguments).map(drop)
+}
+
+fn go(arguments: &Arguments) -> Result<Tally> {
     setup::install_packages(&setup::PACKAGING)?;
     let target = kernels::target().join("deb");
     let out = match &arguments.out {
@@ -70,13 +80,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         narrate::said();
     }
     println!("{}", lintian(&target.join("work"))?);
+    let mut sum = Tally::passed(1);
     if arguments.check {
         println!("{}", same_elsewhere(arguments.command.as_deref(), &version, &made)?);
         let next = format!("{version}+next");
         let newer = make(&paths::root(), &program, &next, &target.join("work-next"), &target.join("next"))?;
-        debian_systems::check(&made, &version, &newer, &next)?;
+        sum.passed += 1;
+        sum.add("", debian_systems::check(&made, &version, &newer, &next)?);
     }
-    Ok(())
+    Ok(sum)
 }
 
 /// Compiles the command so that the program does not depend on the folders.

@@ -15,6 +15,7 @@ use zosbd2_vm::suites::{BOOKWORM, BOOKWORM_SECURITY, Suite, TRIXIE, TRIXIE_SECUR
 
 use super::Packages;
 use crate::install::{create, remove_folder, write};
+use crate::tally::Tally;
 use crate::{command, narrate, setup};
 
 /// A Debian release.
@@ -38,16 +39,17 @@ const NEED: u64 = 3072;
 const ENTER: &str = "mount -t proc proc \"$0/proc\" && mount --rbind /dev \"$0/dev\" && exec chroot \"$0\" /bin/sh -ec \"$1\"";
 
 /// Runs the checks with the packages, and with others of a newer version.
-pub(super) fn check(made: &Packages, version: &str, newer: &Packages, next: &str) -> Result<()> {
+pub(super) fn check(made: &Packages, version: &str, newer: &Packages, next: &str) -> Result<Tally> {
     ensure!(setup::is_root(), "packages can be installed in a folder by root only");
+    let mut sum = Tally::default();
     for release in &RELEASES {
+        let name = release.name();
         let system = System::new(release)?;
-        system
-            .check(release, made, version, newer, next)
-            .with_context(|| format!("on Debian's {}", release.name()))?;
+        let tally = system.check(name, release.headers, [(made, version), (newer, next)]);
+        sum.add(name, tally.with_context(|| format!("on Debian's {name}"))?);
         remove_folder(&system.tree)?;
     }
-    Ok(())
+    Ok(sum)
 }
 
 impl Release {
@@ -149,36 +151,33 @@ impl System {
         said
     }
 
+    /// Checks the packages of two versions.
     fn check(
         &self,
-        release: &Release,
-        made: &Packages,
-        version: &str,
-        newer: &Packages,
-        next: &str,
-    ) -> Result<()> {
-        let name = release.name();
+        name: &str,
+        headers: &str,
+        [(made, version), (newer, next)]: [(&Packages, &str); 2],
+    ) -> Result<Tally> {
         let doing = narrate::doing(format!("installing the packages on Debian's {name}"));
-        let pass = |what: String| {
+        let mut sum = Tally::default();
+        let mut pass = |what: String| {
             println!("pass  {name:<9} {what}");
             narrate::said();
+            sum.passed += 1;
         };
         self.run("apt-get --quiet update")?;
-        let headers = self.headers(release)?;
-        let (last, earlier) = headers.split_last().context("the suites have no headers")?;
+        let kernels = self.kernels(headers)?;
+        let (last, earlier) = kernels.split_last().context("the suites have no headers")?;
         let first = earlier.last().unwrap_or(last);
         doing.detail(format!("{first} and the packages"));
         self.install(&format!("linux-headers-{first}"))?;
         self.install_packages(made)?;
         pass(self.module(first, version)?);
-        if earlier.is_empty() {
-            println!("skip  {name:<9} another kernel: the suites have only {last}");
-        } else {
+        if first != last {
             doing.detail(format!("the newer kernel {last}"));
             self.install(&format!("linux-headers-{last}"))?;
             pass(self.module(last, version)?);
-            // The older kernel keeps its module.
-            self.module(first, version)?;
+            self.module(first, version).context("the older kernel keeps its module")?;
         }
         doing.detail("a kernel that is refused");
         pass(self.refused(last, version)?);
@@ -190,12 +189,15 @@ impl System {
         pass(format!("upgrade: {}", self.module(last, next)?));
         doing.detail("purge");
         pass(self.purged(made)?);
-        Ok(())
+        if first == last {
+            sum.skipped.push(format!("another kernel: the release has only {last}"));
+        }
+        Ok(sum)
     }
 
     /// The releases of the kernels whose headers can be installed, the newest one last.
-    fn headers(&self, release: &Release) -> Result<Vec<String>> {
-        let names = self.run(&format!("apt-cache pkgnames {}", release.headers))?;
+    fn kernels(&self, headers: &str) -> Result<Vec<String>> {
+        let names = self.run(&format!("apt-cache pkgnames {headers}"))?;
         let releases = names.lines().filter_map(|name| name.strip_prefix("linux-headers-"));
         let mut releases: Vec<String> =
             releases.filter(|name| name.ends_with(FLAVOUR)).map(str::to_owned).collect();

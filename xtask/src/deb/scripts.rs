@@ -76,6 +76,17 @@ impl System {
 }
 
 #[test]
+fn every_file_names_its_licence() {
+    let folder = paths::root().join("packaging");
+    for name in crate::install::names(&folder).unwrap() {
+        let text = fs::read_to_string(folder.join(&name)).unwrap();
+        // dpkg-source wants a single line.
+        let exempt = name.ends_with("source/format");
+        assert!(exempt || text.contains("SPDX-License-Identifier: "), "{}", name.display());
+    }
+}
+
+#[test]
 fn a_removal_is_refused_while_a_disk_is_in_use_and_stops_nothing() {
     let system = System::new();
     system.disk("etc", "data", 2);
