@@ -36,6 +36,9 @@ pub(crate) struct Arguments {
     /// Take this program as the command
     #[arg(long)]
     command: Option<PathBuf>,
+    /// Take the module's source from this release archive, instead of making one
+    #[arg(long)]
+    archive: Option<PathBuf>,
     /// Append this to the version, such as +1, for tests of upgrades
     #[arg(long, default_value = "")]
     suffix: String,
@@ -50,7 +53,7 @@ const MODULE: [&str; 5] =
 
 /// Makes the packages, and checks them as `--check` does.
 pub(crate) fn results() -> Result<Tally> {
-    go(&Arguments { check: true, command: None, suffix: String::new(), out: None })
+    go(&Arguments { check: true, command: None, archive: None, suffix: String::new(), out: None })
 }
 
 /// Runs the command.
@@ -73,8 +76,13 @@ fn go(arguments: &Arguments) -> Result<Tally> {
         Some(program) => program.canonicalize().with_context(|| format!("find {}", program.display()))?,
         None => compile_for_package(&paths::root(), &target.join("cargo"))?,
     };
+    let archive = match &arguments.archive {
+        Some(archive) => archive.canonicalize().with_context(|| format!("find {}", archive.display()))?,
+        None => dist::archive()?,
+    };
     let version = format!("{VERSION}{}", arguments.suffix);
-    let made = make(&paths::root(), &program, &version, &target.join("work"), &out)?;
+    let parts = Parts { sources: &paths::root(), program: &program, archive: &archive };
+    let made = make(&parts, &version, &target.join("work"), &out)?;
     for package in made.values() {
         println!("{}", package.display());
         narrate::said();
@@ -82,11 +90,11 @@ fn go(arguments: &Arguments) -> Result<Tally> {
     println!("{}", lintian(&target.join("work"))?);
     let mut sum = Tally::passed(1);
     if arguments.check {
-        println!("{}", same_elsewhere(arguments.command.as_deref(), &version, &made)?);
         let next = format!("{version}+next");
-        let newer = make(&paths::root(), &program, &next, &target.join("work-next"), &target.join("next"))?;
-        sum.passed += 1;
+        let newer = make(&parts, &next, &target.join("work-next"), &target.join("next"))?;
         sum.add("", debian_systems::check(&made, &version, &newer, &next)?);
+        println!("{}", same_elsewhere(arguments.command.as_deref(), &archive, &version, &made)?);
+        sum.passed += 1;
     }
     Ok(sum)
 }
@@ -105,9 +113,18 @@ fn compile_for_package(sources: &Path, target: &Path) -> Result<PathBuf> {
 /// The packages by name.
 pub(crate) type Packages = BTreeMap<String, PathBuf>;
 
-/// Makes the packages from the sources in a folder. They are built in `work`, which is cleared, and are then in `out`.
-fn make(sources: &Path, program: &Path, version: &str, work: &Path, out: &Path) -> Result<Packages> {
-    let archive = dist::archive()?;
+/// What packages are made from.
+struct Parts<'a> {
+    sources: &'a Path,
+    /// The command.
+    program: &'a Path,
+    /// The release archive.
+    archive: &'a Path,
+}
+
+/// Makes the packages. They are built in `work`, which is cleared, and are then in `out`.
+fn make(parts: &Parts<'_>, version: &str, work: &Path, out: &Path) -> Result<Packages> {
+    let Parts { sources, program, archive } = *parts;
     let doing = narrate::doing("making Debian packages");
     remove_folder(work)?;
     let tree = work.join(format!("zosbd2-{version}"));
@@ -130,7 +147,7 @@ fn make(sources: &Path, program: &Path, version: &str, work: &Path, out: &Path) 
     for folder in ["docs", "examples"] {
         symlink(sources.join(folder), tree.join(folder)).with_context(|| format!("link {folder}"))?;
     }
-    unpack(&archive, &tree.join("module"))?;
+    unpack(archive, &tree.join("module"))?;
     doing.detail("debhelper");
     let time = command::git(&["log", "-1", "--format=%ct"])?;
     let mut build = command::outside_make(Command::new("dpkg-buildpackage"));
@@ -218,7 +235,7 @@ fn lintian(work: &Path) -> Result<String> {
 }
 
 /// Makes the packages again from a copy of the sources in another folder. An error if any differs.
-fn same_elsewhere(program: Option<&Path>, version: &str, made: &Packages) -> Result<String> {
+fn same_elsewhere(program: Option<&Path>, archive: &Path, version: &str, made: &Packages) -> Result<String> {
     let folder = kernels::target().join("deb-elsewhere/in-another-folder");
     let sources = folder.join("sources");
     remove_folder(&folder)?;
@@ -228,7 +245,8 @@ fn same_elsewhere(program: Option<&Path>, version: &str, made: &Packages) -> Res
         Some(program) => program.to_owned(),
         None => compile_for_package(&sources, &folder.join("cargo"))?,
     };
-    let again = make(&sources, &program, version, &folder.join("work"), &folder.join("out"))?;
+    let parts = Parts { sources: &sources, program: &program, archive };
+    let again = make(&parts, version, &folder.join("work"), &folder.join("out"))?;
     let names: Vec<&str> = made.keys().map(String::as_str).collect();
     ensure!(
         again.keys().eq(made.keys()),
