@@ -117,6 +117,8 @@ impl System {
         run.arg(&self.tree).arg(script).env_clear();
         run.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", "/root");
         run.env("LC_ALL", "C").env("DEBIAN_FRONTEND", "noninteractive");
+        // The headers bring the kernel, which nobody boots.
+        run.env("INITRD", "No");
         run
     }
 
@@ -236,16 +238,20 @@ impl System {
         Ok(format!("refused: {reason}"))
     }
 
-    /// What udev makes of an event of a disk, whose sysfs is made up. The node is missing, so that probing fails. The
-    /// database of earlier events is kept, as in udev.
-    fn event(&self, word: &str) -> Result<String> {
+    /// What udev makes of an event of a disk, whose sysfs is made up. The node is missing, so that probing fails. udev's
+    /// database has what a probe has found before, and whether the disk had a server.
+    fn event(&self, word: &str, served: bool) -> Result<String> {
         let event = if word.is_empty() { String::new() } else { format!("ZOSBD2_EVENT={word}\n") };
         let uevent = format!("MAJOR=259\nMINOR=77\nDEVNAME=zosbd2-data\nDEVTYPE=disk\n{event}");
         write(&self.tree.join("sys/devices/virtual/block/zosbd2-data/uevent"), uevent.as_bytes())?;
-        // udevadm makes links, which must not be in the host's /dev.
+        let found = ["USAGE=filesystem", "TYPE=btrfs", "UUID=u-1", "UUID_ENC=u-1", "LABEL=l", "LABEL_ENC=l"];
+        let found = found.map(|line| format!("E:ID_FS_{line}\n")).concat();
+        let dead = if served { "" } else { "E:ZOSBD2_NO_SERVER=1\n" };
+        write(&self.tree.join("run/udev/data/b259:77"), format!("I:1\n{found}{dead}").as_bytes())?;
+        // Older releases of udevadm make links, which must not be in the host's /dev.
         self.run(
             "mount -t tmpfs none /dev && touch /dev/null && export SYSTEMD_DEVICE_VERIFY_SYSFS=0 && \
-             udevadm test -a change /sys/devices/virtual/block/zosbd2-data 2>&1; ls /dev/disk/*",
+             udevadm test -a change /sys/devices/virtual/block/zosbd2-data 2>&1",
         )
     }
 
@@ -261,10 +267,6 @@ impl System {
         )?;
         let settings = b"ZOSBD2_OWNER=nobody\nZOSBD2_GROUP=nogroup\nZOSBD2_MODE=0640\n";
         write(&self.tree.join("run/zosbd2/zosbd2-data.udev"), settings)?;
-        // What a probe has found, as udev's database has it.
-        let found = ["USAGE=filesystem", "TYPE=btrfs", "UUID=u-1", "UUID_ENC=u-1", "LABEL=l", "LABEL_ENC=l"];
-        let found = format!("I:1\n{}", found.map(|line| format!("E:ID_FS_{line}\n")).concat());
-        write(&self.tree.join("run/udev/data/b259:77"), found.as_bytes())?;
         let kept = [
             "ID_MODEL=zosbd2",
             "ID_SERIAL=a_serial_1",
@@ -278,10 +280,18 @@ impl System {
             "disk/by-label/l",
         ];
         // An event without a word is udev's own: a writer has closed the node, or an operator asked for it.
-        let keeping =
-            ["late", "unserved", "cache-lost", "died", "", "failed", "", "destroyed", "of-a-later-version"];
-        for word in keeping {
-            let said = self.event(word)?;
+        let keeping = [
+            ("late", true),
+            ("unserved", true),
+            ("cache-lost", true),
+            ("of-a-later-version", true),
+            ("died", true),
+            ("", false),
+            ("failed", false),
+            ("destroyed", true),
+        ];
+        for (word, served) in keeping {
+            let said = self.event(word, served)?;
             ensure!(!said.contains("blkid"), "the event {word:?} reads the disk:\n{said}");
             ensure!(
                 !said.contains("btrfs ready"),
@@ -290,14 +300,16 @@ impl System {
             for line in kept {
                 ensure!(said.contains(line), "after the event {word:?} there is no {line}:\n{said}");
             }
+            let remembered = said.contains("ZOSBD2_NO_SERVER=1");
+            let dead = !served || matches!(word, "died" | "destroyed");
+            ensure!(remembered == dead, "after the event {word:?} udev is wrong about the server:\n{said}");
         }
-        for word in ["recovered", ""] {
-            let said = self.event(word)?;
+        for (word, served) in [("recovered", false), ("", true)] {
+            let said = self.event(word, served)?;
             ensure!(said.contains("blkid"), "the event {word:?} does not read the disk:\n{said}");
-            ensure!(
-                !said.contains("ID_FS_UUID=u-1"),
-                "the event {word:?} keeps what was found before:\n{said}"
-            );
+            for line in ["ID_FS_UUID=u-1", "ZOSBD2_NO_SERVER=1"] {
+                ensure!(!said.contains(line), "the event {word:?} keeps {line}:\n{said}");
+            }
         }
         self.run("rm -r /sys/devices /sys/class /sys/dev /run/udev")?;
         Ok(format!(
