@@ -9,9 +9,11 @@ help:
 	@echo 'make test-all  what takes longer, in parts of at most 40 minutes (PART=NAME; cargo xtask test-all --list)'
 	@echo 'make test-debug  the VM tests in a kernel that watches itself (KASAN, lockdep, ...); takes hours'
 	@echo 'make kmod      build zosbd2.ko for a kernel (KDIR=headers; default: the running one)'
+	@echo 'make deb       Debian packages, in target/deb'
+	@echo 'make install   the command, its unit and udev rules (PREFIX=/usr/local DESTDIR=); make uninstall removes them'
 	@echo 'cargo xtask --help lists all commands; cargo xtask vm --list the VM tests'
 
-setup test bench: xtask
+setup test bench deb: xtask
 	cargo xtask $@
 
 test-all: xtask
@@ -23,6 +25,20 @@ test-debug: xtask
 
 demo: xtask
 	cargo xtask demo $(if $(filter-out 0,$(NATIVE)),--native)
+
+# As root there may be no cargo: then `make build` was before.
+PREFIX ?= /usr/local
+program := $(or $(CARGO_TARGET_DIR),target)/debug/xtask
+
+build: xtask
+	cargo xtask install --only-build
+
+install: $(if $(shell command -v cargo),build)
+	@[ -x '$(program)' ] || { echo 'Nothing is compiled yet: run make build first, as a user with Rust' >&2; exit 1; }
+	'$(program)' install --no-build --prefix '$(PREFIX)' --destdir '$(or $(DESTDIR),/)'
+
+uninstall: $(if $(shell command -v cargo),build)
+	'$(program)' install --remove --prefix '$(PREFIX)' --destdir '$(or $(DESTDIR),/)'
 
 # The archive of a release has the Rust part ready made.
 kmod: $(if $(wildcard kernel/rust),,xtask)
@@ -46,4 +62,4 @@ need-rust:
 		$$([ "$$(id -u)" = 0 ] || echo sudo) \
 			sh -c 'apt-get update -q && apt-get install -y --no-install-recommends gcc libc6-dev'; }
 
-.PHONY: help setup demo bench test test-all test-debug kmod xtask need-rust
+.PHONY: help setup demo bench test test-all test-debug deb build install uninstall kmod xtask need-rust

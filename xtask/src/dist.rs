@@ -164,7 +164,7 @@ fn clear(folder: &Path) -> Result<()> {
 }
 
 /// Copies the project's files, with their modes. Plans and what runs the tests are not for users.
-fn copy_files(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn copy_files(from: &Path, to: &Path) -> Result<()> {
     for name in command::git(&["ls-files", "-z"])?.split_terminator('\0') {
         if name.starts_with("docs/plans/") || name.starts_with(".ci/") {
             continue;

@@ -10,6 +10,7 @@ mod bench;
 mod client_test;
 mod command;
 mod core_lib;
+mod deb;
 mod debug_kernel;
 mod demo;
 mod dist;
@@ -19,6 +20,7 @@ mod from_archive;
 mod fuzz;
 mod gates;
 mod host_test;
+mod install;
 mod kmod;
 mod lock;
 mod narrate;
@@ -67,6 +69,10 @@ enum Command {
     Kmod(kmod::Arguments),
     /// Make the source archive of a release, with Rust objects that are ready made
     Dist(dist::Arguments),
+    /// Make Debian's packages
+    Deb(deb::Arguments),
+    /// Install the command and what belongs to it, for systems without the packages
+    Install(install::Arguments),
     /// Build modules from the release archive, in roots without Rust
     FromArchive(from_archive::Arguments),
     /// Compile the kernel part's Rust into one object
@@ -120,6 +126,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Vm(arguments) => vm::run(&arguments).map(drop),
         Command::Kmod(arguments) => kmod::run(&arguments),
         Command::Dist(arguments) => dist::run(&arguments),
+        Command::Deb(arguments) => deb::run(&arguments),
+        Command::Install(arguments) => install::run(&arguments),
         Command::FromArchive(arguments) => from_archive::run(&arguments),
         Command::RustObject(arguments) => rust_object::run(&arguments),
         Command::Gates(arguments) => gates::run(&arguments),

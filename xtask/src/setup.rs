@@ -40,6 +40,15 @@ const PACKAGES: [(&str, &str); 23] = [
     ("python3", "runs the Python sample in the guest"),
 ];
 
+/// Packages that only making Debian's packages needs, and the purpose of each. `make deb` installs them, too.
+pub(crate) const PACKAGING: [(&str, &str); 5] = [
+    ("debhelper", "makes Debian's packages"),
+    ("dh-dkms", "writes the maintainer scripts of packages for DKMS"),
+    ("dpkg-dev", "makes Debian's packages"),
+    ("lintian", "checks Debian's packages"),
+    ("mmdebstrap", "makes Debian systems in which packages are tested"),
+];
+
 /// Arguments of the command.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -62,13 +71,14 @@ fn go(check: bool) -> Result<()> {
     kernels::require_free(&kernels::target(), NEED)?;
     kernels::require_free(&kernels::cache(), NEED)?;
     let looking = narrate::doing("looking for the host packages");
-    let complete = PACKAGES.iter().all(|(package, _)| installed(package));
+    let all = [&PACKAGES[..], &PACKAGING].concat();
+    let complete = all.iter().all(|(package, _)| installed(package));
     drop(looking);
     if complete {
-        println!("all {} host packages are installed", PACKAGES.len());
+        println!("all {} host packages are installed", all.len());
         return Ok(());
     }
-    install_missing(&PACKAGES, check)
+    install_missing(&all, check)
 }
 
 /// Installs missing packages that only one command needs. Prints nothing if nothing is missing.

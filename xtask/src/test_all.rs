@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use zosbd2_vm::kernels::KernelName;
 
 use crate::tally::Tally;
-use crate::{command, fetch, from_archive, fuzz, gates, narrate, paths, setup, sim, vm};
+use crate::{command, deb, fetch, from_archive, fuzz, gates, narrate, paths, setup, sim, vm};
 
 /// File with the table of last runs.
 const TABLE: &str = "docs/testing.md";
@@ -58,6 +58,8 @@ enum Work {
     DebugLong,
     /// Some tests with the release archive's module, on every kernel.
     Archive,
+    /// Debian's packages: reproducible, installed, upgraded, purged.
+    Packages,
     /// The simulator, for this many steps.
     Sim(u64),
     /// Each fuzz target, for this many minutes.
@@ -105,7 +107,7 @@ const DATA: &[&str] = &[
     "v2_store_direct_xfs_on_4096",
 ];
 
-const PARTS: [Part; 16] = [
+const PARTS: [Part; 17] = [
     part(
         "dirty",
         "the VM tests on 6.1 and 6.12, with memory that the kernel does not zero",
@@ -130,6 +132,7 @@ const PARTS: [Part; 16] = [
     ),
     part("sid", "gates and VM tests on the newest kernel of Debian's development", Work::Newer("sid")),
     part("archive", "the release archive's module, built without Rust, on every kernel", Work::Archive),
+    part("packages", "Debian's packages, made twice, and installed on Debian 12 and 13", Work::Packages),
     part(
         "debug-life",
         "debug kernel: devices made, attached to, torn down; data; crashes",
@@ -209,7 +212,12 @@ impl Part {
             Work::Newer(name) => named(&["--kernel", name]),
             Work::Also(_) => named(&BOTH),
             Work::Archive => KernelName::all_stock().collect(),
-            Work::Debug(_) | Work::DebugRest | Work::DebugLong | Work::Sim(_) | Work::Fuzz(_) => Vec::new(),
+            Work::Packages
+            | Work::Debug(_)
+            | Work::DebugRest
+            | Work::DebugLong
+            | Work::Sim(_)
+            | Work::Fuzz(_) => Vec::new(),
         }
     }
 
@@ -240,6 +248,7 @@ impl Part {
             }
             Work::DebugLong => vm::results(&[&["--kernel", "debug"], LONG, DATA].concat()),
             Work::Archive => from_archive::boots(),
+            Work::Packages => deb::results(),
             Work::Sim(steps) => sim::steps(steps).map(|()| Tally::passed(1)),
             Work::Fuzz(minutes) => fuzz::all(minutes).map(|()| Tally::passed(1)),
         }
