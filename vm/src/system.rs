@@ -33,7 +33,7 @@ pub const LAST_RESORT: Duration = Duration::from_mins(45);
 const AGAIN: Duration = Duration::from_millis(300);
 /// Longest time that the agent has to kill a program that was given up.
 const KILL: Duration = Duration::from_secs(30);
-/// Name of the agent's port, and serial number of the disk with the agent's program.
+/// Name of the agent's port, and serial number of the disk that is the agent's program.
 pub const AGENT: &str = "zosbd2-agent";
 /// The terminal for a person, as the system names it.
 pub const TERMINAL: &str = "/dev/ttyS1";
@@ -64,7 +64,7 @@ pub struct Setup {
     pub kernel: PathBuf,
     /// The initramfs.
     pub initrd: PathBuf,
-    /// Disks, in order; the first one has the root file system.
+    /// Disks, in order; the first one has the root file system, the second one is the agent's program.
     pub disks: Vec<Disk>,
     /// More kernel arguments.
     pub append: Vec<String>,
@@ -276,9 +276,8 @@ impl System {
                 Ok(Some(Frame::Hello { .. })) => {
                     return Err(self.failure("it booted again instead of switching itself off".to_owned()));
                 }
-                Ok(_) => {}
                 Err(error) if self.is_alive() => return Err(error),
-                Err(_) => {}
+                Ok(_) | Err(_) => {}
             }
         }
         let status = self.child.0.wait().map_err(file("wait for", Path::new("QEMU")))?;
@@ -441,7 +440,7 @@ impl Limit {
 fn listen(mut port: UnixStream) -> Receiver<Frame> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
-        let (mut decoder, mut buffer) = (Decoder::default(), [0; 64 << 10]);
+        let (mut decoder, mut buffer) = (Decoder::default(), [0; CHUNK]);
         while let Ok(count @ 1..) = port.read(&mut buffer) {
             for frame in decoder.push(buffer.get(..count).unwrap_or_default()) {
                 if sender.send(frame).is_err() {
@@ -457,7 +456,8 @@ fn command_of(setup: &Setup, console: &Path) -> Command {
     let arch::Machine { qemu, arguments, console: port, append, .. } = arch::host().machine;
     let mut line = format!(
         "root=/dev/vda rw console={port} panic=-1 oops=panic loglevel=5 rcupdate.rcu_cpu_stall_timeout=60 \
-         watchdog_thresh=30 random.trust_cpu=on systemd.show_status=1 {append}"
+         watchdog_thresh=30 random.trust_cpu=on systemd.show_status=1 \
+         TERM=dumb {append}"
     );
     line.extend(counter_speed(false, &setup.accel));
     for argument in &setup.append {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! The agent of a Debian system: runs the host's commands, one at a time.
 //!
-//! `zosbd2-vm-agent PORT` says hello on the virtio-serial port and serves [`Frame::Run`]. A call ends when its program has
+//! `zosbd2-vm-agent NAME` says hello on the virtio-serial port with this name and serves [`Frame::Run`]. A call ends when its program has
 //! ended: processes that it leaves in the background are not waited for, and their output is dropped.
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -14,6 +14,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
 use std::{env, fs};
 use zosbd2_vm_guest::channel::{CHUNK, Decoder, Frame};
@@ -33,14 +34,24 @@ const PIPE: usize = 2 * (64 << 10) / CHUNK;
 const NOT_STARTED: u8 = 127;
 
 fn main() -> ExitCode {
-    let Some(path) = env::args().nth(1) else {
-        eprintln!("usage: zosbd2-vm-agent PORT");
+    let Some(name) = env::args().nth(1) else {
+        eprintln!("usage: zosbd2-vm-agent NAME");
         return ExitCode::from(2);
     };
-    let port = OpenOptions::new().read(true).write(true).open(&path);
-    let Err(error) = port.and_then(serve);
-    eprintln!("{path}: {error}");
+    let Err(error) = find(&name).and_then(serve);
+    eprintln!("port {name}: {error}");
     ExitCode::FAILURE
+}
+
+/// Opens the port with this name. Its node is there before udev makes a link to it.
+fn find(name: &str) -> io::Result<File> {
+    for entry in fs::read_dir("/sys/class/virtio-ports")? {
+        let entry = entry?;
+        if fs::read_to_string(entry.path().join("name")).is_ok_and(|own| own.trim() == name) {
+            return OpenOptions::new().read(true).write(true).open(Path::new("/dev").join(entry.file_name()));
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
 }
 
 /// The port to the host.
