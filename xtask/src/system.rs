@@ -158,7 +158,7 @@ fn test(arguments: &Arguments, selected: &[&Step]) -> Result<Tally> {
     if arguments.keep {
         println!("system: the disks stay in {}", folder.display());
     } else {
-        for disk in ["root.qcow2", "empty.img", "root.img", "agent.img"] {
+        for disk in ["root.qcow2", "base.img", "root.img", "empty.img", "agent.img"] {
             let _ = fs::remove_file(folder.join(disk));
         }
     }
@@ -242,9 +242,14 @@ fn agent() -> Result<PathBuf> {
 
 /// The machine, with its disks in `folder`.
 fn machine(arguments: &Arguments, image: &Image, base: &Path, agent: &Path, folder: &Path) -> Result<Setup> {
+    // The cache's image may be replaced during the run, and a new machine must find this one.
+    let own = folder.join("base.img");
+    if fs::hard_link(base, &own).is_err() {
+        command::finish(Command::new("cp").args(["--sparse=always", "--reflink=auto"]).arg(base).arg(&own))?;
+    }
     let root = folder.join("root.qcow2");
     let mut qemu_img = Command::new("qemu-img");
-    qemu_img.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]).arg(base).arg(&root);
+    qemu_img.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]).arg(&own).arg(&root);
     command::finish(&mut qemu_img)?;
     let empty = folder.join("empty.img");
     let made = File::create(&empty).and_then(|file| file.set_len(4 << 30));

@@ -184,7 +184,7 @@ impl Image {
             remove(&fresh.join(name))?;
         }
         write(&fresh.join("recipe"), &recipe(release))?;
-        // A machine that runs keeps the old image open, and has copied the kernel.
+        // A run has a link to the old image, and a copy of the kernel.
         remove(&self.folder)?;
         fs::rename(&fresh, &self.folder).with_context(|| format!("rename {}", fresh.display()))
     }

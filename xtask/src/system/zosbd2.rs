@@ -64,7 +64,7 @@ fn server_is_killed(guest: &mut Guest) -> Result<()> {
     for round in 1..=3 {
         let before = main_pid(guest, "a")?;
         wait_for_writes(guest, "/mnt/a")?;
-        guest.sh("systemctl kill --signal=KILL --kill-who=main zosbd2@a.service")?;
+        guest.sh("systemctl kill --signal=KILL --kill-whom=main zosbd2@a.service")?;
         new_server(guest, "a", &before).with_context(|| format!("round {round}"))?;
         wait_for_writes(guest, "/mnt/a").with_context(|| format!("after death {round}"))?;
     }
