@@ -7,6 +7,7 @@ help:
 	@echo 'make bench     instructions per I/O, beside the kernel'"'"'s own devices'
 	@echo 'make test      every check, and the tests on Linux 6.1, 6.12 and the newest in QEMU'
 	@echo 'make test-all  what takes longer, in parts of at most 40 minutes (PART=NAME; cargo xtask test-all --list)'
+	@echo 'make test-system  a Debian system with systemd in QEMU: boot, packages, reboots (cargo xtask system --help)'
 	@echo 'make test-debug  the VM tests in a kernel that watches itself (KASAN, lockdep, ...); takes hours'
 	@echo 'make kmod      build zosbd2.ko for a kernel (KDIR=headers; default: the running one)'
 	@echo 'make deb       Debian packages, in target/deb'
@@ -22,6 +23,10 @@ test-all: xtask
 test-debug: xtask
 	cargo xtask setup
 	cargo xtask vm --kernel debug
+
+test-system: xtask
+	cargo xtask setup
+	cargo xtask system
 
 demo: xtask
 	cargo xtask demo $(if $(filter-out 0,$(NATIVE)),--native)
@@ -62,4 +67,4 @@ need-rust:
 		$$([ "$$(id -u)" = 0 ] || echo sudo) \
 			sh -c 'apt-get update -q && apt-get install -y --no-install-recommends gcc libc6-dev'; }
 
-.PHONY: help setup demo bench test test-all test-debug deb build install uninstall kmod xtask need-rust
+.PHONY: help setup demo bench test test-all test-debug test-system deb build install uninstall kmod xtask need-rust

@@ -6,7 +6,7 @@
 //! hung tests itself; the host only steps in if the guest is silent for longer than that takes. QEMU has always
 //! ended when this returns. [`Machine::session`] boots for a shell instead of tests.
 
-mod session;
+pub(crate) mod session;
 
 pub use session::Ending;
 
@@ -27,9 +27,9 @@ use std::time::{Duration, Instant};
 /// Longest silence from QEMU's start to init's first line, and from one report of init to the next.
 const QUIET: Duration = Duration::from_mins(2);
 /// Time between two checks.
-const SLICE: Duration = Duration::from_secs(1);
+pub(crate) const SLICE: Duration = Duration::from_secs(1);
 /// Divisor for time in which QEMU works, or waits for a processor: the host may be slow.
-const STRETCH: u32 = 5;
+pub(crate) const STRETCH: u32 = 5;
 
 /// A machine to boot.
 #[derive(Clone, Debug)]
@@ -76,7 +76,8 @@ pub struct Boot {
     pub ending: Result<()>,
 }
 
-struct Running(Child);
+/// QEMU, until it is dropped.
+pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -216,7 +217,7 @@ impl Machine {
 
 /// The guest reads the host's time stamp counter. On a busy host the guest's kernel would measure the counter's speed
 /// wrongly, so its command line has the speed. Counted instructions are a clock of their own, and KVM tells the guest.
-fn counter_speed(icount: bool, accel: &Accel) -> Option<String> {
+pub(crate) fn counter_speed(icount: bool, accel: &Accel) -> Option<String> {
     let khz = if icount || *accel == Accel::Kvm { None } else { sys::tsc_khz() };
     khz.map(|khz| format!(" tsc_early_khz={khz}"))
 }
@@ -335,14 +336,14 @@ impl Watch {
 }
 
 /// The time that QEMU has used the host's processors, or waited for them.
-struct Meter {
+pub(crate) struct Meter {
     pid: u32,
     seen: Instant,
     used: Duration,
 }
 
 impl Meter {
-    fn new(pid: u32) -> Self {
+    pub(crate) fn new(pid: u32) -> Self {
         Self { pid, seen: Instant::now(), used: Self::used(pid) }
     }
 
@@ -357,7 +358,7 @@ impl Meter {
     }
 
     /// Whether QEMU has worked for at least a quarter of the time since the last call.
-    fn worked(&mut self) -> bool {
+    pub(crate) fn worked(&mut self) -> bool {
         let (passed, used) = (self.seen.elapsed(), Self::used(self.pid));
         let worked = used.saturating_sub(self.used) * 4 >= passed;
         self.seen += passed;
@@ -382,7 +383,7 @@ fn listen(stdout: std::process::ChildStdout) -> Receiver<String> {
 }
 
 /// The kernel's message of death, if any.
-fn death(console: &Path) -> Option<String> {
+pub(crate) fn death(console: &Path) -> Option<String> {
     let bytes = fs::read(console).ok()?;
     let text = String::from_utf8_lossy(&bytes);
     let mut recent = VecDeque::new();

@@ -74,6 +74,14 @@ pub fn find(
     Ok(found.into_iter().rev().max_by_key(|(_, package)| numbers(&package.version)))
 }
 
+/// The lines of the host's apt configuration that name a proxy.
+pub fn proxies() -> Result<Vec<String>> {
+    let host = command::text(Command::new("apt-config").arg("dump"), "apt")?;
+    let named =
+        |line: &&str| line.starts_with("Acquire::") && line.contains("::Proxy") && !line.ends_with("\"\";");
+    Ok(host.lines().filter(named).map(str::to_owned).collect())
+}
+
 /// What a suite has.
 pub trait Index {
     /// Names of packages with this prefix.
@@ -137,6 +145,12 @@ impl Archive {
         Ok(joined)
     }
 
+    /// Its lines for a `sources.list`.
+    #[must_use]
+    pub fn sources(&self) -> &str {
+        &self.sources
+    }
+
     fn configure(&self, check_date: bool) -> Result<()> {
         for sub in ["etc/empty", "state/lists/partial", "cache/archives/partial"] {
             let path = self.folder.join(sub);
@@ -160,11 +174,8 @@ impl Archive {
         if !check_date {
             config.push_str("Acquire::Check-Valid-Until \"false\";\n");
         }
-        let host = command::text(Command::new("apt-config").arg("dump"), "apt")?;
-        for line in host.lines() {
-            if line.starts_with("Acquire::") && line.contains("::Proxy") && !line.ends_with("\"\";") {
-                let _ = writeln!(config, "{line}");
-            }
+        for line in proxies()? {
+            let _ = writeln!(config, "{line}");
         }
         write("apt.conf", &config)
     }

@@ -32,6 +32,7 @@ mod rust_object;
 mod self_test;
 mod setup;
 mod sim;
+mod system;
 mod tally;
 mod test;
 mod test_all;
@@ -91,6 +92,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Run the simulator, with the arguments that it takes
     Sim(sim::Arguments),
+    /// Boot a Debian system with systemd in QEMU, and test the packages in it
+    System(system::Arguments),
     /// Run a fuzz target, or all, one after the other
     Fuzz(fuzz::Arguments),
     /// Run every check, and the tests on stock kernels, closing with the counts
@@ -137,6 +140,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Sim(arguments) => sim::run(&arguments),
+        Command::System(arguments) => system::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::TestAll(arguments) => test_all::run(&arguments),

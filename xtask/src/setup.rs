@@ -14,8 +14,10 @@ use zosbd2_vm::{arch, kernels};
 const NEED: u64 = 6912;
 
 /// Packages, and the purpose of each.
-const PACKAGES: [(&str, &str); 23] = [
+const PACKAGES: [(&str, &str); 25] = [
     (arch::host().machine.package, "boots the kernels"),
+    ("qemu-utils", "makes copy-on-write disks for Debian systems"),
+    ("mmdebstrap", "makes Debian systems"),
     ("fio", "measures and verifies devices"),
     ("e2fsprogs", "ext4"),
     ("xfsprogs", "xfs"),

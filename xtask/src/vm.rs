@@ -269,16 +269,8 @@ pub(crate) struct Programs {
 pub(crate) fn guest_programs() -> Result<Programs> {
     let _doing = narrate::doing("building the guest's programs");
     let target = kernels::target().join("guest");
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .current_dir(paths::root())
-        .args(["build", "--quiet", "--release", "--target", arch::host().guest_target, "--target-dir"])
-        .arg(&target)
-        .args(["-p", "zosbd2-vm-guest", "-p", "zosbd2-examples", "-p", "zosbd2-backends", "--bins"])
-        // Without debug information the initramfs is a tenth of the size.
-        .env("CARGO_PROFILE_RELEASE_DEBUG", "false")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
-        .env("RUSTFLAGS", "-Ctarget-feature=+crt-static -Cstrip=debuginfo");
+    let mut cargo = guest_cargo(&target);
+    cargo.args(["-p", "zosbd2-vm-guest", "-p", "zosbd2-examples", "-p", "zosbd2-backends", "--bins"]);
     let status = cargo.status().context("run cargo")?;
     ensure!(status.success(), "building the guest's programs failed");
     let folder = target.join(arch::host().guest_target).join("release");
@@ -294,6 +286,20 @@ pub(crate) fn guest_programs() -> Result<Programs> {
     let mut programs: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
     programs.extend(c_programs(&target)?);
     Ok(Programs { init: folder.join("zosbd2-vm-guest"), programs })
+}
+
+/// A build of programs for guests, statically linked.
+pub(crate) fn guest_cargo(target: &Path) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .current_dir(paths::root())
+        .args(["build", "--quiet", "--release", "--target", arch::host().guest_target, "--target-dir"])
+        .arg(target)
+        // Without debug information the initramfs is a tenth of the size.
+        .env("CARGO_PROFILE_RELEASE_DEBUG", "false")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env("RUSTFLAGS", "-Ctarget-feature=+crt-static -Cstrip=debuginfo");
+    cargo
 }
 
 /// Builds the samples in C, statically linked.
@@ -314,7 +320,7 @@ fn c_programs(target: &Path) -> Result<Vec<PathBuf>> {
 
 /// What runs the virtual machines: determined once, with the first kernel, and printed. `ZOSBD2_ACCEL=kvm` or
 /// `tcg` decides without a trial.
-fn accel(kernel: &Kernel) -> Accel {
+pub(crate) fn accel_of(vmlinuz: &Path) -> Accel {
     static FOUND: OnceLock<Accel> = OnceLock::new();
     let find = || {
         let asked = std::env::var("ZOSBD2_ACCEL").unwrap_or_default();
@@ -324,7 +330,7 @@ fn accel(kernel: &Kernel) -> Accel {
             "tcg" => Accel::Tcg("ZOSBD2_ACCEL=tcg".to_owned()),
             _ => {
                 let _doing = narrate::doing("trying whether KVM runs the guest");
-                Accel::find(&kernel.vmlinuz)
+                Accel::find(vmlinuz)
             }
         };
         narrate::tell(&accel.to_string());
@@ -445,7 +451,7 @@ fn prepare(
             accel: if arguments.icount {
                 Accel::Tcg("instructions are counted".to_owned())
             } else {
-                accel(kernel)
+                accel_of(&kernel.vmlinuz)
             },
             icount: arguments.icount,
             append: run.append.iter().cloned().chain(hardware.append().map(str::to_owned)).collect(),

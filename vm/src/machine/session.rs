@@ -180,7 +180,7 @@ impl Machine {
 }
 
 /// Copies what the guest prints, until the machine has ended.
-fn copy(mut from: UnixStream, to: &mut (dyn Write + Send)) {
+pub(crate) fn copy(mut from: UnixStream, to: &mut (dyn Write + Send)) {
     let mut buffer = [0; 4096];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
         let bytes = buffer.get(..count).unwrap_or_default();
@@ -193,7 +193,7 @@ fn copy(mut from: UnixStream, to: &mut (dyn Write + Send)) {
 
 /// Passes on what the person types, and the size of the terminal, once the guest has greeted. Returns true if the person
 /// ends the machine.
-fn type_in(
+pub(crate) fn type_in(
     mut to: &UnixStream,
     mut sizes: Option<ChildStdin>,
     greeted: &AtomicBool,

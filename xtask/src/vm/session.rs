@@ -3,7 +3,7 @@
 //!
 //! The guest has the shell and the tools of this machine, each with its libraries, and what a person adds.
 
-use super::{MEMORY_MIB, accel, copy, guest_programs, lock, own_folder};
+use super::{MEMORY_MIB, accel_of, copy, guest_programs, lock, own_folder};
 use crate::narrate;
 use crate::{fetch, kmod};
 use anyhow::{Context as _, Result, bail, ensure};
@@ -234,7 +234,7 @@ fn prepare(
         smp: arguments.smp,
         memory: arguments.mem.clone().unwrap_or_else(|| format!("{MEMORY_MIB}M")),
         disk_gib: None,
-        accel: accel(kernel),
+        accel: accel_of(&kernel.vmlinuz),
         icount: false,
         append: arguments.append.clone(),
         folder,
