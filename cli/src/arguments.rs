@@ -35,6 +35,8 @@ pub(crate) enum Verb {
     List(verbs::list::Arguments),
     /// Show everything about a disk
     Show(verbs::show::Arguments),
+    /// Show what disks do, and how long it takes
+    Stat(verbs::stat::Arguments),
     /// Remove disks
     Remove(verbs::remove::Arguments),
     /// Start a new server for a disk that has none

@@ -10,12 +10,15 @@ mod config;
 mod control;
 mod facts;
 mod failure;
+mod latency;
 mod launch;
 mod memory;
 mod node;
 mod notice;
+mod output;
 mod places;
 mod progress;
+mod sample;
 mod server;
 mod table;
 mod units;
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         Verb::Add(arguments) => verbs::add::run(arguments),
         Verb::List(arguments) => verbs::list::run(arguments, node),
         Verb::Show(arguments) => verbs::show::run(arguments, node),
+        Verb::Stat(arguments) => verbs::stat::run(arguments, node),
         Verb::Remove(arguments) => verbs::remove::run(arguments, node),
         Verb::Recover(arguments) => verbs::recover::run(arguments, node),
         Verb::Upgrade(arguments) => verbs::upgrade::run(arguments, node),

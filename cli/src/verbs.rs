@@ -7,16 +7,17 @@ pub(crate) mod recover;
 pub(crate) mod remove;
 pub(crate) mod serve;
 pub(crate) mod show;
+pub(crate) mod stat;
 pub(crate) mod upgrade;
 
 use crate::failure::{Context as _, Failure, Result};
+use crate::output;
 use serde::Serialize;
 
 /// Prints facts as JSON.
 fn json(facts: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(facts).context("write JSON")?;
-    println!("{text}");
-    Ok(())
+    output::write(&format!("{text}\n")).map(drop)
 }
 
 /// The disks that a verb is for.
