@@ -37,6 +37,8 @@ pub(crate) enum Verb {
     Show(verbs::show::Arguments),
     /// Show what disks do, and how long it takes
     Stat(verbs::stat::Arguments),
+    /// List the requests that are not answered
+    Requests(verbs::requests::Arguments),
     /// Remove disks
     Remove(verbs::remove::Arguments),
     /// Start a new server for a disk that has none

@@ -38,6 +38,7 @@ fn main() -> ExitCode {
         Verb::List(arguments) => verbs::list::run(arguments, node),
         Verb::Show(arguments) => verbs::show::run(arguments, node),
         Verb::Stat(arguments) => verbs::stat::run(arguments, node),
+        Verb::Requests(arguments) => verbs::requests::run(arguments, node),
         Verb::Remove(arguments) => verbs::remove::run(arguments, node),
         Verb::Recover(arguments) => verbs::recover::run(arguments, node),
         Verb::Upgrade(arguments) => verbs::upgrade::run(arguments, node),

@@ -5,6 +5,7 @@ pub(crate) mod add;
 pub(crate) mod list;
 pub(crate) mod recover;
 pub(crate) mod remove;
+pub(crate) mod requests;
 pub(crate) mod serve;
 pub(crate) mod show;
 pub(crate) mod stat;
