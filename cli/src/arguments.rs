@@ -39,6 +39,8 @@ pub(crate) enum Verb {
     Stat(verbs::stat::Arguments),
     /// List the requests that are not answered
     Requests(verbs::requests::Arguments),
+    /// Change grace, deadline and policy of a disk while it is in use
+    Set(verbs::set::Arguments),
     /// Remove disks
     Remove(verbs::remove::Arguments),
     /// Start a new server for a disk that has none

@@ -7,6 +7,7 @@ pub(crate) mod recover;
 pub(crate) mod remove;
 pub(crate) mod requests;
 pub(crate) mod serve;
+pub(crate) mod set;
 pub(crate) mod show;
 pub(crate) mod stat;
 pub(crate) mod upgrade;
