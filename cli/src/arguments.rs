@@ -39,6 +39,8 @@ pub(crate) enum Verb {
     Stat(verbs::stat::Arguments),
     /// List the requests that are not answered
     Requests(verbs::requests::Arguments),
+    /// Change the size of a disk while it is in use
+    Resize(verbs::resize::Arguments),
     /// Change grace, deadline and policy of a disk while it is in use
     Set(verbs::set::Arguments),
     /// Remove disks

@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         Verb::Show(arguments) => verbs::show::run(arguments, node),
         Verb::Stat(arguments) => verbs::stat::run(arguments, node),
         Verb::Requests(arguments) => verbs::requests::run(arguments, node),
+        Verb::Resize(arguments) => verbs::resize::run(arguments, node),
         Verb::Set(arguments) => verbs::set::run(arguments, node),
         Verb::Remove(arguments) => verbs::remove::run(arguments, node),
         Verb::Recover(arguments) => verbs::recover::run(arguments, node),

@@ -6,6 +6,7 @@ pub(crate) mod list;
 pub(crate) mod recover;
 pub(crate) mod remove;
 pub(crate) mod requests;
+pub(crate) mod resize;
 pub(crate) mod serve;
 pub(crate) mod set;
 pub(crate) mod show;
