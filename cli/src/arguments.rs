@@ -49,6 +49,8 @@ pub(crate) enum Verb {
     Recover(verbs::recover::Arguments),
     /// Replace the server of a disk by a new process while I/O runs
     Upgrade(verbs::upgrade::Arguments),
+    /// List and remove what nobody serves and nobody uses
+    Gc(verbs::gc::Arguments),
     /// Serve a configured disk in the foreground; what units do
     #[command(hide = true)]
     Serve(verbs::serve::Arguments),

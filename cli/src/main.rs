@@ -13,6 +13,7 @@ mod facts;
 mod failure;
 mod latency;
 mod launch;
+mod leftover;
 mod memory;
 mod node;
 mod notice;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         Verb::Remove(arguments) => verbs::remove::run(arguments, node),
         Verb::Recover(arguments) => verbs::recover::run(arguments, node),
         Verb::Upgrade(arguments) => verbs::upgrade::run(arguments, node),
+        Verb::Gc(arguments) => verbs::gc::run(arguments, node),
         Verb::Serve(arguments) => verbs::serve::run(arguments),
     };
     match done {
