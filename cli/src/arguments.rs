@@ -51,6 +51,8 @@ pub(crate) enum Verb {
     Upgrade(verbs::upgrade::Arguments),
     /// List and remove what nobody serves and nobody uses
     Gc(verbs::gc::Arguments),
+    /// Print a line for each thing that happens to disks
+    Events(verbs::events::Arguments),
     /// Serve a configured disk in the foreground; what units do
     #[command(hide = true)]
     Serve(verbs::serve::Arguments),

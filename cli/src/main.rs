@@ -47,6 +47,7 @@ fn main() -> ExitCode {
         Verb::Recover(arguments) => verbs::recover::run(arguments, node),
         Verb::Upgrade(arguments) => verbs::upgrade::run(arguments, node),
         Verb::Gc(arguments) => verbs::gc::run(arguments, node),
+        Verb::Events(arguments) => verbs::events::run(arguments),
         Verb::Serve(arguments) => verbs::serve::run(arguments),
     };
     match done {
