@@ -53,6 +53,8 @@ pub(crate) enum Verb {
     Gc(verbs::gc::Arguments),
     /// Print a line for each thing that happens to disks
     Events(verbs::events::Arguments),
+    /// Test a block device and its server; overwrites its data
+    Conformance(verbs::conformance::Arguments),
     /// Serve a configured disk in the foreground; what units do
     #[command(hide = true)]
     Serve(verbs::serve::Arguments),

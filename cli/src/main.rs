@@ -22,6 +22,7 @@ mod places;
 mod progress;
 mod sample;
 mod server;
+mod signature;
 mod table;
 mod units;
 mod verbs;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Verb::Upgrade(arguments) => verbs::upgrade::run(arguments, node),
         Verb::Gc(arguments) => verbs::gc::run(arguments, node),
         Verb::Events(arguments) => verbs::events::run(arguments),
+        Verb::Conformance(arguments) => verbs::conformance::run(arguments, node),
         Verb::Serve(arguments) => verbs::serve::run(arguments),
     };
     match done {

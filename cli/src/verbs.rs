@@ -2,6 +2,7 @@
 //! The verbs: a file for each, with its arguments, and what it does.
 
 pub(crate) mod add;
+pub(crate) mod conformance;
 pub(crate) mod events;
 pub(crate) mod gc;
 pub(crate) mod list;
