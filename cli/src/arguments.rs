@@ -55,6 +55,10 @@ pub(crate) enum Verb {
     Events(verbs::events::Arguments),
     /// Test a block device and its server; overwrites its data
     Conformance(verbs::conformance::Arguments),
+    /// Print what a shell needs to complete this command's words
+    Completion(verbs::completion::Arguments),
+    /// Print or write the manual pages
+    Man(verbs::man::Arguments),
     /// Serve a configured disk in the foreground; what units do
     #[command(hide = true)]
     Serve(verbs::serve::Arguments),

@@ -50,6 +50,8 @@ fn main() -> ExitCode {
         Verb::Gc(arguments) => verbs::gc::run(arguments, node),
         Verb::Events(arguments) => verbs::events::run(arguments),
         Verb::Conformance(arguments) => verbs::conformance::run(arguments, node),
+        Verb::Completion(arguments) => verbs::completion::run(arguments),
+        Verb::Man(arguments) => verbs::man::run(arguments),
         Verb::Serve(arguments) => verbs::serve::run(arguments),
     };
     match done {

@@ -2,10 +2,12 @@
 //! The verbs: a file for each, with its arguments, and what it does.
 
 pub(crate) mod add;
+pub(crate) mod completion;
 pub(crate) mod conformance;
 pub(crate) mod events;
 pub(crate) mod gc;
 pub(crate) mod list;
+pub(crate) mod man;
 pub(crate) mod recover;
 pub(crate) mod remove;
 pub(crate) mod requests;
