@@ -21,6 +21,8 @@ mod output;
 mod places;
 mod progress;
 mod sample;
+#[cfg(test)]
+mod schema;
 mod server;
 mod signature;
 mod table;

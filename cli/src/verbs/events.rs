@@ -84,3 +84,26 @@ const fn word(kind: Kind) -> &'static str {
         _ => "unknown",
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn died() -> Happened {
+        Happened {
+            time: humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH).to_string(),
+            event: word(Kind::Died),
+            name: Some("a".to_owned()),
+            handle: Some(7),
+            server: Some(2),
+            process: None,
+            text: "/dev/zosbd2-a: the server has died (server 2)".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_line_has_time_word_and_sentence() {
+        let wanted = "1970-01-01T00:00:00.000Z  died        /dev/zosbd2-a: the server has died (server 2)";
+        assert_eq!(died().line(), wanted);
+    }
+}
