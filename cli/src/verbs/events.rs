@@ -20,12 +20,12 @@ pub(crate) struct Arguments {
 pub(crate) struct Happened {
     /// When it was received: RFC 3339, UTC.
     time: String,
-    /// `died`, `recovered`, `failed`, `late`, `cache-lost`, `unserved`, `destroyed` or `missed`.
+    /// The word for it, see [`word`].
     event: &'static str,
     /// `null` if events were missed.
     name: Option<String>,
     handle: Option<u32>,
-    /// Number of the newest server.
+    /// Number of the newest server; `null` if the kernel does not tell it.
     server: Option<u32>,
     /// The process that serves, or that did so last.
     process: Option<u32>,
@@ -34,7 +34,7 @@ pub(crate) struct Happened {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let watch = Watch::open()?;
+    let watch = Watch::open()?.with_nodes();
     eprintln!("watching the disks; Ctrl-C ends it");
     while let Some(event) = watch.next(None)? {
         let happened = Happened::new(&event, SystemTime::now());
@@ -57,8 +57,8 @@ impl Happened {
             time: humantime::format_rfc3339_millis(time).to_string(),
             event: word(event.kind),
             name: device.then(|| event.name.clone()),
-            handle: device.then_some(event.handle),
-            server: device.then_some(event.epoch),
+            handle: Some(event.handle).filter(|handle| *handle != 0),
+            server: Some(event.epoch).filter(|epoch| *epoch != 0),
             process: event.process,
             text: event.to_string(),
         }
@@ -80,6 +80,9 @@ const fn word(kind: Kind) -> &'static str {
         Kind::CacheLost => "cache-lost",
         Kind::Unserved => "unserved",
         Kind::Destroyed => "destroyed",
+        Kind::Added => "added",
+        Kind::Resized => "resized",
+        Kind::Removed => "removed",
         Kind::Missed => "missed",
         _ => "unknown",
     }
