@@ -15,12 +15,11 @@ pub(crate) struct File {
 /// All files of servers, but for configurations.
 pub(crate) fn files(places: &Places) -> Vec<File> {
     let mut files = in_folder(&places.run, |name| name.strip_suffix(".log").or(name.strip_suffix(".pid")));
-    let memory = places::memory("");
     // Other roots have the same memory, and their configurations are not seen here.
-    if places.is_system()
-        && let (Some(folder), Some(start)) =
-            (memory.parent(), memory.file_name().and_then(|name| name.to_str()))
-    {
+    if places.is_system() {
+        let memory = places::memory("");
+        let start = memory.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let folder = memory.parent().unwrap_or(Path::new("/"));
         files.extend(in_folder(folder, |name| name.strip_prefix(start)));
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
