@@ -35,12 +35,30 @@ pub(crate) enum Verb {
     List(verbs::list::Arguments),
     /// Show everything about a disk
     Show(verbs::show::Arguments),
+    /// Show what disks do, and how long it takes
+    Stat(verbs::stat::Arguments),
+    /// List the requests that are not answered
+    Requests(verbs::requests::Arguments),
+    /// Change the size of a disk while it is in use
+    Resize(verbs::resize::Arguments),
+    /// Change grace, deadline and policy of a disk while it is in use
+    Set(verbs::set::Arguments),
     /// Remove disks
     Remove(verbs::remove::Arguments),
     /// Start a new server for a disk that has none
     Recover(verbs::recover::Arguments),
     /// Replace the server of a disk by a new process while I/O runs
     Upgrade(verbs::upgrade::Arguments),
+    /// List and remove what nobody serves and nobody uses
+    Gc(verbs::gc::Arguments),
+    /// Print a line for each thing that happens to disks
+    Events(verbs::events::Arguments),
+    /// Test a block device and its server; overwrites its data
+    Conformance(verbs::conformance::Arguments),
+    /// Print what a shell needs to complete this command's words
+    Completion(verbs::completion::Arguments),
+    /// Print or write the manual pages
+    Man(verbs::man::Arguments),
     /// Serve a configured disk in the foreground; what units do
     #[command(hide = true)]
     Serve(verbs::serve::Arguments),

@@ -168,24 +168,11 @@ impl Disk {
         Self::read(&path)
     }
 
-    /// Writes the configuration: all of it or nothing, and durably, because it may be wanted after a crash.
+    /// Writes the configuration.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         let doing = format!("write the configuration {}", path.display());
         let text = toml::to_string(self).context(&doing)?;
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(folder).context(&doing)?;
-        let new = path.with_extension(format!("new-{}", std::process::id()));
-        let written = (|| {
-            let mut file = fs::File::create(&new)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&new, path)?;
-            fs::File::open(folder)?.sync_all()
-        })();
-        if written.is_err() {
-            let _ = fs::remove_file(&new);
-        }
-        written.context(&doing)
+        replace(path, &text).context(&doing)
     }
 
     /// What does not fit together.
@@ -234,6 +221,27 @@ impl Disk {
         }
         builder.deadline_policy(self.policy.map_or(DeadlinePolicy::Fail, Into::into))
     }
+}
+
+/// Writes a file: all of it or nothing, and durably, because it may be wanted after a crash.
+pub(crate) fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(folder)?;
+    let new = path.with_extension(format!("new-{}", std::process::id()));
+    let written = (|| {
+        let mut file = fs::File::create(&new)?;
+        if let Ok(old) = fs::metadata(path) {
+            file.set_permissions(old.permissions())?;
+        }
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, path)?;
+        fs::File::open(folder)?.sync_all()
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    written
 }
 
 /// Permissions as `0660`.

@@ -86,7 +86,7 @@ impl Facts {
     }
 
     /// Those of a disk that is configured, or not even that.
-    fn configured(places: &Places, name: &str) -> Self {
+    pub(crate) fn configured(places: &Places, name: &str) -> Self {
         let disk = places.configuration(name).and_then(|path| Disk::read(&path).ok());
         Self {
             name: name.to_owned(),

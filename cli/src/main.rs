@@ -8,16 +8,24 @@
 mod arguments;
 mod config;
 mod control;
+mod edit;
 mod facts;
 mod failure;
 mod generator;
+mod latency;
 mod launch;
+mod leftover;
 mod memory;
 mod node;
 mod notice;
+mod output;
 mod places;
 mod progress;
+mod sample;
+#[cfg(test)]
+mod schema;
 mod server;
+mod signature;
 mod table;
 mod units;
 mod verbs;
@@ -39,9 +47,18 @@ fn main() -> ExitCode {
         Verb::Add(arguments) => verbs::add::run(arguments),
         Verb::List(arguments) => verbs::list::run(arguments, node),
         Verb::Show(arguments) => verbs::show::run(arguments, node),
+        Verb::Stat(arguments) => verbs::stat::run(arguments, node),
+        Verb::Requests(arguments) => verbs::requests::run(arguments, node),
+        Verb::Resize(arguments) => verbs::resize::run(arguments, node),
+        Verb::Set(arguments) => verbs::set::run(arguments, node),
         Verb::Remove(arguments) => verbs::remove::run(arguments, node),
         Verb::Recover(arguments) => verbs::recover::run(arguments, node),
         Verb::Upgrade(arguments) => verbs::upgrade::run(arguments, node),
+        Verb::Gc(arguments) => verbs::gc::run(arguments, node),
+        Verb::Events(arguments) => verbs::events::run(arguments),
+        Verb::Conformance(arguments) => verbs::conformance::run(arguments, node),
+        Verb::Completion(arguments) => verbs::completion::run(arguments),
+        Verb::Man(arguments) => verbs::man::run(arguments),
         Verb::Serve(arguments) => verbs::serve::run(arguments),
     })
 }

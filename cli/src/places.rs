@@ -19,12 +19,20 @@ impl Places {
         Self { persistent: root.join("etc/zosbd2"), run: root.join("run/zosbd2") }
     }
 
+    /// Whether these are the places of the system, and not those of a test.
+    pub(crate) fn is_system(&self) -> bool {
+        self.run == Path::new("/run/zosbd2")
+    }
+
     /// The configuration of a disk in either folder; the folder of this boot wins.
     pub(crate) fn configuration(&self, name: &str) -> Option<PathBuf> {
-        [&self.run, &self.persistent]
-            .map(|folder| file(folder, name, "toml"))
-            .into_iter()
-            .find(|path| path.exists())
+        self.configurations(name).into_iter().next()
+    }
+
+    /// The configurations of a disk that exist, the one that is used first.
+    pub(crate) fn configurations(&self, name: &str) -> Vec<PathBuf> {
+        let both = [&self.run, &self.persistent].map(|folder| file(folder, name, "toml"));
+        both.into_iter().filter(|path| path.exists()).collect()
     }
 
     /// The configuration that comes back at boot, whether it exists or not.

@@ -23,11 +23,17 @@ pub(crate) struct Table {
     columns: Vec<(&'static str, Align)>,
     rows: Vec<Vec<String>>,
     heading: bool,
+    gap: usize,
 }
 
 impl Table {
     pub(crate) fn new(columns: Vec<(&'static str, Align)>, heading: bool) -> Self {
-        Self { columns, rows: Vec::new(), heading }
+        Self { columns, rows: Vec::new(), heading, gap: GAP }
+    }
+
+    /// With so many blanks between two columns.
+    pub(crate) fn gap(self, gap: usize) -> Self {
+        Self { gap, ..self }
     }
 
     /// Adds a row. An empty cell is shown as `-`.
@@ -54,7 +60,7 @@ impl Table {
                 let blanks = " ".repeat(width - cell.chars().count());
                 if *align == Align::Right { blanks + &cell } else { cell + &blanks }
             });
-            let line = cells.collect::<Vec<_>>().join(&" ".repeat(GAP));
+            let line = cells.collect::<Vec<_>>().join(&" ".repeat(self.gap));
             text.push_str(line.trim_end());
             text.push('\n');
         }
@@ -72,7 +78,7 @@ impl Table {
         let Some(limit) = limit else { return widths };
         // The last long column gives way first, then those before it.
         for (index, (_, align)) in self.columns.iter().enumerate().rev() {
-            let all = widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1);
+            let all = widths.iter().sum::<usize>() + self.gap * widths.len().saturating_sub(1);
             let over = all.saturating_sub(limit);
             if *align == Align::Long && over > 0 {
                 widths[index] = widths[index].saturating_sub(over).max(LEAST.min(widths[index]));

@@ -2,21 +2,30 @@
 //! The verbs: a file for each, with its arguments, and what it does.
 
 pub(crate) mod add;
+pub(crate) mod completion;
+pub(crate) mod conformance;
+pub(crate) mod events;
+pub(crate) mod gc;
 pub(crate) mod list;
+pub(crate) mod man;
 pub(crate) mod recover;
 pub(crate) mod remove;
+pub(crate) mod requests;
+pub(crate) mod resize;
 pub(crate) mod serve;
+pub(crate) mod set;
 pub(crate) mod show;
+pub(crate) mod stat;
 pub(crate) mod upgrade;
 
 use crate::failure::{Context as _, Failure, Result};
+use crate::output;
 use serde::Serialize;
 
 /// Prints facts as JSON.
 fn json(facts: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(facts).context("write JSON")?;
-    println!("{text}");
-    Ok(())
+    output::write(&format!("{text}\n")).map(drop)
 }
 
 /// The disks that a verb is for.

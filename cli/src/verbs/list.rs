@@ -52,7 +52,8 @@ impl Column {
 
     const fn heading(self) -> (&'static str, Align) {
         match self {
-            Self::Name => ("NAME", Align::Left),
+            // The last one to be cut off, when nothing else is left to cut.
+            Self::Name => ("NAME", Align::Long),
             Self::Size => ("SIZE", Align::Right),
             Self::State => ("STATE", Align::Left),
             Self::Backend => ("BACKEND", Align::Left),
@@ -84,12 +85,61 @@ pub(crate) fn run(arguments: &Arguments, node: Option<&Path>) -> Result<()> {
     if arguments.json {
         return super::json(&facts);
     }
-    let columns = if arguments.columns.is_empty() { Column::ALL.to_vec() } else { arguments.columns.clone() };
-    let headings = columns.iter().map(|column| column.heading()).collect();
-    let mut table = Table::new(headings, !arguments.no_headings);
-    for facts in &facts {
+    let columns = if arguments.columns.is_empty() { &Column::ALL[..] } else { &arguments.columns };
+    table(&facts, columns, !arguments.no_headings).print();
+    Ok(())
+}
+
+fn table(facts: &[Facts], columns: &[Column], headings: bool) -> Table {
+    let mut table = Table::new(columns.iter().map(|column| column.heading()).collect(), headings);
+    for facts in facts {
         table.row(columns.iter().map(|column| column.cell(facts)).collect());
     }
-    table.print();
-    Ok(())
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zosbd2::v2::abi;
+    use zosbd2::{Status, Users};
+
+    fn disk(name: &str, mountpoint: &str) -> Facts {
+        let mut raw = abi::Status {
+            state: abi::STATE_ORPHANED,
+            version: 2,
+            major: 252,
+            pid: 4_194_304,
+            opens: 12,
+            size_bytes: 1000 << 30,
+            ..abi::Status::default()
+        };
+        raw.name[..name.len()].copy_from_slice(name.as_bytes());
+        let mut users = Users::default();
+        users.mounts.push(mountpoint.into());
+        let folder = tempfile::tempdir().unwrap();
+        let places = Places { persistent: folder.path().join("etc"), run: folder.path().join("run") };
+        Facts {
+            backend: Some("file"),
+            source: Some("/srv/images/of/somebody/disk.img".to_owned()),
+            ..Facts::new(&places, &Status::from(&raw), &users)
+        }
+    }
+
+    #[test]
+    fn the_table_fits_80_and_200_columns() {
+        let facts = [disk("a-name-of-24-characters-", "/mnt/a/long/way/down"), disk("b", "/mnt")];
+        let table = table(&facts, &Column::ALL, true);
+        for width in [80, 200] {
+            let text = table.text(Some(width));
+            assert!(text.lines().all(|line| line.chars().count() <= width), "{width}:\n{text}");
+        }
+        let text = table.text(Some(200));
+        for cell in ["a-name-of-24-characters-", "/srv/images/of/somebody/disk.img", "/mnt/a/long/way/down"] {
+            assert!(text.contains(cell), "{text}");
+        }
+        // Short names are whole in 80 columns, too.
+        let text = super::table(&facts[1..], &Column::ALL, true).text(Some(80));
+        assert!(text.contains("/mnt") && text.contains("b ") && text.contains("orphaned"), "{text}");
+    }
 }

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
 //! `zosbd2 show NAME`: everything about a disk, in words.
 
+use crate::config::Disk;
 use crate::control;
 use crate::facts::{self, Facts};
-use crate::failure::Result;
+use crate::failure::{Code, Result};
 use crate::launch::Launcher;
+use crate::output;
 use crate::places::Places;
 use crate::units::short;
 use serde::Serialize;
 use std::path::Path;
 use std::time::Duration;
 use zosbd2::v2::abi;
-use zosbd2::{DeadlinePolicy, Status};
+use zosbd2::{Control, DeadlinePolicy, Status, Which};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -25,10 +27,27 @@ pub(crate) struct Arguments {
 /// All that is known of a disk, as JSON has it. Sizes in bytes, times in milliseconds.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-#[expect(clippy::struct_excessive_bools, reason = "they are what JSON has")]
-struct Details {
+pub(crate) struct Details {
     #[serde(flatten)]
     facts: Facts,
+    /// Its keys are missing if the disk is only configured.
+    #[serde(flatten)]
+    device: Option<Device>,
+    /// The configuration of the disk.
+    configuration: Option<String>,
+    /// The version of the loaded module.
+    module_version: String,
+    /// The version of this command.
+    command_version: &'static str,
+    /// Where the server's messages are.
+    log: Option<String>,
+}
+
+/// What the kernel knows of a device.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(clippy::struct_excessive_bools, reason = "they are what JSON has")]
+struct Device {
     serial: String,
     handle: u32,
     /// Number of the newest server: it grows with each.
@@ -60,37 +79,78 @@ struct Details {
     threads: u32,
     /// For how long requests have waited without a thread; `null`: they do not.
     unserved: Option<u64>,
-    /// The version of the loaded module.
-    module_version: String,
-    /// The version of this command.
-    command_version: &'static str,
-    /// Where the server's messages are.
-    log: Option<String>,
 }
 
 pub(crate) fn run(arguments: &Arguments, node: Option<&Path>) -> Result<()> {
-    let (control, places) = (control::open(node)?, Places::system());
-    let status = control::status(&control, &arguments.name)?;
-    let observer = control.observe(arguments.name.as_str())?;
-    let late = facts::late(&observer, status.queues);
-    let facts = Facts { late, ..Facts::new(&places, &status, &observer.users()?) };
-    let log = facts.backend.is_some().then(|| Launcher::here().log(&places, &status.name));
-    let details = Details { log, ..Details::new(facts, &status, &control.info().module_version) };
+    let (control, places, name) = (control::open(node)?, Places::system(), &arguments.name);
+    let details = match control::status(&control, name) {
+        Ok(status) => {
+            let observer = control.observe(Which::from(&status))?;
+            let late = facts::late(&observer, status.queues);
+            let facts = Facts { late, ..Facts::new(&places, &status, &observer.users()?) };
+            Details::new(&places, facts, Some(&status), &control)
+        }
+        Err(failure) if failure.code == Code::Missing && places.configuration(name).is_some() => {
+            // A configuration that is wrong is why the disk is not there.
+            Disk::find(&places, name)?;
+            Details::new(&places, Facts::configured(&places, name), None, &control)
+        }
+        Err(failure) => return Err(failure),
+    };
     if arguments.json {
         return super::json(&details);
     }
-    for (what, text) in details.words() {
-        println!("{what:<20}{text}");
-    }
-    Ok(())
+    let lines = details.words().into_iter().map(|(what, text)| format!("{what:<20}{text}\n"));
+    output::write(&lines.collect::<String>()).map(drop)
 }
 
 impl Details {
-    fn new(facts: Facts, status: &Status, module_version: &str) -> Self {
+    fn new(places: &Places, facts: Facts, status: Option<&Status>, control: &Control) -> Self {
+        Self::with_version(places, facts, status, &control.info().module_version)
+    }
+
+    pub(crate) fn with_version(
+        places: &Places,
+        facts: Facts,
+        status: Option<&Status>,
+        module_version: &str,
+    ) -> Self {
+        let configuration = places.configuration(&facts.name).map(|path| path.display().to_string());
+        Self {
+            log: configuration.is_some().then(|| Launcher::here().log(places, &facts.name)),
+            configuration,
+            device: status.map(Device::new),
+            facts,
+            module_version: module_version.to_owned(),
+            command_version: env!("CARGO_PKG_VERSION"),
+        }
+    }
+
+    /// The lines for people.
+    fn words(&self) -> Vec<(&'static str, String)> {
+        let facts = &self.facts;
+        let mut lines = vec![
+            ("Name", facts.name.clone()),
+            ("Node", facts.node.clone().unwrap_or_else(|| "not there yet".to_owned())),
+            ("State", sentence(facts.state).to_owned()),
+            ("Backend", facts.backend.unwrap_or("made by another program").to_owned()),
+        ];
+        lines.extend(facts.source.clone().map(|source| ("Source", source)));
+        let persistent = if facts.persistent { "yes: it comes back at boot" } else { "no: until the reboot" };
+        lines.push(("Persistent", persistent.to_owned()));
+        lines.extend(self.configuration.clone().map(|path| ("Configuration", path)));
+        lines.extend(self.device.iter().flat_map(|device| device.words(facts)));
+        lines.push(("Version", format!("module {}, command {}", self.module_version, self.command_version)));
+        lines.extend(self.log.clone().map(|log| ("Log", log)));
+        lines
+    }
+}
+
+impl Device {
+    fn new(status: &Status) -> Self {
         let flag = |flag: u32| status.create_flags & flag != 0;
         let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         Self {
-            facts,
             serial: status.serial.clone(),
             handle: status.handle,
             epoch: status.epoch,
@@ -116,15 +176,11 @@ impl Details {
             cache_lost: status.lost,
             threads: status.threads,
             unserved: status.unserved.map(milliseconds),
-            module_version: module_version.to_owned(),
-            command_version: env!("CARGO_PKG_VERSION"),
-            log: None,
         }
     }
 
     /// The lines for people.
-    fn words(&self) -> Vec<(&'static str, String)> {
-        let facts = &self.facts;
+    fn words(&self, facts: &Facts) -> Vec<(&'static str, String)> {
         let yes = |flag: bool| if flag { "yes" } else { "no" }.to_owned();
         let time =
             |milliseconds: u64| humantime::format_duration(Duration::from_millis(milliseconds)).to_string();
@@ -145,24 +201,11 @@ impl Details {
             }
         }
         used.push(format!("open {} times", facts.opens));
+        let size = facts.size.map(|bytes| format!("{} ({bytes} bytes)", short(bytes)));
         let mut lines = vec![
-            ("Name", facts.name.clone()),
-            ("Node", facts.node.clone().unwrap_or_else(|| "not there yet".to_owned())),
-            ("State", sentence(facts.state).to_owned()),
-            (
-                "Size",
-                facts.size.map_or_else(String::new, |bytes| format!("{} ({bytes} bytes)", short(bytes))),
-            ),
-            ("Serial", self.serial.clone()),
-            ("Backend", facts.backend.unwrap_or("made by another program").to_owned()),
-        ];
-        lines.extend(facts.source.clone().map(|source| ("Source", source)));
-        lines.extend([
-            (
-                "Persistent",
-                if facts.persistent { "yes: it comes back at boot" } else { "no: until the reboot" }
-                    .to_owned(),
-            ),
+            ("Interface", format!("version {}", facts.interface.unwrap_or_default())),
+            ("Size", size.unwrap_or_default()),
+            ("Serial", if self.serial.is_empty() { "none".to_owned() } else { self.serial.clone() }),
             ("Server", server),
             ("Waiting threads", self.threads.to_string()),
             ("In use", used.join("; ")),
@@ -178,17 +221,19 @@ impl Details {
             ("Discard", limit(self.max_discard_bytes)),
             ("Write-zeroes", limit(self.max_write_zeroes_bytes)),
             ("Secure erase", limit(self.max_secure_erase_bytes)),
-            ("Grace", format!("{}: so long does I/O wait for a new server", time(self.grace))),
-            (
-                "Deadline",
-                if self.deadline == 0 {
-                    "none".to_owned()
-                } else {
-                    format!("{}, then: {}", time(self.deadline), self.policy)
-                },
-            ),
-            ("Late requests", facts.late.to_string()),
-        ]);
+        ];
+        if facts.interface != Some(1) {
+            let deadline = if self.deadline == 0 {
+                "none".to_owned()
+            } else {
+                format!("{}, then: {}", time(self.deadline), self.policy)
+            };
+            lines.extend([
+                ("Grace", format!("{}: so long does I/O wait for a new server", time(self.grace))),
+                ("Deadline", deadline),
+            ]);
+        }
+        lines.push(("Late requests", facts.late.to_string()));
         if self.cache_lost {
             lines.push(("Cache", "writes were lost with a server's cache: the next flush fails".to_owned()));
         }
@@ -198,8 +243,6 @@ impl Details {
                 format!("requests have waited for {} without a thread", time(milliseconds)),
             ));
         }
-        lines.push(("Version", format!("module {}, command {}", self.module_version, self.command_version)));
-        lines.extend(self.log.clone().map(|log| ("Log", log)));
         lines
     }
 }
@@ -222,6 +265,9 @@ fn sentence(state: &str) -> &str {
         "orphaned" => "orphaned: its server has gone, and I/O waits for another one",
         "failed" => "failed: no server came in time, and I/O fails",
         "destroyed" => "destroyed: it is going",
+        "absent" => {
+            "absent: it is configured, and no device of that name exists; `zosbd2 recover` starts its server"
+        }
         other => other,
     }
 }

@@ -31,6 +31,7 @@ use rustix::net::{
 use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use zosbd2_abi::v2;
 
 /// What happened.
 #[non_exhaustive]
@@ -51,6 +52,12 @@ pub enum Kind {
     Unserved,
     /// The device is being destroyed.
     Destroyed,
+    /// The block node was made. Only a [`Watch::with_nodes`] tells it.
+    Added,
+    /// The size of the block node has changed. Only a [`Watch::with_nodes`] tells it.
+    Resized,
+    /// The block node is gone. Only a [`Watch::with_nodes`] tells it.
+    Removed,
     /// The caller read too slowly, and events were lost. The fields of the event are empty.
     Missed,
 }
@@ -78,6 +85,9 @@ impl Kind {
             Self::CacheLost => "writes were lost with a server's cache, so flushes fail",
             Self::Unserved => "requests wait, and the server asks for none",
             Self::Destroyed => "the device is being destroyed",
+            Self::Added => "the node was made",
+            Self::Resized => "the size has changed",
+            Self::Removed => "the node is gone",
             Self::Missed => "events were missed",
         }
     }
@@ -92,9 +102,9 @@ pub struct Event {
     pub kind: Kind,
     /// Name of the device.
     pub name: String,
-    /// Handle of the device.
+    /// Handle of the device; 0 if the kernel did not tell it, as with events of the node.
     pub handle: u32,
-    /// Epoch of the newest server.
+    /// Epoch of the newest server; 0 if the kernel did not tell it.
     pub epoch: u32,
     /// The process that serves, or that did so last, in the initial PID namespace; `None` if it is unknown.
     pub process: Option<u32>,
@@ -133,6 +143,29 @@ impl Event {
         }
         Some(Self { kind: kind?, name: name?, handle: handle?, epoch, process })
     }
+
+    /// Decodes a message about the block node of a device of version 2, which the kernel sends for any disk.
+    fn of_node(message: &[u8]) -> Option<Self> {
+        let mut words = message.split(|byte| *byte == 0).filter_map(|word| std::str::from_utf8(word).ok());
+        let (action, _) = words.next()?.split_once('@')?;
+        let (mut name, mut disk, mut resized) = (None, false, false);
+        for (key, value) in words.filter_map(|word| word.split_once('=')) {
+            match key {
+                "DEVNAME" => name = node_name(value),
+                "DEVTYPE" => disk = value == "disk",
+                "RESIZE" => resized = true,
+                _ => {}
+            }
+        }
+        let kind = match action {
+            "add" => Kind::Added,
+            "remove" => Kind::Removed,
+            "change" if resized => Kind::Resized,
+            _ => return None,
+        };
+        let name = name.filter(|_| disk)?;
+        Some(Self { kind, name, handle: 0, epoch: 0, process: None })
+    }
 }
 
 impl fmt::Display for Event {
@@ -140,12 +173,22 @@ impl fmt::Display for Event {
         if self.kind == Kind::Missed {
             return to.write_str(self.kind.text());
         }
-        write!(to, "{}: {} (server {}", self.path().display(), self.kind.text(), self.epoch)?;
+        write!(to, "{}: {}", self.path().display(), self.kind.text())?;
+        if self.epoch == 0 {
+            return Ok(());
+        }
+        write!(to, " (server {}", self.epoch)?;
         if let Some(process) = self.process {
             write!(to, ", process {process}")?;
         }
         to.write_str(")")
     }
+}
+
+/// The device of a block node, which is named relative to /dev.
+fn node_name(node: &str) -> Option<String> {
+    let prefix = v2::NODE_PREFIX.strip_prefix("/dev/")?;
+    node.strip_prefix(prefix).map(str::to_owned)
 }
 
 /// Group of the kernel's own messages. udev sends to another group.
@@ -158,6 +201,7 @@ const BUFFER_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Watch {
     socket: OwnedFd,
+    nodes: bool,
 }
 
 impl Watch {
@@ -172,7 +216,14 @@ impl Watch {
             bind(&socket, &netlink::SocketAddrNetlink::new(0, KERNEL))?;
             Ok(socket)
         };
-        opened().map(|socket| Self { socket }).map_err(failure)
+        opened().map(|socket| Self { socket, nodes: false }).map_err(failure)
+    }
+
+    /// Also receives [`Kind::Added`], [`Kind::Resized`] and [`Kind::Removed`]. A device that is destroyed before it is
+    /// started has no node.
+    #[must_use]
+    pub fn with_nodes(self) -> Self {
+        Self { nodes: true, ..self }
     }
 
     /// Waits for the next event, no longer than the time limit. `None`: there was none in that time.
@@ -185,7 +236,9 @@ impl Watch {
                     // Other processes can send messages, too, if they have CAP_NET_ADMIN.
                     let sender = sender.and_then(|sender| netlink::SocketAddrNetlink::try_from(sender).ok());
                     let from_kernel = sender.is_some_and(|sender| sender.pid() == 0);
-                    let event = message.get(..bytes).and_then(Event::parse);
+                    let message = message.get(..bytes).unwrap_or_default();
+                    let of_node = || self.nodes.then(|| Event::of_node(message)).flatten();
+                    let event = Event::parse(message).or_else(of_node);
                     if let (Some(event), true) = (event, from_kernel) {
                         return Ok(Some(event));
                     }
@@ -254,6 +307,34 @@ mod tests {
         let short = text.replace("ZOSBD2_PID=99\0", "").replace("ZOSBD2_EPOCH=2\0", "");
         let event = Event::parse(short.as_bytes()).expect("an event");
         assert_eq!((event.epoch, event.process), (0, None));
+    }
+
+    #[test]
+    fn messages_of_nodes_are_decoded() {
+        let message = |action: &str, more: &str| {
+            format!(
+                "{action}@/devices/virtual/block/zosbd2-a.b\0ACTION={action}\0DEVNAME=zosbd2-a.b\0{more}\0"
+            )
+        };
+        let kind = |action, more| {
+            let event = Event::of_node(message(action, more).as_bytes())?;
+            assert_eq!((event.name.as_str(), event.handle, event.epoch), ("a.b", 0, 0));
+            Some(event.kind)
+        };
+        assert_eq!(kind("add", "DEVTYPE=disk"), Some(Kind::Added));
+        assert_eq!(kind("remove", "DEVTYPE=disk"), Some(Kind::Removed));
+        assert_eq!(kind("change", "RESIZE=1\0DEVTYPE=disk"), Some(Kind::Resized));
+        assert_eq!(kind("change", "DEVTYPE=disk"), None);
+        assert_eq!(kind("add", "DEVTYPE=partition"), None);
+        assert_eq!(
+            Event::of_node(message("add", "DEVTYPE=disk").replace("zosbd2-", "loop").as_bytes()),
+            None
+        );
+        assert_eq!(Event::of_node(b""), None);
+        let event = Event::of_node(message("add", "DEVTYPE=disk").as_bytes()).expect("an event");
+        assert_eq!(event.to_string(), "/dev/zosbd2-a.b: the node was made");
+        // It is no event of the module, which others would get.
+        assert_eq!(Event::parse(message("add", "DEVTYPE=disk").as_bytes()), None);
     }
 
     #[test]
