@@ -513,7 +513,7 @@ mod tests {
 
     #[test]
     fn progress_begins_the_limit_anew_and_a_person_has_any_time() {
-        let mut limit = Limit::new(Some(Duration::from_secs(60)));
+        let mut limit = Limit::new(Some(Duration::from_mins(1)));
         limit.spent = Duration::from_secs(59);
         limit.progress();
         assert_eq!(limit.spent(&mut || false), None);
