@@ -101,10 +101,15 @@ const DATA: &[&str] = &[
     "v2_crash_and_another_server",
     "v2_faulty_conformance",
     "v2_faulty_drop_and_requeue",
+    "v2_form_async_is_killed",
+    "v2_form_async_is_taken_over",
+    "v2_form_owned_is_killed",
+    "v2_form_owned_is_taken_over",
     "v2_shared_memory_full_of_writes",
     "v2_store_buffered_device_of_4096",
     "v2_store_direct_device_of_4096",
     "v2_store_direct_xfs_on_4096",
+    "v2_thousand_futures",
 ];
 
 const PARTS: [Part; 17] = [
