@@ -167,7 +167,7 @@ mod tests {
         for length in 0..bytes.len() - 1 {
             let mut decoder = Decoder::default();
             decoder.push(&bytes[..length]);
-            assert_eq!(decoder.push(&next.encode()), [next.clone()], "after {length} bytes");
+            assert_eq!(decoder.push(&next.encode()), std::slice::from_ref(&next), "after {length} bytes");
         }
     }
 
