@@ -5,8 +5,9 @@
 //! agent, which the system starts early in its boot. [`System::call`] runs one program and returns its output. A reboot stays
 //! in the same QEMU: the agent says hello again. QEMU has always ended when the `System` is dropped.
 //!
-//! Every wait has a limit on the time without progress. Output is progress; time in which QEMU works, or waits for a
-//! processor, counts a fifth. [`LAST_RESORT`] ends a wait that progresses for ever.
+//! Every wait has a limit on the time without progress. Output is progress, on the console, too, while the system boots or
+//! shuts down. Time in which QEMU works, or waits for a processor, counts a fifth. [`LAST_RESORT`] ends a wait that
+//! progresses for ever.
 
 use crate::accel::Accel;
 use crate::channel::{CHUNK, Decoder, Frame};
@@ -183,8 +184,9 @@ impl System {
 
     /// Waits for the agent of a boot that was not heard before.
     pub fn wait_for_boot(&mut self) -> Result<Boot> {
-        let mut limit = Limit::new(Some(QUIET));
+        let (mut limit, mut said) = (Limit::new(Some(QUIET)), 0);
         loop {
+            self.listen_to_console(&mut limit, &mut said);
             match self.next(&mut limit, "the boot")? {
                 Some(Frame::Hello { boot, release }) if self.boot.as_ref() != Some(&boot) => {
                     self.boot = Some(boot);
@@ -269,9 +271,10 @@ impl System {
 
     /// Waits until the system has switched itself off. Returns the time since the request.
     pub fn wait_for_end(&mut self) -> Result<Duration> {
-        let mut limit = Limit::new(Some(QUIET));
+        let (mut limit, mut said) = (Limit::new(Some(QUIET)), 0);
         // QEMU closes the port when it ends.
         while !self.ended() {
+            self.listen_to_console(&mut limit, &mut said);
             match self.next(&mut limit, "the power-off") {
                 Ok(Some(Frame::Hello { .. })) => {
                     return Err(self.failure("it booted again instead of switching itself off".to_owned()));
@@ -340,6 +343,15 @@ impl System {
         String::from_utf8_lossy(bytes.get(start..).unwrap_or_default()).into_owned()
     }
 
+    /// New lines on the console are progress of a boot or a shutdown.
+    fn listen_to_console(&self, limit: &mut Limit, said: &mut usize) {
+        let now = lines_of_progress(&self.console());
+        if now != *said {
+            limit.progress();
+            *said = now;
+        }
+    }
+
     fn console_death(&self) -> Option<String> {
         self.console().contains("Kernel panic - not syncing").then(|| death(&self.console)).flatten()
     }
@@ -403,6 +415,11 @@ impl System {
     fn failure(&self, reason: String) -> Error {
         Error::Guest { reason, during: None, console: self.console.clone() }
     }
+}
+
+/// The lines of the console, without those that systemd prints every second while a job makes no progress.
+fn lines_of_progress(console: &str) -> usize {
+    console.lines().filter(|line| !line.contains(" running (")).count()
 }
 
 /// The time that may pass without progress.
@@ -509,6 +526,13 @@ mod tests {
         };
         assert!(wait(true) >= STRETCH * Duration::from_millis(20));
         assert!(wait(false) >= Duration::from_millis(20));
+    }
+
+    #[test]
+    fn a_job_that_runs_on_is_no_progress() {
+        let console = "[  OK  ] Mounted tmp.mount\n[ *** ] Job a.service/stop running (1min / 2min)\n\
+                       [***  ] (1 of 2) Job a.service/stop running (1min 1s / no limit)\n[ 1.0] reboot: Power down\n";
+        assert_eq!(lines_of_progress(console), 2);
     }
 
     #[test]
