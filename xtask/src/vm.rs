@@ -274,7 +274,8 @@ pub(crate) fn guest_programs() -> Result<Programs> {
         .current_dir(paths::root())
         .args(["build", "--quiet", "--release", "--target", arch::host().guest_target, "--target-dir"])
         .arg(&target)
-        .args(["-p", "zosbd2-vm-guest", "-p", "zosbd2-examples", "-p", "zosbd2-backends", "--bins"])
+        .args(["-p", "zosbd2-vm-guest", "-p", "zosbd2-examples", "-p", "zosbd2-backends", "-p", "zosbd2-cli"])
+        .arg("--bins")
         // Without debug information the initramfs is a tenth of the size.
         .env("CARGO_PROFILE_RELEASE_DEBUG", "false")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
@@ -290,6 +291,7 @@ pub(crate) fn guest_programs() -> Result<Programs> {
         "crypt_disk",
         "mirror_disk",
         "zosbd2-conformance",
+        "zosbd2",
     ];
     let mut programs: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
     programs.extend(c_programs(&target)?);
