@@ -270,7 +270,17 @@ pub(crate) fn guest_programs() -> Result<Programs> {
     let _doing = narrate::doing("building the guest's programs");
     let target = kernels::target().join("guest");
     let mut cargo = guest_cargo(&target);
-    cargo.args(["-p", "zosbd2-vm-guest", "-p", "zosbd2-examples", "-p", "zosbd2-backends", "--bins"]);
+    cargo.args([
+        "-p",
+        "zosbd2-vm-guest",
+        "-p",
+        "zosbd2-examples",
+        "-p",
+        "zosbd2-backends",
+        "-p",
+        "zosbd2-cli",
+        "--bins",
+    ]);
     let status = cargo.status().context("run cargo")?;
     ensure!(status.success(), "building the guest's programs failed");
     let folder = target.join(arch::host().guest_target).join("release");
@@ -282,6 +292,7 @@ pub(crate) fn guest_programs() -> Result<Programs> {
         "crypt_disk",
         "mirror_disk",
         "zosbd2-conformance",
+        "zosbd2",
     ];
     let mut programs: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
     programs.extend(c_programs(&target)?);

@@ -2,6 +2,7 @@
 //! The tests that run in the guest. One line per file, in the order in which they run.
 
 pub(crate) mod bench;
+mod command;
 mod data;
 pub(crate) mod demo;
 mod examples;
@@ -30,6 +31,7 @@ const TABLES: &[&[Test]] = &[
     hostile::TESTS,
     languages::TESTS,
     examples::TESTS,
+    command::TESTS,
     selftest::TESTS,
     bench::TESTS,
     demo::TESTS,

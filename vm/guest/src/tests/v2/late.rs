@@ -442,7 +442,10 @@ fn observer(context: &mut Context) {
     let stats = observer.stats(0).expect("stats");
     assert!(stats.operations[abi::OP_WRITE as usize].committed >= 1);
     let latency = observer.latency(0).expect("latency");
-    assert_eq!(latency.total.iter().sum::<u64>(), stats.operations.iter().map(|count| count.committed).sum());
+    assert_eq!(
+        latency.total.iter().sum::<u64>(),
+        stats.operations.iter().map(|count| count.committed).sum::<u64>()
+    );
     let start = abi::Start { size: abi::START_BYTES, flags: 0 };
     let resize = abi::Resize { size: abi::RESIZE_BYTES, flags: 0, size_bytes: MIB };
     let enter = abi::Enter { size: abi::ENTER_BYTES, ..abi::Enter::default() };
