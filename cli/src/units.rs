@@ -5,6 +5,19 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+/// Checks the name of a disk on the command line, before it becomes a part of a path: like the library does.
+pub(crate) fn name(text: &str) -> Result<String, String> {
+    const MOST: usize = 24;
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-+:".contains(&byte);
+    if text.is_empty() || text.len() > MOST {
+        return Err(format!("a name has 1 to {MOST} characters"));
+    }
+    if !text.bytes().all(allowed) || !text.as_bytes()[0].is_ascii_alphanumeric() {
+        return Err("a name has letters, digits and ._-+: and begins with a letter or digit".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 /// Letters of binary units, smallest first.
 const LETTERS: &str = "KMGTPE";
 
@@ -108,6 +121,16 @@ as_text!(Size Time);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_no_paths() {
+        for good in ["a", "a-b+c.d:e_f", "0123456789abcdefghijklmn"] {
+            assert_eq!(name(good), Ok(good.to_owned()));
+        }
+        for bad in ["", "a/b", "..", ".a", "-a", "a b", "\u{e4}", "0123456789abcdefghijklmno"] {
+            assert!(name(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn sizes_are_read_and_written() {

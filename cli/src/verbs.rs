@@ -33,7 +33,7 @@ fn json(facts: &impl Serialize) -> Result<()> {
 #[group(required = true, multiple = false)]
 pub(crate) struct Disks {
     /// The disks
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", value_parser = crate::units::name)]
     names: Vec<String>,
     /// All disks that it is possible for
     #[arg(long)]

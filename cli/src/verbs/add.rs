@@ -67,7 +67,7 @@ enum Wanted {
 #[derive(Debug, clap::Args)]
 struct Options {
     /// Name of the disk: its node is /dev/zosbd2-NAME. By default the name of the file, or the kind and a number
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = crate::units::name)]
     name: Option<String>,
     /// Logical block size in bytes
     #[arg(short, long, value_name = "BYTES")]

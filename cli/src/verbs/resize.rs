@@ -25,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The disk
+    #[arg(value_parser = crate::units::name)]
     name: String,
     /// The new size, or +SIZE to grow by, such as 20G or +10G
     size: Change,

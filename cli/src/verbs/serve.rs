@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The disk
+    #[arg(value_parser = crate::units::name)]
     name: String,
     /// Its configuration, where it is in neither /run/zosbd2 nor /etc/zosbd2
     #[arg(long, value_name = "FILE")]

@@ -16,6 +16,7 @@ use zosbd2::{Settings, Which};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The disk
+    #[arg(value_parser = crate::units::name)]
     name: String,
     /// grace=TIME, deadline=TIME (0: none) or policy=eio|requeue|dead
     #[arg(required = true, value_name = "KEY=VALUE")]

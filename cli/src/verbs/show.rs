@@ -18,6 +18,7 @@ use zosbd2::{Control, DeadlinePolicy, Status, Which};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The disk
+    #[arg(value_parser = crate::units::name)]
     name: String,
     /// Print JSON
     #[arg(short, long)]

@@ -29,7 +29,7 @@ const NEED: u64 = 6144;
 const SIZE: u64 = 6 << 30;
 
 /// Packages besides those that Debian calls required. With what they depend on, nothing else is installed.
-const PACKAGES: [&str; 22] = [
+const PACKAGES: [&str; 23] = [
     "cryptsetup",
     "dbus",
     "dkms",
@@ -46,6 +46,7 @@ const PACKAGES: [&str; 22] = [
     "linux-image-cloud-amd64",
     "lvm2",
     "make",
+    "openssl",
     "procps",
     "systemd",
     "systemd-sysv",
