@@ -47,6 +47,12 @@ impl Failure {
         Self::new(Code::Usage, sentence)
     }
 
+    /// A failure of a server that ended with this exit code.
+    pub(crate) fn of_server(status: Option<i32>, sentence: impl Into<String>) -> Self {
+        let code = if status == Some(Code::Usage as i32) { Code::Usage } else { Code::Failed };
+        Self::new(code, sentence)
+    }
+
     /// No device of this name: exit code 3.
     pub(crate) fn missing(name: &str) -> Self {
         Self::new(Code::Missing, format!("there is no device {name}: `zosbd2 list` shows those that exist"))

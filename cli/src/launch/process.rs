@@ -30,7 +30,7 @@ pub(super) fn start(places: &Places, name: &str, how: How) -> Result<()> {
     let last = lines.iter().find_map(|line| line.strip_prefix("zosbd2: ")).map(str::to_owned);
     let said = last.unwrap_or_else(|| lines.into_iter().rev().collect::<Vec<_>>().join("; "));
     let said = if said.is_empty() { format!("it ended ({status})") } else { said };
-    Err(Failure::failed(format!("{doing}: {said}")))
+    Err(Failure::of_server(status.code(), format!("{doing}: {said}")))
 }
 
 /// Starts a server that takes over, as one more process of this process's unit, and returns when it serves. It has said

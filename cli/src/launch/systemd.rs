@@ -41,10 +41,14 @@ pub(super) fn start(name: &str) -> Result<()> {
         output if output.status.success() => Ok(()),
         output => {
             let said = journal(&unit, cursor.as_deref());
+            let status = main_status(&unit);
             // It would be started again and again.
             let _ = systemctl(&["stop", &unit]);
             let _ = systemctl(&["reset-failed", &unit]);
-            Err(Failure::failed(format!("start the server of disk {name}: {}", reason(&said, &output))))
+            Err(Failure::of_server(
+                status,
+                format!("start the server of disk {name}: {}", reason(&said, &output)),
+            ))
         }
     }
 }
@@ -79,6 +83,12 @@ pub(crate) fn read_again() -> Result<()> {
 
 fn systemctl(words: &[&str]) -> Result<Output> {
     Command::new("systemctl").args(words).stdin(Stdio::null()).output().context("start systemctl")
+}
+
+/// The exit code of the unit's last server.
+fn main_status(unit: &str) -> Option<i32> {
+    let output = systemctl(&["show", "--value", "--property=ExecMainStatus", unit]).ok()?;
+    String::from_utf8_lossy(&output.stdout).trim().parse().ok()
 }
 
 /// The end of the journal now.

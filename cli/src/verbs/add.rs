@@ -175,6 +175,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     };
     if let Err(failure) = made {
         let _ = fs::remove_file(&path);
+        // The reason is in the failure, and the disk leaves nothing behind.
+        let _ = launcher.forget(&places, &name);
         return Err(failure);
     }
     let node = control::status(&control, &name)?.path();
