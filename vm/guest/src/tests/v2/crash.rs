@@ -280,10 +280,14 @@ fn own_cache(context: &mut Context) {
         killed(&mut first);
         let mut second = start(context, "crash", kind, &mut random, NEVER, 60);
         let observer = control().observe("crash").expect("observe");
-        assert_eq!(observer.status().expect("status").lost, fails, "{kind:?}");
+        // The server decides it with its first fetch, which may come after it says that it serves.
+        if fails {
+            wait_until(30, "the cache to be lost", || observer.status().expect("status").lost);
+        }
         let flushes = [(); 3].map(|()| rustix::fs::fdatasync(&fd));
         let wanted = if fails { Err(Errno::IO) } else { Ok(()) };
         assert_eq!(flushes, [wanted, wanted, Ok(())], "{kind:?}");
+        assert!(!observer.status().expect("status").lost, "{kind:?}");
         assert_eq!(observer.stats(0).expect("stats").lost_flushes, 2 * u64::from(fails), "{kind:?}");
         if !fails {
             let file = std::fs::read(FILE).expect("read the disk");

@@ -43,8 +43,9 @@ const KIB: u64 = 16;
 /// What may be added to the data, in KiB: half a KiB for each request (the request itself, its future and the slot of
 /// that), and some pages of the program.
 const BESIDES_KIB: u64 = 768;
-/// What an idle queue may keep for later requests, in KiB: 512, or as much as the longest request.
-const KEPT_KIB: u64 = 512;
+/// What an idle queue may keep for later requests, in KiB: as much as the longest request, and a reserve for one read and
+/// one write of that length.
+const KEPT_KIB: u64 = 3 * 512;
 /// A named pipe, on which the test closes and opens the gate.
 const GATE: &str = "/tmp/gate";
 
