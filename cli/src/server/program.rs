@@ -35,12 +35,10 @@ pub(super) fn run(name: &str, disk: &Disk, control: &Control, ready: impl FnOnce
                 break status;
             }
             if ready.is_some() {
-                if let Some(path) = served(control, name)
-                    && let Some(ready) = ready.take()
-                {
+                if let Some(path) = served(control, name) {
                     node::prepare(&path, disk);
                     notice::ready(&format!("serving {}", path.display()));
-                    ready(&path);
+                    ready.take().into_iter().for_each(|ready| ready(&path));
                     continue;
                 }
                 std::thread::sleep(PERIOD);
