@@ -9,13 +9,19 @@
 //! shuts down. Time in which QEMU works, or waits for a processor, counts a fifth. [`LAST_RESORT`] ends a wait that
 //! progresses for ever.
 
-use crate::accel::Accel;
+mod limit;
+mod setup;
+
+pub use setup::{Disk, Setup};
+
 use crate::channel::{CHUNK, Decoder, Frame};
 use crate::error::file;
 use crate::machine::session::{copy, type_in};
-use crate::machine::{Meter, Running, SLICE, STRETCH, counter_speed, death};
+use crate::machine::{Meter, Running, SLICE, death};
 use crate::{Error, Result, arch, command};
+use limit::Limit;
 use rustix::io::{FdFlags, fcntl_setfd};
+use setup::command_of;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
@@ -38,42 +44,6 @@ const KILL: Duration = Duration::from_secs(30);
 pub const AGENT: &str = "zosbd2-agent";
 /// The terminal for a person, as the system names it.
 pub const TERMINAL: &str = "/dev/ttyS1";
-
-/// A disk.
-#[derive(Clone, Debug)]
-pub struct Disk {
-    /// The image.
-    pub path: PathBuf,
-    /// Its format, as QEMU names it.
-    pub format: &'static str,
-    /// Its serial number: `/dev/disk/by-id/virtio-SERIAL`.
-    pub serial: &'static str,
-    /// Whether the system may only read it.
-    pub read_only: bool,
-}
-
-/// A system to start.
-#[derive(Clone, Debug)]
-pub struct Setup {
-    /// What executes the guest.
-    pub accel: Accel,
-    /// Virtual processors.
-    pub smp: u32,
-    /// Memory, as QEMU writes it.
-    pub memory: String,
-    /// The kernel's image.
-    pub kernel: PathBuf,
-    /// The initramfs.
-    pub initrd: PathBuf,
-    /// Disks, in order; the first one has the root file system, the second one is the agent's program.
-    pub disks: Vec<Disk>,
-    /// More kernel arguments.
-    pub append: Vec<String>,
-    /// Folder for `console.log` and `qemu.log`, to which further starts append.
-    pub folder: PathBuf,
-    /// Whether a person's terminal is to be joined with [`TERMINAL`].
-    pub terminal: bool,
-}
 
 /// A program to run.
 #[derive(Clone, Debug)]
@@ -422,38 +392,6 @@ fn lines_of_progress(console: &str) -> usize {
     console.lines().filter(|line| !line.contains(" running (")).count()
 }
 
-/// The time that may pass without progress.
-struct Limit {
-    quiet: Option<Duration>,
-    start: Instant,
-    seen: Instant,
-    spent: Duration,
-}
-
-impl Limit {
-    fn new(quiet: Option<Duration>) -> Self {
-        let now = Instant::now();
-        Self { quiet, start: now, seen: now, spent: Duration::ZERO }
-    }
-
-    fn progress(&mut self) {
-        (self.seen, self.spent) = (Instant::now(), Duration::ZERO);
-    }
-
-    /// Why the wait is given up, if it is.
-    fn spent(&mut self, worked: &mut dyn FnMut() -> bool) -> Option<String> {
-        let quiet = self.quiet?;
-        let passed = self.seen.elapsed();
-        self.seen += passed;
-        self.spent += if worked() { passed / STRETCH } else { passed };
-        if self.spent >= quiet {
-            return Some(format!("no progress: the limit of {} s is spent", quiet.as_secs()));
-        }
-        let last = self.start.elapsed() >= LAST_RESORT;
-        last.then(|| format!("it has not ended in {} minutes", LAST_RESORT.as_secs() / 60))
-    }
-}
-
 fn listen(mut port: UnixStream) -> Receiver<Frame> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
@@ -469,85 +407,14 @@ fn listen(mut port: UnixStream) -> Receiver<Frame> {
     receiver
 }
 
-fn command_of(setup: &Setup, console: &Path) -> Command {
-    let arch::Machine { qemu, arguments, console: port, append, .. } = arch::host().machine;
-    // A busy host makes an emulated service miss systemd's limit of 90 s; the host's limits are for systems that hang.
-    let mut line = format!(
-        "root=/dev/vda rw console={port} panic=-1 oops=panic loglevel=5 rcupdate.rcu_cpu_stall_timeout=60 \
-         watchdog_thresh=30 random.trust_cpu=on systemd.show_status=1 \
-         TERM=dumb \
-         systemd.default_timeout_start_sec=900 systemd.default_device_timeout_sec=900 {append}"
-    );
-    line.extend(counter_speed(false, &setup.accel));
-    for argument in &setup.append {
-        line.push(' ');
-        line.push_str(argument);
-    }
-    let mut command = Command::new(qemu);
-    let accel = if setup.accel == Accel::Kvm { "kvm" } else { "tcg,thread=multi" };
-    command
-        .args(["-accel", accel])
-        // See `machine::Machine::command`.
-        .args(["-cpu", "max,-erms,-fsrm", "-smp", &setup.smp.to_string(), "-m", &setup.memory])
-        .args(arguments)
-        .args(["-display", "none", "-monitor", "none", "-nodefaults"])
-        .arg("-chardev")
-        .arg(format!("file,id=console,append=on,path={}", console.display()))
-        .args(["-serial", "chardev:console", "-kernel"])
-        .arg(&setup.kernel)
-        .arg("-initrd")
-        .arg(&setup.initrd)
-        .args(["-append", &line]);
-    for Disk { path, format, serial, read_only } in &setup.disks {
-        // The host need not make the guest's flushes durable.
-        let mode = if *read_only { "readonly=on" } else { "cache=unsafe" };
-        command
-            .arg("-drive")
-            .arg(format!("file={},format={format},if=none,id={serial},{mode},discard=unmap", path.display()));
-        command.arg("-device").arg(format!("virtio-blk-pci,drive={serial},serial={serial}"));
-    }
-    command
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_wait_ends_sooner_if_the_machine_is_idle() {
-        let start = Instant::now();
-        let wait = |worked: bool| {
-            let mut limit = Limit::new(Some(Duration::from_millis(20)));
-            let begun = start.elapsed();
-            while limit.spent(&mut || worked).is_none() {
-                std::thread::yield_now();
-            }
-            start.elapsed().saturating_sub(begun)
-        };
-        assert!(wait(true) >= STRETCH * Duration::from_millis(20));
-        assert!(wait(false) >= Duration::from_millis(20));
-    }
 
     #[test]
     fn a_job_that_runs_on_is_no_progress() {
         let console = "[  OK  ] Mounted tmp.mount\n[ *** ] Job a.service/stop running (1min / 2min)\n\
                        [***  ] (1 of 2) Job a.service/stop running (1min 1s / no limit)\n[ 1.0] reboot: Power down\n";
         assert_eq!(lines_of_progress(console), 2);
-    }
-
-    #[test]
-    fn progress_begins_the_limit_anew_and_a_person_has_any_time() {
-        let mut limit = Limit::new(Some(QUIET));
-        limit.spent = QUIET.saturating_sub(Duration::from_secs(1));
-        limit.progress();
-        assert_eq!(limit.spent(&mut || false), None);
-        // On a machine that was started just now, there is no such instant.
-        if let Some(start) = limit.start.checked_sub(LAST_RESORT) {
-            limit.start = start;
-            assert!(limit.spent(&mut || false).is_some_and(|why| why.contains("45 minutes")));
-        }
-        let mut endless = Limit::new(None);
-        endless.spent = Duration::MAX;
-        assert_eq!(endless.spent(&mut || false), None);
     }
 }

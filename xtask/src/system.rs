@@ -65,7 +65,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     debs: Option<PathBuf>,
     /// Where the packages under test are installed
-    #[arg(long, value_enum, default_value_t = Install::Guest)]
+    #[arg(long, value_enum, default_value_t = Install::Image)]
     install: Install,
     /// Then a shell on the system; without steps if none is named
     #[arg(long)]
@@ -102,7 +102,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     let tally = test(arguments, &selected)?;
-    tally.print();
+    if !arguments.shell || !arguments.names.is_empty() {
+        tally.print();
+    }
     ensure!(
         tally.failed.is_empty(),
         "steps failed; the console's log is in target/system/{}",
@@ -150,7 +152,7 @@ fn test(arguments: &Arguments, selected: &[&Step]) -> Result<Tally> {
     let steps = if arguments.shell && arguments.names.is_empty() { &[] } else { selected };
     let tally = run_steps(&mut guest, steps);
     if arguments.shell {
-        let size = rustix_size();
+        let size = terminal_size();
         println!("system: a shell; `exit` or Ctrl-a x ends it");
         guest.shell(size.0, size.1)?;
     }
@@ -166,7 +168,7 @@ fn test(arguments: &Arguments, selected: &[&Step]) -> Result<Tally> {
 }
 
 /// Rows and columns of the person's terminal.
-fn rustix_size() -> (u16, u16) {
+fn terminal_size() -> (u16, u16) {
     rustix::termios::tcgetwinsize(std::io::stdin()).map_or((24, 80), |size| (size.ws_row, size.ws_col))
 }
 
