@@ -90,6 +90,7 @@ const LONG: &[&str] = &[
 /// sibling there. Part `dirty` has them, too.
 const DATA: &[&str] = &[
     "churn_200_rounds",
+    "command_100_disks",
     "insmod_rmmod_100",
     "names_of_every_length_and_byte",
     "v2_churn_keeps_no_memory",

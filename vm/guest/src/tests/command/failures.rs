@@ -17,9 +17,6 @@ pub(super) fn failures(context: &mut Context) {
         &["add", "file", "/run/store/x.img", "--create"][..],
         &["add", "ram", "lots"],
         &["add", "ram", "1M", "--grace", "soon"],
-        &["add", "null", "1M", "-n", "a/b"],
-        &["add", "null", "1M", "-n", ""],
-        &["add", "null", "1000001", "-n", "x"],
         &["add", "null", "1M", "--fault", "x"],
         &["set", "x", "queues=2"],
         &["list", "-o", "colour"],
@@ -91,6 +88,9 @@ pub(super) fn failures(context: &mut Context) {
     assert!(said.contains("with --seed 7") && said.contains("/dev/zosbd2-c conforms"), "{said}");
     fails(3, &["conformance", "/dev/none"], &["/dev/none"]);
     ok(&["remove", "c"]);
+    // The logs of servers that did not start.
+    let left = json(&["gc", "--yes"]);
+    assert!(left.as_array().expect("a list").iter().all(|it| it["kind"] == "file"), "{left}");
     stage.end();
 }
 
