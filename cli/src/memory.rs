@@ -30,8 +30,12 @@ impl Memory {
 /// The bytes of the disk, as the last server left them, or new ones. `existing`: the identity of the device, if there
 /// is one; `server`: the process that serves it now.
 pub(crate) fn find(name: &str, existing: Option<&[u8]>, server: Option<u32>) -> Result<Memory> {
+    if existing.is_none() {
+        // What an earlier disk of the name has left is nobody's, and must not be read again.
+        forget(name);
+    }
     let found = if notice::heard() {
-        notice::kept(KEPT).or_else(|| server.and_then(|pid| of_process(name, pid)))
+        existing.and_then(|_| notice::kept(KEPT).or_else(|| server.and_then(|pid| of_process(name, pid))))
     } else {
         let path = places::memory(name);
         let (there, mut options) = (path.exists(), File::options());

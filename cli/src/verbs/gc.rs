@@ -82,7 +82,10 @@ fn device(control: &Control, places: &Places, listed: &Listed) -> Result<Option<
     }
     let look = || {
         let observer = control.observe(listed)?;
-        Ok((observer.status()?, observer.users()?))
+        let status = observer.status()?;
+        // Looking through all processes takes long, and most devices are served.
+        let users = if unserved(&status) { observer.users()? } else { Users::default() };
+        Ok((status, users))
     };
     let (status, users) = match look() {
         Ok(found) => found,
@@ -103,7 +106,12 @@ fn device(control: &Control, places: &Places, listed: &Listed) -> Result<Option<
 
 /// Whether nobody serves a device, and nobody uses it.
 fn unused(status: &Status, users: &Users) -> bool {
-    matches!(status.state, State::Orphaned | State::Failed) && status.opens == 0 && users.is_empty()
+    unserved(status) && status.opens == 0 && users.is_empty()
+}
+
+/// Whether nobody serves a device.
+const fn unserved(status: &Status) -> bool {
+    matches!(status.state, State::Orphaned | State::Failed)
 }
 
 /// Files of disks that neither exist nor are configured.
@@ -138,7 +146,7 @@ fn remove(control: &Control, places: &Places, item: &Garbage) -> Result<()> {
         }
         // Without force, and only this device: one that was opened or recovered meanwhile stays.
         let which = Which::named(&item.disk).with_handle(item.handle);
-        if !matches!(control.status(&item.disk)?.state, State::Orphaned | State::Failed) {
+        if !unserved(&control.status(&item.disk)?) {
             return Err(used());
         }
         return control.destroy(which, false).map_err(Into::into);

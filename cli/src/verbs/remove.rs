@@ -4,6 +4,7 @@
 use crate::control;
 use crate::failure::{Code, Context as _, Failure, Result};
 use crate::launch::{Launcher, systemd};
+use crate::memory;
 use crate::places::Places;
 use crate::progress;
 use std::fs;
@@ -51,6 +52,10 @@ fn remove(control: &Control, places: &Places, name: &str, arguments: &Arguments)
                 launcher.forget(places, name)?;
             }
             destroy(control, &status, arguments)?;
+            if configured {
+                // A server that had died could not do it. With systemd, the end of the unit does.
+                memory::forget(name);
+            }
         }
         Err(failure) if failure.code == Code::Missing && configured => {}
         Err(failure) => return Err(failure),

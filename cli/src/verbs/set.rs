@@ -75,6 +75,11 @@ impl Setting {
 pub(crate) fn run(arguments: &Arguments, node: Option<&Path>) -> Result<()> {
     let (control, places, name) = (control::open(node)?, Places::system(), &arguments.name);
     let status = control::status(&control, name)?;
+    if status.version == 1 {
+        return Err(Failure::failed(format!(
+            "change settings of disk {name}: its program uses interface version 1, which has none of them"
+        )));
+    }
     let settings = arguments.settings.iter().fold(Settings::new(), |all, setting| setting.apply(all));
     control.set(Which::from(&status), &settings)?;
     let keys: Vec<_> = arguments.settings.iter().map(|setting| setting.words()).collect();

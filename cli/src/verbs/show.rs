@@ -190,6 +190,9 @@ impl Device {
         };
         let server = match (facts.server_pid, &facts.server_program) {
             (Some(pid), Some(program)) => format!("process {pid} ({program}), server number {}", self.epoch),
+            (None, None) if facts.interface == Some(1) && facts.state == "live" => {
+                "a program that the kernel does not name: it uses interface version 1".to_owned()
+            }
             (None, Some(program)) => format!("{program}, which has ended or cannot be seen"),
             _ => "none".to_owned(),
         };

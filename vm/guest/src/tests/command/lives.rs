@@ -145,6 +145,21 @@ pub(super) fn recover_and_upgrade(context: &mut Context) {
     foreground.signal(Signal::TERM);
     assert!(foreground.wait(30).success(), "{}", foreground.stderr());
     assert!(!exists("/dev/zosbd2-front"));
+    // The next disk of a name has nothing of the last one, whose server died before it was removed.
+    let write = |byte| {
+        let node = File::options().read(true).write(true).open("/dev/zosbd2-r").expect("open");
+        let mut before = [1; BLOCK];
+        node.read_exact_at(&mut before, 16 << 20).expect("read");
+        node.write_all_at(&[byte; BLOCK], 16 << 20).expect("write");
+        node.sync_data().expect("sync");
+        before
+    };
+    write(7);
+    kill_server("r");
+    ok(&["remove", "r"]);
+    assert!(!exists("/dev/shm/zosbd2-r"));
+    ok(&["add", "ram", "32M", "-n", "r"]);
+    assert!(write(8) == [0; BLOCK], "a new disk has old bytes");
     ok(&["remove", "a", "r"]);
     stage.end();
 }

@@ -18,7 +18,7 @@ pub(super) fn disks(context: &mut Context) {
         });
     };
     let step = Step::begin("adding 100 disks");
-    parallel(|name| assert_eq!(ok(&["add", "ram", "1M", "-n", name]), format!("/dev/zosbd2-{name}")));
+    parallel(|name| assert_eq!(ok(&["add", "null", "1M", "-n", name]), format!("/dev/zosbd2-{name}")));
     step.tell("listing 100 disks");
     let all = json(&["list"]);
     let all = all.as_array().expect("a list");

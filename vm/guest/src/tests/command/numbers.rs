@@ -4,8 +4,10 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::OFlags;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::{Stage, fails, has, json as facts_of, kill_server, listed, ok, show};
@@ -63,10 +65,29 @@ pub(super) fn numbers(context: &mut Context) {
 
     assert_eq!(facts_of(&["requests"]), json!([]));
     let server = show("n")["server-pid"].clone();
+    let pid = i32::try_from(number(&server)).ok().and_then(Pid::from_raw).expect("a process");
+    let signal = |signal| kill_process(pid, signal).expect("signal the server");
+    let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        scope.spawn(|| node.write_all_at(&buffer.0[..4096], 32 * MIB).expect("write"));
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                node.write_all_at(&buffer.0[..4096], 32 * MIB).expect("write");
+            }
+        });
         let held = || facts_of(&["requests", "n"])[0].clone();
-        wait_until(20, "a request that a server has", || held()["state"] == "held");
+        // A server that is stopped while it has a request keeps the request.
+        wait_until(60, "a request that a server has", || {
+            if held()["state"] != "held" {
+                return false;
+            }
+            signal(Signal::STOP);
+            let kept = held()["state"] == "held";
+            if !kept {
+                signal(Signal::CONT);
+            }
+            kept
+        });
+        stop.store(true, Ordering::Relaxed);
         let request = held();
         let facts = json!({
             "disk": "n",
@@ -83,6 +104,7 @@ pub(super) fn numbers(context: &mut Context) {
         let text = ok(&["requests", "--older", "1ms"]);
         assert!(text.contains("(zosbd2)") && text.contains("33554432"), "{text}");
         assert_eq!(ok(&["requests", "--older", "1h"]).lines().count(), 1, "only the heading");
+        signal(Signal::CONT);
     });
     drop(node);
     ok(&["remove", "n"]);
